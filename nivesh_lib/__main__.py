@@ -1,0 +1,21 @@
+"""``python -m nivesh_lib`` and the console script ``nivesh``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; turn the errors that users can mend into one line each."""
+    from nivesh_lib.cli import app
+    from nivesh_lib.errors import NiveshError
+
+    try:
+        app()
+    except NiveshError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

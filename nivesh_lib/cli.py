@@ -1,0 +1,185 @@
+"""The command line. Every command imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nivesh_lib import __version__
+
+app = typer.Typer(
+    name="nivesh",
+    help="Research workbench for text-intent classification: data, notebooks, pipeline, report.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXAMPLE_QUERY = "Can I afford a ₹50L home loan?"
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"nivesh {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    profile: Annotated[str, typer.Option(help="smoke, default or full.")] = "default",
+    dataset: Annotated[
+        str | None, typer.Option(help="NAME@VERSION; see `nivesh data list`.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A step, with what it needs.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE or STEP.NAME=VALUE.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Where notebooks run.")] = "local",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Notebooks side by side.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run steps that did not change too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would run, why.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print run.json at the end.")] = False,
+) -> None:
+    """Run the notebooks that changed, and write the report.
+
+    Example: nivesh run --dataset intents@1.1.0 --set 03_tfidf.C=5
+    """
+    from nivesh_lib.pipeline.run import raise_for_failures, run_pipeline
+
+    record, folder = run_pipeline(
+        profile=profile,
+        dataset=dataset,
+        only=only or [],
+        settings=set_ or [],
+        executor=executor,
+        jobs=jobs,
+        force=force,
+        dry_run=dry_run,
+        report=lambda line: typer.echo(line, err=as_json),
+    )
+    if record is None or folder is None:
+        return
+    if as_json:
+        typer.echo(json.dumps(record.__dict__, ensure_ascii=False, indent=1))
+    else:
+        _summary(folder, record)
+    raise_for_failures(record, folder)
+
+
+def _summary(folder: Path, record: Any) -> None:
+    """Print leaderboard, verdict and the three next steps."""
+    from nivesh_lib import paths
+    from nivesh_lib.reporting.site import answer, human_bytes, leaderboard, read_results
+
+    results = read_results(folder)
+    board = leaderboard(results)
+    if board:
+        typer.echo(
+            f"\n  {'model':<12}{'macro-F1 [95 %]':<26}{'accuracy [95 %]':<26}{'p95':>9}{'size':>10}"
+        )
+    for m in board:
+        f1, accuracy = (
+            f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]" for e in (m["f1"], m["accuracy"])
+        )
+        p95 = f"{m['p95']:.1f} ms" if m["p95"] is not None else "-"
+        typer.echo(f"  {m['model']:<12}{f1:<26}{accuracy:<26}{p95:>9}{human_bytes(m['bytes']):>10}")
+    typer.echo("")
+    for sentence in answer(results):
+        typer.echo(f"  {sentence}")
+    shown = paths.latest_run() if record.complete else folder
+    typer.echo("\nNext:")
+    typer.echo(f"  report    {paths.relative(shown / 'index.html')}")
+    typer.echo("  MLflow    make ui   (then http://127.0.0.1:5000)")
+    if board and (folder / "models" / board[0]["step"]).is_dir():
+        model = paths.relative(shown / "models" / board[0]["step"])
+        typer.echo(f'  predict   .venv/bin/nivesh predict "{EXAMPLE_QUERY}" --model {model}')
+        for line in _answers([EXAMPLE_QUERY], folder / "models" / board[0]["step"]):
+            typer.echo(f"            {_sentence(line)}")
+
+
+def _answers(texts: list[str], model: Path) -> list[dict[str, Any]]:
+    from nivesh_lib.serving.predictor import Predictor
+
+    return Predictor.from_directory(model).predict(texts)
+
+
+def _sentence(answer: dict[str, Any]) -> str:
+    others = ", ".join(f"{a['intent']} {a['confidence']:.2f}" for a in answer["alternatives"])
+    return f"{answer['intent']} {answer['confidence']:.2f}" + (
+        f"   (else {others})" if others else ""
+    )
+
+
+def _best_model() -> Path:
+    from nivesh_lib import paths
+    from nivesh_lib.errors import ModelError
+    from nivesh_lib.reporting.site import leaderboard, read_results
+
+    latest = paths.latest_run()
+    board = leaderboard(read_results(latest)) if latest.exists() else []
+    if not board:
+        raise ModelError("no model yet. `nivesh run` trains them, or pass --model DIRECTORY")
+    return latest / "models" / board[0]["step"]
+
+
+@app.command()
+def predict(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Queries to answer.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Model directory; default: the best of the last run.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Tell the intent of one or more queries.
+
+    Example: nivesh predict "Can I afford a ₹50L home loan?"
+    """
+    for answer in _answers(texts, model or _best_model()):
+        typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else _sentence(answer))
+
+
+@app.command()
+def prune(
+    keep: Annotated[int, typer.Option(help="Newest runs to keep.")] = 5,
+) -> None:
+    """Remove old run directories; the last good one always stays.
+
+    Example: nivesh prune --keep 3
+    """
+    from nivesh_lib.pipeline.run import prune as remove
+
+    gone = remove(keep)
+    typer.echo(f"removed {len(gone)} runs" + (f": {', '.join(gone)}" if gone else ""))
+
+
+def _add_data_commands() -> None:
+    """Hang in ``nivesh data …`` only when it is asked for: the others start faster."""
+    from nivesh_lib.cli_data import data_app
+
+    app.add_typer(data_app, name="data")
+
+
+try:
+    _add_data_commands()
+except ImportError:
+    pass
+sys.stdout.reconfigure(errors="replace") if hasattr(sys.stdout, "reconfigure") else None

@@ -1,0 +1,1 @@
+"""Versioned, checked data: rows in, training rows out."""

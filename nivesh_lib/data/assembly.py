@@ -1,0 +1,223 @@
+"""From new rows, and perhaps a parent's, to one frame in which each row has id, side and fold.
+
+Nothing here reads or writes files. The frames carry three columns beside those of the schema:
+``side`` (train, holdout or, while undecided, empty), ``fold`` (-1 outside training) and
+``place`` (how to name a new row in a message; empty for a parent's row).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nivesh_lib.data.schema import OPTIONAL, REQUIRED, normalise
+from nivesh_lib.data.splits import Pair, choose_holdout, group_pairs, hard_rows, make_folds
+from nivesh_lib.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOLDOUT_SHARE = 0.2
+N_FOLDS = 5
+
+Sides = Mapping[str, set[str]]  # normalised text -> the sides it was on in other versions
+
+
+def new_rows(rows: pd.DataFrame, holdout_rows: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the canonical columns of both frames; given holdout rows decide every side."""
+    import pandas as pd
+
+    if holdout_rows is None:
+        parts = [_canonical(rows, "", "row")]
+    else:
+        parts = [
+            _canonical(rows, "train", "row"),
+            _canonical(holdout_rows, "holdout", "holdout row"),
+        ]
+    frame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    if frame.empty:
+        raise DataError("There are no rows to publish.")
+    return frame
+
+
+def _canonical(rows: pd.DataFrame, side: str, place: str) -> pd.DataFrame:
+    missing = [name for name in ("query", "intent") if name not in rows]
+    if missing and len(rows):
+        have = ", ".join(map(str, rows))
+        raise DataError(f"The rows have no column {missing[0]!r}; they have {have}.")
+    # A row keeps the number that it had before duplicates were dropped.
+    numbers = rows.index if rows.index.dtype.kind == "i" else range(len(rows))
+    places = [f"{place} {number + 1}" for number in numbers]
+    frame = rows[[name for name in (*REQUIRED, *OPTIONAL) if name in rows]].reset_index(drop=True)
+    for name in frame:
+        for where, cell in zip(places, frame[name], strict=True):
+            if not (isinstance(cell, str) or cell is None or cell != cell):
+                raise DataError(f"{where}: {name} is not text; convert the column first.")
+        stripped = frame[name].astype("str").str.strip()
+        frame[name] = stripped.mask(stripped == "")
+    if "id" not in frame:
+        frame.insert(0, "id", None)
+    return frame.assign(side=side, fold=-1, place=places)
+
+
+def extend(base: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Put new rows after a parent's; a row that is there already is refused."""
+    import pandas as pd
+
+    there = dict(zip(base["query"], base["id"], strict=True))
+    again = [
+        f"{place} is there already as {there[query]}"
+        for place, query in zip(new["place"], new["query"], strict=True)
+        if query in there
+    ]
+    _refuse(again, "Leave it out.")
+    return pd.concat([base.assign(place=""), new], ignore_index=True)
+
+
+def check_conflicts(frame: pd.DataFrame) -> None:
+    """Refuse one text with two labels; a test file that came with the first version may differ."""
+    first: dict[str, tuple[str, str]] = {}
+    first_version = bool((frame["place"] != "").all())
+    found = []
+    columns = (frame[name] for name in ("query", "intent", "side", "place", "id"))
+    for query, intent, side, place, row_id in zip(*columns, strict=True):
+        key = normalise(query) + (f"\n{side}" if first_version else "")
+        name, label = first.setdefault(key, (place or row_id, intent))
+        if label != intent:
+            found.append(f"{place} has the text of {name} but label {intent!r}, not {label!r}")
+    _refuse(found, "Decide on one label for each text.")
+
+
+def make_ids(frame: pd.DataFrame, dataset: str) -> list[str]:
+    """Return given ids, and for the others one made from the dataset's letters and the text."""
+    parts = [part for part in re.split("[_-]", dataset) if part]
+    prefix = "".join(part[0] for part in parts) if len(parts) > 1 else dataset[:3]
+    given = frame["id"].notna()
+    used = set(frame["id"][given])
+    ids = []
+    for row_id, query, keep in zip(frame["id"], frame["query"], given, strict=True):
+        if not keep:
+            stem = f"{prefix}-{hashlib.sha256(normalise(query).encode()).hexdigest()[:8]}"
+            row_id, number = stem, 2
+            while row_id in used:
+                row_id, number = f"{stem}-{number}", number + 1
+            used.add(row_id)
+        ids.append(row_id)
+    return ids
+
+
+def decide_sides(
+    frame: pd.DataFrame, pairs: list[Pair], earlier: Sides, seed: int = 42
+) -> np.ndarray:
+    """Return the side of each row: a parent's stay, a text keeps the side it had, 20 % are chosen.
+
+    Where there is a parent, near-duplicates across the split are refused.
+    """
+    side = frame["side"].to_numpy(dtype=object)
+    new = (frame["place"] != "").to_numpy(dtype=bool)
+    hard = hard_rows(frame)
+    _refuse(
+        [_name(frame, row) for row in np.flatnonzero(new & hard & (side == "holdout"))],
+        "A hard row was picked by a model, so it cannot be held out.",
+    )
+    side[(side == "") & hard] = "train"
+    _keep_earlier_sides(frame, side, new, earlier)
+    if not new.all():
+        _refuse_across(frame, side, new, pairs)
+    groups = group_pairs(len(frame), pairs)
+    for wanted in ("train", "holdout"):
+        decided = np.isin(groups, groups[side == wanted])
+        side[(side == "") & decided] = wanted
+    free = side == ""
+    target = round(HOLDOUT_SHARE * int((new & ~hard).sum())) - int(
+        (new & (side == "holdout")).sum()
+    )
+    held = choose_holdout(
+        frame[free],
+        groups[free],
+        min(1.0, max(0, target) / max(1, int(free.sum()))),
+        seed,
+        already_training=Counter(frame["intent"][side == "train"].tolist()),
+    )
+    side[free] = np.where(held, "holdout", "train")
+    return side
+
+
+def _keep_earlier_sides(
+    frame: pd.DataFrame, side: np.ndarray, new: np.ndarray, earlier: Sides
+) -> None:
+    moved = []
+    for row in np.flatnonzero(new):
+        before = earlier.get(normalise(frame["query"].iloc[row]))
+        if before and not side[row]:
+            side[row] = "holdout" if "holdout" in before else "train"
+        elif before and side[row] not in before:
+            was = "held out" if "holdout" in before else "trained on"
+            moved.append(f"{_name(frame, row)} was {was} in an earlier version")
+    _refuse(moved, "A text never changes side; move it to the other file or leave it out.")
+
+
+def _refuse_across(
+    frame: pd.DataFrame, side: np.ndarray, new: np.ndarray, pairs: list[Pair]
+) -> None:
+    """Refuse new rows near one on the other side; undecided ones near a parent's may only train."""
+    for i, j, _ in pairs:
+        for row, other in ((i, j), (j, i)):
+            if not side[row] and side[other] and not new[other]:
+                side[row] = "train"
+    found = {}
+    for i, j, cosine in pairs:
+        row, other = (j, i) if new[j] else (i, j)
+        if new[row] and side[row] and side[other] and side[row] != side[other]:
+            where = "held-out" if side[other] == "holdout" else "training"
+            found[row] = (
+                f"{_name(frame, row)} is nearly {where} {_name(frame, other)} ({cosine:.2f})"
+            )
+    _refuse(list(found.values()), "Leave it out: the holdout would no longer be unseen.")
+
+
+def check_learnable(frame: pd.DataFrame) -> None:
+    """Refuse a label that only held-out rows have."""
+    unseen = ~frame["intent"].isin(frame["intent"][frame["side"] == "train"])
+    found = [
+        f"{_name(frame, n)}: label {frame['intent'][n]!r} has no training row"
+        for n in unseen[unseen].index
+    ]
+    _refuse(found, "Correct the label or add training rows.")
+
+
+def decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int = 42) -> np.ndarray:
+    """Return the fold of each row, -1 where it is held out; a parent's rows keep theirs."""
+    fold = frame["fold"].to_numpy(dtype=int).copy()
+    train = (frame["side"] == "train").to_numpy(dtype=bool)
+    for i, j, _ in sorted(pairs, key=lambda pair: -pair[2]):
+        if train[i] and train[j] and (fold[i] < 0) != (fold[j] < 0):
+            fold[i] = fold[j] = max(fold[i], fold[j])
+    groups = group_pairs(len(frame), pairs)
+    fold[train] = make_folds(frame[train], groups[train], N_FOLDS, seed, fixed=fold[train])
+    return fold
+
+
+def cross_split_duplicates(frame: pd.DataFrame, pairs: list[Pair]) -> dict[str, int]:
+    """Count the held-out rows whose text, or nearly so, is in training too."""
+    train = (frame["side"] == "train").to_numpy(dtype=bool)
+    texts = frame["query"].map(normalise)
+    exact = set(np.flatnonzero(~train & texts.isin(set(texts[train])).to_numpy(dtype=bool)))
+    near = {i if train[j] else j for i, j, _ in pairs if train[i] != train[j]}
+    return {"exact": len(exact), "near": len(near - exact)}
+
+
+def _name(frame: pd.DataFrame, row: int | np.integer) -> str:
+    place, row_id = frame["place"].iloc[row], frame["id"].iloc[row]
+    return f"{place} ({row_id})" if place else f"row {row_id}"
+
+
+def _refuse(found: list[str], fix: str) -> None:
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise DataError(f"{found[0]}{more}. {fix}")

@@ -1,0 +1,108 @@
+"""What a row is: its columns, the Nivesh labels, and when two texts are the same."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REQUIRED = ("id", "query", "intent")
+OPTIONAL = ("income_segment", "created_at", "language", "selection", "source", "traits")
+SELECTIONS = ("natural", "hard")
+
+# The order is the id: affordability_check is 0.
+LABELS = (
+    "affordability_check",
+    "goal_planning",
+    "spending_analysis",
+    "investment_advice",
+    "debt_management",
+    "tax_planning",
+    "emergency_fund",
+    "retirement_planning",
+    "insurance_advice",
+    "transaction_query",
+    "budget_creation",
+    "savings_strategy",
+    "loan_inquiry",
+    "general_question",
+)
+
+
+def label_to_id(labels: Sequence[str]) -> dict[str, int]:
+    """Map each label to its place in the manifest's order."""
+    return {label: number for number, label in enumerate(labels)}
+
+
+def normalise(text: str) -> str:
+    """Return the form in which two texts are compared: case, width and white space removed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def is_iso_date(text: str) -> bool:
+    """Say whether ``text`` is an ISO 8601 date or timestamp."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def row_schema(labels: Iterable[str] | None = None) -> Any:
+    """Return the pandera schema of canonical rows.
+
+    Parameters
+    ----------
+    labels
+        The taxonomy; without it any non-blank label passes.
+    """
+    import pandera.pandas as pa
+
+    known = None if labels is None else set(labels)
+
+    def check(holds: Callable[[str], bool], name: str) -> Any:
+        # What is no text is reported once, by the dtype.
+        return pa.Check(lambda c: not isinstance(c, str) or holds(c), element_wise=True, name=name)
+
+    filled = check(lambda cell: bool(cell.strip()), "is blank")
+    in_labels = check(lambda cell: known is None or cell in known, "is not in the labels")
+    natural_or_hard = check(SELECTIONS.__contains__, "is neither natural nor hard")
+    iso = check(is_iso_date, "is no ISO date")
+    checks = {"created_at": iso, "selection": natural_or_hard}
+    columns = {
+        "id": pa.Column(str, filled, unique=True, report_duplicates="exclude_first"),
+        "query": pa.Column(str, filled),
+        "intent": pa.Column(str, [filled, in_labels]),
+    }
+    for name in OPTIONAL:
+        columns[name] = pa.Column(str, checks.get(name), nullable=True, required=False)
+    return pa.DataFrameSchema(columns)
+
+
+def schema_failures(
+    frame: pd.DataFrame, labels: Iterable[str] | None = None
+) -> list[tuple[str, str, int | None]]:
+    """Return ``(column, what is wrong, row position)`` for every cell that breaks the schema.
+
+    The position is None where a whole column is missing. Cells are never quoted.
+    """
+    import pandera.pandas as pa
+
+    try:
+        row_schema(labels).validate(frame.reset_index(drop=True), lazy=True)
+    except pa.errors.SchemaErrors as error:
+        return [_failure(case) for case in error.failure_cases.to_dict("records")]
+    return []
+
+
+def _failure(case: dict[str, Any]) -> tuple[str, str, int | None]:
+    check, column = str(case["check"]), case["column"]
+    if check == "column_in_dataframe":
+        return str(case["failure_case"]), "is missing", None
+    reasons = {"field_uniqueness": "occurs twice", "not_nullable": "is missing"}
+    reason = "is not text" if check.startswith("dtype") else reasons.get(check, check)
+    return str(column), reason, None if case["index"] is None else int(case["index"])

@@ -1,0 +1,209 @@
+"""Which rows belong together, which are held out, and which fold each training row is in."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nivesh_lib.data.schema import normalise
+from nivesh_lib.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Pair = tuple[int, int, float]
+
+NEAR = 0.85  # cosine of character 3-5-grams from which two texts count as near-duplicates
+MAX_GROUP = 20  # rows; longer chains join texts that have little in common
+MIN_CLASS = 5  # rows; a smaller class keeps all of them for training
+
+_AMOUNT = re.compile(
+    r"(?:(?:₹|\b(?:rs\.?|inr|rupees?))\s*|(?<![\w.]))"
+    r"\d+(?:,\d+)*(?:\.\d+)?"
+    r"(?:\s*(?:lakhs?|lacs?|crores?|cr|thousand|k|l)\b)?(?!\w)"
+    r"(?:\s*(?:/-|%|rupees?\b|rs\b))?",
+    re.IGNORECASE,
+)
+
+
+def mask_amounts(text: str) -> str:
+    """Replace every amount and stand-alone number with ``#``; names such as 80C stay."""
+    return _AMOUNT.sub("#", text)
+
+
+def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[Pair]:
+    """Return ``(i, j, cosine)`` with ``i < j`` for texts that are nearly the same.
+
+    The similarity is the cosine of TF-IDF vectors of character 3- to 5-grams. Rows are compared
+    in blocks, so that the square of all similarities is never in memory at once.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    padded = [f" {normalise(text)} " for text in texts]
+    if len(padded) < 2 or max(map(len, padded)) < 3:
+        return []
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(3, 5), dtype=np.float32)
+    vectors = vectorizer.fit_transform(padded).tocsr()
+    pairs: list[Pair] = []
+    for start in range(0, len(padded), 500):
+        block = (vectors[start : start + 500] @ vectors[start:].T).tocoo()
+        near = (block.data >= threshold) & (block.row < block.col)
+        rows, columns = block.row[near] + start, block.col[near] + start
+        scores = np.minimum(block.data[near], 1.0)
+        pairs += zip(rows.tolist(), columns.tolist(), scores.tolist(), strict=True)
+    return pairs
+
+
+def near_duplicate_groups(
+    texts: Iterable[str], threshold: float = NEAR, max_size: int = MAX_GROUP
+) -> np.ndarray:
+    """Return a group number for each text: near-duplicates once amounts are masked."""
+    masked = [mask_amounts(text) for text in texts]
+    return group_pairs(len(masked), near_duplicate_pairs(masked, threshold), max_size)
+
+
+def group_pairs(n_rows: int, pairs: Iterable[Pair], max_size: int = MAX_GROUP) -> np.ndarray:
+    """Join pairs into groups, the most similar first; no group outgrows ``max_size``."""
+    root = list(range(n_rows))
+    size = [1] * n_rows
+
+    def find(row: int) -> int:
+        while root[row] != row:
+            root[row] = row = root[root[row]]
+        return row
+
+    for i, j, _ in sorted(pairs, key=lambda pair: (-pair[2], pair[:2])):
+        a, b = find(i), find(j)
+        if a != b and size[a] + size[b] <= max_size:
+            root[max(a, b)] = min(a, b)
+            size[min(a, b)] = size[a] + size[b]
+    return np.array([find(row) for row in range(n_rows)], dtype=int)
+
+
+def choose_holdout(
+    frame: pd.DataFrame,
+    groups: Sequence[int] | np.ndarray,
+    share: float = 0.2,
+    seed: int = 42,
+    *,
+    already_training: Mapping[str, int] | None = None,
+) -> np.ndarray:
+    """Return a mask of the rows to hold out: stratified by intent, groups kept whole.
+
+    Rows with ``selection == "hard"`` are never chosen: a model picked them. A class of fewer
+    than five rows gives none, and every class keeps at least one row for training.
+
+    Parameters
+    ----------
+    share
+        Of the rows that are not hard.
+    already_training
+        Rows of each intent that are in training whatever is chosen here.
+    """
+    labels = frame["intent"].to_numpy()
+    hard = hard_rows(frame)
+    sizes = Counter(labels.tolist()) + Counter(already_training or {})
+    kept_whole = hard | np.array([sizes[label] < MIN_CLASS for label in labels], dtype=bool)
+    members = _members(groups)
+    open_groups = [rows for rows in members.values() if not kept_whole[rows].any()]
+    np.random.default_rng(seed).shuffle(open_groups)
+
+    target = round(share * int((~hard).sum()))
+    room = Counter({label: count - 1 for label, count in sizes.items()})
+    quota = _quotas(Counter(labels[~kept_whole].tolist()), target) & room
+    held = np.zeros(len(frame), dtype=bool)
+    taken: Counter[str] = Counter()
+    # First what each class owes; then, where whole groups left a gap, any class with room.
+    for limit in (quota, room):
+        for rows in open_groups:
+            wanted = Counter(labels[rows].tolist())
+            fits = all(taken[label] + n <= limit[label] for label, n in wanted.items())
+            if fits and not held[rows].any() and len(rows) <= target - held.sum():
+                held[rows] = True
+                taken += wanted
+    return held
+
+
+def make_folds(
+    frame: pd.DataFrame,
+    groups: Sequence[int] | np.ndarray,
+    n_folds: int = 5,
+    seed: int = 42,
+    *,
+    fixed: Sequence[int] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Return a fold number for each row: stratified by intent, groups kept whole.
+
+    Groups are dealt, the largest first, to the fold that has least of their intents: the rule of
+    scikit-learn's ``StratifiedGroupKFold``, which can neither start from folds that exist already
+    nor promise that an intent with two groups is in every training part.
+
+    Parameters
+    ----------
+    n_folds
+        Fewer are made where there are fewer groups.
+    fixed
+        The fold of each row that has one already, else -1.
+    """
+    folds = np.full(len(frame), -1) if fixed is None else np.array(fixed, dtype=int)
+    members = list(_members(groups).values())
+    np.random.default_rng(seed).shuffle(members)
+    members.sort(key=len, reverse=True)
+    n_folds = max(min(n_folds, len(members)), int(folds.max(initial=-1)) + 1)
+    if n_folds < 2:
+        raise DataError(
+            "Folds need at least two training rows that are not near-duplicates of each other; "
+            "add rows."
+        )
+    names, labels = np.unique(frame["intent"].to_numpy().astype(str), return_inverse=True)
+    totals = np.bincount(labels, minlength=len(names))
+    counts = np.zeros((n_folds, len(names)))
+    np.add.at(counts, (folds[folds >= 0], labels[folds >= 0]), 1)
+    for rows in members:
+        free = rows[folds[rows] < 0]
+        if len(free):
+            known = folds[rows][folds[rows] >= 0]
+            fold = _commonest(known) if len(known) else _deal(counts, totals, labels[free])
+            folds[free] = fold
+            np.add.at(counts, (fold, labels[free]), 1)
+    return folds
+
+
+def _commonest(folds: np.ndarray) -> int:
+    return int(np.bincount(folds).argmax())
+
+
+def _deal(counts: np.ndarray, totals: np.ndarray, labels: np.ndarray) -> int:
+    """Return the fold that the rows with these labels unbalance least."""
+    here = counts[:, labels]
+    only_fold = ((here > 0) & (here == here.sum(axis=0))).sum(axis=1)
+    crowded = (here / totals[labels]).sum(axis=1)
+    return int(np.lexsort((counts.sum(axis=1), crowded, only_fold))[0])
+
+
+def hard_rows(frame: pd.DataFrame) -> np.ndarray:
+    """Mask the rows that a model picked."""
+    if "selection" not in frame:
+        return np.zeros(len(frame), dtype=bool)
+    return (frame["selection"] == "hard").to_numpy(dtype=bool)
+
+
+def _members(groups: Sequence[int] | np.ndarray) -> dict[int, np.ndarray]:
+    numbers = np.asarray(groups, dtype=int)
+    order = np.argsort(numbers, kind="stable")
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    return {int(numbers[rows[0]]): rows for rows in np.split(order, starts[1:]) if len(rows)}
+
+
+def _quotas(sizes: Mapping[str, int], target: int) -> Counter[str]:
+    """Share ``target`` rows among the classes by largest remainder."""
+    total = sum(sizes.values())
+    exact = {label: target * size / total for label, size in sorted(sizes.items())}
+    quota = Counter({label: int(value) for label, value in exact.items()})
+    by_remainder = sorted(exact, key=lambda label: quota[label] - exact[label])
+    quota.update(by_remainder[: min(target, total) - quota.total()])
+    return quota

@@ -1,0 +1,124 @@
+"""Bytes: read from any place, written whole or not at all, whatever kills the process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nivesh_lib.errors import DataError, MissingExtra, NiveshError
+
+_PACKAGES = {
+    "s3": "nivesh-workbench[s3]",
+    "gs": "nivesh-workbench[gcs]",
+    "gcs": "nivesh-workbench[gcs]",
+}
+
+
+def read_bytes(place: str) -> bytes:
+    """Read a file by path or URL (``s3://``, ``gs://``, ``file://``, ``memory://``, …)."""
+    try:
+        if "://" not in place:
+            return Path(place).read_bytes()
+        files, path = _store(place)
+        return bytes(files.cat_file(path))
+    except NiveshError:
+        raise
+    except Exception as error:  # every remote store has exceptions of its own
+        raise DataError(f"{place} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def upload(place: str, raw: bytes, *, replace: bool = False) -> None:
+    """Write a file to a URL."""
+    try:
+        files, path = _store(place)
+        if files.exists(path) and not replace:
+            raise DataError(f"{place} exists and is never edited; publish the next version.")
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        files.pipe_file(path, raw)
+    except NiveshError:
+        raise
+    except Exception as error:
+        raise DataError(f"{place} cannot be written ({type(error).__name__}: {error}).") from error
+
+
+def _store(place: str) -> Any:
+    """Return the file system of a URL and the path in it."""
+    from fsspec.core import url_to_fs
+
+    scheme = place.split("://")[0]
+    try:
+        return url_to_fs(place)
+    except ImportError as error:
+        package = _PACKAGES.get(scheme, f"fsspec[{scheme}]")
+        raise MissingExtra(f"{place} needs a package: pip install '{package}'") from error
+    except ValueError as error:
+        raise DataError(f"{place}: {scheme}:// is no known kind of store.") from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for one writer; the lock leaves no file and ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line, under a lock, and return when it is on disk."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(path.parent)
+
+
+def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    """Make a folder with these files: written beside it, synced, then renamed.
+
+    A folder that is there is replaced. The caller holds the lock.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".new-{target.name}-", dir=target.parent))
+    old = target.with_name(f".old-{target.name}")
+    try:
+        temporary.chmod(0o755)
+        for name, raw in files.items():
+            (temporary / name).write_bytes(raw)
+            _sync(temporary / name)
+        _sync(temporary)
+        if target.exists():  # killed between the renames, clear_leftovers puts it back
+            target.rename(old)
+        temporary.rename(target)
+        _sync(target.parent)
+    finally:
+        clear_leftovers(target.parent)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Undo what a killed ``write_folder`` left behind. The caller holds the lock."""
+    for old in folder.glob(".old-*"):
+        target = old.with_name(old.name.removeprefix(".old-"))
+        if not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    for new in folder.glob(".new-*"):
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,49 @@
+"""The exceptions that callers are meant to catch.
+
+::
+
+    NiveshError                 everything below; the command line prints it and exits with 1
+    ├── DataError               a file, row or version that cannot be used
+    │   ├── ChecksumError       a data file is not the one that was published
+    │   └── HoldoutError        holdout rows were asked for outside a release
+    ├── ModelError              a model directory that is incomplete, altered or unsafe
+    ├── SpecError               pipeline.toml, a parameter or a step name is wrong
+    ├── StepFailed              a notebook stopped; carries step, cell, cause and next command
+    └── MissingExtra            an optional dependency is not installed
+
+A wrong argument to a function is a plain ``ValueError``.
+"""
+
+from __future__ import annotations
+
+
+class NiveshError(Exception):
+    """Base class. The message says what, where, and what to do next."""
+
+
+class DataError(NiveshError):
+    """A file, row or data version that cannot be used as it is."""
+
+
+class ChecksumError(DataError):
+    """A data file differs from the one that its manifest describes."""
+
+
+class HoldoutError(DataError):
+    """Holdout rows were asked for without a complete ledger entry."""
+
+
+class ModelError(NiveshError):
+    """A model directory is incomplete, altered, unsafe or of an unknown kind."""
+
+
+class SpecError(NiveshError):
+    """The pipeline, a parameter or a step name does not make sense."""
+
+
+class StepFailed(NiveshError):
+    """A notebook did not run to its end."""
+
+
+class MissingExtra(NiveshError):
+    """An optional dependency is not installed."""

@@ -1,0 +1,166 @@
+"""Accuracy, macro-F1 and their bootstrap intervals, per class and confusion tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval and the number of rows behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return the four fields as plain values."""
+        return asdict(self)
+
+
+def _codes(*columns: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
+    arrays = [np.asarray(list(column), dtype=object) for column in columns]
+    labels, inverse = np.unique(np.concatenate(arrays), return_inverse=True)
+    return np.split(inverse, np.cumsum([len(a) for a in arrays])[:-1]), labels
+
+
+def _joint_counts(true: np.ndarray, predicted: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+    """Return confusion matrices (draws, k, k) of the resampled ``rows`` (draws, n)."""
+    pairs = true * k + predicted
+    offsets = np.arange(len(rows))[:, None] * (k * k)
+    flat = np.bincount((pairs[rows] + offsets).ravel(), minlength=len(rows) * k * k)
+    return flat.reshape(len(rows), k, k)
+
+
+def _accuracy(matrix: np.ndarray) -> np.ndarray:
+    return np.trace(matrix, axis1=-2, axis2=-1) / matrix.sum(axis=(-2, -1))
+
+
+def _macro_f1(matrix: np.ndarray) -> np.ndarray:
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    support, claimed = matrix.sum(axis=-1), matrix.sum(axis=-2)
+    f1 = 2 * hits / np.maximum(support + claimed, 1)
+    return (f1 * (support > 0)).sum(axis=-1) / (support > 0).sum(axis=-1)
+
+
+_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "accuracy": _accuracy,
+    "macro_f1": _macro_f1,
+}
+
+
+def _resampled(n: int, n_boot: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, n, size=(n_boot, n))
+
+
+def _percentile(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def score(
+    y_true: Sequence[str], y_pred: Sequence[str], *, n_boot: int = 2000, seed: int = 42
+) -> dict[str, Estimate]:
+    """Return accuracy and macro-F1 with percentile bootstrap intervals over rows.
+
+    The intervals speak of other queries for the same predictions, not of other
+    training sets (Efron and Tibshirani 1993, chapter 13). Macro-F1 averages over
+    the labels that occur in ``y_true``.
+
+    Raises
+    ------
+    ValueError
+        No rows, or lengths that differ.
+    """
+    if len(y_true) != len(y_pred) or not len(y_true):
+        raise ValueError(f"need two equally long, non-empty columns: {len(y_true)}, {len(y_pred)}")
+    (true, predicted), labels = _codes(y_true, y_pred)
+    n, k = len(true), len(labels)
+    point = _joint_counts(true, predicted, np.arange(n)[None, :], k)
+    # Draws in blocks, so that memory stays flat with many labels.
+    block = max(1, 4_000_000 // max(k * k, n))
+    draws = _resampled(n, n_boot, seed)
+    values: dict[str, list[np.ndarray]] = {name: [] for name in _METRICS}
+    for start in range(0, n_boot, block):
+        counts = _joint_counts(true, predicted, draws[start : start + block], k)
+        for name, metric in _METRICS.items():
+            values[name].append(metric(counts))
+    return {
+        name: Estimate(float(metric(point)[0]), *_percentile(np.concatenate(values[name])), n)
+        for name, metric in _METRICS.items()
+    }
+
+
+def paired_difference(
+    y_true: Sequence[str],
+    y_pred: Sequence[str],
+    y_other: Sequence[str],
+    *,
+    metric: str = "accuracy",
+    n_boot: int = 2000,
+    seed: int = 42,
+) -> Estimate:
+    """Return ``metric`` of ``y_pred`` minus that of ``y_other`` on the same rows.
+
+    Both are resampled together, so that what is hard for both cancels out.
+    """
+    (true, first, second), labels = _codes(y_true, y_pred, y_other)
+    n, k, compute = len(true), len(labels), _METRICS[metric]
+    rows = _resampled(n, n_boot, seed)
+    point = np.arange(n)[None, :]
+    block = max(1, 4_000_000 // max(k * k, n))
+
+    def difference(at: np.ndarray) -> np.ndarray:
+        return compute(_joint_counts(true, first, at, k)) - compute(
+            _joint_counts(true, second, at, k)
+        )
+
+    drawn = [difference(rows[start : start + block]) for start in range(0, n_boot, block)]
+    return Estimate(float(difference(point)[0]), *_percentile(np.concatenate(drawn)), n)
+
+
+def per_class(y_true: Sequence[str], y_pred: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
+    """Return precision, recall, F1 and support for each label, in the order of ``labels``."""
+    precision, recall, f1, support = precision_recall_fscore_support(
+        y_true, y_pred, labels=list(labels), zero_division=0.0
+    )
+    columns = {"precision": precision, "recall": recall, "f1": f1, "support": support}
+    return pd.DataFrame(columns, index=pd.Index(labels, name="intent"))
+
+
+def confusion(y_true: Sequence[str], y_pred: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
+    """Return counts with true labels as rows and predicted labels as columns."""
+    matrix = confusion_matrix(y_true, y_pred, labels=list(labels))
+    return pd.DataFrame(
+        matrix, index=pd.Index(labels, name="true"), columns=pd.Index(labels, name="predicted")
+    )
+
+
+def top_confusions(
+    y_true: Sequence[str], y_pred: Sequence[str], labels: Sequence[str], n: int = 5
+) -> pd.DataFrame:
+    """Return the ``n`` most frequent wrong pairs: true, predicted, rows, share of the true label."""
+    table = confusion(y_true, y_pred, labels)
+    support = table.sum(axis=1)
+    pairs = [
+        (
+            true,
+            predicted,
+            int(table.loc[true, predicted]),
+            table.loc[true, predicted] / support[true],
+        )
+        for true in labels
+        for predicted in labels
+        if true != predicted and table.loc[true, predicted] > 0
+    ]
+    pairs.sort(key=lambda pair: (-pair[2], -pair[3]))
+    return pd.DataFrame(pairs[:n], columns=["true", "predicted", "rows", "share of true"])

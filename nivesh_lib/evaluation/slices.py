@@ -1,0 +1,75 @@
+"""The same scores for parts of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from nivesh_lib.evaluation.metrics import Estimate, score
+
+MIN_ROWS = 20  # an interval over fewer rows says nothing
+
+
+def headline_mask(frame: pd.DataFrame) -> np.ndarray:
+    """Return the rows that headline scores use: all but those selected for being hard.
+
+    Rows picked because a model failed on them would bias the score, so they
+    count only as a slice of their own.
+    """
+    if "selection" not in frame:
+        return np.ones(len(frame), dtype=bool)
+    return (frame["selection"] != "hard").to_numpy()
+
+
+def masks_by_column(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return a mask for each value of each column that exists, named ``column=value``."""
+    return {
+        f"{column}={value}": (frame[column] == value).to_numpy()
+        for column in columns
+        if column in frame
+        for value in sorted(frame[column].dropna().unique())
+    }
+
+
+def masks_by_tag(frame: pd.DataFrame, column: str = "traits") -> dict[str, np.ndarray]:
+    """Return a mask for each word of a column of space-separated tags; empty without it."""
+    if column not in frame:
+        return {}
+    words = frame[column].fillna("").str.split()
+    return {
+        f"{column}={word}": words.map(lambda row, w=word: w in row).to_numpy(dtype=bool)
+        for word in sorted({word for row in words for word in row})
+    }
+
+
+def by_slice(
+    y_true: Sequence[str],
+    y_pred: Sequence[str],
+    masks: Mapping[str, np.ndarray],
+    *,
+    n_boot: int = 1000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Return accuracy and macro-F1 with intervals for each mask of at least ``MIN_ROWS`` rows."""
+    true, predicted = np.asarray(y_true, dtype=object), np.asarray(y_pred, dtype=object)
+    rows: dict[str, dict[str, Estimate]] = {
+        name: score(true[mask], predicted[mask], n_boot=n_boot, seed=seed)
+        for name, mask in masks.items()
+        if mask.sum() >= MIN_ROWS
+    }
+    return pd.DataFrame(
+        [
+            {
+                "slice": name,
+                "rows": estimates["accuracy"].n,
+                **{
+                    f"{metric}{suffix}": getattr(estimate, field)
+                    for metric, estimate in estimates.items()
+                    for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high"))
+                },
+            }
+            for name, estimates in rows.items()
+        ]
+    )

@@ -1,0 +1,73 @@
+"""What a model's notebook records: headline scores, tables, judgements, one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from nivesh_lib.evaluation.crossval import CrossValidation
+from nivesh_lib.evaluation.metrics import Estimate, confusion, per_class, score
+from nivesh_lib.evaluation.objectives import judge_all, objectives_for
+from nivesh_lib.evaluation.slices import by_slice, headline_mask, masks_by_column, masks_by_tag
+
+SLICE_COLUMNS = ("selection", "language", "income_segment")
+
+
+def headline_scores(
+    train: pd.DataFrame, cv: CrossValidation, *, n_boot: int = 2000, seed: int = 42
+) -> dict[str, Estimate]:
+    """Return accuracy and macro-F1 over the rows that headline scores use."""
+    rows = headline_mask(train)
+    return score(train["intent"][rows], cv.predicted[rows], n_boot=n_boot, seed=seed)
+
+
+def slice_scores(train: pd.DataFrame, cv: CrossValidation, *, n_boot: int = 1000) -> pd.DataFrame:
+    """Return scores by selection, language, segment and trait, for the columns that exist."""
+    masks = masks_by_column(train, SLICE_COLUMNS) | masks_by_tag(train)
+    return by_slice(train["intent"], cv.predicted, masks, n_boot=n_boot)
+
+
+def result_of(
+    model: str,
+    step: str,
+    train: pd.DataFrame,
+    cv: CrossValidation,
+    *,
+    labels: Sequence[str],
+    scores: Mapping[str, Estimate],
+    latency: Mapping[str, float],
+    size_bytes: int,
+    slices: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """Return the record of an evaluated model, ready for ``run.log``.
+
+    Parameters
+    ----------
+    scores
+        As `headline_scores` returns them.
+    latency
+        As `measure_latency` returns it, milliseconds.
+    """
+    rows = headline_mask(train)
+    true, predicted = train["intent"][rows], cv.predicted[rows]
+    metrics: dict[str, Any] = {name: estimate.as_dict() for name, estimate in scores.items()}
+    # One process on one machine: the percentile itself, without an interval.
+    metrics["p95_ms"] = {"value": latency["p95_ms"], "n": int(latency["n"])}
+    metrics["p50_ms"] = latency["p50_ms"]
+    metrics["threads"] = latency["threads"]
+    metrics["size_bytes"] = size_bytes
+    metrics["fit_seconds"] = sum(cv.fit_seconds) / len(cv.fit_seconds)
+    judged = judge_all(metrics, objectives_for(step))
+    return {
+        "model": model,
+        "headline": f"macro-F1 {scores['macro_f1']}",
+        "metrics": metrics,
+        "judgements": [
+            {"objective": str(j.objective), "status": j.status, "found": j.found} for j in judged
+        ],
+        "per_class": per_class(true, predicted, labels).reset_index().to_dict("records"),
+        "confusion": confusion(true, predicted, labels).to_dict("split"),
+        "slices": [] if slices is None else slices.to_dict("records"),
+    }

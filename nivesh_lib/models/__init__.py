@@ -1,0 +1,1 @@
+"""Text classifiers behind one scikit-learn contract."""

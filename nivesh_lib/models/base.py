@@ -1,0 +1,195 @@
+"""The contract that every text model keeps, and how one is saved and loaded.
+
+A model is a scikit-learn classifier of plain strings: ``fit(X, y)``,
+``predict_proba(X)`` with columns in the order of the sorted ``classes_``, and
+``predict`` inherited from here. A saved model is a directory: ``model.json``
+(kind, arguments, classes, hashes) beside JSON or safetensors files, no pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from nivesh_lib.errors import ModelError
+
+# The one place that knows which models there are: kind -> "module:Class".
+MODELS = {
+    "rules": "nivesh_lib.models.rules:RulesClassifier",
+    "tfidf": "nivesh_lib.models.tfidf:TfidfClassifier",
+}
+_FORMAT = 1
+_SAFE_SUFFIXES = {".json", ".safetensors", ".onnx", ".txt"}
+
+
+def as_texts(X: Iterable[str]) -> list[str]:
+    """Return ``X`` as a list of strings.
+
+    Raises
+    ------
+    TypeError
+        ``X`` is one string, or holds something that is not a string.
+    """
+    if isinstance(X, str):
+        raise TypeError("X is one string; pass a list of strings, e.g. [text]")
+    texts = list(X)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"X[{position}] is {type(text).__name__}, not str")
+    return texts
+
+
+class TextClassifier(ClassifierMixin, BaseEstimator):
+    """Base of all text models. Subclasses write ``fit``, ``predict_proba``, ``_dump``, ``_restore``."""
+
+    kind: ClassVar[str] = ""
+    classes_: np.ndarray
+
+    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
+        """Learn from texts ``X`` (n,) and labels ``y`` (n,); return self."""
+        raise NotImplementedError
+
+    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
+        """Return class probabilities, shape (n, n_classes), columns as in ``classes_``."""
+        raise NotImplementedError
+
+    def predict(self, X: Iterable[str]) -> np.ndarray:
+        """Return the most probable label for each text, shape (n,)."""
+        proba = self.predict_proba(X)
+        return self.classes_[proba.argmax(axis=1)]
+
+    def _dump(self, directory: Path) -> dict[str, Any]:
+        """Write what was learned below ``directory``; return what fits into ``model.json``."""
+        raise NotImplementedError
+
+    def _restore(self, directory: Path, state: dict[str, Any]) -> None:
+        """Set the learned attributes from what ``_dump`` left."""
+        raise NotImplementedError
+
+    def save(self, directory: Path | str, *, data: str = "", about: dict | None = None) -> Path:
+        """Write the model directory, replacing an older one, and return its path.
+
+        Parameters
+        ----------
+        directory : path
+            Where the model goes. It appears only when it is complete.
+        data : str
+            The dataset it was trained on, such as ``intents@1.1.0``.
+        about : dict, optional
+            Anything else worth keeping with the model, JSON-serialisable.
+        """
+        check_is_fitted(self)
+        target = Path(directory)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        state = self._dump(partial)
+        card = {
+            "format": _FORMAT,
+            "kind": self.kind,
+            "params": self.get_params(deep=False),
+            "classes": self.classes_.tolist(),
+            "data": data,
+            "temperature": None,
+            "threshold": None,
+            "state": state,
+            "about": about or {},
+            "files": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
+        }
+        text = json.dumps(card, ensure_ascii=False, indent=1)
+        (partial / "model.json").write_text(text, encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        return target
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_class(kind: str) -> type[TextClassifier]:
+    """Return the class registered under ``kind``.
+
+    Raises
+    ------
+    ModelError
+        No such kind; the message lists those there are.
+    """
+    if kind not in MODELS:
+        raise ModelError(f"unknown model {kind!r}; there are: {', '.join(sorted(MODELS))}")
+    module, _, name = MODELS[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def get_model(kind: str, **params: Any) -> TextClassifier:
+    """Return an unfitted model, for example ``get_model("tfidf", C=10.0)``."""
+    return model_class(kind)(**params)
+
+
+def read_card(directory: Path | str) -> dict[str, Any]:
+    """Return the checked ``model.json`` of a model directory.
+
+    Raises
+    ------
+    ModelError
+        The directory is missing, incomplete, altered, or holds a file that
+        could run code when loaded.
+    """
+    folder = Path(directory)
+    path = folder / "model.json"
+    if not path.is_file():
+        raise ModelError(f"{folder}: no model.json here. Pass a directory that `save` wrote")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        files, kind = dict(card["files"]), str(card["kind"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a model description ({error}). Save it again") from None
+    if card.get("format") != _FORMAT or kind not in MODELS:
+        raise ModelError(
+            f"{path}: kind {kind!r} in format {card.get('format')!r} is not known here"
+        )
+    _check_files(folder, files)
+    return card
+
+
+def _check_files(folder: Path, files: dict[str, str]) -> None:
+    present = {p.name for p in folder.iterdir()} - {"model.json"}
+    for name in sorted(present | set(files)):
+        if Path(name).name != name or Path(name).suffix not in _SAFE_SUFFIXES:
+            raise ModelError(f"{folder / name}: this kind of file is refused, it could run code")
+        if name not in present:
+            raise ModelError(f"{folder}: {name} is missing. Copy the whole directory again")
+        if name not in files:
+            raise ModelError(f"{folder / name}: not listed in model.json. Remove it or save again")
+        if _sha256(folder / name) != files[name]:
+            raise ModelError(f"{folder / name}: changed since it was saved. Save the model again")
+
+
+def load_model(directory: Path | str) -> TextClassifier:
+    """Load any model that ``save`` wrote, after checking every file's hash.
+
+    Raises
+    ------
+    ModelError
+        See `read_card`.
+    """
+    folder = Path(directory)
+    card = read_card(folder)
+    try:
+        model = get_model(card["kind"], **card["params"])
+        model.classes_ = np.array(card["classes"], dtype=object)
+        model._restore(folder, card["state"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder}: does not load ({error}). Save the model again") from error
+    return model

@@ -1,0 +1,169 @@
+"""A baseline of patterns: hand-written ones, or keywords mined from the training rows."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import TextClassifier, as_texts
+
+_MAX_CHARACTERS = 2_000  # a pattern never needs more of a query, and long input stays cheap
+
+
+class RulesClassifier(TextClassifier):
+    """Score each label by the patterns that a text matches.
+
+    Parameters
+    ----------
+    rules_file : str, optional
+        TOML file of ``[[rule]]`` tables with ``label``, ``pattern`` (a regular
+        expression, matched without case) and ``weight``. Without one, keywords
+        are mined from the training rows by chi-squared.
+    n_keywords : int
+        Mined keywords for each label.
+    prior_weight : float
+        How much the label frequencies count against one match of weight 1.
+    random_state : int, optional
+        Unused, kept for the common contract.
+
+    Examples
+    --------
+    >>> model = RulesClassifier().fit(["save tax", "pay rent"], ["tax", "rent"])
+    >>> model.predict(["how to save on tax?"]).tolist()
+    ['tax']
+    """
+
+    kind: ClassVar[str] = "rules"
+
+    def __init__(
+        self,
+        rules_file: str | None = None,
+        n_keywords: int = 12,
+        prior_weight: float = 0.1,
+        random_state: int | None = None,
+    ) -> None:
+        self.rules_file = rules_file
+        self.n_keywords = n_keywords
+        self.prior_weight = prior_weight
+        self.random_state = random_state
+
+    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
+        """Read or mine the rules and count how often each label occurs."""
+        texts, labels = as_texts(X), np.asarray(list(y), dtype=object)
+        self.classes_, counts = np.unique(labels, return_counts=True)
+        self.prior_ = counts / counts.sum()
+        rules = (
+            read_rules(Path(self.rules_file))
+            if self.rules_file
+            else mine_keywords(texts, labels, n_keywords=self.n_keywords)
+        )
+        known = set(self.classes_)
+        self._set_rules([rule for rule in rules if rule["label"] in known])
+        return self
+
+    def _set_rules(self, rules: list[dict[str, Any]]) -> None:
+        self.rules_ = rules
+        column = {label: i for i, label in enumerate(self.classes_)}
+        self._compiled = [
+            (re.compile(rule["pattern"], re.IGNORECASE), column[rule["label"]], rule["weight"])
+            for rule in rules
+        ]
+
+    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
+        """Return each label's share of the matched weight, shape (n, n_classes)."""
+        texts = as_texts(X)
+        scores = np.tile(self.prior_ * self.prior_weight, (len(texts), 1))
+        for row, text in enumerate(texts):
+            for pattern, column, weight in self._compiled:
+                if pattern.search(text[:_MAX_CHARACTERS]):
+                    scores[row, column] += weight
+        return scores / scores.sum(axis=1, keepdims=True)
+
+    def coverage(self, X: Iterable[str]) -> np.ndarray:
+        """Return a mask (n,) of the texts that at least one rule matches."""
+        return np.array(
+            [
+                any(p.search(text[:_MAX_CHARACTERS]) for p, _, _ in self._compiled)
+                for text in as_texts(X)
+            ],
+            dtype=bool,
+        )
+
+    def _dump(self, directory: Path) -> dict[str, Any]:
+        text = json.dumps(self.rules_, ensure_ascii=False, indent=1)
+        (directory / "rules.json").write_text(text, encoding="utf-8")
+        return {"prior": self.prior_.tolist()}
+
+    def _restore(self, directory: Path, state: dict[str, Any]) -> None:
+        self.prior_ = np.array(state["prior"])
+        self._set_rules(json.loads((directory / "rules.json").read_text(encoding="utf-8")))
+
+
+def read_rules(path: Path) -> list[dict[str, Any]]:
+    """Return the rules of a TOML file as dicts of ``label``, ``pattern``, ``weight``.
+
+    Raises
+    ------
+    ModelError
+        The file is missing or a rule is not usable; the message names it.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as rules ({error})") from None
+    rules = []
+    for number, table in enumerate(tables, start=1):
+        try:
+            re.compile(table["pattern"])
+            rule = {
+                "label": table["label"],
+                "pattern": table["pattern"],
+                "weight": float(table.get("weight", 1.0)),
+            }
+        except (KeyError, TypeError, ValueError, re.error) as error:
+            raise ModelError(
+                f"{path}, rule {number}: {error!r}. See data/intents/rules.toml"
+            ) from None
+        rules.append(rule)
+    if not rules:
+        raise ModelError(f"{path}: no [[rule]] in it. Remove the file to have keywords mined")
+    return rules
+
+
+def mine_keywords(texts: list[str], labels: np.ndarray, *, n_keywords: int) -> list[dict[str, Any]]:
+    """Return, for each label, the words and pairs of words most typical of it.
+
+    Terms are ranked by the chi-squared statistic of presence against the label
+    (Manning, Raghavan and Schütze 2008, section 13.5.2), among those that are
+    more frequent inside the label than outside. Weights are in (0, 1]: the share of
+    the term's texts that carry the label.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.feature_selection import chi2
+
+    vectorizer = CountVectorizer(ngram_range=(1, 2), binary=True, token_pattern=r"(?u)\b\w+\b")
+    try:
+        presence = vectorizer.fit_transform(texts)
+    except ValueError:  # texts without a single word
+        return []
+    terms = vectorizer.get_feature_names_out()
+    rules = []
+    for label in np.unique(labels):
+        inside = labels == label
+        statistic, _ = chi2(presence, inside)
+        share = np.asarray(presence[inside].mean(axis=0)).ravel()
+        purity = np.asarray(presence[inside].sum(axis=0) / presence.sum(axis=0)).ravel()
+        statistic = np.where(purity > inside.mean(), statistic * (share > 0), 0.0)
+        for index in np.argsort(-statistic, kind="stable")[:n_keywords]:
+            if statistic[index] > 0:
+                words = r"\W+".join(map(re.escape, terms[index].split()))
+                pattern = rf"\b{words}\b"
+                rules.append({"label": label, "pattern": pattern, "weight": float(purity[index])})
+    return rules

@@ -1,0 +1,60 @@
+"""Where things live. Nothing is created here.
+
+The home is ``NIVESH_HOME`` when set, else the repository that this package was
+installed from, else the current directory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """Return the folder that holds ``data/``, ``notebooks/`` and ``reports/``."""
+    override = os.environ.get("NIVESH_HOME")
+    if override:
+        return Path(override).expanduser().resolve()
+    if (_REPOSITORY / "notebooks" / "pipeline.toml").exists():
+        return _REPOSITORY
+    return Path.cwd()
+
+
+def package_dir() -> Path:
+    """Return the folder of the library's own sources."""
+    return Path(__file__).resolve().parent
+
+
+def data_dir() -> Path:
+    """Return the folder of datasets, objectives and the holdout ledger."""
+    return home() / "data"
+
+
+def notebooks_dir() -> Path:
+    """Return the folder of the numbered notebooks and ``pipeline.toml``."""
+    return home() / "notebooks"
+
+
+def reports_dir() -> Path:
+    """Return the folder that runs write to."""
+    return home() / "reports"
+
+
+def runs_dir() -> Path:
+    """Return the folder with one directory for each pipeline run."""
+    return reports_dir() / "runs"
+
+
+def latest_run() -> Path:
+    """Return the link to the last good run; it may not exist yet."""
+    return reports_dir() / "latest"
+
+
+def relative(path: Path) -> str:
+    """Return ``path`` relative to the current directory where it lies below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

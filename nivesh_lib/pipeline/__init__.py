@@ -1,0 +1,1 @@
+"""The notebooks as a cached, parallel pipeline."""

@@ -1,0 +1,113 @@
+"""Where notebooks run. One interface; ``local`` starts a process for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nivesh_lib.errors import SpecError
+from nivesh_lib.reproducibility import NO_TELEMETRY, thread_environment
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one notebook's execution needs, as plain values."""
+
+    step: str
+    notebook: str
+    run_dir: str
+    parameters: dict[str, Any]
+    key: str
+    ingredients: dict[str, Any]
+    threads: int
+    timeout_s: int
+    tracking_uri: str
+
+
+class Executor(Protocol):
+    """Starts jobs and tells which ended; each job leaves its record in the run directory."""
+
+    slots: int
+
+    def start(self, job: Job) -> None:
+        """Begin a job and return at once."""
+
+    def wait(self) -> list[str]:
+        """Return the steps that ended since the last call; wait for one if none did."""
+
+    def stop(self) -> None:
+        """End all running jobs."""
+
+
+class LocalExecutor:
+    """One process for each notebook on this machine."""
+
+    def __init__(self, slots: int | None = None) -> None:
+        self.slots = slots or max(1, os.cpu_count() or 1)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, job: Job) -> None:
+        """Start a worker process in a process group of its own."""
+        folder = Path(job.run_dir)
+        log = folder / "logs" / f"{job.step}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        request = folder / ".partial" / f"{job.step}.job.json"
+        request.parent.mkdir(parents=True, exist_ok=True)
+        request.write_text(json.dumps(asdict(job)))
+        environment = {
+            **os.environ,
+            **NO_TELEMETRY,
+            **thread_environment(job.threads),
+            "NIVESH_RUN_DIR": job.run_dir,
+            "NIVESH_RUN_ID": folder.name,
+            "NIVESH_MODE": "pipeline",
+            "NIVESH_PARENT_PID": str(os.getpid()),
+            "MLFLOW_TRACKING_URI": job.tracking_uri,
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+        with log.open("wb") as output:
+            self._running[job.step] = subprocess.Popen(
+                [sys.executable, "-m", "nivesh_lib.pipeline.worker", str(request)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def wait(self) -> list[str]:
+        """Return the steps whose process ended."""
+        while True:
+            ended = [step for step, process in self._running.items() if process.poll() is not None]
+            if ended or not self._running:
+                for step in ended:
+                    del self._running[step]
+                return ended
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Kill the workers with everything they started."""
+        for process in self._running.values():
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+        self._running.clear()
+
+
+EXECUTORS = {"local": LocalExecutor}
+
+
+def get_executor(name: str, slots: int | None = None) -> Executor:
+    """Return the executor registered under ``name``."""
+    if name not in EXECUTORS:
+        raise SpecError(f"unknown executor {name!r}; there are: {', '.join(EXECUTORS)}")
+    return EXECUTORS[name](slots)

@@ -1,0 +1,269 @@
+"""The pipeline as data: steps from ``pipeline.toml``, parameters from the notebooks."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nivesh_lib.errors import SpecError
+
+_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+_STEP_KEYS = {
+    "name", "help", "needs", "family", "quick", "exclusive", "threads", "timeout_s", "requires", "profiles",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One assignment of a notebook's ``parameters`` cell."""
+
+    name: str
+    type: type
+    default: Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook of the pipeline."""
+
+    name: str
+    help: str
+    notebook: Path
+    needs: tuple[str, ...] = ()
+    family: str = "intents"
+    quick: bool = False
+    exclusive: bool = False
+    threads: int = 1
+    timeout_s: int = 600
+    requires: tuple[str, ...] = ()
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Return the parameters that the notebook declares, by name."""
+        return read_parameters(self.notebook)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All steps in reading order, and the profiles that exist."""
+
+    steps: tuple[Step, ...]
+    profiles: tuple[str, ...]
+
+    def step(self, name: str) -> Step:
+        """Return the step called ``name``, or by an unambiguous beginning such as ``03``."""
+        found = [s for s in self.steps if s.name == name]
+        found = found or [s for s in self.steps if s.name.startswith(name)]
+        if len(found) != 1:
+            names = ", ".join(s.name for s in self.steps)
+            raise SpecError(f"no step {name!r} in pipeline.toml. There are: {names}")
+        return found[0]
+
+    def with_needs(self, names: Iterable[str]) -> tuple[Step, ...]:
+        """Return the named steps and all that they need, in reading order."""
+        wanted: set[str] = set()
+        stack = [self.step(name).name for name in names]
+        while stack:
+            name = stack.pop()
+            if name not in wanted:
+                wanted.add(name)
+                stack.extend(self.step(name).needs)
+        return tuple(s for s in self.steps if s.name in wanted)
+
+
+def load_pipeline(folder: Path) -> Pipeline:
+    """Read ``folder/pipeline.toml``.
+
+    Raises
+    ------
+    SpecError
+        The file is missing or not TOML; a step has an unknown key, an unknown
+        need, no notebook, or the needs form a circle.
+    """
+    path = folder / "pipeline.toml"
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path} is missing. Run from the repository or set NIVESH_HOME") from None
+    except ValueError as error:
+        raise SpecError(f"{path}: not valid TOML ({error})") from None
+    profiles = tuple(tables.get("profiles", ["default"]))
+    steps = tuple(_step(table, folder, profiles, path) for table in tables.get("step", []))
+    _check_needs(steps, path)
+    return Pipeline(steps, profiles)
+
+
+def _step(table: dict[str, Any], folder: Path, profiles: tuple[str, ...], path: Path) -> Step:
+    name = table.get("name", "?")
+    unknown = set(table) - _STEP_KEYS
+    if unknown:
+        raise SpecError(f"{path}, step {name}: unknown key {sorted(unknown)[0]!r}")
+    strange = set(table.get("profiles", {})) - set(profiles)
+    if strange:
+        raise SpecError(f"{path}, step {name}: profile {sorted(strange)[0]!r} is not in `profiles`")
+    notebook = folder / f"{name}.ipynb"
+    if not notebook.is_file():
+        raise SpecError(f"{path}, step {name}: {notebook} is missing")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    try:
+        return Step(notebook=notebook, **values)
+    except TypeError as error:
+        raise SpecError(f"{path}, step {name}: {error}") from None
+
+
+def _check_needs(steps: tuple[Step, ...], path: Path) -> None:
+    earlier: set[str] = set()
+    for step in steps:
+        for need in step.needs:
+            if need not in earlier:  # reading order is pipeline order, so circles cannot be
+                raise SpecError(
+                    f"{path}, step {step.name}: needs {need!r}, which is not an earlier step"
+                )
+        if step.name in earlier:
+            raise SpecError(f"{path}: step {step.name} stands there twice")
+        earlier.add(step.name)
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """Return a notebook as plain JSON, without importing nbformat."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"{path}: cannot be read as a notebook ({error!r})") from None
+    return notebook
+
+
+def source_of(cell: Mapping[str, Any]) -> str:
+    """Return a cell's source as one string."""
+    source = cell["source"]
+    return source if isinstance(source, str) else "".join(source)
+
+
+def read_parameters(path: Path) -> dict[str, Parameter]:
+    """Return what the cell tagged ``parameters`` assigns: typed literals only.
+
+    Raises
+    ------
+    SpecError
+        Not exactly one such cell, or a line in it that is not ``NAME: type = literal``.
+    """
+    tagged = [
+        cell
+        for cell in read_notebook(path)["cells"]
+        if "parameters" in cell.get("metadata", {}).get("tags", [])
+    ]
+    if len(tagged) != 1:
+        raise SpecError(f"{path}: {len(tagged)} cells are tagged `parameters`, 1 is needed")
+    found = {}
+    for node in ast.parse(source_of(tagged[0])).body:
+        line = ast.unparse(node)
+        if not (
+            isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value
+        ):
+            raise SpecError(
+                f"{path}: {line!r} in the parameters cell is not `NAME: type = literal`"
+            )
+        kind = _TYPES.get(ast.unparse(node.annotation))
+        if kind is None:
+            raise SpecError(f"{path}: {line!r} needs one of the types {', '.join(_TYPES)}")
+        try:
+            value = ast.literal_eval(node.value)
+        except ValueError:
+            raise SpecError(f"{path}: the value in {line!r} is not a literal") from None
+        found[node.target.id] = Parameter(node.target.id, kind, value)
+    return found
+
+
+def parse_settings(settings: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Turn ``NAME=VALUE`` and ``STEP.NAME=VALUE`` into ``{(step or "", name): text}``."""
+    parsed = {}
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        step, dot, name = target.strip().rpartition(".")
+        if not equals or not name.isidentifier() or (dot and not step):
+            raise SpecError(f"--set {setting!r}: write NAME=VALUE or STEP.NAME=VALUE")
+        parsed[step, name] = text
+    return parsed
+
+
+def convert(text: str, parameter: Parameter) -> Any:
+    """Return the text of a ``--set`` option as the parameter's type.
+
+    Raises
+    ------
+    SpecError
+        The text is not a value of that type.
+    """
+    try:
+        if parameter.type is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return parameter.type(text)
+    except (ValueError, KeyError):
+        wanted = "true or false" if parameter.type is bool else parameter.type.__name__
+        raise SpecError(f"{parameter.name}={text!r} is not {wanted}") from None
+
+
+def _typed(step: str, parameter: Parameter, value: Any) -> Any:
+    if parameter.type is float and type(value) is int:
+        return float(value)
+    if type(value) is not parameter.type:
+        raise SpecError(
+            f"step {step}: {parameter.name} = {value!r} is {type(value).__name__}, "
+            f"the notebook declares {parameter.type.__name__}"
+        )
+    return value
+
+
+def resolve_parameters(
+    steps: Iterable[Step],
+    *,
+    profile: str,
+    dataset: str | None,
+    settings: Mapping[tuple[str, str], str],
+) -> dict[str, dict[str, Any]]:
+    """Return each step's full parameters: defaults, then the profile, ``--dataset``, ``--set``.
+
+    Raises
+    ------
+    SpecError
+        A name that no chosen notebook declares, or a value of the wrong type.
+        Nothing has been started by then.
+    """
+    resolved: dict[str, dict[str, Any]] = {}
+    used: set[tuple[str, str]] = set()
+    declared: set[str] = set()
+    for step in steps:
+        parameters = step.parameters()
+        declared |= set(parameters)
+        values = {name: _typed(step.name, p, p.default) for name, p in parameters.items()}
+        for name, value in step.profiles.get(profile, {}).items():
+            if name not in parameters:
+                raise _unknown(name, parameters, f"pipeline.toml, step {step.name}, {profile}")
+            values[name] = _typed(step.name, parameters[name], value)
+        if dataset and "DATASET" in parameters:
+            values["DATASET"] = dataset
+        for (owner, name), text in settings.items():
+            if owner and not step.name.startswith(owner):
+                continue
+            if name in parameters:
+                values[name] = convert(text, parameters[name])
+                used.add((owner, name))
+        resolved[step.name] = values
+    for owner, name in settings:
+        if (owner, name) not in used:
+            raise _unknown(name, declared, f"--set {owner + '.' if owner else ''}{name}")
+    return resolved
+
+
+def _unknown(name: str, known: Iterable[str], where: str) -> SpecError:
+    names = sorted(known)
+    near = difflib.get_close_matches(name.upper(), names, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names)}"
+    return SpecError(f"{where}: no chosen notebook has a parameter {name!r}. {hint}")

@@ -1,0 +1,196 @@
+"""Execute one notebook in its own process: ``python -m nivesh_lib.pipeline.worker job.json``.
+
+The record ``steps/<step>.json`` is written last. A step without one was not
+finished, whatever else lies there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+from nivesh_lib.pipeline.cache import sha256_file, step_files
+from nivesh_lib.pipeline.spec import read_parameters
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.reporting.site import render_notebook
+from nivesh_lib.tracking.runs import attach, close_run, write_json
+
+
+class _OneAtATimeClient(PapermillNotebookClient):
+    """Start kernels under a lock: those that start together can choose the same port."""
+
+    async def async_start_new_kernel(self, **kwargs: Any) -> None:
+        lock = Path(os.environ["NIVESH_RUN_DIR"]) / ".partial" / "kernel.lock"
+        self._lock = lock.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            await super().async_start_new_kernel(**kwargs)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    async def async_start_new_kernel_client(self, **kwargs: Any) -> Any:
+        try:
+            return await super().async_start_new_kernel_client(**kwargs)
+        finally:
+            self._lock.close()
+
+
+class _Engine(NBClientEngine):
+    @classmethod
+    def execute_managed_notebook(  # type: ignore[override]
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        start_timeout: int = 60,
+        execution_timeout: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        client = _OneAtATimeClient(
+            nb_man,
+            kernel_name=kernel_name,
+            startup_timeout=start_timeout,
+            timeout=execution_timeout,
+        )
+        return client.execute()
+
+
+def _die_with_parent() -> None:
+    """End this process and its kernel when the pipeline that started it is gone."""
+    parent = int(os.environ.get("NIVESH_PARENT_PID", "0"))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _execute(job: dict[str, Any], output: Path) -> dict[str, Any] | None:
+    """Run the notebook; return None when it went through, else what went wrong."""
+    papermill_engines.register("nivesh", _Engine)
+    declared = read_parameters(Path(job["notebook"]))
+    changed = {k: v for k, v in job["parameters"].items() if declared[k].default != v}
+    try:
+        papermill.execute_notebook(
+            job["notebook"],
+            str(output),
+            parameters=changed,
+            engine_name="nivesh",
+            kernel_name="python3",
+            cwd=str(Path(job["notebook"]).parent),
+            progress_bar=False,
+            log_output=False,
+            execution_timeout=job["timeout_s"],
+        )
+    except PapermillExecutionError as error:
+        cause = "the memory is used up" if error.ename == "MemoryError" else "exception"
+        return _failure(cause, f"{error.ename}: {error.evalue}", error.exec_count)
+    except NoSuchKernel:
+        return _failure("missing kernel", "no kernel `python3`. `make clean run` installs it again")
+    except CellTimeoutError:
+        return _failure("timeout", f"a cell took longer than {job['timeout_s']} s")
+    except DeadKernelError:
+        return _failure("the kernel died", "killed, most often because the memory is used up")
+    except Exception as error:
+        traceback.print_exc()
+        return _failure(type(error).__name__, str(error))
+    return None
+
+
+def _failure(cause: str, detail: str, cell: int | None = None) -> dict[str, Any]:
+    return {"cause": cause, "detail": anonymize_query(detail)[:500], "cell": cell}
+
+
+def _last_cell(notebook: Any) -> int | None:
+    """Return the number of the cell at which execution stopped."""
+    numbers = [cell.get("execution_count") for cell in notebook.cells if cell.cell_type == "code"]
+    return max((n for n in numbers if n), default=None)
+
+
+def _clean_outputs(notebook: Any) -> None:
+    """Anonymise error messages and printed text: they may quote a query."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = anonymize_query(output.text)
+            elif output.output_type == "error":
+                output.evalue = anonymize_query(output.evalue)
+                output.traceback = [anonymize_query(line) for line in output.traceback]
+
+
+def _keep(run: Path, step: str, partial: Path, dataset: str) -> list[Path]:
+    """Move the executed notebook and its page into place and return both."""
+    if not partial.is_file():
+        return []
+    notebook = nbformat.read(partial, as_version=4)
+    _clean_outputs(notebook)
+    kept = run / "notebooks" / f"{step}.ipynb"
+    page = kept.with_suffix(".html")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, partial)
+    partial.replace(kept)
+    draft = partial.with_suffix(".html")
+    draft.write_text(render_notebook(notebook, step=step, dataset=dataset), encoding="utf-8")
+    draft.replace(page)
+    return [kept, page]
+
+
+def main(job_file: str) -> int:
+    """Execute the job and leave its record; return the exit code."""
+    job = json.loads(Path(job_file).read_text())
+    _die_with_parent()
+    run, step = Path(job["run_dir"]), job["step"]
+    partial = run / ".partial" / f"{step}.ipynb"
+    started = time.time()
+    failure = _execute(job, partial)
+    cells = 0
+    if partial.is_file():
+        notebook = nbformat.read(partial, as_version=4)
+        cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+        if failure and failure["cell"] is None:
+            failure["cell"] = _last_cell(notebook)
+    kept = _keep(run, step, partial, str(job["parameters"].get("DATASET", "")))
+    opened = run / "open" / f"{step}.json"
+    run_id = json.loads(opened.read_text())["mlflow_run_id"] if opened.is_file() else None
+    if run_id:
+        attach(run_id, kept)
+        close_run(run_id, "FAILED" if failure else "FINISHED")
+    record = {
+        "step": step,
+        "status": "failed" if failure else "done",
+        "key": job["key"],
+        "ingredients": job["ingredients"],
+        "parameters": job["parameters"],
+        "threads": job["threads"],
+        "mlflow_run_id": run_id,
+        "cells": cells,
+        "seconds": round(time.time() - started, 1),
+        "failure": failure,
+        "files": {str(p.relative_to(run)): sha256_file(p) for p in step_files(run, step)},
+    }
+    write_json(run / "steps" / f"{step}.json", record)
+    opened.unlink(missing_ok=True)
+    return 1 if failure else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

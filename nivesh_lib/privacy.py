@@ -1,0 +1,458 @@
+"""Find personal data in a query and replace it with tags such as ``[PHONE]``.
+
+Patterns run on a *view* of the text: digits of every script become 0-9, exotic
+spaces, dashes and dots their plain forms, invisible characters disappear. A map
+leads each match back, so text that is not personal data returns unchanged.
+
+When in doubt between a leak and a tag too many, a tag too many is chosen, except
+for the look-alikes that finance queries are full of: amounts, ranges, years,
+pincodes, reference and folio numbers.
+
+Sources: UIDAI (Aadhaar: 12 digits, first 2-9, check digit of Verhoeff 1969);
+ISO/IEC 7812-1 annex B (cards, Luhn); Income Tax Department (PAN: fourth letter is
+the holder type); GSTN (GSTIN: state, PAN, entity, letter, mod-36 check character);
+RBI (IFSC: bank, 0, branch); NPCI (UPI address: name@handle, no dot).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("GSTIN", "UPI", "EMAIL", "PAN", "ACCOUNT", "CARD", "AADHAAR", "IFSC", "PHONE")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where personal data stands: ``text[start:end]``. It never holds the value."""
+
+    kind: str
+    start: int
+    end: int
+
+
+# --- the view -----------------------------------------------------------------
+
+_TAG = re.compile(rf"\[(?:{'|'.join(KINDS)})\]")
+_HIDDEN = "\x00"  # stands for a tag; controls are dropped, so no text can contain it
+_LINE_BREAKS = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+_BLANKS = frozenset("\u3164\uffa0\u115f\u1160\u2800")
+_DASHES = frozenset("−˗⁃")
+_DOTS = frozenset("·•․‧∙⋅。｡")
+_INVISIBLE = frozenset({"Cf", "Cc", "Me"})
+_SELECTOR = re.compile(r"[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+
+
+def _fold(char: str) -> str:
+    """Return the plain form of one character, or nothing for an invisible one."""
+    digit = unicodedata.digit(char, None)
+    category = unicodedata.category(char)
+    if digit is not None:
+        return str(digit)
+    if char in _LINE_BREAKS:
+        return "\n"
+    if char.isspace() or char in _BLANKS:
+        return " "
+    if category == "Pd" or char in _DASHES:
+        return "-"
+    if char in _DOTS:
+        return "."
+    if category in _INVISIBLE or unicodedata.combining(char) or _SELECTOR.match(char):
+        return ""
+    plain = unicodedata.normalize("NFKC", char)
+    return plain if len(plain) == 1 else char  # one to one keeps the map simple
+
+
+def _view(text: str) -> tuple[str, list[int]]:
+    """Return the folded text, and for each of its characters the index in ``text``."""
+    folds = {char: _fold(char) for char in set(text)}
+    view = "".join([folds[char] for char in text])
+    return view, [index for index, char in enumerate(text) if folds[char]]
+
+
+def _hide(view: str, index: list[int], spans: Iterable[tuple[int, int]]) -> tuple[str, list[int]]:
+    """Shrink each span to one opaque character, as a tag in the text is shrunk."""
+    texts: list[str] = []
+    indexes: list[int] = []
+    at = 0
+    for start, end in spans:
+        texts += [view[at:start], _HIDDEN]
+        indexes += [*index[at:start], index[start]]
+        at = end
+    return "".join(texts) + view[at:], indexes + index[at:]
+
+
+# --- check digits -------------------------------------------------------------
+
+# The dihedral group D5, and the powers of the permutation (1 5 8 9 4 2 7 0)(3 6).
+_VERHOEFF_D = (
+    *("0123456789", "1234067895", "2340178956", "3401289567", "4012395678"),
+    *("5987604321", "6598710432", "7659821043", "8765932104", "9876543210"),
+)
+_VERHOEFF_P = (
+    *("0123456789", "1576283094", "5803796142", "8916043527"),
+    *("9453126870", "4286573901", "2793806415", "7046913258"),
+)
+_BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _verhoeff(digits: str) -> bool:
+    state = 0
+    for position, digit in enumerate(reversed(digits)):
+        state = int(_VERHOEFF_D[state][int(_VERHOEFF_P[position % 8][int(digit)])])
+    return state == 0
+
+
+def _luhn(digits: str) -> bool:
+    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    return (sum(map(int, digits[::-2])) + sum(doubled)) % 10 == 0
+
+
+def _gstin_check(first14: str) -> str:
+    """Return the check character that belongs behind a GSTIN's first fourteen."""
+    total = 0
+    for position, char in enumerate(first14):
+        total += sum(divmod(_BASE36.index(char) * (1 + position % 2), 36))
+    return _BASE36[-total % 36]
+
+
+# --- words around a number ----------------------------------------------------
+
+_START = r"(?<![^\W\d_])"  # no letter before
+_END = r"(?![^\W\d_])"  # no letter after
+_WHOLE = r"(?![^\W_])"  # neither letter nor digit after
+_LINK = (  # what may stand between a word and its number
+    r"(?:[\s:;.,#=()*'\"/-]|numbers?|num|nos?|ids?|is|was|of|the|my|cards?|code|ref(?:erence)?"
+    r"|ka|ki|ke|ko|me(?:in|ra|ri)|hai|yeh?|wala|नंबर|संख्या|कार्ड|मेरा|का|है)*+"
+)
+_MONEY_BEFORE = re.compile(
+    rf"(?:[₹₨$€£]|रु|रू|रुप[एय]े?|{_START}(?:rs|re|inr|usd|rupees?|rupa[iy]+e?|ra[kq]am|amount|amt"
+    rf"|worth|sum)){_LINK}$",
+    re.I,
+)
+_MONEY_AFTER = re.compile(
+    rf"(?:/-|\s?(?:rs|inr|rupees?|rupaye?|lakhs?|lacs?|crores?|cr|रुप[एय]े?|लाख|करोड़?){_END}"
+    r"(?!\.?\s?\d))",  # "9876543210 Rs 500": that amount is another number's
+    re.I,
+)
+_PAISE = re.compile(r"\.\d{1,2}(?!\d)")
+_ACCOUNT_NAME = r"(?:a/c|accounts?|acc?t|acc|ac ?(?=no|num|#|:)|khaa?t[ae])"
+_ACCOUNT_AFTER = re.compile(
+    rf"[\s,-]{{1,3}}(?:(?:is|mera|meri|my|the|hai|bank|savings?|current) ){{0,4}}"
+    rf"{_ACCOUNT_NAME} ?(?:no|num)",
+    re.I,
+)
+_LABEL = re.compile(
+    rf"(?P<ACCOUNT>{_START}{_ACCOUNT_NAME}(?:{_END}|(?=no|num))|खात[ाे]|अकाउंट)"
+    rf"|(?P<PHONE>{_START}(?:(?:tele)?phone|mobile|mob|call|whats ?app|contact|cell|sms){_END}"
+    r"|फोन|मोबाइल)"
+    rf"|(?P<OTHER>{_START}(?:utr|rrn|ref(?:erence)?|txn|folio|policy|aa?dhaa?r|uid){_END})",
+    re.I,
+)
+_NEAR = 40
+
+
+def _labels(view: str, start: int) -> list[str | None]:
+    """Return the kinds of the telling words shortly before ``start``, the nearest last."""
+    words = _LABEL.finditer(view, max(0, start - _NEAR), start)
+    return [word.lastgroup for word in words]
+
+
+def _is_money(view: str, start: int, end: int) -> bool:
+    before = view[max(0, start - _NEAR) : start]
+    return bool(_MONEY_BEFORE.search(before) or _MONEY_AFTER.match(view, end))
+
+
+def _is_list(number: str) -> bool:
+    """Whether the groups are round amounts, a range of them, or successive years."""
+    groups = re.findall(r"\d+", number)
+    if len(groups) < 2 or any(group[0] == "0" for group in groups):
+        return False
+    first = int(groups[0])
+    years = [str(first + more) for more in range(len(groups))]
+    return (1900 <= first <= 2099 and groups == years) or all(map(_is_round, groups))
+
+
+def _is_round(group: str) -> bool:
+    if len(group) < 4:  # 25 30 35, 250 300 350
+        return len(group) > 1 and int(group) % (5 if len(group) == 2 else 50) == 0
+    return int(group) % 500 in (0, 1, 499)  # 75000, 75001, 79999
+
+
+# --- numbers ------------------------------------------------------------------
+
+
+def _number(shapes: str, gap: str, first: str) -> re.Pattern[str]:
+    """Compile group sizes such as ``"12 4-4-4"``; the lookahead lets matches overlap."""
+    forms = (gap.join(rf"\d{{{size}}}" for size in shape.split("-")) for shape in shapes.split())
+    return re.compile(rf"(?<!\d)(?={first})(?=({'|'.join(forms)})(?!\d))")
+
+
+def _ones(count: int) -> str:
+    return "-".join("1" * count)
+
+
+_AADHAAR = _number(
+    f"12 4-4-4 6-6 4-8 8-4 3-3-3-3 2-2-2-2-2-2 {_ones(12)}",
+    r"(?:[ \n._/|:*~-]{1,3}|,)",
+    r"(?!(?<=\+)91)[2-9]",  # +91 starts a phone number
+)
+_AADHAAR_WORD = re.compile(
+    rf"(?:a{{1,2}}dh?a{{1,2}}r|आधार|{_START}uid(?:ai)?){_LINK}"
+    r"(\d(?:[ \n._/|:*~-]{0,3}\d){11})(?!\d)",
+    re.I,
+)
+_CARD_GAP = r"[ \n._/-]{1,3}"
+_CARD = _number(f"13,19 4-4-4-4 4-6-4,5 8-8 {_ones(16)}", _CARD_GAP, "[1-9]")
+_CARD_LONG = _number("4-4-4-4-2,3 4-4-4-1,3", _CARD_GAP, "[1-9]")
+_PHONE = _number(f"10 5-5 3-3-4 4-3-3 2-2-2-2-2 {_ones(10)}", "[ .()-]{1,3}", r"(?<!0\.)[6-9]")
+_PHONE_PREFIXED = re.compile(
+    r"(?<!\d)((?:\(?\+ ?91|\(?0091|91)\)?[ .()-]{0,3}0?[6-9](?:[ .()-]{0,3}\d){9}"
+    r"|0[ -]?[6-9]\d{4}[ -]?\d{5})(?!\d)"
+)
+_PHONE_LOOSE = re.compile(r"(?<!\d)([6-9](?:[ .()-]{0,3}\d){9})(?!\d)")
+_ACCOUNT = re.compile(
+    r"(?<![\d+])(\d{9,18}(?!\d)|\d(?: ?\d){8,17}|\d(?:-?\d){8,17}|\d(?:/?\d){8,17})(?!\d)"
+)
+
+# --- codes --------------------------------------------------------------------
+
+_PAN = re.compile(r"([A-Z]{3}[ABCFGHJLPT][A-Z])\d{4}[A-Z]", re.I)
+_PAN_SPACED = re.compile(
+    rf"{_START}([A-Z]{{3}}[ABCFGHJLPT][A-Z])[ ._/-]{{0,3}}\d{{4}}[ ._/-]{{0,3}}[A-Z]{_END}", re.I
+)
+_PROSE = re.compile(  # words of the shape of a PAN's head: "total 5000 a month" is no PAN
+    "accha|birth|bills|block|calls|check|costs|debts|delhi|earth|eight|empty|equal|fifth|fifty|final"
+    "|forty|gifts|goals|gupta|hafta|hefty|karta|karti|lakhs|legal|likha|local|mehta|might|milta"
+    "|month|ninth|north|notch|party|plots|right|royal|rural|salah|sasta|singh|sixth|sixty|small"
+    "|south|spots|stock|surat|table|tarah|tenth|title|total|units|vital|wants|whole|width|worth"
+    "|youth",
+    re.I,
+)
+_GSTIN = re.compile(
+    r"(?<!\d)\d{2}[ -]?[A-Za-z]{5}[ -]?\d{4}[ -]?[A-Za-z]"
+    r"[ -]?[1-9A-Za-z][ -]?[A-Za-z][ -]?[0-9A-Za-z]"
+)
+_BANKS = (
+    "AIRP|AUBL|BARB|BDBL|BKID|CBIN|CITI|CIUB|CNRB|COSB|CSBK|DBSS|DCBL|DEUT|DLXB|ESFB|FDRL|FINO"
+    "|HDFC|HSBC|IBKL|ICIC|IDFB|IDIB|INDB|IOBA|IPOS|JAKA|JSFB|KARB|KKBK|KVBL|MAHB|NKGS|NSPB|PSIB"
+    "|PUNB|PYTM|RATN|SBIN|SCBL|SIBL|SRCB|TMBL|UBIN|UCBA|UJVN|UTIB|UTKS|YESB"
+)
+_WORDS = (
+    "BANK|BILL|BOND|CARD|CASE|CASH|CODE|DEBT|FLAT|FORM|FUND|GOLD|HELP|ITEM|LOAN|NOTE|PAGE|PART|PLAN"
+    "|PLOT|ROOM|RULE|TEAM|TERM|TEST|UNIT|USER|YEAR"
+)
+_IFSC = re.compile(  # the lookahead spares most places the long list of banks
+    rf"(?=[A-Z]{{4}}[ -]?0)((?:{_BANKS})[ -]?0[A-Z0-9]{{6}}){_WHOLE}", re.I
+)
+_IFSC_WORD = re.compile(rf"ifsc{_LINK}([A-Z]{{4}}[ -]?0[A-Z0-9]{{6}}){_WHOLE}", re.I)
+_IFSC_OTHER = re.compile(  # other banks: in capitals, and mostly digits, as branches are
+    rf"(?<![^\W_])(?!{_WORDS})([A-Z]{{4}}0(?=(?:[A-Z]*\d){{3}})[A-Z0-9]{{6}}){_WHOLE}"
+)
+
+# Spans that are no personal data, whatever their digits say.
+_REFERENCE = re.compile(
+    rf"{_START}(?:utr|rrn|arn|ref|reference|te?xn|trxn|txnid"
+    r"|(?:transaction|order|payment|request|complaint|ticket|ack|acknowledge?ment|policy|upi)"
+    r"(?=[\s.:-]{0,3}(?:id|no|num|ref|#))|(?:upi|imps|neft|rtgs)(?=[/-]))"
+    rf"{_LINK}(\d{{11,22}}(?!\d)|\d{{4}}[ -]\d{{4}}[ -]\d{{4}}(?![ -]?\d)"
+    rf"|(?=[A-Z]*\d)[A-Z0-9]{{12,22}}{_WHOLE})",
+    re.I,
+)
+_FOLIO = re.compile(rf"folio{_LINK}(\d[\d/-]*+)", re.I)
+_BANK_CODE = re.compile(
+    rf"(?<![^\W_])(?=(?:[A-Z0-9]{{16}}|[A-Z0-9]{{22}}){_WHOLE})((?:{_BANKS})[A-Z]?\d+){_WHOLE}"
+)
+
+# --- addresses ----------------------------------------------------------------
+
+_CHAR = r"\w\u0900-\u0963\u0966-\u0d7f"  # vowel signs of Indian scripts are not in \w
+
+
+def _address(rest: str) -> re.Pattern[str]:
+    """Compile a name followed by ``rest``; possessive, so long names cost linear time."""
+    name = rf"[{_CHAR}][{_CHAR}.+%&-]*+"
+    return re.compile(rf"(?<![{_CHAR}.+%&-])[.+%&-]*+({name}(?:{rest}))", re.I)
+
+
+_MAILER = r"(?:gmail|googlemail|yahoo|ymail|outlook|hotmail|rediff(?:mail)?|icloud|proton(?:mail)?)"
+_EMAIL = _address(rf"@(?:[{_CHAR}-]++\.)+[^\W\d_][{_CHAR}]+")
+_EMAIL_BARE = _address(rf"@{_MAILER}{_WHOLE}")
+_EMAIL_SPELT = _address(
+    rf"(?: ?@ ?| ?[(\[] ?at ?[)\]] ?| at (?:the rate )?){_MAILER}"
+    r"(?: ?[(\[]? ?(?:\.|dot) ?[)\]]? ?(?:com|co|in|net|me)\b){1,2}"
+)
+_UPI = _address(rf"@(?!{_MAILER}{_WHOLE})([a-z][a-z0-9]{{1,63}})(?![^\W_]|[.-][^\W_])")
+_UPI_SURE = _address(
+    r" ?@ ?(?:ok(?:axis|hdfcbank|icici|sbi)|ybl|ibl|axl|y?apl|rapl|pt(?:axis|hdfc|sbi|yes)|upi)"
+    rf"(?![^\W_]|\.(?:com|co|in)\b)|@[a-z0-9.]+\.npci{_WHOLE}"
+)
+_NO_HANDLE = re.compile(
+    "all|any|best|close|cmp|discount|high|home|least|low|ltp|market|mkt|most|nav|office|open|par"
+    "|premium|price|rate|school|the|work",
+    re.I,
+)
+
+# --- detectors ----------------------------------------------------------------
+
+Candidate = tuple[str, int, int]  # kind, start and end in the view; kind "" protects
+
+
+def _spans(view: str, kind: str, *patterns: re.Pattern[str]) -> Iterator[Candidate]:
+    for pattern in patterns:
+        for match in pattern.finditer(view):
+            yield kind, match.start(1), match.end(1)
+
+
+def _gstins(view: str) -> Iterator[Candidate]:
+    for match in _GSTIN.finditer(view):
+        code = re.sub(r"[ -]", "", match[0]).upper()
+        if _gstin_check(code[:14]) == code[14]:
+            yield "GSTIN", match.start(), match.end()
+        elif len(match[0]) == 15 and _PAN.fullmatch(code[2:12]):
+            yield "PAN", match.start(), match.end()  # mistyped, but it still holds a PAN
+
+
+def _upis(view: str) -> Iterator[Candidate]:
+    yield from _spans(view, "UPI", _UPI_SURE)
+    for match in _UPI.finditer(view):
+        if match[1].index("@") > 1 and not _NO_HANDLE.fullmatch(match[2]):
+            yield "UPI", match.start(1), match.end(1)
+
+
+def _pans(view: str) -> Iterator[Candidate]:
+    for pattern in (_PAN, _PAN_SPACED):
+        for match in pattern.finditer(view):
+            compact = len(match[0]) == 10 and match[1].isupper()
+            if compact or not _PROSE.fullmatch(match[1]):
+                yield "PAN", match.start(), match.end()
+
+
+def _accounts(view: str) -> Iterator[Candidate]:
+    for kind, start, end in _spans(view, "ACCOUNT", _ACCOUNT):
+        digits = re.sub(r"\D", "", view[start:end])
+        if not 9 <= len(digits) <= 18 or digits.endswith("00000") or _PAISE.match(view, end):
+            continue
+        labels = _labels(view, start)
+        if not _PHONE_LOOSE.fullmatch(digits):  # "account for mobile banking 12345678901"
+            labels = [label for label in labels if label != "PHONE"]
+        named = labels[-1:] == ["ACCOUNT"] or _ACCOUNT_AFTER.match(view, end)
+        if named and not (_is_list(view[start:end]) or _is_money(view, start, end)):
+            yield kind, start, end
+
+
+def _checked(
+    view: str, kind: str, valid: Callable[[str], bool], *patterns: re.Pattern[str]
+) -> Iterator[Candidate]:
+    """Yield the numbers whose check digit is right, less lists and plain amounts."""
+    for _, start, end in _spans(view, kind, *patterns):
+        number = view[start:end]
+        if valid(re.sub(r"\D", "", number)) and not _is_list(number):
+            plain = number.endswith("000") or _PAISE.match(view, end)
+            if not (plain and _is_money(view, start, end)):
+                yield kind, start, end
+
+
+def _phones(view: str) -> Iterator[Candidate]:
+    for kind, start, end in _spans(view, "PHONE", _PHONE_PREFIXED, _PHONE):
+        number = view[start:end]
+        sure = number.startswith(("+", "(", "00")) or _labels(view, start)[-1:] == ["PHONE"]
+        if sure or not (_is_list(number) or _is_money(view, start, end)):
+            yield kind, start, end
+    for kind, start, end in _spans(view, "PHONE", _PHONE_LOOSE):
+        if _labels(view, start)[-1:] == ["PHONE"]:
+            yield kind, start, end
+
+
+def _candidates(view: str) -> Iterator[Candidate]:
+    """Yield all candidates in the order in which overlaps are decided: the first wins.
+
+    Codes and addresses that contain other numbers come first, then numbers that a
+    word names, then those with a check digit, then those known by shape alone.
+    """
+    yield from _gstins(view)
+    yield from _upis(view)
+    yield from _spans(view, "EMAIL", _EMAIL, _EMAIL_BARE, _EMAIL_SPELT)
+    yield from _spans(view, "AADHAAR", _AADHAAR_WORD)
+    yield from _pans(view)
+    yield from _spans(view, "", _REFERENCE, _FOLIO, _BANK_CODE)
+    yield from _accounts(view)
+    yield from _checked(view, "CARD", _luhn, _CARD_LONG, _CARD)
+    yield from _checked(view, "AADHAAR", _verhoeff, _AADHAAR)
+    yield from _spans(view, "IFSC", _IFSC, _IFSC_WORD, _IFSC_OTHER)
+    yield from _phones(view)
+
+
+def _resolve(view: str) -> list[Candidate]:
+    """Return the candidates that overlap no earlier one, by position."""
+    taken = bytearray(len(view))
+    kept = []
+    for kind, start, end in _candidates(view):
+        if taken.find(1, start, end) < 0:
+            taken[start:end] = b"\x01" * (end - start)
+            kept.append((kind, start, end))
+    return sorted((one for one in kept if one[0]), key=lambda one: one[1])
+
+
+# --- the surface --------------------------------------------------------------
+
+
+def find_pii(query: str) -> list[Finding]:
+    """Return where personal data stands in a query, by position, without overlaps.
+
+    The search is repeated with the finds hidden until nothing new turns up, which
+    makes :func:`anonymize_query` idempotent.
+
+    Raises
+    ------
+    TypeError
+        If ``query`` is not a string.
+    """
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a str, not {type(query).__name__}")
+    view, index = _view(query)
+    view, index = _hide(view, index, [tag.span() for tag in _TAG.finditer(view)])
+    findings = []
+    while found := _resolve(view):
+        findings += [Finding(kind, index[start], index[end - 1] + 1) for kind, start, end in found]
+        view, index = _hide(view, index, [(start, end) for _, start, end in found])
+    return sorted(findings, key=lambda finding: finding.start)
+
+
+def anonymize_query(query: str) -> str:
+    """Return the query with each piece of personal data replaced by its tag.
+
+    Examples
+    --------
+    >>> anonymize_query("Call +91 98765 43210 about my ₹12,34,567 loan")
+    'Call [PHONE] about my ₹12,34,567 loan'
+    """
+    pieces, at = [], 0
+    for finding in find_pii(query):
+        pieces += [query[at : finding.start], f"[{finding.kind}]"]
+        at = finding.end
+    return "".join(pieces) + query[at:]
+
+
+def anonymize_frame(frame: pd.DataFrame, columns: Sequence[str] = ("query",)) -> pd.DataFrame:
+    """Return a copy with the text in ``columns`` anonymised; absent columns are ignored."""
+    copy = frame.copy()
+    for column in columns:
+        if column in copy:
+            copy[column] = copy[column].map(_anonymize_cell)
+    return copy
+
+
+def _anonymize_cell(value: object) -> object:
+    return anonymize_query(value) if isinstance(value, str) else value
+
+
+def show(frame: pd.DataFrame, rows: int = 5, columns: Sequence[str] = ("query",)) -> pd.DataFrame:
+    """Return the first rows anonymised, for display: cell outputs end up in reports."""
+    return anonymize_frame(frame.head(rows), columns)

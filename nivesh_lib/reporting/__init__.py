@@ -1,0 +1,1 @@
+"""Figures, drift pages, cards and the HTML report."""

@@ -1,0 +1,81 @@
+"""Evidently's drift report over labels, text descriptors and model predictions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nivesh_lib.reproducibility import disable_telemetry
+
+NUMERICAL = ["words", "characters", "digits_share", "confidence"]
+CATEGORICAL = ["intent", "predicted", "language", "income_segment"]
+
+
+def describe_texts(frame: pd.DataFrame, text: str = "query") -> pd.DataFrame:
+    """Return the frame with text descriptors in place of the text itself.
+
+    Adds ``words``, ``characters`` and ``digits_share``, so that Evidently sees
+    numbers and no query.
+    """
+    texts = frame[text].astype(str)
+    return frame.drop(columns=[text]).assign(
+        words=texts.str.split().str.len(),
+        characters=texts.str.len(),
+        digits_share=texts.str.count(r"\d") / texts.str.len().clip(lower=1),
+    )
+
+
+def drift_report(
+    reference: pd.DataFrame, current: pd.DataFrame, *, html: Path | None = None
+) -> list[dict[str, Any]]:
+    """Compare the columns both frames share; return one row for each.
+
+    Parameters
+    ----------
+    reference, current : DataFrame
+        As `describe_texts` returns them.
+    html : path, optional
+        Where Evidently's interactive page goes.
+
+    Returns
+    -------
+    list of dict
+        ``column``, ``method``, ``value``, ``threshold``, ``drifted``. Numbers are
+        compared by normalised Wasserstein distance, categories by Jensen-Shannon
+        distance: both grow with the size of a change, not with the number of rows.
+    """
+    disable_telemetry()
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.metrics import ValueDrift
+
+    shared = [c for c in reference.columns if c in current.columns]
+    numerical = [c for c in NUMERICAL if c in shared]
+    categorical = [c for c in CATEGORICAL if c in shared]
+    definition = DataDefinition(numerical_columns=numerical, categorical_columns=categorical)
+    columns = categorical + numerical
+    before, now = (
+        Dataset.from_pandas(frame[columns].copy(), data_definition=definition)
+        for frame in (reference, current)
+    )
+    metrics = [ValueDrift(column=c, method="jensenshannon", threshold=0.1) for c in categorical]
+    metrics += [ValueDrift(column=c, method="wasserstein", threshold=0.1) for c in numerical]
+    snapshot = Report(metrics, include_tests=True).run(now, before)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        partial = html.with_name(f".{html.name}.{os.getpid()}.partial")
+        snapshot.save_html(str(partial))
+        partial.replace(html)
+    return [
+        {
+            "column": config["column"],
+            "method": config["method"],
+            "value": float(metric["value"]),
+            "threshold": float(config["threshold"]),
+            "drifted": float(metric["value"]) >= float(config["threshold"]),
+        }
+        for metric in snapshot.dict()["metrics"]
+        if (config := metric["config"]).get("column")
+    ]

@@ -1,0 +1,175 @@
+"""Figures in one style. Each function returns the Axes; the notebook gives the title."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
+_STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": SOFT,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 12,
+    "figure.dpi": 100,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+}
+
+
+def _axes(width: float = 8.0, height: float = 4.0) -> Axes:
+    with plt.rc_context(_STYLE):
+        _, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    return axes
+
+
+def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
+    """Give a figure its takeaway as title, show it, and return what ``run.log`` takes.
+
+    Parameters
+    ----------
+    alt : str
+        What the picture shows, for those who cannot see it; becomes the image's
+        alternative text.
+    """
+    from IPython.display import display
+
+    with plt.rc_context(_STYLE):
+        axes.set_title(title, loc="left")
+    display(axes.figure, metadata={"image/png": {"alt": alt}})
+    plt.close(axes.figure)
+    return axes, alt
+
+
+def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
+    """Draw one horizontal bar for each label, most frequent on top, with its count."""
+    ordered = counts.sort_values()
+    axes = _axes(8, 0.8 + 0.27 * len(ordered))
+    bars = axes.barh(ordered.index.astype(str), ordered.to_numpy(), color=ACCENT, height=0.7)
+    axes.bar_label(bars, padding=3, fontsize=9)
+    axes.set_xlabel(unit)
+    axes.tick_params(axis="y", length=0)
+    return axes
+
+
+def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
+    """Draw the share of queries by number of words, one outline for each named group."""
+    axes = _axes(8, 3.2)
+    longest = max(max(values, default=1) for values in lengths.values())
+    bins = np.arange(0.5, min(longest, 60) + 1.5)
+    colours = (ACCENT, WARM, INK, SOFT)
+    for (name, values), colour in zip(lengths.items(), colours, strict=False):
+        shares = np.full(len(values), 1 / max(len(values), 1))
+        axes.hist(
+            values, bins=bins, weights=shares, histtype="step", lw=2, label=name, color=colour
+        )
+    axes.set_xlabel("words in the query")
+    axes.set_ylabel("share of queries")
+    if len(lengths) > 1:
+        axes.legend(frameon=False)
+    return axes
+
+
+def calendar_bars(dates: pd.Series) -> Axes:
+    """Draw the number of rows for each month."""
+    months = pd.to_datetime(dates).dt.to_period("M").value_counts().sort_index()
+    axes = _axes(8, 2.8)
+    axes.bar(months.index.astype(str), months.to_numpy(), color=ACCENT, width=0.8)
+    axes.set_ylabel("rows")
+    axes.tick_params(axis="x", rotation=60, labelsize=8)
+    return axes
+
+
+def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, unit: str) -> Axes:
+    """Draw value and interval of each named estimate; ``target`` is a dashed line."""
+    names = list(estimates)[::-1]
+    axes = _axes(8, 0.9 + 0.36 * len(names))
+    values = np.array([estimates[n]["value"] for n in names])
+    low = np.array([estimates[n]["low"] for n in names])
+    high = np.array([estimates[n]["high"] for n in names])
+    axes.errorbar(
+        values, names, xerr=[values - low, high - values], fmt="o", color=ACCENT, ms=6, lw=2
+    )
+    if target is not None:
+        axes.axvline(target, color=WARM, ls="--", lw=1.5)
+        axes.annotate(
+            f" mark {target:g}",
+            (target, 1),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            color=WARM,
+        )
+    axes.set_xlabel(f"{unit}, with 95 % interval")
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    return axes
+
+
+def confusion_heatmap(table: pd.DataFrame) -> Axes:
+    """Draw a confusion table, rows true and columns predicted, as shares of the true label.
+
+    With more than 20 labels only the 20 with the most errors are drawn.
+    """
+    counts = table.copy()
+    if len(counts) > 20:
+        off = counts.sum(axis=1) - np.diag(counts)
+        worst = off.sort_values(ascending=False).index[:20]
+        counts = counts.loc[worst, worst]
+    shares = counts.div(table.sum(axis=1).loc[counts.index].clip(lower=1), axis=0).to_numpy()
+    size = 2.6 + 0.38 * len(counts)
+    axes = _axes(size + 1.2, size)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts.to_numpy()), strict=True):
+        colour = "white" if shares[row, column] > 0.55 else INK
+        count = counts.iat[row, column]
+        axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(counts)), counts.columns, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(counts)), counts.index, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.tick_params(length=0)
+    return axes
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray, *, n_bins: int = 10) -> Axes:
+    """Draw accuracy against confidence in bins of equal size (Guo et al. 2017, equal mass)."""
+    order = np.argsort(confidence)
+    axes = _axes(5, 4.2)
+    axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
+    points = [
+        (confidence[part].mean(), correct[part].mean(), len(part))
+        for part in np.array_split(order, n_bins)
+        if len(part)
+    ]
+    x, y, _ = map(np.array, zip(*points, strict=True))
+    axes.plot(x, y, "o-", color=ACCENT)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence of the answer")
+    axes.set_ylabel("share that was right")
+    return axes
+
+
+def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
+    """Draw the share of each value, one bar for each named group side by side."""
+    table = pd.DataFrame({name: s.value_counts(normalize=True) for name, s in groups.items()})
+    table = table.fillna(0.0).sort_values(next(iter(groups)))
+    axes = _axes(8, 1.0 + 0.34 * len(table))
+    position = np.arange(len(table))
+    height = 0.8 / len(groups)
+    for i, (name, colour) in enumerate(zip(groups, (SOFT, ACCENT, WARM), strict=False)):
+        axes.barh(
+            position + (i - 0.5) * height, table[name], height=height, label=name, color=colour
+        )
+    axes.set_yticks(position, table.index.astype(str), fontsize=9)
+    axes.set_xlabel("share of queries")
+    axes.legend(frameon=False)
+    return axes

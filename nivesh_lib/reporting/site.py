@@ -1,0 +1,267 @@
+"""The HTML report: one index for a run, and each notebook without its code."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nivesh_lib import paths
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_UI = "http://127.0.0.1:5000"
+_MEASURED_ON_INTENTS = "about-intents"  # tag of remarks that hold for the shipped data only
+
+
+def _environment() -> Any:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def _css() -> str:
+    return (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+
+
+def _without(notebook: Any, dataset: str) -> Any:
+    """Return a copy without warnings, and without remarks made about other data."""
+    import copy
+
+    kept = copy.deepcopy(notebook)
+    if not dataset.startswith("intents@"):
+        kept.cells = [
+            c for c in kept.cells if _MEASURED_ON_INTENTS not in c.metadata.get("tags", [])
+        ]
+    for cell in kept.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    return kept
+
+
+def render_notebook(notebook: Any, *, step: str, dataset: str = "") -> str:
+    """Return a notebook as one HTML page without code cells or parameters.
+
+    Figures are embedded; no script, font or style is fetched.
+    """
+    import markupsafe
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        template_name="basic",
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        mathjax_url="",
+        require_js_url="",
+    )
+    body, _ = exporter.from_notebook_node(_without(notebook, dataset))
+    return (
+        _environment()
+        .get_template("notebook.html.j2")
+        .render(
+            title=_title(notebook) or step,
+            step=step,
+            dataset=dataset,
+            css=markupsafe.Markup(_css()),
+            body=markupsafe.Markup(body),
+        )
+    )
+
+
+def _title(notebook: Any) -> str:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            return cell.source.splitlines()[0].lstrip("# ")
+    return ""
+
+
+def read_results(run: Path) -> dict[str, dict[str, Any]]:
+    """Return the results that steps left in a run directory, in reading order."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((run / "results").glob("*.json"))
+    }
+
+
+def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the evaluated models, best macro-F1 first.
+
+    Each entry has ``step``, ``model``, ``f1`` and ``accuracy`` (value, low, high,
+    n), ``p95`` in milliseconds or None, ``bytes`` or None.
+    """
+    board = []
+    for step, result in results.items():
+        metrics = result.get("metrics", {})
+        if not (result.get("model") and "macro_f1" in metrics):
+            continue
+        board.append(
+            {
+                "step": step,
+                "model": result["model"],
+                "f1": metrics["macro_f1"],
+                "accuracy": metrics["accuracy"],
+                "rows": metrics["macro_f1"]["n"],
+                "p95": metrics.get("p95_ms", {}).get("value"),
+                "bytes": metrics.get("size_bytes"),
+            }
+        )
+    return sorted(board, key=lambda m: -m["f1"]["value"])
+
+
+def human_bytes(size: float | None) -> str:
+    """Return a size such as ``1.4 MB``."""
+    if size is None:
+        return "not measured"
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the verdict of a run as a few plain sentences."""
+    board = leaderboard(results)
+    if not board:
+        return ["No model was evaluated in this run, so there is nothing to choose."]
+    best = board[0]
+    f1 = best["f1"]
+    said = [
+        f"Best so far: {best['model']}, macro-F1 {f1['value']:.3f} "
+        f"(95 % interval {f1['low']:.3f} to {f1['high']:.3f}, {f1['n']:,} queries)."
+    ]
+    if len(board) > 1:
+        runner = board[1]
+        apart = f1["low"] > runner["f1"]["high"]
+        said.append(
+            f"Next: {runner['model']}, {runner['f1']['value']:.3f}. "
+            + ("The intervals do not overlap." if apart else "The intervals overlap.")
+        )
+    judged = results[best["step"]].get("judgements", [])
+    for word, sentence in (
+        ("met", "Objectives met: {}."),
+        ("undecided", "Undecided, the interval holds the target: {}."),
+        ("not met", "Not met: {}."),
+    ):
+        found = [f"{j['objective']} (found {j['found']})" for j in judged if j["status"] == word]
+        if found:
+            said.append(sentence.format("; ".join(found)))
+    if any(j["status"] != "met" for j in judged):
+        said.append("It is not ready for release.")
+    return said
+
+
+def _drift(run: Path, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    for step, result in results.items():
+        drift = result.get("drift")
+        if drift:
+            page = f"drift/{step}/evidently.html"
+            return {**drift, "page": page if (run / page).is_file() else ""}
+    return None
+
+
+def _figures(run: Path, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    shown = []
+    for step, result in results.items():
+        for figure in result.get("figures", []):
+            path = run / figure["file"]
+            if path.is_file():
+                data = base64.b64encode(path.read_bytes()).decode()
+                shown.append({**figure, "data": data, "step": step, "page": _page(run, step)})
+    return shown
+
+
+def _page(run: Path, step: str) -> str:
+    page = f"notebooks/{step}.html"
+    return page if (run / page).is_file() else ""
+
+
+def _outcome(step: str, entry: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> str:
+    if entry["status"] == "done":
+        reused = " (nothing changed, reused)" if entry.get("cached_from") else ""
+        return str(results.get(step, {}).get("headline", "")) + reused
+    if entry["status"] == "skipped":
+        return f"skipped: {entry.get('why')}"
+    failure = entry.get("failure") or {}
+    return f"failed: {failure.get('cause')}: {failure.get('detail')}"
+
+
+def _steps(
+    run: Path, record: Mapping[str, Any], results: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    rows = []
+    for step, entry in sorted(record["steps"].items()):
+        run_id, experiment = entry.get("mlflow_run_id"), results.get(step, {}).get("experiment_id")
+        rows.append(
+            {
+                "step": step,
+                "page": _page(run, step),
+                "outcome": _outcome(step, entry, results),
+                "seconds": entry.get("seconds") or "",
+                "run_id": run_id or "",
+                "mlflow": f"{_UI}/#/experiments/{experiment}/runs/{run_id}" if experiment else "",
+            }
+        )
+    return rows
+
+
+def _holdout() -> str:
+    path = paths.data_dir() / "holdout_ledger.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    times = sum(bool(line.strip()) for line in lines)
+    return "not opened" if not times else f"opened {times} time{'s' * (times > 1)}, see the ledger"
+
+
+def build_site(run: Path) -> Path:
+    """Write ``index.html`` of a run directory from its records and results; return its path."""
+    import markupsafe
+
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    results = {
+        step: result
+        for step, result in read_results(run).items()
+        if record["steps"].get(step, {}).get("status") == "done"
+    }
+    board = [
+        {**m, "page": _page(run, m["step"]), "size": human_bytes(m["bytes"])}
+        for m in leaderboard(results)
+    ]
+    steps = _steps(run, record, results)
+    page = (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            css=markupsafe.Markup(_css()),
+            run=record,
+            answer=answer(results),
+            board=board,
+            judgements=[
+                {**j, "model": result["model"]}
+                for result in results.values()
+                for j in result.get("judgements", [])
+                if result.get("model")
+            ],
+            card=next((r["data_card"] for r in results.values() if r.get("data_card")), None),
+            drift=_drift(run, results),
+            figures=_figures(run, results),
+            steps=steps,
+            failed=[
+                {"step": s["step"], "why": s["outcome"]}
+                for s in steps
+                if record["steps"][s["step"]]["status"] != "done"
+            ],
+            holdout=_holdout(),
+        )
+    )
+    target, partial = run / "index.html", run / ".index.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(target)
+    return target

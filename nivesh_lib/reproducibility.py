@@ -1,0 +1,118 @@
+"""Seeds, the environment of a run, and silence towards the outside."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nivesh_lib import paths
+
+# Every dependency that would report usage, asked in its own way not to.
+NO_TELEMETRY = {
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "ITERATIVE_DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_PACKAGES = (
+    "evidently mlflow numpy pandas papermill scikit-learn torch transformers nivesh-workbench"
+).split()
+
+
+def disable_telemetry() -> None:
+    """Set the opt-outs of ``NO_TELEMETRY``; a variable that is set already stays."""
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Return the variables that hold the numeric libraries to ``threads`` threads."""
+    return dict.fromkeys((*_THREAD_VARIABLES, "NIVESH_THREADS"), str(threads))
+
+
+def set_seeds(seed: int = 42) -> None:
+    """Seed Python, NumPy and, where it is loaded already, torch with CUDA.
+
+    torch is not imported for this: it costs a second, and models that use it
+    seed it in ``fit`` from their ``random_state``.
+    """
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)
+        torch.backends.cudnn.deterministic = True
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=paths.home(), capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Return ``commit``, ``branch``, ``dirty`` and ``patch`` of the home folder.
+
+    The patch leaves out data and notebooks: rows may hold personal data, and
+    each run keeps its own executed notebook. Without git all values are empty.
+    """
+    status = _git("status", "--porcelain")
+    return {
+        "commit": _git("rev-parse", "HEAD").strip(),
+        "branch": _git("rev-parse", "--abbrev-ref", "HEAD").strip(),
+        "dirty": bool(status.strip()),
+        "patch": _git("diff", "HEAD", "--", ".", ":(exclude)data", ":(exclude)*.ipynb"),
+    }
+
+
+def _processor() -> dict[str, Any]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {"model": platform.processor(), "flags": []}
+    fields = dict(
+        (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
+    )
+    told = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"}
+    return {
+        "model": fields.get("model name", platform.processor()),
+        "flags": sorted(told & set(fields.get("flags", "").split())),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Return interpreter, platform, processor, threads and versions that decide a result."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("NIVESH_THREADS", "unset"),
+        "packages": {package: _version(package) for package in _PACKAGES},
+    }

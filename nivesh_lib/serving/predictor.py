@@ -1,0 +1,37 @@
+"""The answer to a query in the shape that callers get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nivesh_lib.models.base import TextClassifier, load_model
+
+
+class Predictor:
+    """A loaded model that answers ``{intent, confidence, alternatives}``."""
+
+    def __init__(self, model: TextClassifier, *, n_alternatives: int = 2) -> None:
+        self.model = model
+        self.n_alternatives = n_alternatives
+
+    @classmethod
+    def from_directory(cls, directory: Path | str) -> Predictor:
+        """Load a model directory. Raises ModelError when it is not one."""
+        return cls(load_model(directory))
+
+    def predict(self, queries: Iterable[str]) -> list[dict[str, Any]]:
+        """Return one answer for each query, in order."""
+        texts = list(queries)
+        if not texts:
+            return []
+        answers = []
+        for row in self.model.predict_proba(texts):
+            order = row.argsort()[::-1][: self.n_alternatives + 1]
+            ranked = [
+                {"intent": str(self.model.classes_[i]), "confidence": round(float(row[i]), 4)}
+                for i in order
+            ]
+            answers.append({**ranked[0], "alternatives": ranked[1:]})
+        return answers

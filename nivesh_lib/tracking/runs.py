@@ -1,0 +1,431 @@
+"""One run of one notebook: files in the run directory, the same and more in MLflow."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nivesh_lib import paths
+from nivesh_lib.errors import NiveshError
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.reproducibility import disable_telemetry, environment, git_state, set_seeds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TREE = "nivesh/intent_classification"
+_EXAMPLES = ["Can I afford a ₹50L home loan?", "sip kitne se start karu"]
+_PYFUNC = Path(__file__).with_name("pyfunc_model.py")
+
+
+def tracking_uri() -> str:
+    """Return ``MLFLOW_TRACKING_URI``, else an absolute SQLite address below the home folder."""
+    default = paths.home() / "mlruns" / "mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def prepare_store() -> str:
+    """Create the tracking store if it is missing, and return its address.
+
+    Processes that open a fresh SQLite store at the same time break its
+    migration, so one creates it under a lock; write-ahead logging then lets
+    parallel notebooks write without waiting for each other.
+    """
+    disable_telemetry()
+    uri = tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return uri
+    database = Path(uri.removeprefix("sqlite:///"))
+    with _locked(database.with_name("mlflow.lock")):
+        if not database.exists():
+            partial = database.with_name(f".{database.name}.partial")
+            partial.unlink(missing_ok=True)
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            store = SqlAlchemyStore(f"sqlite:///{partial}", _artifact_root(database))
+            store._dispose_engine() if hasattr(store, "_dispose_engine") else store.engine.dispose()
+            with sqlite3.connect(partial) as connection:
+                connection.execute("pragma journal_mode=delete")
+            connection.close()
+            partial.rename(database)
+        connection = sqlite3.connect(database)
+        connection.execute("pragma journal_mode=wal")
+        connection.close()
+    return uri
+
+
+def _artifact_root(database: Path) -> str:
+    return (database.parent / "artifacts").as_uri()
+
+
+def _client() -> Any:
+    uri = prepare_store()
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+def create_experiment(name: str) -> str:
+    """Return the id of the experiment ``name``, creating it when it is missing.
+
+    A short name such as ``baseline_experiments`` is put below ``TREE``.
+    """
+    client = _client()
+    full = name if "/" in name else f"{TREE}/{name}"
+    found = client.get_experiment_by_name(full)
+    if found is not None:
+        return found.experiment_id
+    uri = tracking_uri()
+    root = None
+    if uri.startswith("sqlite:///"):
+        root = f"{_artifact_root(Path(uri.removeprefix('sqlite:///')))}/{full.replace('/', '_')}"
+    try:
+        return client.create_experiment(full, artifact_location=root)
+    except Exception:  # another process was faster
+        found = client.get_experiment_by_name(full)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def log_model_params(params: Mapping[str, Any], run_id: str | None = None) -> None:
+    """Log all ``params`` to a run (default: the active one) in one batch; nested names get dots."""
+    import mlflow
+    from mlflow.entities import Param
+
+    target = run_id or mlflow.active_run().info.run_id
+    entities = [Param(k, anonymize_query(str(v))[:6000]) for k, v in _flat(params).items()]
+    _client().log_batch(target, params=entities)
+
+
+def log_model_metrics(
+    metrics: Mapping[str, float], run_id: str | None = None, step: int = 0
+) -> None:
+    """Log all numeric ``metrics`` to a run (default: the active one) in one batch."""
+    import mlflow
+    from mlflow.entities import Metric
+
+    target = run_id or mlflow.active_run().info.run_id
+    now = int(time.time() * 1000)
+    numbers = {k: v for k, v in _flat(metrics).items() if isinstance(v, int | float)}
+    entities = [Metric(k, float(v), now, step) for k, v in numbers.items()]
+    client = _client()
+    for start in range(0, len(entities), 1000):  # the most that MLflow takes at once
+        client.log_batch(target, metrics=entities[start : start + 1000])
+
+
+def _mode() -> str:
+    if os.environ.get("NIVESH_MODE"):
+        return os.environ["NIVESH_MODE"]
+    return "interactive"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that is there wholly or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = json.dumps(value, ensure_ascii=False, indent=1, default=_plain)
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy and pandas values, and our dataclasses, into what JSON knows."""
+    for method in ("as_dict", "tolist", "isoformat"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    return str(value)
+
+
+class Run:
+    """What a notebook holds while it runs. Made by `start_run`."""
+
+    def __init__(self, step: str, params: dict[str, Any], directory: Path, run_id: str) -> None:
+        self.step = step
+        self.params = params
+        self.directory = directory
+        self.mlflow_run_id = run_id
+        self._started = time.time()
+
+    def __repr__(self) -> str:
+        return f"Run({self.step!r}, mode={_mode()!r})"
+
+    def upstream(self, step: str) -> dict[str, Any] | None:
+        """Return the results that ``step`` left for the same dataset, or None with a printed hint."""
+        for root in self._roots():
+            path = root / "results" / f"{step}.json"
+            if path.is_file():
+                result = json.loads(path.read_text(encoding="utf-8"))
+                if result.get("dataset") == self.params.get("DATASET"):
+                    return result
+        sys.stdout.write(
+            f"No results of {step} for {self.params.get('DATASET')}: the comparison is left out. "
+            f"`nivesh run --only {step}` makes them.\n"
+        )
+        return None
+
+    def upstream_oof(self, step: str) -> pd.DataFrame | None:
+        """Return the out-of-fold table that goes with ``upstream(step)``, or None."""
+        import pandas as pd
+
+        for root in self._roots():
+            path, result = root / "oof" / f"{step}.parquet", root / "results" / f"{step}.json"
+            if path.is_file() and result.is_file():
+                told = json.loads(result.read_text(encoding="utf-8"))
+                if told.get("dataset") == self.params.get("DATASET"):
+                    return pd.read_parquet(path)
+        return None
+
+    def _roots(self) -> list[Path]:
+        if _mode() == "pipeline":  # never mix in what another run made
+            return [self.directory]
+        return [self.directory, paths.latest_run()]
+
+    def path(self, kind: str, name: str) -> Path:
+        """Return ``<run>/<kind>/<step>/<name>``, its folder made."""
+        folder = self.directory / kind / self.step
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def log(
+        self,
+        result: Mapping[str, Any],
+        *,
+        dataset: Any = None,
+        model: Any = None,
+        oof: pd.DataFrame | None = None,
+        figures: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Record the run, in the run directory and in MLflow, and return the headline numbers.
+
+        Parameters
+        ----------
+        result : mapping
+            ``metrics`` (name -> value or Estimate), ``headline`` (one line), and
+            whatever else the report needs; no raw queries.
+        dataset : Dataset, optional
+            Becomes the MLflow dataset input, with version and checksum.
+        model : TextClassifier, optional
+            Saved as ``models/<step>`` and logged as an MLflow model.
+        oof : DataFrame, optional
+            Out-of-fold probabilities, written to ``oof/<step>.parquet``.
+        figures : mapping, optional
+            Name -> (Axes, alternative text); written as PNG.
+        """
+        if dataset is not None:
+            _log_dataset(self.mlflow_run_id, dataset)
+        if oof is not None:
+            self._write_oof(oof)
+        shown = self._write_figures(figures or {})
+        if model is not None:
+            about = {"step": self.step, "mlflow_run_id": self.mlflow_run_id}
+            target = self.directory / "models" / self.step
+            target.parent.mkdir(parents=True, exist_ok=True)
+            model.save(target, data=str(self.params.get("DATASET", "")), about=about)
+            _log_model(self.mlflow_run_id, self.step, target)
+        record = {
+            "step": self.step,
+            "dataset": self.params.get("DATASET"),
+            "params": self.params,
+            "mlflow_run_id": self.mlflow_run_id,
+            "seconds": round(time.time() - self._started, 2),
+            **result,
+            "figures": shown,
+        }
+        write_json(self.directory / "results" / f"{self.step}.json", record)
+        self._log_to_mlflow(record)
+        if _mode() != "pipeline":  # there, the worker adds the notebook and closes the run
+            close_run(self.mlflow_run_id, "FINISHED")
+        return json.loads(json.dumps(dict(result.get("metrics", {})), default=_plain))
+
+    def _write_oof(self, oof: pd.DataFrame) -> None:
+        path = self.directory / "oof" / f"{self.step}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        oof.to_parquet(partial, index=False)
+        partial.replace(path)
+
+    def _write_figures(self, figures: Mapping[str, Any]) -> list[dict[str, str]]:
+        shown = []
+        for name, (axes, alt) in figures.items():
+            path = self.path("figures", f"{name}.png")
+            axes.figure.savefig(path, dpi=110, bbox_inches="tight")
+            file = str(path.relative_to(self.directory))
+            shown.append(
+                {"name": name, "file": file, "title": axes.get_title(loc="left"), "alt": alt}
+            )
+        return shown
+
+    def _log_to_mlflow(self, record: dict[str, Any]) -> None:
+        client = _client()
+        told = json.loads(json.dumps(record, default=_plain))
+        numbers: dict[str, float] = {"seconds": told["seconds"]}
+        for name, value in told.get("metrics", {}).items():
+            if isinstance(value, dict):
+                numbers[name] = value.get("value")
+                numbers |= {f"{name}_{k}": v for k, v in value.items() if k in ("low", "high")}
+            else:
+                numbers[name] = value
+        log_model_metrics(numbers, self.mlflow_run_id)
+        results = self.directory / "results" / f"{self.step}.json"
+        client.log_artifact(self.mlflow_run_id, str(results), "results")
+        for kind in ("figures", "drift"):
+            folder = self.directory / kind / self.step
+            if folder.is_dir():
+                client.log_artifacts(self.mlflow_run_id, str(folder), kind)
+
+
+def _log_dataset(run_id: str, dataset: Any) -> None:
+    import mlflow
+    from mlflow.entities import DatasetInput, InputTag
+
+    source = str(dataset.manifest["path"])
+    train = dataset.train.drop(columns=[c for c in ("query",) if c in dataset.train])
+    entity = mlflow.data.from_pandas(
+        train, source=source, name=dataset.ref, digest=dataset.version.sha256[:36]
+    )._to_mlflow_entity()
+    tags = [
+        InputTag("mlflow.data.context", "training"),
+        InputTag("sha256", dataset.version.sha256),
+        InputTag("version", dataset.version.version),
+    ]
+    _client().log_inputs(run_id, [DatasetInput(entity, tags)])
+
+
+def _log_model(run_id: str, step: str, directory: Path) -> None:
+    import mlflow
+
+    import nivesh_lib.reproducibility as ours
+
+    versions = ours.environment()["packages"]
+    _client()
+    with mlflow.start_run(run_id=run_id):
+        mlflow.pyfunc.log_model(
+            name=step,
+            python_model=str(_PYFUNC),
+            artifacts={"model": str(directory)},
+            code_paths=[str(paths.package_dir())],
+            input_example=_EXAMPLES,
+            # Given, since MLflow would otherwise spend seconds on guessing them.
+            pip_requirements=[
+                f"{name}=={versions[name]}"
+                for name in ("mlflow", "numpy", "pandas", "scikit-learn")
+            ],
+        )
+        os.environ.pop("MLFLOW_RUN_ID", None)
+    _client().update_run(run_id, status="RUNNING")
+
+
+def close_run(run_id: str, status: str) -> None:
+    """Set the final status of an MLflow run: FINISHED, FAILED or KILLED."""
+    _client().set_terminated(run_id, status)
+
+
+def attach(run_id: str, files: list[Path], folder: str = "notebook") -> None:
+    """Add files to an MLflow run."""
+    client = _client()
+    for file in files:
+        client.log_artifact(run_id, str(file), folder)
+
+
+def run_name(step: str, experiment_id: str) -> str:
+    """Return the next ``intent_classifier_<variant>_<date>_v<n>`` in an experiment."""
+    variant = step.split("_", 1)[-1]
+    stem = f"intent_classifier_{variant}_{datetime.date.today():%Y%m%d}_v"
+    taken = _client().search_runs(
+        [experiment_id], filter_string=f"attributes.run_name LIKE '{stem}%'", max_results=1000
+    )
+    numbers = [r.info.run_name.removeprefix(stem) for r in taken]
+    return f"{stem}{max((int(n) for n in numbers if n.isdigit()), default=0) + 1}"
+
+
+def start_run(
+    step: str,
+    params: Mapping[str, Any],
+    *,
+    experiment: str = "baseline_experiments",
+    seed: int = 42,
+) -> Run:
+    """Open the run of one notebook: seeds, run directory, MLflow run with its provenance.
+
+    Parameters
+    ----------
+    step : str
+        The notebook's name without suffix, such as ``03_tfidf``.
+    params : mapping
+        The notebook's parameters. ``DATASET`` decides which upstream results fit.
+    experiment : str
+        Leaf of the experiment tree below ``TREE``.
+    """
+    set_seeds(seed)
+    directory = Path(os.environ.get("NIVESH_RUN_DIR") or paths.reports_dir() / "scratch")
+    if _mode() == "interactive":
+        for kind in ("figures", "drift"):  # leftovers of the last interactive run
+            shutil.rmtree(directory / kind / step, ignore_errors=True)
+    experiment_id = create_experiment(experiment)
+    git = git_state()
+    tags = {
+        "mlflow.source.name": f"notebooks/{step}.ipynb",
+        "mlflow.source.type": "NOTEBOOK",
+        "mlflow.source.git.commit": git["commit"],
+        "mlflow.source.git.branch": git["branch"],
+        "nivesh.dirty": str(git["dirty"]),
+        "nivesh.mode": _mode(),
+        "nivesh.step": step,
+        "nivesh.run": os.environ.get("NIVESH_RUN_ID", ""),
+    }
+    client = _client()
+    created = client.create_run(
+        experiment_id,
+        run_name=run_name(step, experiment_id),
+        tags={k: v for k, v in tags.items() if v},
+    )
+    run_id = created.info.run_id
+    if _mode() == "pipeline":
+        write_json(directory / "open" / f"{step}.json", {"mlflow_run_id": run_id})
+    log_model_params({**params, "seed": seed}, run_id)
+    client.log_dict(run_id, environment(), "environment.json")
+    if git["patch"]:
+        client.log_text(run_id, git["patch"], "dirty.patch")
+    return Run(step, dict(params), directory, run_id)
+
+
+def check_store() -> None:
+    """Raise NiveshError when the tracking store cannot be opened."""
+    try:
+        _client().search_experiments(max_results=1)
+    except Exception as error:
+        raise NiveshError(
+            f"tracking store {tracking_uri()}: cannot be opened ({error}). Check "
+            "MLFLOW_TRACKING_URI; without it a SQLite file below mlruns/ is used"
+        ) from None
