@@ -63,10 +63,14 @@ def _fold(char: str) -> str:
         return "-"
     if char in _DOTS:
         return "."
-    if category in _INVISIBLE or unicodedata.combining(char) or _SELECTOR.match(char):
+    if category in _INVISIBLE or _is_mark(char) or _SELECTOR.match(char):
         return ""
-    plain = unicodedata.normalize("NFKC", char)
+    plain = "".join(c for c in unicodedata.normalize("NFKC", char) if not _is_mark(c))
     return plain if len(plain) == 1 else char  # one to one keeps the map simple
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.combining(char) not in (0, 9)  # 9 is the virama, part of the spelling
 
 
 def _view(text: str) -> tuple[str, list[int]]:
@@ -132,12 +136,12 @@ _LINK = (  # what may stand between a word and its number
     r"|ka|ki|ke|ko|me(?:in|ra|ri)|hai|yeh?|wala|नंबर|संख्या|कार्ड|मेरा|का|है)*+"
 )
 _MONEY_BEFORE = re.compile(
-    rf"(?:[₹₨$€£]|रु|रू|रुप[एय]े?|{_START}(?:rs|re|inr|usd|rupees?|rupa[iy]+e?|ra[kq]am|amount|amt"
+    rf"(?:[₹₨$€£]|रु|रू|रुप[एय]े?|{_START}(?:rs|re|inr|usd|rupees?|rupa[iy]+[ae]?|ra[kq]am|amount|amt"
     rf"|worth|sum)){_LINK}$",
     re.I,
 )
 _MONEY_AFTER = re.compile(
-    rf"(?:/-|\s?(?:rs|inr|rupees?|rupaye?|lakhs?|lacs?|crores?|cr|रुप[एय]े?|लाख|करोड़?){_END}"
+    rf"(?:/-|\s?(?:rs|inr|rupees?|rupa[iy]+[ae]?|lakhs?|lacs?|crores?|cr|रुप[एय]े?|लाख|करोड){_END}"
     r"(?!\.?\s?\d))",  # "9876543210 Rs 500": that amount is another number's
     re.I,
 )
@@ -227,6 +231,9 @@ _PAN = re.compile(r"([A-Z]{3}[ABCFGHJLPT][A-Z])\d{4}[A-Z]", re.I)
 _PAN_SPACED = re.compile(
     rf"{_START}([A-Z]{{3}}[ABCFGHJLPT][A-Z])[ ._/-]{{0,3}}\d{{4}}[ ._/-]{{0,3}}[A-Z]{_END}", re.I
 )
+_PAN_LETTERS = re.compile(
+    r"(?<!\w)[A-Z](?:[ .-][A-Z]){2}[ .-][ABCFGHJLPT][ .-][A-Z](?:[ .-]\d){4}[ .-][A-Z](?!\w)", re.I
+)
 _PROSE = re.compile(  # words of the shape of a PAN's head: "total 5000 a month" is no PAN
     "accha|birth|bills|block|calls|check|costs|debts|delhi|earth|eight|empty|equal|fifth|fifty|final"
     "|forty|gifts|goals|gupta|hafta|hefty|karta|karti|lakhs|legal|likha|local|mehta|might|milta"
@@ -290,7 +297,7 @@ _EMAIL_SPELT = _address(
 )
 _UPI = _address(rf"@(?!{_MAILER}{_WHOLE})([a-z][a-z0-9]{{1,63}})(?![^\W_]|[.-][^\W_])")
 _UPI_SURE = _address(
-    r" ?@ ?(?:ok(?:axis|hdfcbank|icici|sbi)|ybl|ibl|axl|y?apl|rapl|pt(?:axis|hdfc|sbi|yes)|upi)"
+    r" ?@ ?(?:ok(?:axis|hdfcbank|icici|sbi)|ybl|ibl|axl|y?apl|rapl|pt(?:axis|hdfc|sbi|yes))"
     rf"(?![^\W_]|\.(?:com|co|in)\b)|@[a-z0-9.]+\.npci{_WHOLE}"
 )
 _NO_HANDLE = re.compile(
@@ -315,7 +322,7 @@ def _gstins(view: str) -> Iterator[Candidate]:
         code = re.sub(r"[ -]", "", match[0]).upper()
         if _gstin_check(code[:14]) == code[14]:
             yield "GSTIN", match.start(), match.end()
-        elif len(match[0]) == 15 and _PAN.fullmatch(code[2:12]):
+        elif code[13] == "Z" and _PAN.fullmatch(code[2:12]):
             yield "PAN", match.start(), match.end()  # mistyped, but it still holds a PAN
 
 
@@ -327,6 +334,7 @@ def _upis(view: str) -> Iterator[Candidate]:
 
 
 def _pans(view: str) -> Iterator[Candidate]:
+    yield from (("PAN", match.start(), match.end()) for match in _PAN_LETTERS.finditer(view))
     for pattern in (_PAN, _PAN_SPACED):
         for match in pattern.finditer(view):
             compact = len(match[0]) == 10 and match[1].isupper()
@@ -443,7 +451,7 @@ def anonymize_query(query: str) -> str:
 def anonymize_frame(frame: pd.DataFrame, columns: Sequence[str] = ("query",)) -> pd.DataFrame:
     """Return a copy with the text in ``columns`` anonymised; absent columns are ignored."""
     copy = frame.copy()
-    for column in columns:
+    for column in [columns] if isinstance(columns, str) else columns:
         if column in copy:
             copy[column] = copy[column].map(_anonymize_cell)
     return copy

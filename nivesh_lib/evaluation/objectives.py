@@ -47,7 +47,7 @@ class Judgement:
         shown = f"{self.value:{digits}}"
         if self.low < self.high:
             shown += f" [{self.low:{digits}}, {self.high:{digits}}]"
-        return shown
+        return shown + _UNITS.get(self.objective.metric, "")
 
     def __str__(self) -> str:
         return f"{self.objective}: {self.status}, {self.found}"

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from nivesh_lib.data.importing import drop_duplicates, read_rows
+from nivesh_lib.errors import DataError
+
+ROWS = [
+    {"query": "how to save tax", "intent": "tax"},
+    {"query": "which section for rent", "intent": "tax"},
+    {"query": "can i get a loan", "intent": "loan"},
+    {"query": "home loan rates, 2026", "intent": "loan"},
+]
+CSV = 'query,intent\nhow to save tax,tax\nwhich section,tax\nget a loan,loan\n"rates, 2026",loan\n'
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_rows(tmp_path, ending, rows):
+    path = tmp_path / f"rows{ending}"
+    if ending == ".csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    elif ending == ".parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        path.write_text(json.dumps(rows) if ending == ".json" else jsonl(rows), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("ending", [".csv", ".json", ".jsonl", ".ndjson", ".parquet"])
+def test_every_kind_gives_the_same_rows(tmp_path, ending):
+    frame = read_rows(write_rows(tmp_path, ending, ROWS))
+    assert frame.to_dict("records") == ROWS
+    assert (frame.dtypes == "str").all()
+
+
+def test_columns_are_mapped_and_unknown_ones_left_out(tmp_path):
+    rows = [
+        {"id": n, "t": row["query"], "l": row["intent"], "seg": "low", "x": "y"}
+        for n, row in enumerate(ROWS)
+    ]
+    path = write_rows(tmp_path, ".json", rows)
+    frame = read_rows(path, "t", "l", {"seg": "income_segment"})
+    assert list(frame) == ["id", "query", "intent", "income_segment"]
+    assert frame["id"].tolist() == ["0", "1", "2", "3"]
+
+
+def test_texts_stay_raw_but_for_outer_white_space(tmp_path):
+    rows = [*ROWS, {"query": "  ₹50L  Loan?\nनमस्ते ", "intent": "loan"}]
+    assert read_rows(write_rows(tmp_path, ".json", rows))["query"].iloc[-1] == "₹50L  Loan?\nनमस्ते"
+
+
+def test_missing_optional_cells_are_missing_values(tmp_path):
+    rows = [
+        {**row, "source": source} for row, source in zip(ROWS, ["a", None, "", "b"], strict=True)
+    ]
+    assert read_rows(write_rows(tmp_path, ".json", rows))["source"].isna().tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"\xef\xbb\xbf" + CSV.encode()),
+        ("a.json", b"\xef\xbb\xbf" + json.dumps(ROWS).encode()),
+    ],
+)
+def test_a_utf8_byte_order_mark_is_accepted(tmp_path, name, content):
+    assert list(read_rows(write(tmp_path, name, content))) == ["query", "intent"]
+
+
+def test_other_delimiters_are_named(tmp_path):
+    path = write(tmp_path, "a.csv", CSV.replace(", ", " ").replace(",", "\t"))
+    assert len(read_rows(path, delimiter="tab")) == 4
+
+
+def with_row(**row):
+    return json.dumps([*ROWS, {"query": "a new text", "intent": "tax", **row}])
+
+
+BAD = {
+    "blank text": ("a.json", with_row(query=" "), r"row 5: 'query' is missing or blank"),
+    "null text": ("a.json", with_row(query=None), r"row 5: 'query' is missing"),
+    "absent label": ("a.jsonl", jsonl([*ROWS, {"query": "x"}]), r"row 5 \(line 5\): 'intent' is missing"),
+    "blank csv label": ("a.csv", CSV + "more,\n", r"row 5 \(line 6\): 'intent' is missing"),
+    "many": ("a.csv", CSV + "more,\nmore,\nmore,\n", r"row 5 .*\(and 2 more rows\)"),
+    "duplicate": ("a.csv", CSV + "get a loan,loan\n", r"row 5 \(line 6\): repeats row 3.*--drop-dup"),
+    "conflict": ("a.csv", CSV + "GET a  loan,tax\n", r"row 5 .*text of row 3 but label 'tax', not 'loan'"),
+    "label case": ("a.csv", CSV + "more,Tax\n", r"'Tax' and 'tax' differ only by case"),
+    "label space": ("a.csv", CSV + "more, tax\n", r"' tax' and 'tax' differ only by case or white"),
+    "number": ("a.json", with_row(query=12), r"'query' is 12 where text is due"),
+    "number as text": ("a.csv", CSV + '"5,000",tax\n', r"only a number where text is due"),
+    "number label": ("a.json", with_row(intent=3), r"'intent' is 3 where text is due"),
+    "truth value": ("a.json", with_row(query=True), r"is True where text is due"),
+    "nested": ("a.json", with_row(query={"text": "x"}), r"'query' is nested"),
+    "nested list": ("a.json", json.dumps({"rows": ROWS}), r"save the list under 'rows' by itself"),
+    "deep": ("a.json", "[" * 100_000, r"nested too deeply"),
+    "list of texts": ("a.json", '["a", "b"]', r"row 1: is a str, not an object \(and 1 more row\)"),
+    "truncated": ("a.json", json.dumps(ROWS)[:-20], r"cut off at line 1"),
+    "truncated line": ("a.jsonl", jsonl(ROWS)[:-10], r"row 4 \(line 4\): is not one JSON object"),
+    "broken json": ("a.json", "[{'query': 1}]", r"line 1, column 3: is not JSON"),
+    "lines in json": ("a.json", jsonl(ROWS), r"is JSON Lines; name it \.jsonl"),
+    "list in jsonl": ("a.jsonl", json.dumps(ROWS), r"is a JSON list; name it \.json"),
+    "utf-16": ("a.csv", CSV.encode("utf-16"), r"is UTF-16.*save it again as UTF-8"),
+    "utf-16 without mark": ("a.csv", CSV.encode("utf-16-le"), r"is UTF-16"),
+    "latin-1": ("a.csv", CSV.encode() + "café,tax\n".encode("latin-1"), r"line 6: byte 0xe9 is not UTF-8"),
+    "nul": ("a.csv", CSV.encode() + b"a\x00b,tax\n", r"line 6: holds a NUL byte"),
+    "escaped nul": ("a.json", with_row(query="a\x00b"), r"cannot be stored"),
+    "half a pair": ("a.json", with_row(query="a\ud800b"), r"cannot be stored"),
+    "semicolons": ("a.csv", CSV.replace(",", ";"), r"separated by semicolons; add --delimiter ';'"),
+    "tabs": ("a.csv", CSV.replace(",", "\t"), r"separated by tabs; add --delimiter 'tab'"),
+    "header": ("a.csv", CSV.replace("query", "text"), r"no column 'query'; it has text, intent.*--text"),
+    "label header": ("a.csv", CSV.replace("intent", "category"), r"'intent'; it has.*--label COLUMN"),
+    "twice": ("a.csv", CSV.replace("intent", "query"), r"column 'query' occurs twice"),
+    "uneven": ("a.csv", CSV + "a,b,c\n", r"row 5 \(line 6\): has 3 fields, the header 2"),
+    "open quote": ("a.csv", CSV + '"a,tax\n', r"line 6: .*quotation mark"),
+    "empty": ("a.csv", "", r"is empty"),
+    "white": ("a.json", " \n", r"is empty"),
+    "header only": ("a.csv", "query,intent\n", r"has no rows, only query, intent"),
+    "empty list": ("a.json", "[]", r"has no rows"),
+    "one class": ("a.csv", CSV.replace("loan\n", "tax\n"), r"one label only, 'tax'"),
+    "class of one": ("a.csv", CSV + "more,gold\n", r"one row only for 1 of 3 labels: 'gold'"),
+    "date": ("a.json", with_row(created_at="25/01/2026"), r"created_at '25/01/2026' is no ISO date"),
+    "id twice": ("a.json", json.dumps([{**row, "id": "x"} for row in ROWS]), r"id 'x' occurs twice"),
+    "ending": ("a.xlsx", "x", r"unknown kind '\.xlsx'; save it as one of \.csv"),
+    "zip": ("a.csv", b"PK\x03\x04rest", r"zip or Excel file under another name"),
+    "parquet": ("a.parquet", b"PAR1xxxxPAR1", r"no complete Parquet"),
+    "object": ("a.json", json.dumps(ROWS[0]), r"holds one object where a list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_files_are_refused_with_their_place(tmp_path, name, content, message):
+    path = write(tmp_path, name, content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_rows(path)
+    assert str(path) in str(caught.value)
+
+
+def test_line_numbers_count_the_lines_within_quoted_texts(tmp_path):
+    path = write(tmp_path, "a.csv", CSV + '"two\nlines",tax\n,tax\n')
+    with pytest.raises(DataError, match=r"row 6 \(line 8\)"):
+        read_rows(path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read_rows(tmp_path / "none.csv")
+    with pytest.raises(DataError, match="is a folder"):
+        read_rows(tmp_path)
+
+
+def test_a_label_outside_the_taxonomy_is_named_with_the_closest(tmp_path):
+    path = write(tmp_path, "a.csv", CSV)
+    with pytest.raises(DataError, match=r"row 3 .*'loan' is not in the taxonomy.*mean 'loans'"):
+        read_rows(path, labels=["tax", "loans"])
+
+
+def test_messages_quote_no_text(tmp_path):
+    path = write(tmp_path, "a.csv", CSV + "call 9876543210 now,tax\ncall 9876543210 now,loan\n")
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert "9876543210" not in str(caught.value)
+
+
+def test_additions_and_test_files_may_have_one_class(tmp_path):
+    assert len(read_rows(write_rows(tmp_path, ".csv", ROWS[:1]), whole=False)) == 1
+
+
+def test_dropping_duplicates_keeps_the_first_and_its_row_number(tmp_path):
+    path = write(tmp_path, "a.csv", CSV.replace("which", "how to save tax,tax\nwhich"))
+    frame, dropped = drop_duplicates(read_rows(path, keep_duplicates=True))
+    assert (dropped, frame.index.tolist()) == (1, [0, 2, 3, 4])
+
+
+def test_parquet_dates_become_iso_and_numbers_are_refused(tmp_path):
+    rows = [{**row, "created_at": pd.Timestamp("2026-01-25")} for row in ROWS]
+    assert (
+        read_rows(write_rows(tmp_path, ".parquet", rows))["created_at"][0] == "2026-01-25T00:00:00"
+    )
+    with pytest.raises(DataError, match="'intent' is 1 where text is due"):
+        read_rows(write_rows(tmp_path, ".parquet", [{**row, "intent": 1} for row in ROWS]))
