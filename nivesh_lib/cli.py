@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nivesh_lib import __version__
+from nivesh_lib.cli_data import data_app
 
 app = typer.Typer(
     name="nivesh",
@@ -20,6 +20,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(data_app, name="data")
 
 EXAMPLE_QUERY = "Can I afford a ₹50L home loan?"
 
@@ -169,17 +171,3 @@ def prune(
 
     gone = remove(keep)
     typer.echo(f"removed {len(gone)} runs" + (f": {', '.join(gone)}" if gone else ""))
-
-
-def _add_data_commands() -> None:
-    """Hang in ``nivesh data …`` only when it is asked for: the others start faster."""
-    from nivesh_lib.cli_data import data_app
-
-    app.add_typer(data_app, name="data")
-
-
-try:
-    _add_data_commands()
-except ImportError:
-    pass
-sys.stdout.reconfigure(errors="replace") if hasattr(sys.stdout, "reconfigure") else None

@@ -115,6 +115,8 @@ def validate(
     else:
         for issue in result["issues"]:
             typer.echo(f"- {issue}")
+        for warning in result["warnings"]:
+            typer.echo(f"- warning: {warning}")
         stats = result["stats"]
         typer.echo(
             f"{data}: {'valid' if result['valid'] else 'not valid'}; {stats['rows']:,} rows, "

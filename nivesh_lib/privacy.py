@@ -154,8 +154,8 @@ _ACCOUNT_AFTER = re.compile(
 )
 _LABEL = re.compile(
     rf"(?P<ACCOUNT>{_START}{_ACCOUNT_NAME}(?:{_END}|(?=no|num))|खात[ाे]|अकाउंट)"
-    rf"|(?P<PHONE>{_START}(?:(?:tele)?phone|mobile|mob|call|whats ?app|contact|cell|sms){_END}"
-    r"|फोन|मोबाइल)"
+    rf"|(?P<PHONE>{_START}(?:(?:tele)?phone|mobile|mob|call|whats ?app|contact|cell|sms"
+    rf"|(?:my|mer[ae]) n(?:umber|o)){_END}|फोन|मोबाइल)"
     rf"|(?P<OTHER>{_START}(?:utr|rrn|ref(?:erence)?|txn|folio|policy|aa?dhaa?r|uid){_END})",
     re.I,
 )
@@ -173,20 +173,22 @@ def _is_money(view: str, start: int, end: int) -> bool:
     return bool(_MONEY_BEFORE.search(before) or _MONEY_AFTER.match(view, end))
 
 
+_ROUND = {1: 10, 2: 5, 3: 50}  # longer amounts are round at 500; 10 is never reached
+
+
 def _is_list(number: str) -> bool:
     """Whether the groups are round amounts, a range of them, or successive years."""
     groups = re.findall(r"\d+", number)
     if len(groups) < 2 or any(group[0] == "0" for group in groups):
         return False
-    first = int(groups[0])
-    years = [str(first + more) for more in range(len(groups))]
-    return (1900 <= first <= 2099 and groups == years) or all(map(_is_round, groups))
-
-
-def _is_round(group: str) -> bool:
-    if len(group) < 4:  # 25 30 35, 250 300 350
-        return len(group) > 1 and int(group) % (5 if len(group) == 2 else 50) == 0
-    return int(group) % 500 in (0, 1, 499)  # 75000, 75001, 79999
+    values = [int(group) for group in groups]
+    if 1900 <= values[0] <= 2099 and values == list(range(values[0], values[0] + len(values))):
+        return True
+    if len(values) == 2:  # a slab such as 60001-79999
+        values[0] -= values[0] % 10 == 1
+        values[1] += values[1] % 10 == 9
+    steps = [_ROUND.get(len(group), 500) for group in groups]
+    return not any(value % step for value, step in zip(values, steps, strict=True))
 
 
 # --- numbers ------------------------------------------------------------------
@@ -205,7 +207,7 @@ def _ones(count: int) -> str:
 _AADHAAR = _number(
     f"12 4-4-4 6-6 4-8 8-4 3-3-3-3 2-2-2-2-2-2 {_ones(12)}",
     r"(?:[ \n._/|:*~-]{1,3}|,)",
-    r"(?!(?<=\+)91)[2-9]",  # +91 starts a phone number
+    r"(?!(?<=\+)91[ .()-]{0,3}0?[6-9])[2-9]",  # that is how a phone number starts
 )
 _AADHAAR_WORD = re.compile(
     rf"(?:a{{1,2}}dh?a{{1,2}}r|आधार|{_START}uid(?:ai)?){_LINK}"
@@ -217,8 +219,8 @@ _CARD = _number(f"13,19 4-4-4-4 4-6-4,5 8-8 {_ones(16)}", _CARD_GAP, "[1-9]")
 _CARD_LONG = _number("4-4-4-4-2,3 4-4-4-1,3", _CARD_GAP, "[1-9]")
 _PHONE = _number(f"10 5-5 3-3-4 4-3-3 2-2-2-2-2 {_ones(10)}", "[ .()-]{1,3}", r"(?<!0\.)[6-9]")
 _PHONE_PREFIXED = re.compile(
-    r"(?<!\d)((?:\(?\+ ?91|\(?0091|91)\)?[ .()-]{0,3}0?[6-9](?:[ .()-]{0,3}\d){9}"
-    r"|0[ -]?[6-9]\d{4}[ -]?\d{5})(?!\d)"
+    r"(?<!\d)((?:\(?\+ ?91|\(?0091|91)\)?[ .()-]{0,3}0?[6-9](?:[ .()-]{0,3}\d){9}|0[ -]?[6-9]\d\d"
+    r"(?:\d\d[ .-]{0,3}\d{5}|[ .-]{1,3}\d{3}[ .-]{1,3}\d{4}|\d(?:[ .-]{1,3}\d{3}){2}))(?!\d)"
 )
 _PHONE_LOOSE = re.compile(r"(?<!\d)([6-9](?:[ .()-]{0,3}\d){9})(?!\d)")
 _ACCOUNT = re.compile(
@@ -267,7 +269,7 @@ _IFSC_OTHER = re.compile(  # other banks: in capitals, and mostly digits, as bra
 _REFERENCE = re.compile(
     rf"{_START}(?:utr|rrn|arn|ref|reference|te?xn|trxn|txnid"
     r"|(?:transaction|order|payment|request|complaint|ticket|ack|acknowledge?ment|policy|upi)"
-    r"(?=[\s.:-]{0,3}(?:id|no|num|ref|#))|(?:upi|imps|neft|rtgs)(?=[/-]))"
+    r"(?=[\s.:-]{0,3}(?:id|no|num|ref|#))|(?:upi|imps|neft|rtgs)(?:/[cd]r)?(?=[/-]))"
     rf"{_LINK}(\d{{11,22}}(?!\d)|\d{{4}}[ -]\d{{4}}[ -]\d{{4}}(?![ -]?\d)"
     rf"|(?=[A-Z]*\d)[A-Z0-9]{{12,22}}{_WHOLE})",
     re.I,
@@ -337,9 +339,16 @@ def _pans(view: str) -> Iterator[Candidate]:
     yield from (("PAN", match.start(), match.end()) for match in _PAN_LETTERS.finditer(view))
     for pattern in (_PAN, _PAN_SPACED):
         for match in pattern.finditer(view):
-            compact = len(match[0]) == 10 and match[1].isupper()
-            if compact or not _PROSE.fullmatch(match[1]):
+            if len(match[0]) == 10 or not _is_prose(view, match):
                 yield "PAN", match.start(), match.end()
+
+
+def _is_prose(view: str, match: re.Match[str]) -> bool:
+    """Tell "maybe 1500 a month" from a PAN written in groups."""
+    if _PROSE.fullmatch(match[1]):
+        return True
+    named = re.search(r"\bpan\b", view[max(0, match.start() - 20) : match.start()], re.I)
+    return match[0].islower() and match[0].endswith(" a") and not named
 
 
 def _accounts(view: str) -> Iterator[Candidate]:
@@ -387,6 +396,8 @@ def _candidates(view: str) -> Iterator[Candidate]:
     yield from _gstins(view)
     yield from _upis(view)
     yield from _spans(view, "EMAIL", _EMAIL, _EMAIL_BARE, _EMAIL_SPELT)
+    if not re.search(r"\d", view):  # every other kind has digits
+        return
     yield from _spans(view, "AADHAAR", _AADHAAR_WORD)
     yield from _pans(view)
     yield from _spans(view, "", _REFERENCE, _FOLIO, _BANK_CODE)

@@ -24,9 +24,8 @@ NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_PACKAGES = (
-    "evidently mlflow numpy pandas papermill scikit-learn torch transformers nivesh-workbench"
-).split()
+_PACKAGES = ("evidently", "mlflow", "numpy", "pandas", "papermill", "scikit-learn", "torch")
+_PACKAGES += ("transformers", "nivesh-workbench")
 
 
 def disable_telemetry() -> None:
@@ -88,9 +87,8 @@ def _processor() -> dict[str, Any]:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return {"model": platform.processor(), "flags": []}
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
-    )
+    pairs = (line.partition(":") for line in text.splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
     told = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"}
     return {
         "model": fields.get("model name", platform.processor()),

@@ -23,8 +23,8 @@ from nivesh_lib.privacy import (
     show,
 )
 
-settings.register_profile("privacy", derandomize=True, deadline=None, max_examples=150)
-settings.load_profile("privacy")
+# Always the same examples: a check that fails now and then is no check.
+steady = settings(derandomize=True, deadline=None, max_examples=100)
 
 BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -95,6 +95,7 @@ def test_known_check_digits():
     assert (AADHAAR, GSTIN) == ("234567890124", "29ABCPE1234F1Z7")
 
 
+@steady
 @given(st.text(BASE36, min_size=14, max_size=14))
 def test_gstin_character_agrees_with_the_other_way(first14):
     assert privacy._gstin_check(first14) == gstin_character(first14)
@@ -121,7 +122,7 @@ FOUND = [
     ("(+91) 98765-43210", "[PHONE]"),
     ("+91 (98765) 43210", "[PHONE]"),
     ("0091-98765-43210", "[PHONE]"),
-    ("09876543210 or 919876543210", "[PHONE] or [PHONE]"),
+    ("0987-654-3210, 09876543210 or 919876543210", "[PHONE], [PHONE] or [PHONE]"),
     ("987-654-3210, 9876 543 210", "[PHONE], [PHONE]"),
     ("98765 43210/87654 32109", "[PHONE]/[PHONE]"),
     ("mobile no 98 7654 3210 hai", "mobile no [PHONE] hai"),
@@ -131,6 +132,7 @@ FOUND = [
     ("9876543210 Rs 500 bhejo", "[PHONE] Rs 500 bhejo"),
     ("account linked to mobile 9876543210", "account linked to mobile [PHONE]"),
     ("call 80000 90000", "call [PHONE]"),
+    ("12\t9876500000", "12\t[PHONE]"),
     # Aadhaar
     ("234567890124", "[AADHAAR]"),
     ("2345 6789 0124", "[AADHAAR]"),
@@ -193,7 +195,36 @@ FOUND = [
     ("29-ABCPE1234F-1Z7", "[GSTIN]"),
     ("29 ABCPE1234F 1ZX", "[PAN]"),
     (WRONG_GSTIN, "[PAN]"),  # mistyped, but a PAN is in it: nothing of it stays
-    # several
+    # several, as people write
+    ("mera number note kar 98 765 432 10", "mera number note kar [PHONE]"),
+    (
+        "Bhai mera PAN ABCPE1234F hai aur Aadhaar 2345 6789 0124, ₹50L home loan milega?",
+        "Bhai mera PAN [PAN] hai aur Aadhaar [AADHAAR], ₹50L home loan milega?",
+    ),
+    (
+        "my acct no 50100123456789 ifsc HDFC0000123 please transfer 20000",
+        "my acct no [ACCOUNT] ifsc [IFSC] please transfer 20000",
+    ),
+    (
+        "account 12345678901 se 50000 kat gaye txn 412345678901, call +91-98765-43210",
+        "account [ACCOUNT] se 50000 kat gaye txn 412345678901, call [PHONE]",
+    ),
+    (
+        "UPI/DR/234567890124/RAHUL/9876543210@ybl/Pay Rs.500/-",
+        "UPI/DR/234567890124/RAHUL/[UPI]/Pay Rs.500/-",
+    ),
+    (
+        "Aadhaar(2345 6789 0124)/PAN(ABCPE1234F) linked? DOB 12-05-1990",
+        "Aadhaar([AADHAAR])/PAN([PAN]) linked? DOB 12-05-1990",
+    ),
+    (
+        "मेरा अकाउंट १२३४५६७८९०१ है, ईमेल a@b.in, ₹१२,३४,५६७ का लोन",
+        "मेरा अकाउंट [ACCOUNT] है, ईमेल [EMAIL], ₹१२,३४,५६७ का लोन",
+    ),
+    (
+        "1 lakh 500 rupaye me 9876543210 ko bheje, card 4111-1111-1111-1111 se 12000/-",
+        "1 lakh 500 rupaye me [PHONE] ko bheje, card [CARD] se 12000/-",
+    ),
     (
         f"aadhaar 2345 6789 0124, mob 9876543210, pan abcpe1234f, gst {GSTIN}, id a@b.in, x1@ybl",
         "aadhaar [AADHAAR], mob [PHONE], pan [PAN], gst [GSTIN], id [EMAIL], [UPI]",
@@ -241,12 +272,13 @@ KEPT = [
     "KA01AB1234, MH12DE1433, MH 12 DE 1433",
     "meet @ 5pm, meet @5pm, meet@home, ITC@450, BUY INFY@CMP, @rahul, t.me/@rahul",
     "SIP @ 5000 @ 12% p.a. pay via @upi",
-    "total 5000 a month, worth 2000 a piece, 5 lakhs 2000 a month",
+    "total 5000 a month, maybe 1500 a month, worth 2000 a piece, 5 lakhs 2000 a month",
     "ABCDE1234F ABC1234F ABCPE12345F",
     "with0income rate0change LOAN0123456 HDFC0 hdfc00012345",
     "5555555555, 1234567890, 12345 67890, 1800 123 4567, 98765432101234",
     "an account with 50000 20000 10000, account opened 12-05-2026",
     "12345678901, according to 123456789",
+    "an account that was opened last year by my brother for certificate 123456781",
     "0.9876543210",
     "[EMAIL] [AADHAAR] 123456789012 [ACCOUNT] 123456789012",
     "nul \x00 \ud800 \u200b e\u0301 ½ ﷺ 🙂\u200d🙂 \r\n end",
@@ -306,6 +338,7 @@ def hides(text: str, secret: str) -> bool:
     return secret not in bare(anonymize_query(text))
 
 
+@steady
 @given(st.data(), digits)
 def test_an_aadhaar_is_removed(data, random):
     number = str(2 + int(random[0]) % 8) + random[1:11]
@@ -316,26 +349,28 @@ def test_an_aadhaar_is_removed(data, random):
     assert hides(text, number)
 
 
+@steady
 @given(st.data(), digits, st.sampled_from(["aadhaar", "Aadhar No. ", " UID: ", "आधार संख्या "]))
 def test_a_named_aadhaar_is_removed_whatever_its_check_digit(data, random, word):
     text = surrounded(data.draw, word + data.draw(written(random[:12], [(4, 4, 4), (5, 7)])))
     assert hides(text, random[:12])
 
 
+@steady
 @given(
     st.data(), digits, st.sampled_from(["", "+91", "+91 ", "+91-", "0", "0091 ", "91", "(+91) "])
 )
 def test_a_phone_number_is_removed(data, random, prefix):
     number = str(6 + int(random[0]) % 4) + random[1:10]
     assume(number[-1] in "2378")
-    gap = data.draw(st.sampled_from([" ", "-", ".", "\u00a0", "–"]))
-    cut = (
-        data.draw(st.sampled_from([10, 5])) if prefix in ("0", "") else data.draw(st.integers(2, 9))
-    )
-    text = prefix + gap.join(filter(None, [number[:cut], number[cut:]]))
+    shapes = [(5, 5), (3, 3, 4), (4, 3, 3)]
+    if "91" in prefix:
+        shapes += [(4, 6), (2, 8), (2, 4, 4)]
+    text = prefix + data.draw(written(number, shapes))
     assert hides(surrounded(data.draw, text), number)
 
 
+@steady
 @given(st.data(), digits, st.integers(13, 19))
 def test_a_card_is_removed(data, random, size):
     number = str(1 + int(random[0]) % 9) + random[1 : size - 1]
@@ -351,6 +386,7 @@ pans = st.from_regex(r"[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]", fullmatch=True).
 )
 
 
+@steady
 @given(st.data(), pans, st.sampled_from(["", " ", "-", "\u00a0", "\u200b"]), st.booleans())
 def test_a_pan_is_removed(data, pan, gap, lower):
     text = gap.join((pan[:5], pan[5:9], pan[9]))
@@ -360,6 +396,7 @@ def test_a_pan_is_removed(data, pan, gap, lower):
     assert hides(left + (text.lower() if lower else text) + right, pan)
 
 
+@steady
 @given(st.data(), pans, st.integers(1, 38), st.sampled_from(["", " ", "-"]), st.booleans())
 def test_a_gstin_is_removed_whole(data, pan, state, gap, lower):
     code = f"{state:02}{pan}1Z"
@@ -369,6 +406,7 @@ def test_a_gstin_is_removed_whole(data, pan, state, gap, lower):
     assert output.startswith("gst [GSTIN],")
 
 
+@steady
 @given(st.data(), st.integers(10**8, 10**18 - 1).map(str))
 def test_a_named_account_number_is_removed(data, number):
     assume(number[-1] in "2378")
@@ -384,6 +422,7 @@ def indian(number: int) -> str:
     return re.sub(r"(?<=\d)(?=(?:\d\d)+$)", ",", head) + "," + tail if head else tail
 
 
+@steady
 @given(
     st.integers(1, 10**11 - 1),
     st.sampled_from(["₹", "₹ ", "Rs ", "Rs.", "INR ", "rs. ", "amount of "]),
@@ -395,12 +434,14 @@ def test_amounts_stay(number, sign, unit, commas):
     assert anonymize_query(text) == text
 
 
+@steady
 @given(st.integers(1, 10**9), st.integers(1, 10**9))
 def test_amounts_with_commas_stay_without_a_sign(low, high):
     text = f"between {indian(low)} and {indian(high)} or {indian(low)}-{indian(high)}"
     assert anonymize_query(text) == text
 
 
+@steady
 @given(
     st.text(st.characters(exclude_categories=["Lu", "Nd", "No", "Nl"], exclude_characters="@＠﹫"))
 )
@@ -410,20 +451,22 @@ def test_text_without_digits_at_signs_and_capitals_is_unchanged(text):
 
 # fmt: off
 pieces = st.sampled_from([
-    "234567890124", "98765 43210", "4111 1111 1111 1111", "a@b", ".com", "@ybl", "ABCPE1234F", GSTIN,
-    "SBIN0001234", "123456789", "a/c ", "ref ", "aadhaar ", "Rs ", "call ", "folio ", " at gmail.com",
-    "[PHONE]", "[", "]", "1", "23", "-", "+91", "0", "@", ".", "x", " ", "/-", "\n", "\u200b",
+    "234567890124", "98765 43210", "4111 1111 1111 1111", "a@b", ".com", "@ybl", "ABCPE1234F",
+    GSTIN, "SBIN0001234", "123456789", "a/c ", "ref ", "aadhaar ", "Rs ", "call ", "folio ",
+    " at gmail.com", "[PHONE]", "[", "]", "1", "23", "-", "+91", "0", "@", ".", "x", " ", "/-",
+    "\n", "\u200b",
 ])
 # fmt: on
 
 
-@settings(max_examples=400)
+@settings(steady, max_examples=300)
 @given(st.one_of(st.text(), st.lists(pieces, max_size=12).map("".join)))
 def test_anonymising_twice_changes_nothing_more(text):
     once = anonymize_query(text)
     assert anonymize_query(once) == once
 
 
+@steady
 @given(st.one_of(st.text(st.characters()), st.lists(pieces, max_size=12).map("".join)))
 def test_findings_are_ordered_apart_and_rebuild_the_output(text):
     findings = find_pii(text)
@@ -476,6 +519,7 @@ def test_a_frame_is_copied_and_numbers_stay():
     frame = pd.DataFrame({"query": pd.Series([9876543210, "a@b.in"], dtype=object), "n": [1.5, 2]})
     clean = anonymize_frame(frame, "query")
     assert clean["query"].tolist() == [9876543210, "[EMAIL]"]
+    assert frame["query"][1] == "a@b.in"
     assert clean["n"].equals(frame["n"]) and clean.dtypes.equals(frame.dtypes)
 
 

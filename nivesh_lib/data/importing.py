@@ -187,6 +187,9 @@ def _read_csv(path: Path, raw: bytes, delimiter: str | None) -> Table:
     lines: list[int] = []
     line = 1
     try:
+        header = [name.strip() for name in next(filter(None, reader), [])]
+        _check_header(path, header, delimiter)
+        line = reader.line_num + 1
         for record in reader:
             if record:
                 records.append(record)
@@ -196,14 +199,11 @@ def _read_csv(path: Path, raw: bytes, delimiter: str | None) -> Table:
         raise DataError(
             f"{path}, line {line}: {error}; is a quotation mark missing or not doubled?"
         ) from error
-    header = [name.strip() for name in records[0]]
-    _check_header(path, header, delimiter)
-    table = Table(
-        path, header, [dict(zip(header, row, strict=False)) for row in records[1:]], lines[1:]
-    )
+    rows = [dict(zip(header, record, strict=False)) for record in records]
+    table = Table(path, header, rows, lines)
     uneven = [
         (row, f"has {len(record)} fields, the header {len(header)}")
-        for row, record in enumerate(records[1:])
+        for row, record in enumerate(records)
         if len(record) != len(header)
     ]
     _refuse(table, uneven, "Quote texts that hold the delimiter.")
@@ -358,7 +358,8 @@ def _cell_trouble(target: str, cell: Any) -> str | None:
         return "is nested; make it one plain value"
     if target in ("query", "intent"):
         if not isinstance(cell, str):
-            return f"is {cell!r} where text is due"
+            shown = repr(cell) if isinstance(cell, int | float) else f"a {type(cell).__name__}"
+            return f"is {shown} where text is due"
         if target == "query" and _NUMBER.fullmatch(cell.strip()):
             return "is only a number where text is due"
     if isinstance(cell, str) and _DAMAGED.search(cell):

@@ -37,7 +37,8 @@ def upload(place: str, raw: bytes, *, replace: bool = False) -> None:
     """Write a file to a URL."""
     try:
         files, path = _store(place)
-        if files.exists(path) and not replace:
+        # The same bytes are what a publish that was killed had uploaded.
+        if files.exists(path) and not replace and files.cat_file(path) != raw:
             raise DataError(f"{place} exists and is never edited; publish the next version.")
         files.makedirs(path.rpartition("/")[0], exist_ok=True)
         files.pipe_file(path, raw)
@@ -64,8 +65,11 @@ def _store(place: str) -> Any:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for one writer; the lock leaves no file and ends with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    number = os.open(folder, os.O_RDONLY)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error.strerror}.") from error
     try:
         fcntl.flock(number, fcntl.LOCK_EX)
         yield
@@ -75,12 +79,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line, under a lock, and return when it is on disk."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(path.parent)
+    try:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(path.parent)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:

@@ -15,6 +15,7 @@ from nivesh_lib.data.importing import EXTENSIONS, read_unchecked
 from nivesh_lib.data.schema import normalise, schema_failures
 from nivesh_lib.data.splits import near_duplicate_pairs
 from nivesh_lib.data.versions import Dataset, load_dataset
+from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,7 @@ def validate_intent_data(
     label: str = "intent",
     delimiter: str | None = None,
 ) -> dict[str, Any]:
-    """Return ``valid``, ``issues`` (sentences) and ``stats`` (JSON-serialisable).
+    """Return ``valid``, ``issues`` and ``warnings`` (sentences) and ``stats`` (JSON-serialisable).
 
     Parameters
     ----------
@@ -59,14 +60,15 @@ def validate_intent_data(
     text, label, delimiter
         How to read a file, as in ``importing.read_rows``.
 
-    ``valid`` is False when an issue is an error; warnings are listed all the same.
+    ``valid`` means that there are no issues; a warning asks for a look and does not count.
     """
     frame, own_labels = _frame(data, text, label, delimiter)
     earlier = None if reference is None else _frame(reference, text, label, delimiter)[0]
     issues = find_issues(frame, labels=labels or own_labels, reference=earlier)
     return {
         "valid": not any(issue.severity == "error" for issue in issues),
-        "issues": [issue.message for issue in issues],
+        "issues": [issue.message for issue in issues if issue.severity == "error"],
+        "warnings": [issue.message for issue in issues if issue.severity == "warning"],
         "stats": describe(frame, reference=earlier),
     }
 
@@ -164,12 +166,12 @@ def check_near_duplicates(frame: pd.DataFrame) -> list[Issue]:
 
 
 def check_balance(frame: pd.DataFrame) -> list[Issue]:
-    """Find a single class, and warn of classes of very different size."""
+    """Find a single class, and classes of very different size."""
     ratio = imbalance_ratio(frame)
     if len(_labels(frame)) < 2:
         return [Issue("balance", "There is one label only; a classifier needs two")]
     message = f"High class imbalance detected: the largest class is {ratio:.1f} times the smallest"
-    return [Issue("balance", message, severity="warning")] if ratio > IMBALANCE else []
+    return [Issue("balance", message)] if ratio > IMBALANCE else []
 
 
 def check_personal_data(frame: pd.DataFrame) -> list[Issue]:
@@ -224,6 +226,10 @@ def _frame(
         data = load_dataset(str(data))
     if isinstance(data, Dataset):
         return data.train.rename(columns={data.version.label_column: "intent"}), data.labels
+    for column in (text, label):
+        if column not in data:
+            have = ", ".join(map(str, data))
+            raise DataError(f"The frame has no column {column!r}; it has {have}. Pass text, label.")
     return data.rename(columns={text: "query", label: "intent"}).reset_index(drop=True), None
 
 

@@ -370,6 +370,7 @@ def publish(
     with locked(data_dir()):
         clear_leftovers(data_dir() / name)
         base = _check_version(name, version, parent)
+        task = str(base.manifest["task"]) if base else task
         new = new_rows(*(_with_intent(part, task) for part in (rows, holdout_rows)))
         frame = new if base is None else extend(_read_sides(base), new)
         frame["id"] = make_ids(frame, name)

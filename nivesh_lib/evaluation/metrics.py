@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+_BLOCK_CELLS = 4_000_000  # rows or confusion cells of all draws that are held at once
+
+
+Column = Sequence[str] | np.ndarray | pd.Series  # one label for each row
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Estimate:
         return asdict(self)
 
 
-def _codes(*columns: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
+def _codes(*columns: Column) -> tuple[list[np.ndarray], np.ndarray]:
     arrays = [np.asarray(list(column), dtype=object) for column in columns]
     labels, inverse = np.unique(np.concatenate(arrays), return_inverse=True)
     return np.split(inverse, np.cumsum([len(a) for a in arrays])[:-1]), labels
@@ -58,8 +63,12 @@ _METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _resampled(n: int, n_boot: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, n, size=(n_boot, n))
+def _resampled(n: int, k: int, n_boot: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield ``n_boot`` draws of ``n`` rows in blocks, so that memory stays flat."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK_CELLS // max(k * k, n))
+    for start in range(0, n_boot, block):
+        yield rng.integers(0, n, size=(min(block, n_boot - start), n))
 
 
 def _percentile(values: np.ndarray) -> tuple[float, float]:
@@ -68,7 +77,7 @@ def _percentile(values: np.ndarray) -> tuple[float, float]:
 
 
 def score(
-    y_true: Sequence[str], y_pred: Sequence[str], *, n_boot: int = 2000, seed: int = 42
+    y_true: Column, y_pred: Column, *, n_boot: int = 2000, seed: int = 42
 ) -> dict[str, Estimate]:
     """Return accuracy and macro-F1 with percentile bootstrap intervals over rows.
 
@@ -86,12 +95,9 @@ def score(
     (true, predicted), labels = _codes(y_true, y_pred)
     n, k = len(true), len(labels)
     point = _joint_counts(true, predicted, np.arange(n)[None, :], k)
-    # Draws in blocks, so that memory stays flat with many labels.
-    block = max(1, 4_000_000 // max(k * k, n))
-    draws = _resampled(n, n_boot, seed)
     values: dict[str, list[np.ndarray]] = {name: [] for name in _METRICS}
-    for start in range(0, n_boot, block):
-        counts = _joint_counts(true, predicted, draws[start : start + block], k)
+    for rows in _resampled(n, k, n_boot, seed):
+        counts = _joint_counts(true, predicted, rows, k)
         for name, metric in _METRICS.items():
             values[name].append(metric(counts))
     return {
@@ -101,9 +107,9 @@ def score(
 
 
 def paired_difference(
-    y_true: Sequence[str],
-    y_pred: Sequence[str],
-    y_other: Sequence[str],
+    y_true: Column,
+    y_pred: Column,
+    y_other: Column,
     *,
     metric: str = "accuracy",
     n_boot: int = 2000,
@@ -115,20 +121,18 @@ def paired_difference(
     """
     (true, first, second), labels = _codes(y_true, y_pred, y_other)
     n, k, compute = len(true), len(labels), _METRICS[metric]
-    rows = _resampled(n, n_boot, seed)
     point = np.arange(n)[None, :]
-    block = max(1, 4_000_000 // max(k * k, n))
 
     def difference(at: np.ndarray) -> np.ndarray:
         return compute(_joint_counts(true, first, at, k)) - compute(
             _joint_counts(true, second, at, k)
         )
 
-    drawn = [difference(rows[start : start + block]) for start in range(0, n_boot, block)]
+    drawn = [difference(rows) for rows in _resampled(n, k, n_boot, seed)]
     return Estimate(float(difference(point)[0]), *_percentile(np.concatenate(drawn)), n)
 
 
-def per_class(y_true: Sequence[str], y_pred: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
+def per_class(y_true: Column, y_pred: Column, labels: Sequence[str]) -> pd.DataFrame:
     """Return precision, recall, F1 and support for each label, in the order of ``labels``."""
     precision, recall, f1, support = precision_recall_fscore_support(
         y_true, y_pred, labels=list(labels), zero_division=0.0
@@ -137,7 +141,7 @@ def per_class(y_true: Sequence[str], y_pred: Sequence[str], labels: Sequence[str
     return pd.DataFrame(columns, index=pd.Index(labels, name="intent"))
 
 
-def confusion(y_true: Sequence[str], y_pred: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
+def confusion(y_true: Column, y_pred: Column, labels: Sequence[str]) -> pd.DataFrame:
     """Return counts with true labels as rows and predicted labels as columns."""
     matrix = confusion_matrix(y_true, y_pred, labels=list(labels))
     return pd.DataFrame(
@@ -146,21 +150,16 @@ def confusion(y_true: Sequence[str], y_pred: Sequence[str], labels: Sequence[str
 
 
 def top_confusions(
-    y_true: Sequence[str], y_pred: Sequence[str], labels: Sequence[str], n: int = 5
+    y_true: Column, y_pred: Column, labels: Sequence[str], n: int = 5
 ) -> pd.DataFrame:
-    """Return the ``n`` most frequent wrong pairs: true, predicted, rows, share of the true label."""
-    table = confusion(y_true, y_pred, labels)
-    support = table.sum(axis=1)
+    """Return the ``n`` most frequent wrong pairs, with their rows and share of the true label."""
+    counts = confusion(y_true, y_pred, labels).to_numpy()
+    support = counts.sum(axis=1)
     pairs = [
-        (
-            true,
-            predicted,
-            int(table.loc[true, predicted]),
-            table.loc[true, predicted] / support[true],
-        )
-        for true in labels
-        for predicted in labels
-        if true != predicted and table.loc[true, predicted] > 0
+        (labels[i], labels[j], int(counts[i, j]), float(counts[i, j] / support[i]))
+        for i in range(len(labels))
+        for j in range(len(labels))
+        if i != j and counts[i, j]
     ]
     pairs.sort(key=lambda pair: (-pair[2], -pair[3]))
     return pd.DataFrame(pairs[:n], columns=["true", "predicted", "rows", "share of true"])

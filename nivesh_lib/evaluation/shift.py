@@ -34,10 +34,10 @@ class DriftVerdict:
             said = [f"None of the {self.compared} columns moved."]
         change = self.accuracy_change
         if change is not None:
-            points = f"{100 * change.value:+.1f} points [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+            value, low, high = (f"{100 * x:+.1f}" for x in (change.value, change.low, change.high))
             known = change.high < 0 or change.low > 0
             said.append(
-                f"Accuracy on the new rows against the old: {points}"
+                f"Accuracy on the new rows against the old: {value} points [{low}, {high}]"
                 + (", a real change." if known else ", which may be chance.")
             )
         return said

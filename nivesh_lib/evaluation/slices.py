@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.metrics import Estimate, score
+from nivesh_lib.evaluation.metrics import Column, Estimate, score
 
 MIN_ROWS = 20  # an interval over fewer rows says nothing
 
@@ -45,8 +45,8 @@ def masks_by_tag(frame: pd.DataFrame, column: str = "traits") -> dict[str, np.nd
 
 
 def by_slice(
-    y_true: Sequence[str],
-    y_pred: Sequence[str],
+    y_true: Column,
+    y_pred: Column,
     masks: Mapping[str, np.ndarray],
     *,
     n_boot: int = 1000,

@@ -49,8 +49,22 @@ def as_texts(X: Iterable[str]) -> list[str]:
     return texts
 
 
+def as_training(X: Iterable[str], y: Iterable[str]) -> tuple[list[str], np.ndarray]:
+    """Return the texts and labels to fit on, as a list and an object array.
+
+    Raises
+    ------
+    ValueError
+        No rows, or not as many labels as texts.
+    """
+    texts, labels = as_texts(X), np.asarray(list(y), dtype=object)
+    if not texts or len(texts) != len(labels):
+        raise ValueError(f"need a label for each of the texts: {len(texts)}, {len(labels)}")
+    return texts, labels
+
+
 class TextClassifier(ClassifierMixin, BaseEstimator):
-    """Base of all text models. Subclasses write ``fit``, ``predict_proba``, ``_dump``, ``_restore``."""
+    """Base of all text models. Subclasses write what raises NotImplementedError here."""
 
     kind: ClassVar[str] = ""
     classes_: np.ndarray
@@ -87,13 +101,33 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             The dataset it was trained on, such as ``intents@1.1.0``.
         about : dict, optional
             Anything else worth keeping with the model, JSON-serialisable.
+
+        Raises
+        ------
+        ModelError
+            ``directory`` holds something else than a model, which would be lost.
         """
         check_is_fitted(self)
         target = Path(directory)
+        if not _replaceable(target):
+            raise ModelError(f"{target}: exists and is no model. Choose a new directory")
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        state = self._dump(partial)
+        try:
+            self._write(partial, data, about or {})
+            older = partial.with_suffix(".old")
+            if target.exists():
+                target.rename(older)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(older, ignore_errors=True)
+        return target
+
+    def _write(self, directory: Path, data: str, about: dict) -> None:
+        state = self._dump(directory)
         card = {
             "format": _FORMAT,
             "kind": self.kind,
@@ -103,14 +137,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "temperature": None,
             "threshold": None,
             "state": state,
-            "about": about or {},
-            "files": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
+            "about": about,
+            "files": {path.name: _sha256(path) for path in sorted(directory.iterdir())},
         }
         text = json.dumps(card, ensure_ascii=False, indent=1)
-        (partial / "model.json").write_text(text, encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        return target
+        (directory / "model.json").write_text(text, encoding="utf-8")
+
+
+def _replaceable(target: Path) -> bool:
+    if not target.exists() or (target / "model.json").is_file():
+        return True
+    return target.is_dir() and not any(target.iterdir())
 
 
 def _sha256(path: Path) -> str:

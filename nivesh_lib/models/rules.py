@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.base import TextClassifier, as_texts
+from nivesh_lib.models.base import TextClassifier, as_texts, as_training
 
 _MAX_CHARACTERS = 2_000  # a pattern never needs more of a query, and long input stays cheap
 
@@ -56,7 +58,7 @@ class RulesClassifier(TextClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Read or mine the rules and count how often each label occurs."""
-        texts, labels = as_texts(X), np.asarray(list(y), dtype=object)
+        texts, labels = as_training(X, y)
         self.classes_, counts = np.unique(labels, return_counts=True)
         self.prior_ = counts / counts.sum()
         rules = (
@@ -78,8 +80,10 @@ class RulesClassifier(TextClassifier):
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return each label's share of the matched weight, shape (n, n_classes)."""
+        check_is_fitted(self)
         texts = as_texts(X)
-        scores = np.tile(self.prior_ * self.prior_weight, (len(texts), 1))
+        # Never quite 0, so that a text without a match still has an answer.
+        scores = np.tile(self.prior_ * max(self.prior_weight, 1e-9), (len(texts), 1))
         for row, text in enumerate(texts):
             for pattern, column, weight in self._compiled:
                 if pattern.search(text[:_MAX_CHARACTERS]):
@@ -127,6 +131,8 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
                 "pattern": table["pattern"],
                 "weight": float(table.get("weight", 1.0)),
             }
+            if not 0 < rule["weight"] < math.inf:
+                raise ValueError(f"weight {rule['weight']:g} is not above 0 and finite")
         except (KeyError, TypeError, ValueError, re.error) as error:
             raise ModelError(
                 f"{path}, rule {number}: {error!r}. See data/intents/rules.toml"

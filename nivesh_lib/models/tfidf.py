@@ -11,8 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts
+from nivesh_lib.models.base import TextClassifier, as_texts, as_training
 
 _MAX_CHARACTERS = 10_000  # characters of a query that are read
 
@@ -75,7 +76,7 @@ class TfidfClassifier(TextClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Learn vocabularies, weights and the linear model."""
-        texts, labels = as_texts(X), np.asarray(list(y), dtype=object)
+        texts, labels = as_training(X, y)
         self.vectorizers_ = self._new_vectorizers()
         features = sp.hstack(
             [v.fit_transform(_clip(texts)) for v in self.vectorizers_.values()], format="csr"
@@ -95,11 +96,13 @@ class TfidfClassifier(TextClassifier):
         if len(self.classes_) == 2 and len(coef) == 1:  # scikit-learn keeps one row for two classes
             coef = np.vstack([np.zeros_like(coef), coef])
             intercept = np.array([0.0, intercept[0]])
-        self.coef_ = coef.astype(np.float32)
-        self.intercept_ = intercept.astype(np.float32)
+        # safetensors writes the memory as it lies, so the order must be C.
+        self.coef_ = np.ascontiguousarray(coef, dtype=np.float32)
+        self.intercept_ = np.ascontiguousarray(intercept, dtype=np.float32)
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return class probabilities, shape (n, n_classes)."""
+        check_is_fitted(self)
         texts = _clip(as_texts(X))
         if not texts:
             return np.empty((0, len(self.classes_)))

@@ -97,7 +97,8 @@ def plan(
     force: bool = False,
 ) -> list[Planned]:
     """Return the steps in order, each with its key and the cached result if there is one."""
-    planned, keys = [], {}
+    planned: list[Planned] = []
+    keys: dict[str, str] = {}
     for step in steps:
         parts = cache.ingredients(step, parameters[step.name], keys)
         keys[step.name] = key = cache.key_of(parts)

@@ -14,9 +14,8 @@ from typing import Any
 from nivesh_lib.errors import SpecError
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
-_STEP_KEYS = {
-    "name", "help", "needs", "family", "quick", "exclusive", "threads", "timeout_s", "requires", "profiles",
-}  # fmt: skip
+_STEP_KEYS = {"name", "help", "needs", "family", "quick", "exclusive", "threads", "timeout_s"}
+_STEP_KEYS.add("profiles")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class Step:
     exclusive: bool = False
     threads: int = 1
     timeout_s: int = 600
-    requires: tuple[str, ...] = ()
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, Parameter]:
@@ -110,7 +108,7 @@ def _step(table: dict[str, Any], folder: Path, profiles: tuple[str, ...], path: 
     notebook = folder / f"{name}.ipynb"
     if not notebook.is_file():
         raise SpecError(f"{path}, step {name}: {notebook} is missing")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     try:
         return Step(notebook=notebook, **values)
     except TypeError as error:

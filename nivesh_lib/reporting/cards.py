@@ -28,7 +28,8 @@ def data_card(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str
         "Words in a query": f"{stats['min_query_length']} to {stats['max_query_length']}, "
         f"{stats['avg_query_length']:.1f} on average",
         "Parent version": str(parent) if parent else "none",
-        "Duplicates across the split": f"{cross.get('exact', 0)} exact, {cross.get('near', 0)} near",
+        "Duplicates across the split": f"{cross.get('exact', 0)} exact, "
+        f"{cross.get('near', 0)} near",
         "Sources": ", ".join(manifest.get("sources", [])) or "not stated",
         "Licence": manifest.get("licence") or "not stated",
     }

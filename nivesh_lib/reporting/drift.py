@@ -21,17 +21,19 @@ def describe_texts(frame: pd.DataFrame, text: str = "query") -> pd.DataFrame:
     numbers and no query.
     """
     texts = frame[text].astype(str)
+    # Not `str.count(r"\d")`: pandas' Arrow strings know no digits but 0 to 9.
+    digits = texts.map(lambda query: sum(map(str.isdecimal, query)))
     return frame.drop(columns=[text]).assign(
-        words=texts.str.split().str.len(),
+        words=texts.map(lambda text: len(text.split())),
         characters=texts.str.len(),
-        digits_share=texts.str.count(r"\d") / texts.str.len().clip(lower=1),
+        digits_share=digits / texts.str.len().clip(lower=1),
     )
 
 
 def drift_report(
     reference: pd.DataFrame, current: pd.DataFrame, *, html: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Compare the columns both frames share; return one row for each.
+    """Compare the columns that hold values in both frames; return one row for each.
 
     Parameters
     ----------
@@ -51,7 +53,9 @@ def drift_report(
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
-    shared = [c for c in reference.columns if c in current.columns]
+    shared = reference.dropna(axis="columns", how="all").columns.intersection(
+        current.dropna(axis="columns", how="all").columns
+    )
     numerical = [c for c in NUMERICAL if c in shared]
     categorical = [c for c in CATEGORICAL if c in shared]
     definition = DataDefinition(numerical_columns=numerical, categorical_columns=categorical)

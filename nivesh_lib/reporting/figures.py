@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,7 +47,7 @@ def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
     with plt.rc_context(_STYLE):
         axes.set_title(title, loc="left")
     display(axes.figure, metadata={"image/png": {"alt": alt}})
-    plt.close(axes.figure)
+    plt.close(axes.get_figure(root=True))
     return axes, alt
 
 
@@ -65,8 +66,8 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
     """Draw the share of queries by number of words, one outline for each named group."""
     axes = _axes(8, 3.2)
     longest = max(max(values, default=1) for values in lengths.values())
-    bins = np.arange(0.5, min(longest, 60) + 1.5)
-    colours = (ACCENT, WARM, INK, SOFT)
+    bins = [n + 0.5 for n in range(min(longest, 60) + 1)]
+    colours = itertools.cycle((ACCENT, WARM, INK, SOFT))
     for (name, values), colour in zip(lengths.items(), colours, strict=False):
         shares = np.full(len(values), 1 / max(len(values), 1))
         axes.hist(
@@ -96,9 +97,9 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
     values = np.array([estimates[n]["value"] for n in names])
     low = np.array([estimates[n]["low"] for n in names])
     high = np.array([estimates[n]["high"] for n in names])
-    axes.errorbar(
-        values, names, xerr=[values - low, high - values], fmt="o", color=ACCENT, ms=6, lw=2
-    )
+    # With many rare labels a bootstrap interval can lie beside its value; matplotlib refuses that.
+    reach = np.maximum([values - low, high - values], 0)
+    axes.errorbar(values, names, xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
     if target is not None:
         axes.axvline(target, color=WARM, ls="--", lw=1.5)
         axes.annotate(
@@ -129,7 +130,7 @@ def confusion_heatmap(table: pd.DataFrame) -> Axes:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(counts.to_numpy()), strict=True):
         colour = "white" if shares[row, column] > 0.55 else INK
-        count = counts.iat[row, column]
+        count = str(counts.iat[row, column])
         axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(counts)), counts.columns, rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(len(counts)), counts.index, fontsize=8)
@@ -165,10 +166,11 @@ def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
     axes = _axes(8, 1.0 + 0.34 * len(table))
     position = np.arange(len(table))
     height = 0.8 / len(groups)
-    for i, (name, colour) in enumerate(zip(groups, (SOFT, ACCENT, WARM), strict=False)):
-        axes.barh(
-            position + (i - 0.5) * height, table[name], height=height, label=name, color=colour
-        )
+    middle = (len(groups) - 1) / 2
+    colours = itertools.cycle((SOFT, ACCENT, WARM))
+    for i, (name, colour) in enumerate(zip(groups, colours, strict=False)):
+        at = position + (i - middle) * height
+        axes.barh(at, table[name], height=height, label=name, color=colour)
     axes.set_yticks(position, table.index.astype(str), fontsize=9)
     axes.set_xlabel("share of queries")
     axes.legend(frameon=False)

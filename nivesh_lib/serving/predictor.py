@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nivesh_lib.models.base import TextClassifier, load_model
+from nivesh_lib.models.base import TextClassifier, as_texts, load_model
 
 
 class Predictor:
@@ -23,12 +23,13 @@ class Predictor:
 
     def predict(self, queries: Iterable[str]) -> list[dict[str, Any]]:
         """Return one answer for each query, in order."""
-        texts = list(queries)
+        texts = as_texts(queries)
         if not texts:
             return []
         answers = []
         for row in self.model.predict_proba(texts):
-            order = row.argsort()[::-1][: self.n_alternatives + 1]
+            # Stable, so that the first of equals wins here as in the model's own `predict`.
+            order = (-row).argsort(kind="stable")[: self.n_alternatives + 1]
             ranked = [
                 {"intent": str(self.model.classes_[i]), "confidence": round(float(row[i]), 4)}
                 for i in order

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import fcntl
 import json
+import logging
 import os
 import shutil
 import sqlite3
@@ -56,20 +57,24 @@ def prepare_store() -> str:
     database = Path(uri.removeprefix("sqlite:///"))
     with _locked(database.with_name("mlflow.lock")):
         if not database.exists():
-            partial = database.with_name(f".{database.name}.partial")
-            partial.unlink(missing_ok=True)
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            store = SqlAlchemyStore(f"sqlite:///{partial}", _artifact_root(database))
-            store._dispose_engine() if hasattr(store, "_dispose_engine") else store.engine.dispose()
-            with sqlite3.connect(partial) as connection:
-                connection.execute("pragma journal_mode=delete")
-            connection.close()
-            partial.rename(database)
+            _create(database)
         connection = sqlite3.connect(database)
         connection.execute("pragma journal_mode=wal")
         connection.close()
     return uri
+
+
+def _create(database: Path) -> None:
+    """Write an empty, migrated store under another name and move it into place."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for name in ("mlflow", "alembic"):  # pages of migrations that say nothing to a user
+        logging.getLogger(name).setLevel(logging.WARNING)
+    partial = database.with_name(f".{database.name}.partial")
+    partial.unlink(missing_ok=True)
+    store = SqlAlchemyStore(f"sqlite:///{partial}", _artifact_root(database))
+    store.engine.dispose()
+    partial.rename(database)
 
 
 def _artifact_root(database: Path) -> str:
@@ -118,12 +123,20 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _active_run_id() -> str:
+    import mlflow
+
+    active = mlflow.active_run()
+    if active is None:
+        raise ValueError("no active MLflow run; pass run_id or use `with mlflow.start_run()`")
+    return active.info.run_id
+
+
 def log_model_params(params: Mapping[str, Any], run_id: str | None = None) -> None:
     """Log all ``params`` to a run (default: the active one) in one batch; nested names get dots."""
-    import mlflow
     from mlflow.entities import Param
 
-    target = run_id or mlflow.active_run().info.run_id
+    target = run_id or _active_run_id()
     entities = [Param(k, anonymize_query(str(v))[:6000]) for k, v in _flat(params).items()]
     _client().log_batch(target, params=entities)
 
@@ -132,10 +145,9 @@ def log_model_metrics(
     metrics: Mapping[str, float], run_id: str | None = None, step: int = 0
 ) -> None:
     """Log all numeric ``metrics`` to a run (default: the active one) in one batch."""
-    import mlflow
     from mlflow.entities import Metric
 
-    target = run_id or mlflow.active_run().info.run_id
+    target = run_id or _active_run_id()
     now = int(time.time() * 1000)
     numbers = {k: v for k, v in _flat(metrics).items() if isinstance(v, int | float)}
     entities = [Metric(k, float(v), now, step) for k, v in numbers.items()]
@@ -170,8 +182,17 @@ def _plain(value: Any) -> Any:
 class Run:
     """What a notebook holds while it runs. Made by `start_run`."""
 
-    def __init__(self, step: str, params: dict[str, Any], directory: Path, run_id: str) -> None:
+    def __init__(
+        self,
+        step: str,
+        params: dict[str, Any],
+        directory: Path,
+        *,
+        run_id: str,
+        experiment_id: str,
+    ) -> None:
         self.step = step
+        self.experiment_id = experiment_id
         self.params = params
         self.directory = directory
         self.mlflow_run_id = run_id
@@ -181,7 +202,7 @@ class Run:
         return f"Run({self.step!r}, mode={_mode()!r})"
 
     def upstream(self, step: str) -> dict[str, Any] | None:
-        """Return the results that ``step`` left for the same dataset, or None with a printed hint."""
+        """Return what ``step`` left for the same dataset, or None with a printed hint."""
         for root in self._roots():
             path = root / "results" / f"{step}.json"
             if path.is_file():
@@ -207,9 +228,9 @@ class Run:
         return None
 
     def _roots(self) -> list[Path]:
-        if _mode() == "pipeline":  # never mix in what another run made
-            return [self.directory]
-        return [self.directory, paths.latest_run()]
+        if _mode() == "interactive":
+            return [self.directory, paths.latest_run()]
+        return [self.directory]  # never mix in what another run made
 
     def path(self, kind: str, name: str) -> Path:
         """Return ``<run>/<kind>/<step>/<name>``, its folder made."""
@@ -258,6 +279,7 @@ class Run:
             "dataset": self.params.get("DATASET"),
             "params": self.params,
             "mlflow_run_id": self.mlflow_run_id,
+            "experiment_id": self.experiment_id,
             "seconds": round(time.time() - self._started, 2),
             **result,
             "figures": shown,
@@ -292,7 +314,7 @@ class Run:
         numbers: dict[str, float] = {"seconds": told["seconds"]}
         for name, value in told.get("metrics", {}).items():
             if isinstance(value, dict):
-                numbers[name] = value.get("value")
+                numbers[name] = value["value"]
                 numbers |= {f"{name}_{k}": v for k, v in value.items() if k in ("low", "high")}
             else:
                 numbers[name] = value
@@ -306,12 +328,12 @@ class Run:
 
 
 def _log_dataset(run_id: str, dataset: Any) -> None:
-    import mlflow
+    from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import DatasetInput, InputTag
 
     source = str(dataset.manifest["path"])
     train = dataset.train.drop(columns=[c for c in ("query",) if c in dataset.train])
-    entity = mlflow.data.from_pandas(
+    entity = from_pandas(
         train, source=source, name=dataset.ref, digest=dataset.version.sha256[:36]
     )._to_mlflow_entity()
     tags = [
@@ -417,7 +439,7 @@ def start_run(
     client.log_dict(run_id, environment(), "environment.json")
     if git["patch"]:
         client.log_text(run_id, git["patch"], "dirty.patch")
-    return Run(step, dict(params), directory, run_id)
+    return Run(step, dict(params), directory, run_id=run_id, experiment_id=experiment_id)
 
 
 def check_store() -> None:

@@ -1,0 +1,67 @@
+# `make` prints the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+export DO_NOT_TRACK = 1
+export MLFLOW_DISABLE_TELEMETRY = true
+export HF_HUB_DISABLE_TELEMETRY = 1
+export HF_HUB_OFFLINE = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install run test nbval notebooks showcase lab ui bench lint clean
+
+help: ## print this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else \
+	  "Python 3.11 or 3.12 is needed, this is %d.%d. Set one: make PYTHON=/path/to/python3.11" % v)'
+	@echo "Installing into $(VENV) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/jupyter labextension disable @jupyterlab/apputils-extension:announcements >/dev/null 2>&1 || true
+	@touch $@
+
+install: $(INSTALLED) ## make .venv from requirements.lock, when missing or stale
+
+run: $(INSTALLED) ## run the pipeline and write the report (ARGS="--dataset NAME@VERSION")
+	@$(BIN)/nivesh run $(ARGS)
+
+test: $(INSTALLED) lint ## ruff, mypy, pytest, and nbval of the quick notebooks
+	@$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory nbval ONLY=--quick
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+nbval: $(INSTALLED) ## execute the committed notebooks and compare their checked outputs
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	  NIVESH_MODE=nbval NIVESH_RUN_DIR=$$dir MLFLOW_TRACKING_URI=sqlite:///$$dir/mlflow.db NIVESH_THREADS=1 \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -p no:cacheprovider -W default --nbval-lax \
+	  --nbval-current-env --nbval-cell-timeout=600 $$($(BIN)/python -m nivesh_lib.pipeline.refresh --list $(ONLY))
+
+notebooks: $(INSTALLED) ## re-execute the committed notebooks whose source changed
+	@$(BIN)/python -m nivesh_lib.pipeline.refresh
+
+showcase: $(INSTALLED) ## copy the last report to reports/example and its figures into the README
+	@$(BIN)/python -m nivesh_lib.pipeline.showcase
+
+lab: $(INSTALLED) ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/01_data_validation.ipynb $(ARGS)
+
+ui: $(INSTALLED) ## open MLflow's UI on http://127.0.0.1:5000
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m nivesh_lib.tracking.ui $(ARGS)
+
+bench: $(INSTALLED) ## measure the speed figures of the README
+	@$(BIN)/python tests/benchmarks/speed.py
+
+clean: ## remove .venv and caches; data, reports and mlruns stay
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

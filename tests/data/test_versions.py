@@ -1,0 +1,573 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import fsspec
+import pandas as pd
+import pytest
+
+from nivesh_lib.data import versions
+from nivesh_lib.data.schema import LABELS, label_to_id
+from nivesh_lib.data.versions import (
+    DATA_VERSIONS,
+    ledger,
+    list_versions,
+    load_dataset,
+    open_holdout,
+    parse_ref,
+    publish,
+    resolve,
+)
+from nivesh_lib.errors import ChecksumError, DataError, HoldoutError, MissingExtra
+
+ENTRY = {"who": "asha", "why": "release 1", "commit": "abc", "model_hash": "def"}
+
+
+@pytest.fixture
+def first(home, make_rows):
+    """intents@1.0.0: 100 rows, 20 of them held out."""
+    return publish(make_rows(100), "intents", "1.0.0", description="first")
+
+
+def all_rows(version):
+    return pd.DataFrame(json.loads((version.folder / f"{version.name}.json").read_text("utf-8")))
+
+
+def held_out(version):
+    rows = all_rows(version)
+    return rows[rows["id"].isin(version.manifest["holdout"])]
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ref", "parsed"),
+    [
+        ("intents", ("intents", None)),
+        ("intents@1.1.0", ("intents", "1.1.0")),
+        ("out_of_scope@v1.0.0", ("out_of_scope", "1.0.0")),
+        ("my-data@0.10.2", ("my-data", "0.10.2")),
+    ],
+)
+def test_references_are_a_name_and_perhaps_a_version(ref, parsed):
+    assert parse_ref(ref) == parsed
+
+
+@pytest.mark.parametrize(
+    "ref",
+    ["", "@1.0.0", "../x", "/etc", "a/b@1.0.0", "Intents", ".hidden", "a b", "intents\n", "a" * 65]
+    + [f"a@{v}" for v in ("", "1", "1.0", "01.0.0", "1.0.0-rc1", "vv1.0.0", "../1.0.0", "1.0.٠")],
+)
+def test_references_cannot_leave_the_folder(ref):
+    with pytest.raises(DataError):
+        parse_ref(ref)
+
+
+def test_label_ids_follow_the_nivesh_order():
+    assert len(LABELS) == 14
+    assert label_to_id(LABELS)["affordability_check"] == 0
+    assert label_to_id(LABELS)["general_question"] == 13
+
+
+# --- loading -----------------------------------------------------------------------------------
+
+
+def test_a_dataset_is_its_training_rows_with_folds(first):
+    data = load_dataset("intents@1.0.0")
+    assert list(data.train) == ["id", "query", "intent", "fold"]
+    assert data.train.index.tolist() == list(range(80))
+    assert sorted(data.train["fold"].unique()) == [0, 1, 2, 3, 4]
+    assert (data.n_folds, data.rules_path) == (5, None)
+
+
+def test_no_held_out_row_is_in_training(first):
+    train = load_dataset("intents").train
+    assert len(held_out(first)) == 20
+    assert not set(train["query"]) & set(held_out(first)["query"])
+
+
+def test_rules_are_found_beside_the_versions(first):
+    (first.folder.parent / "rules.toml").write_text("")
+    assert load_dataset("intents").rules_path == first.folder.parent / "rules.toml"
+
+
+def test_a_bare_name_means_the_newest_that_is_no_draft(first, make_rows):
+    publish(make_rows(20, seed=1), "intents", "1.10.0", description="", parent="1.0.0")
+    publish(make_rows(20, seed=2), "intents", "1.9.0", description="", parent="1.0.0")
+    publish(make_rows(50, seed=3), "intents", "0.1.0", description="draft")
+    assert resolve("intents").version == "1.10.0"
+    assert [v.version for v in list_versions()] == ["0.1.0", "1.0.0", "1.9.0", "1.10.0"]
+
+
+def test_drafts_alone_must_be_named(home, make_rows):
+    publish(make_rows(30), "mine", "0.1.0", description="")
+    with pytest.raises(DataError, match=r"drafts only; name one: mine@0\.1\.0"):
+        load_dataset("mine")
+    assert load_dataset("mine@0.1.0").ref == "mine@0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("other", "no dataset 'other'.* has intents"),
+        ("intents@3.0.0", "no version 3.0.0; it has 1"),
+    ],
+)
+def test_what_is_not_there_is_answered_with_what_is(first, ref, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(ref)
+
+
+def test_changed_data_are_refused_with_both_hashes(first):
+    path = first.folder / "intents.json"
+    path.write_bytes(path.read_bytes().replace(b"tax_planning", b"tax_plannin_", 1))
+    with pytest.raises(ChecksumError, match=first.sha256) as caught:
+        load_dataset("intents")
+    assert str(path) in str(caught.value)
+
+
+def test_a_changed_manifest_is_refused(first):
+    edit(first.folder / "manifest.json", holdout=[])
+    with pytest.raises(ChecksumError, match=first.manifest["manifest_sha256"]):
+        load_dataset("intents")
+
+
+def test_a_manifest_in_another_folder_is_refused(first):
+    first.folder.rename(first.folder.with_name("v2.0.0"))
+    with pytest.raises(DataError, match=r"of intents@1\.0\.0, in a folder of intents@2\.0\.0"):
+        resolve("intents@2.0.0")
+
+
+def test_missing_data_are_named_with_their_hash(first):
+    (first.folder / "intents.json").unlink()
+    with pytest.raises(DataError, match=f"No such file.*{first.sha256}"):
+        load_dataset("intents")
+
+
+def test_a_broken_manifest_is_named(first):
+    (first.folder / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"manifest\.json is no manifest"):
+        load_dataset("intents")
+
+
+def test_rows_can_live_at_a_url(home, make_rows):
+    version = publish(make_rows(40), "far", "1.0.0", description="", store="memory://bucket")
+    assert version.location == "memory://bucket/far/v1.0.0/far.json"
+    assert len(load_dataset("far").train) == 32
+    assert [path.name for path in version.folder.iterdir()] == ["manifest.json"]
+
+
+def test_what_a_killed_publish_uploaded_is_taken_over_and_other_rows_are_not(home, make_rows):
+    rows = make_rows(40)
+    near = publish(rows, "near", "1.0.0", description="")
+    raw = (near.folder / "near.json").read_bytes()
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/b/near/v1.0.1/near.json", raw)
+    files.pipe_file("/b/near/v1.0.2/near.json", b"[]")
+    assert publish(rows, "near", "1.0.1", description="", store="memory://b").rows == 40
+    with pytest.raises(DataError, match=r"near/v1\.0\.2/near\.json exists and is never edited"):
+        publish(rows, "near", "1.0.2", description="", store="memory://b")
+
+
+def test_changed_rows_at_a_url_are_refused(home, make_rows):
+    version = publish(make_rows(40), "far", "1.1.0", description="", store="memory://bucket")
+    fsspec.filesystem("memory").pipe_file(version.location, b"[]")
+    with pytest.raises(ChecksumError, match="memory://"):
+        load_dataset("far")
+
+
+@pytest.mark.skipif("s3fs" in sys.modules, reason="s3fs is installed")
+def test_a_missing_package_is_named_with_its_extra(home, make_rows, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'nivesh-workbench\[s3\]'"):
+        publish(make_rows(40), "far", "1.0.0", description="", store="s3://bucket")
+    assert list_versions() == []
+
+
+# --- the holdout -------------------------------------------------------------------------------
+
+
+def test_opening_the_holdout_gives_its_rows_and_writes_the_ledger(first):
+    rows = open_holdout("intents@1.0.0", **ENTRY)
+    [entry] = ledger()
+    assert set(rows["id"]) == set(first.manifest["holdout"])
+    assert entry.items() >= {**ENTRY, "data": "intents@1.0.0", "rows": 20}.items()
+    assert entry["sha256"] == first.sha256
+    assert entry["timestamp"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("missing", ENTRY)
+def test_the_holdout_stays_closed_without_a_complete_entry(first, missing):
+    with pytest.raises(HoldoutError, match=f"{missing} is empty"):
+        open_holdout("intents", **{**ENTRY, missing: " "})
+    assert ledger() == []
+
+
+def test_the_ledger_is_written_before_rows_come(first, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(versions, "append_line", fail)
+    with pytest.raises(OSError, match="disk full"):
+        open_holdout("intents", **ENTRY)
+
+
+def test_concurrent_openings_all_reach_the_ledger(first):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: open_holdout("intents", **{**ENTRY, "who": str(n)}), range(16)))
+    assert sorted(int(entry["who"]) for entry in ledger()) == list(range(16))
+
+
+def test_a_broken_ledger_line_is_named(first, home):
+    (home / "data" / "holdout_ledger.jsonl").write_text('{"who": "a"}\n{"who"\n')
+    with pytest.raises(DataError, match="line 2"):
+        ledger()
+
+
+# --- publishing a first version ----------------------------------------------------------------
+
+
+def test_the_manifest_says_what_the_version_is(home, make_rows):
+    version = publish(
+        make_rows(50), "mine", "v1.0.0", description="d", sources=["crm"], licence="CC0-1.0",
+        created="2026-01-15",
+    )  # fmt: skip
+    facts = version.manifest
+    assert facts["label_counts"]["train"] == {
+        "goal_planning": 13,
+        "loan_inquiry": 13,
+        "tax_planning": 14,
+    }
+    assert (facts["rows"], facts["sources"], facts["licence"]) == (50, ["crm"], "CC0-1.0")
+    assert (facts["created"], facts["schema_version"], facts["path"]) == (
+        "2026-01-15",
+        "1.0",
+        "mine.json",
+    )
+    assert facts["cross_split_duplicates"] == {"exact": 0, "near": 0}
+    assert sorted(sum(facts["folds"], facts["holdout"])) == sorted(all_rows(version)["id"])
+
+
+def test_nivesh_labels_come_in_nivesh_order_and_others_by_name(home, make_rows):
+    labels = ("zebra", "general_question", "apple", "goal_planning")
+    version = publish(make_rows(40, labels=labels), "mine", "1.0.0", description="")
+    assert version.labels == ("goal_planning", "general_question", "apple", "zebra")
+
+
+def test_ids_are_made_from_the_text_and_given_ones_stay(home, make_rows):
+    rows = make_rows(40)
+    rows["id"] = ["mine-a", *[None] * 39]
+    once = publish(rows, "mine", "1.0.0", description="")
+    again = publish(rows[::-1], "mine", "1.0.1", description="")
+    assert "mine-a" in set(all_rows(once)["id"])
+    assert all_rows(once)["id"].str.fullmatch(r"min-[0-9a-f]{8}").sum() == 39
+    assert set(all_rows(once)["id"]) == set(all_rows(again)["id"])
+
+
+def test_near_duplicates_share_side_and_fold(home, make_rows):
+    rows = make_rows(120)
+    twins = rows.assign(query=rows["query"] + " please")
+    version = publish(pd.concat([rows, twins]), "mine", "1.0.0", description="")
+    data = load_dataset("mine").train.assign(stem=lambda d: d["query"].str.removesuffix(" please"))
+    assert len(version.manifest["holdout"]) == 48
+    assert (data.groupby("stem").size() == 2).all()
+    assert (data.groupby("stem")["fold"].nunique() == 1).all()
+
+
+def test_a_given_holdout_is_held_out_exactly_and_its_doubles_are_counted(home, make_rows):
+    rows, test = make_rows(60), make_rows(20, seed=1)
+    test.loc[0, "query"], test.loc[1, "query"] = rows["query"][0].upper(), rows["query"][4] + "!"
+    test.loc[1, "intent"] = rows["intent"][4]
+    with pytest.warns(UserWarning, match="1 held-out rows are in training too and 1 nearly so"):
+        version = publish(rows, "mine", "1.0.0", description="", holdout_rows=test)
+    assert version.manifest["cross_split_duplicates"] == {"exact": 1, "near": 1}
+    assert set(held_out(version)["query"]) == set(test["query"])
+
+
+def test_an_out_of_scope_set_has_kinds_and_unseen_ones_in_its_holdout(home, make_rows):
+    choosing = make_rows(20, labels=("chat", "sport"), language="en").rename(
+        columns={"intent": "kind"}
+    )
+    test = make_rows(10, seed=1, labels=("nonsense",)).rename(columns={"intent": "kind"})
+    publish(
+        choosing, "out_of_scope", "1.0.0", description="", holdout_rows=test, task="out_of_scope"
+    )
+    data = load_dataset("out_of_scope@1.0.0")
+    assert list(data.train) == ["id", "query", "kind", "fold", "language"]
+    assert set(data.train["kind"]) == {"chat", "sport"}
+    assert set(open_holdout("out_of_scope", **ENTRY)["kind"]) == {"nonsense"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": ""}, "row 3: query is missing"),
+        ({"intent": None}, "row 3: intent is missing"),
+        ({"id": "same"}, "id occurs twice"),
+        ({"created_at": "yesterday"}, "row 3: created_at is no ISO date"),
+        ({"selection": "easy"}, "row 3: selection is neither natural nor hard"),
+        ({"query": 5}, "row 3: query is not text"),
+    ],
+)
+def test_rows_that_break_the_schema_are_refused(home, make_rows, change, message):
+    rows = make_rows(30, id=[f"r{n}" for n in range(30)]).astype(object)
+    for column, value in change.items():
+        rows.loc[2, column] = value
+        rows.loc[7, column] = value if column == "id" else rows[column].get(7)
+    with pytest.raises(DataError, match=message):
+        publish(rows, "mine", "1.0.0", description="")
+    assert list_versions() == []
+
+
+def test_one_text_with_two_labels_is_refused(home, make_rows):
+    rows = make_rows(30)
+    rows.loc[4, "query"] = rows["query"][0].upper()
+    with pytest.raises(DataError, match=r"row 5 has the text of row 1 but label 'loan_inquiry'"):
+        publish(rows, "mine", "1.0.0", description="")
+
+
+def test_a_label_that_is_only_held_out_is_refused(home, make_rows):
+    test = make_rows(5, seed=1, labels=("gold",))
+    with pytest.raises(DataError, match=r"holdout row 1 .*'gold' has no training row"):
+        publish(make_rows(30), "mine", "1.0.0", description="", holdout_rows=test)
+
+
+# --- publishing later versions -----------------------------------------------------------------
+
+
+def test_an_extension_keeps_ids_sides_and_folds(first, make_rows):
+    hard, natural = (
+        make_rows(40, seed=1, selection="hard"),
+        make_rows(10, seed=2, selection="natural"),
+    )
+    second = publish(hard, "intents", "1.1.0", description="", parent="1.0.0", holdout_rows=natural)
+    before, after = load_dataset("intents@1.0.0").train, load_dataset("intents@1.1.0").train
+    assert second.manifest["holdout"][:20] == first.manifest["holdout"]
+    assert set(held_out(second)["query"]) - set(held_out(first)["query"]) == set(natural["query"])
+    assert after[:80][["id", "fold"]].equals(before[["id", "fold"]])
+    assert (after["selection"] == "hard").sum() == 40
+
+
+def test_a_fifth_of_new_natural_rows_is_held_out(first, make_rows):
+    new = make_rows(100, seed=1, selection=["hard", "natural"] * 50)
+    second = publish(new, "intents", "1.1.0", description="", parent="intents@1.0.0")
+    added = set(second.manifest["holdout"]) - set(first.manifest["holdout"])
+    assert len(added) == 10
+    assert (held_out(second).dropna()["selection"] == "natural").all()
+
+
+def test_a_new_row_near_a_training_row_joins_its_fold(first, make_rows):
+    train = load_dataset("intents").train
+    new = train[["query", "intent"]].assign(query=train["query"] + " ok").head(30)
+    publish(new, "intents", "1.1.0", description="", parent="1.0.0")
+    after = load_dataset("intents@1.1.0").train
+    assert len(after) == 110
+    assert after["fold"][80:].tolist() == train["fold"][:30].tolist()
+
+
+def test_a_new_row_near_a_held_out_row_is_refused_by_id_and_number(first, make_rows):
+    new = make_rows(5, seed=1)
+    victim = held_out(first).iloc[0]
+    new.loc[3, ["query", "intent"]] = victim["query"] + " ok", victim["intent"]
+    with pytest.raises(
+        DataError, match=rf"row 4 \(int-\w+\) is nearly held-out row {victim['id']}"
+    ):
+        publish(new, "intents", "1.1.0", description="", parent="1.0.0")
+
+
+def test_a_new_held_out_row_near_a_training_row_is_refused(first, make_rows):
+    train = load_dataset("intents").train
+    test = train[["query", "intent"]].head(1).assign(query=lambda d: d["query"] + " ok")
+    with pytest.raises(DataError, match=r"holdout row 1 .* is nearly training row int-"):
+        publish(make_rows(5, seed=1), "intents", "1.1.0", description="", parent="1.0.0",
+                holdout_rows=test)  # fmt: skip
+
+
+def test_a_version_can_add_held_out_rows_only(first, make_rows):
+    second = publish(pd.DataFrame(), "intents", "1.1.0", description="", parent="1.0.0",
+                     holdout_rows=make_rows(9, seed=1))  # fmt: skip
+    assert (second.rows, len(second.manifest["holdout"])) == (109, 29)
+
+
+def test_a_hard_row_cannot_be_held_out(first, make_rows):
+    with pytest.raises(DataError, match="picked by a model"):
+        publish(make_rows(5, seed=1), "intents", "1.1.0", description="", parent="1.0.0",
+                holdout_rows=make_rows(5, seed=2, selection="hard"))  # fmt: skip
+
+
+def test_a_row_that_is_there_already_is_refused(first):
+    known = load_dataset("intents").train.loc[[5], ["query", "intent"]]
+    with pytest.raises(DataError, match=r"row 6 is there already as int-"):
+        publish(known, "intents", "1.1.0", description="", parent="1.0.0")
+
+
+def test_a_text_keeps_its_side_without_a_parent_too(first, make_rows):
+    rows = pd.concat([all_rows(first)[["query", "intent"]], make_rows(50, seed=1)])
+    second = publish(rows, "intents", "2.0.0", description="")
+    train = load_dataset("intents@2.0.0").train
+    assert set(held_out(first)["query"]) <= set(held_out(second)["query"])
+    assert set(load_dataset("intents@1.0.0").train["query"]) <= set(train["query"])
+    assert len(held_out(second)) == 30
+
+
+def test_a_trained_text_cannot_be_put_into_a_test_file(first, make_rows):
+    test = load_dataset("intents").train[["query", "intent"]].head(3)
+    with pytest.raises(
+        DataError, match=r"holdout row 1 .* trained on in an earlier.*\(and 2 more\)"
+    ):
+        publish(make_rows(30, seed=1), "intents", "2.0.0", description="", holdout_rows=test)
+
+
+@pytest.mark.parametrize(
+    ("version", "parent", "message"),
+    [
+        ("1.0.0", None, "exists and is never edited"),
+        ("0.9.9", "1.0.0", "not newer than 1.0.0, its parent"),
+        ("1.0.1", "1.5.0", "no version 1.5.0"),
+        ("1.0.1", "other@1.0.0", "is another dataset"),
+        ("one", None, "no version of the form 1.0.0"),
+    ],
+)
+def test_versions_that_make_no_sense_are_refused(first, make_rows, version, parent, message):
+    with pytest.raises(DataError, match=message):
+        publish(make_rows(30, seed=1), "intents", version, description="", parent=parent)
+    assert [v.version for v in list_versions()] == ["1.0.0"]
+
+
+def test_an_older_number_needs_a_parent_to_branch_from(first, make_rows):
+    publish(make_rows(30, seed=1), "intents", "2.0.0", description="")
+    with pytest.raises(DataError, match=r"not newer than 2\.0\.0, the newest; .*--extends"):
+        publish(make_rows(30, seed=2), "intents", "1.0.1", description="")
+    assert (
+        publish(make_rows(9, seed=2), "intents", "1.0.1", description="", parent="1.0.0").rows
+        == 109
+    )
+
+
+def test_drafts_are_replaced_unless_something_extends_them(home, make_rows):
+    publish(make_rows(30), "mine", "0.1.0", description="old")
+    assert publish(make_rows(40), "mine", "0.1.0", description="new").rows == 40
+    publish(make_rows(20, seed=1), "mine", "0.2.0", description="", parent="0.1.0")
+    with pytest.raises(DataError, match=r"is the parent of 0\.2\.0"):
+        publish(make_rows(40), "mine", "0.1.0", description="")
+
+
+def test_new_labels_need_a_major_number(first, make_rows):
+    new = make_rows(30, seed=1, labels=("gold", "tax_planning"))
+    with pytest.raises(DataError, match=r"'gold' is new\. .*publish version 2\.0\.0"):
+        publish(new, "intents", "1.1.0", description="", parent="1.0.0")
+    assert publish(new, "intents", "2.0.0", description="", parent="1.0.0").labels == (
+        *first.labels,
+        "gold",
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("tax_planning", "loan_inquiry"), "'goal_planning', not among the labels given"),
+        (("tax_planning", "loan_inquiry", "goal_planning"), "their order differs"),
+        (("goal_planning", "tax_planning", "loan_inquiry", "x"), "'x' is new"),
+        (("tax_planning", "tax_planning"), "twice"),
+    ],
+)
+def test_given_labels_must_fit(first, make_rows, labels, message):
+    with pytest.raises(DataError, match=message):
+        publish(make_rows(30, seed=1), "intents", "1.1.0", description="", labels=labels)
+
+
+def test_a_label_that_is_gone_needs_a_major_number(first, make_rows):
+    rows = make_rows(30, seed=1, labels=("tax_planning", "loan_inquiry"))
+    with pytest.raises(DataError, match="'goal_planning' is gone"):
+        publish(rows, "intents", "1.1.0", description="")
+
+
+# --- whole or not at all -----------------------------------------------------------------------
+
+SCRIPT = """
+import os, signal, sys
+import pandas as pd
+from pathlib import Path
+from nivesh_lib.data import storage, versions
+
+calls = 0
+def die_at(function, number):
+    def wrapped(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapped
+
+stage, number = sys.argv[1].split(":")
+if stage == "sync":
+    storage._sync = die_at(storage._sync, int(number))
+if stage == "rename":
+    Path.rename = die_at(Path.rename, int(number))
+rows = pd.DataFrame({"query": sys.argv[3:], "intent": ["a", "b"] * (len(sys.argv[3:]) // 2)})
+versions.publish(rows, "mine", sys.argv[2], description="")
+"""
+
+
+def publish_in_a_process(stage, version, rows):
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, stage, version, *rows["query"]])
+
+
+@pytest.mark.parametrize("stage", ["sync:1", "rename:1"])
+def test_a_killed_publish_leaves_nothing_visible(home, make_rows, stage):
+    process = publish_in_a_process(stage, "1.0.0", make_rows(20))
+    assert process.wait() == -signal.SIGKILL
+    assert list_versions() == []
+    publish(make_rows(20), "mine", "1.0.0", description="")
+    assert [path.name for path in (home / "data" / "mine").iterdir()] == ["v1.0.0"]
+
+
+def test_a_draft_whose_replacement_was_killed_comes_back(home, make_rows):
+    publish(make_rows(30), "mine", "0.1.0", description="")
+    assert publish_in_a_process("rename:2", "0.1.0", make_rows(20)).wait() == -signal.SIGKILL
+    publish(make_rows(20, seed=1), "mine", "0.2.0", description="")
+    assert [(v.version, v.rows) for v in list_versions()] == [("0.1.0", 30), ("0.2.0", 20)]
+
+
+def test_of_two_publishers_one_wins(home, make_rows):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, "none:0", "1.0.0", *make_rows(20, seed=n)["query"]],
+            stderr=subprocess.PIPE,
+        )
+        for n in (1, 2)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 1]
+    assert b"exists and is never edited" in b"".join(errors)
+    assert len(load_dataset("mine").train) == 16
+
+
+def test_a_refused_publish_leaves_no_file(home, make_rows):
+    with pytest.raises(DataError):
+        publish(make_rows(1), "mine", "1.0.0", description="")
+    assert not (home / "data" / "mine").exists()
+
+
+def test_the_seeds_view_shows_the_intents_versions(first):
+    assert dict(DATA_VERSIONS) == {
+        "v1.0.0": {
+            "path": "data/intents/v1.0.0/intents.json",
+            "size": 100,
+            "created": first.manifest["created"],
+            "description": "first",
+            "schema_version": "1.0",
+            "sources": [],
+        }
+    }
+    assert "v9.0.0" not in DATA_VERSIONS

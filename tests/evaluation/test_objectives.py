@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+
+from nivesh_lib.errors import DataError
+from nivesh_lib.evaluation.objectives import (
+    MODEL_OBJECTIVES,
+    Objective,
+    judge,
+    judge_all,
+    objectives_for,
+    verdict,
+)
+
+TOML = """
+[intent_classifier]
+accuracy_target = 0.99
+latency_target_ms = 100
+min_confidence = 0.70
+
+[intent_classifier.marks]
+03_tfidf = 0.7
+"""
+AT_LEAST = Objective("m", "accuracy", 0.9)
+AT_MOST = Objective("m", "p95_ms", 100, at_most=True)
+
+
+@pytest.fixture(autouse=True)
+def write(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    return (tmp_path / "data" / "objectives.toml").write_text
+
+
+def between(low, high):
+    return {"value": (low + high) / 2, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("objective", "low", "high", "status"),
+    [
+        (AT_LEAST, 0.91, 0.95, "met"),
+        (AT_LEAST, 0.90, 0.95, "met"),
+        (AT_LEAST, 0.89, 0.95, "undecided"),
+        (AT_LEAST, 0.85, 0.90, "undecided"),
+        (AT_LEAST, 0.85, 0.89, "not met"),
+        (AT_MOST, 80, 99, "met"),
+        (AT_MOST, 80, 100, "met"),
+        (AT_MOST, 80, 101, "undecided"),
+        (AT_MOST, 100, 120, "undecided"),
+        (AT_MOST, 101, 120, "not met"),
+    ],
+)
+def test_the_interval_decides_and_not_the_point(objective, low, high, status):
+    assert judge(objective, between(low, high)).status == status
+
+
+@pytest.mark.parametrize(("value", "status"), [(99.9, "met"), (100, "met"), (100.1, "not met")])
+def test_a_value_without_an_interval_is_met_or_not(value, status):
+    assert judge(AT_MOST, {"value": value, "n": 200}).status == status
+
+
+def test_what_was_found_is_shown_with_interval_and_unit():
+    assert judge(AT_LEAST, between(0.8, 0.9)).found == "0.850 [0.800, 0.900]"
+    assert judge(AT_MOST, {"value": 2.345}).found == "2.3 ms"
+
+
+def test_a_judgement_reads_as_a_sentence():
+    judged = str(judge(AT_MOST, {"value": 120}))
+    assert judged == "latency p95 at most 100 ms: not met, 120.0 ms"
+
+
+def test_a_step_has_the_release_objectives_and_its_own_mark(write):
+    write(TOML)
+    assert [str(objective) for objective in objectives_for("03_tfidf")] == [
+        "accuracy at least 0.99",
+        "latency p95 at most 100 ms",
+        "macro-F1 at least 0.7",
+    ]
+
+
+def test_a_step_without_a_mark_has_the_release_objectives_only(write):
+    write(TOML)
+    assert [o.metric for o in objectives_for("99_other")] == ["accuracy", "p95_ms"]
+
+
+def test_what_was_not_measured_is_not_judged(write):
+    write(TOML)
+    judged = judge_all({"macro_f1": between(0.8, 0.9)}, objectives_for("03_tfidf"))
+    assert [(j.objective.metric, j.status) for j in judged] == [("macro_f1", "met")]
+
+
+def test_the_verdict_has_one_bullet_for_each_judgement():
+    metrics = {"accuracy": between(0.85, 0.95), "p95_ms": {"value": 3.0}}
+    assert verdict(metrics, [AT_LEAST, AT_MOST]).splitlines() == [
+        "- ~ **Undecided**: accuracy at least 0.9 (found 0.900 [0.850, 0.950])",
+        "- ✔ **Met**: latency p95 at most 100 ms (found 3.0 ms)",
+    ]
+
+
+def test_the_verdict_says_so_when_nothing_is_set():
+    assert "No objective is set" in verdict({"accuracy": between(0, 1)}, [])
+
+
+def test_without_a_file_there_are_no_objectives():
+    assert objectives_for("03_tfidf") == []
+    assert dict(MODEL_OBJECTIVES) == {}
+
+
+def test_a_broken_file_is_named(write):
+    write("[intent_classifier")
+    with pytest.raises(DataError, match=r"objectives\.toml: cannot be read"):
+        objectives_for("03_tfidf")
+
+
+def test_the_view_follows_its_file_and_leaves_out_marks(write):
+    write(TOML)
+    assert MODEL_OBJECTIVES["intent_classifier"]["min_confidence"] == 0.70
+    assert "marks" not in MODEL_OBJECTIVES["intent_classifier"]
+    write("[ner]\nf1_target = 0.9")
+    assert dict(MODEL_OBJECTIVES) == {"ner": {"f1_target": 0.9}}

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nivesh_lib.evaluation.crossval import CrossValidation
+from nivesh_lib.evaluation.summary import headline_scores, result_of, slice_scores
+
+LABELS = ["tax", "loan"]
+
+
+@pytest.fixture
+def train():
+    """Sixty natural rows, then forty hard ones."""
+    return pd.DataFrame(
+        {
+            "intent": LABELS * 50,
+            "selection": ["natural"] * 60 + ["hard"] * 40,
+            "traits": ["typo"] * 10 + [""] * 90,
+        }
+    )
+
+
+@pytest.fixture
+def cv(train):
+    """Every natural row is right, every hard row is wrong."""
+    right = (train["selection"] == "natural").to_numpy()
+    p_tax = np.where((train["intent"] == "tax") == right, 0.9, 0.1)
+    oof = pd.DataFrame({"id": range(100), "fold": 0, "loan": 1 - p_tax, "tax": p_tax})
+    return CrossValidation(oof, (1.0, 3.0))
+
+
+@pytest.fixture
+def result(train, cv, tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "objectives.toml").write_text("[intent_classifier]\naccuracy_target = 1")
+    return result_of(
+        "double",
+        "03_tfidf",
+        train,
+        cv,
+        labels=LABELS,
+        scores=headline_scores(train, cv, n_boot=20),
+        latency={"p50_ms": np.float64(1.0), "p95_ms": np.float64(2.0), "n": 200, "threads": 1},
+        size_bytes=1234,
+        slices=slice_scores(train, cv, n_boot=20),
+    )
+
+
+def test_the_headline_leaves_hard_rows_out(train, cv):
+    scores = headline_scores(train, cv, n_boot=20)
+    assert (scores["accuracy"].value, scores["accuracy"].n) == (1.0, 60)
+
+
+def test_hard_rows_are_a_slice_of_their_own(train, cv):
+    table = slice_scores(train, cv, n_boot=20).set_index("slice")
+    assert table["accuracy"].to_dict() == {"selection=hard": 0.0, "selection=natural": 1.0}
+
+
+def test_the_record_is_plain_json(result):
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_the_record_judges_what_was_measured(result):
+    (judged,) = result["judgements"]
+    assert (judged["objective"], judged["status"]) == ("accuracy at least 1", "met")
+
+
+def test_the_record_holds_time_and_room(result):
+    metrics = result["metrics"]
+    assert metrics["p95_ms"] == {"value": 2.0, "n": 200}
+    assert (metrics["fit_seconds"], metrics["size_bytes"]) == (2.0, 1234)
+
+
+def test_the_tables_of_the_record_are_of_headline_rows(result):
+    assert result["confusion"]["data"] == [[30, 0], [0, 30]]
+    assert [row["support"] for row in result["per_class"]] == [30, 30]
+
+
+def test_the_record_has_one_line_for_the_index(result):
+    assert result["headline"] == "macro-F1 1.000 [1.000, 1.000]"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import MODELS, get_model, load_model, model_class, read_card
+
+from .conftest import LABELS, TEXTS
+
+
+@pytest.fixture
+def model():
+    return get_model("rules").fit(TEXTS, LABELS)
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    return model.save(tmp_path / "model")
+
+
+def edit(folder, **changes):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+
+
+def leave_a_listed_pickle(folder):
+    (folder / "weights.pkl").write_bytes(pickle.dumps([1]))
+    edit(folder, files=read_card_files(folder) | {"weights.pkl": "0" * 64})
+
+
+def read_card_files(folder):
+    return json.loads((folder / "model.json").read_text("utf-8"))["files"]
+
+
+# --- the registry ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_a_kind_is_registered_under_its_own_name(kind):
+    assert model_class(kind).kind == kind
+
+
+def test_an_unknown_kind_is_refused_with_those_there_are():
+    with pytest.raises(ModelError, match=r"'bert'; there are: .*tfidf"):
+        get_model("bert")
+
+
+def test_an_unknown_argument_is_refused():
+    with pytest.raises(TypeError, match="depth"):
+        get_model("tfidf", depth=3)
+
+
+# --- saving ----------------------------------------------------------------------
+
+
+def test_the_card_tells_kind_classes_data_and_more(model, tmp_path):
+    card = read_card(model.save(tmp_path / "m", data="intents@1.1.0", about={"step": "02"}))
+    assert (card["kind"], card["data"], card["about"]) == ("rules", "intents@1.1.0", {"step": "02"})
+    assert card["classes"] == sorted(set(LABELS))
+
+
+def test_parents_are_made_and_the_path_is_returned(model, tmp_path):
+    target = tmp_path / "a" / "b" / "model"
+    assert model.save(str(target)) == target
+    assert sorted(path.name for path in target.parent.iterdir()) == ["model"]
+
+
+def test_saving_again_replaces_the_whole_directory(folder):
+    get_model("tfidf").fit(TEXTS, LABELS).save(folder)
+    assert load_model(folder).kind == "tfidf"
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+def test_an_interrupted_save_leaves_nothing(model, tmp_path, monkeypatch, error):
+    def write_half(directory):
+        (directory / "rules.json").write_text("[")
+        raise error
+
+    monkeypatch.setattr(model, "_dump", write_half)
+    with pytest.raises(type(error)):
+        model.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_save_leaves_the_older_model(model, folder):
+    with pytest.raises(TypeError):
+        model.save(folder, about={"not json": object()})
+    assert load_model(folder).predict(TEXTS).tolist() == LABELS
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_directory_of_other_things_is_not_overwritten(model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ModelError, match="is no model"):
+        model.save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_empty_directory_is_taken(model, tmp_path):
+    (tmp_path / "model").mkdir()
+    assert load_model(model.save(tmp_path / "model")).kind == "rules"
+
+
+# --- loading ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nowhere", "model/rules.json"])
+def test_what_is_no_model_directory_is_named(folder, name):
+    with pytest.raises(ModelError, match=f"{name}: no model.json here"):
+        load_model(folder.parent / name)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", "3", '{"kind": "rules"}', '{"files": 3}', "\x80"])
+def test_a_broken_description_is_named(folder, text):
+    (folder / "model.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ModelError, match=r"model\.json: not a model description"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("change", [{"kind": "os:system"}, {"format": 99}, {"format": None}])
+def test_an_unknown_kind_or_format_is_refused(folder, change):
+    edit(folder, **change)
+    with pytest.raises(ModelError, match=r"model\.json: kind .* is not known here"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("change", [{"params": {"depth": 3}}, {"params": None}, {"state": {}}])
+def test_a_description_that_does_not_fit_its_class_is_refused(folder, change):
+    edit(folder, **change)
+    with pytest.raises(ModelError, match=f"{folder.name}: does not load"):
+        load_model(folder)
+
+
+def test_a_file_that_is_not_listed_is_refused(folder):
+    (folder / "extra.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"extra\.json: not listed"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "weights.pt", "hook.py", ".DS_Store", "joblib"])
+def test_a_file_that_could_run_code_is_refused(folder, name):
+    (folder / name).write_bytes(pickle.dumps([1]))
+    with pytest.raises(ModelError, match=f"{name}: .* could run code"):
+        load_model(folder)
+
+
+def test_a_pickle_is_refused_even_when_it_is_listed(folder):
+    leave_a_listed_pickle(folder)
+    with pytest.raises(ModelError, match=r"weights\.pkl: .* could run code"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.json", "/etc/outside.json", "sub/inside.json"])
+def test_a_file_outside_the_directory_is_refused(folder, name):
+    edit(folder, files=read_card_files(folder) | {name: "0" * 64})
+    with pytest.raises(ModelError, match="is refused"):
+        load_model(folder)

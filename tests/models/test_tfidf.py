@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nivesh_lib.models.base import load_model
+from nivesh_lib.models.tfidf import TfidfClassifier
+
+from .conftest import LABELS, QUERIES, TEXTS
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TfidfClassifier().fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("label", "term"),
+    [("loan_inquiry", "loan"), ("tax_planning", "tax"), ("affordability_check", "afford")],
+)
+def test_top_terms_are_those_that_speak_for_a_label(model, label, term):
+    assert term in model.top_terms(label, n=3)
+
+
+def test_top_terms_are_as_many_as_asked_for_and_words_only(model):
+    terms = model.top_terms("tax_planning", n=5)
+    assert len(terms) == 5
+    assert all(term == term.strip() for term in terms)
+
+
+def test_a_two_class_model_has_top_terms_for_both():
+    model = TfidfClassifier().fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
+    assert "tax" in model.top_terms("tax", n=3)
+    assert "tax" not in model.top_terms("rent", n=3)
+
+
+@pytest.mark.parametrize("left_out", ["word_ngram_max", "char_ngram_max"])
+def test_a_family_can_be_left_out(left_out, tmp_path):
+    model = TfidfClassifier(**{left_out: 0}).fit(TEXTS, LABELS)
+    assert list(model.vectorizers_) == [{"word": "char", "char": "word"}[left_out[:4]]]
+    loaded = load_model(model.save(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.predict_proba(QUERIES), model.predict_proba(QUERIES))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_weights_are_saved_in_the_order_in_which_they_are_read(model, tmp_path, order):
+    copy = TfidfClassifier().fit(TEXTS, LABELS)
+    copy._set_weights(np.asarray(model.coef_, order=order), model.intercept_)
+    loaded = load_model(copy.save(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.coef_, model.coef_)
+
+
+def test_rare_terms_are_left_out():
+    everything = TfidfClassifier(min_df=1).fit(TEXTS, LABELS)
+    frequent = TfidfClassifier(min_df=2).fit(TEXTS, LABELS)
+    assert frequent.coef_.shape[1] < everything.coef_.shape[1]
+
+
+def test_balancing_helps_the_rare_label():
+    texts, labels = [*TEXTS[4:8], TEXTS[8]], [*LABELS[4:8], LABELS[8]]
+    plain, balanced = (
+        TfidfClassifier(C=1.0, balanced=weighted).fit(texts, labels).predict_proba(["hello"])[0, 1]
+        for weighted in (False, True)
+    )
+    assert balanced > plain
+
+
+@pytest.mark.parametrize("text", ["home laon", "lone for house", "laons?"])
+def test_a_typo_does_not_hide_the_word_2post(text):
+    texts = ["loan for a house", "a home loan", "tax this year", "income tax"]
+    model = TfidfClassifier().fit(texts, ["loan", "loan", "tax", "tax"])
+    assert model.predict([text]).tolist() == ["loan"]
+
+
+def test_only_the_beginning_of_a_long_query_is_read_2post(model):
+    start = "x " * 5_000
+    np.testing.assert_array_equal(
+        model.predict_proba([start]), model.predict_proba([start + "save tax " * 9_000])
+    )

@@ -1,0 +1,92 @@
+"""What every committed notebook keeps to, whatever it says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from nivesh_lib import paths
+from nivesh_lib.pipeline.refresh import is_stale, notebooks
+from nivesh_lib.pipeline.spec import load_pipeline, read_notebook, read_parameters, source_of
+
+NOTEBOOKS = notebooks()
+MARKED_FOR_INTENTS = "about-intents"
+
+
+def cells(path, kind=None):
+    return [c for c in read_notebook(path)["cells"] if kind in (None, c["cell_type"])]
+
+
+def tags(cell):
+    return cell.get("metadata", {}).get("tags", [])
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return request.param
+
+
+def test_outputs_belong_to_the_present_source(notebook):
+    assert not is_stale(notebook), "run `make notebooks`"
+
+
+def test_parameters_are_few_typed_and_commented(notebook):
+    parameters = read_parameters(notebook)
+    (cell,) = [c for c in cells(notebook, "code") if "parameters" in tags(c)]
+    lines = source_of(cell).strip().splitlines()
+    assert 1 <= len(parameters) <= 10
+    assert all("  # " in line for line in lines)
+
+
+def test_it_opens_with_title_and_question_and_sets_the_mark_before_any_code(notebook):
+    first, second = cells(notebook)[:2]
+    assert source_of(first).startswith("# ") and "**Question:**" in source_of(first)
+    assert second["cell_type"] == "markdown" and "mark" in source_of(second).lower()
+
+
+def test_it_ends_with_what_it_means_and_what_follows(notebook):
+    last = cells(notebook)[-1]
+    assert last["cell_type"] == "markdown"
+    assert "**What this means.**" in source_of(last) and "**Next:**" in source_of(last)
+
+
+def test_it_has_no_functions_and_no_shell_cells(notebook):
+    for cell in cells(notebook, "code"):
+        assert not re.search(r"^\s*(def |class |!|%)", source_of(cell), re.MULTILINE)
+
+
+def test_it_was_executed_without_errors_and_carries_checked_outputs(notebook):
+    code = cells(notebook, "code")
+    assert all(output["output_type"] != "error" for cell in code for output in cell["outputs"])
+    assert any("nbval-check-output" in tags(cell) and cell["outputs"] for cell in code)
+
+
+def test_a_sentence_stands_before_most_code_cells(notebook):
+    every = cells(notebook)
+    code = [i for i, cell in enumerate(every) if cell["cell_type"] == "code"]
+    introduced = sum(every[i - 1]["cell_type"] == "markdown" for i in code)
+    assert introduced / len(code) >= 0.7
+
+
+def test_prose_types_no_results(notebook):
+    for cell in cells(notebook, "markdown"):
+        if MARKED_FOR_INTENTS not in tags(cell):
+            assert not re.search(r"\b0\.\d{2,}\b|\d+\.\d+ ?%", source_of(cell))
+
+
+def test_figures_have_alternative_texts(notebook):
+    for cell in cells(notebook, "code"):
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                assert len(output["metadata"]["image/png"]["alt"]) > 20
+
+
+def test_it_is_of_readable_length_and_size(notebook):
+    assert 20 <= len(cells(notebook)) <= 50
+    assert notebook.stat().st_size < 1_000_000
+
+
+def test_every_numbered_notebook_is_a_step():
+    steps = {step.name for step in load_pipeline(paths.notebooks_dir()).steps}
+    assert steps == {path.stem for path in paths.notebooks_dir().glob("[0-9]*.ipynb")}

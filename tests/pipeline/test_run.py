@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nivesh_lib.errors import DataError, SpecError, StepFailed
+from nivesh_lib.pipeline.run import prune, raise_for_failures, read_record, run_pipeline
+from tests.pipeline.conftest import RECORD
+
+DATASET = "toy@1.0.0"
+
+
+def runs(home: Path) -> list[Path]:
+    return sorted((home / "reports" / "runs").glob("*"))
+
+
+def test_a_run_leaves_notebooks_pages_results_and_a_report(home):
+    record, folder = run_pipeline(dataset=DATASET)
+    assert {s["status"] for s in record.steps.values()} == {"done"}
+    for name in ("01_a", "02_b", "03_c"):
+        assert (folder / "notebooks" / f"{name}.html").is_file()
+        assert (folder / "steps" / f"{name}.json").is_file()
+    assert (home / "reports" / "latest" / "index.html").is_file()
+
+
+def test_nothing_changed_gives_the_last_run_again(home):
+    first, _ = run_pipeline(dataset=DATASET)
+    lines: list[str] = []
+    again, _ = run_pipeline(dataset=DATASET, report=lines.append)
+    assert again.run == first.run and len(runs(home)) == 1
+    assert all("nothing changed" in line for line in lines)
+
+
+def test_a_changed_notebook_and_what_needs_it_run_again_and_the_rest_is_linked(home, change):
+    run_pipeline(dataset=DATASET)
+    change(home, "01_a", [RECORD.format(name="01_a") + "# changed"])
+    lines: list[str] = []
+    record, folder = run_pipeline(dataset=DATASET, report=lines.append)
+    cached = {name for name, step in record.steps.items() if "cached_from" in step}
+    assert cached == {"03_c"}
+    assert (folder / "results" / "03_c.json").is_file()
+
+
+def test_dry_run_names_what_would_invalidate_each_step_and_starts_nothing(home):
+    run_pipeline(dataset=DATASET)
+    lines: list[str] = []
+    run_pipeline(dataset=DATASET, settings=["03_c.SLEEP=0.2"], dry_run=True, report=lines.append)
+    assert "SLEEP: 0.0 -> 0.2" in lines[2] and "nothing changed" in lines[0]
+    assert len(runs(home)) == 1
+
+
+def test_changed_data_rules_or_lock_invalidate(home):
+    run_pipeline(dataset=DATASET)
+    (home / "data" / "toy" / "rules.toml").write_text("# new")
+    (home / "requirements.lock").write_text("nothing==2.0\n")
+    lines: list[str] = []
+    run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
+    assert "requirements.lock changed" in lines[0] and "rules.toml changed" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"settings": ["SLEPE=1"]}, "Did you mean SLEEP"),
+        ({"settings": ["SLEEP=soon"]}, "is not float"),
+        ({"settings": ["no equals sign"]}, "write NAME=VALUE"),
+        ({"settings": ["__import__('os').system('x')=1"]}, "write NAME=VALUE"),
+        ({"profile": "fast"}, "there are: smoke, default"),
+        ({"only": ["09_z"]}, "There are: 01_a"),
+        ({"executor": "cloud"}, "there are: local"),
+    ],
+)
+def test_wrong_requests_are_refused_before_anything_starts(home, options, message):
+    with pytest.raises(SpecError, match=message.replace("(", r"\(")):
+        run_pipeline(dataset=DATASET, **options)
+    assert runs(home) == []
+
+
+def test_an_unknown_dataset_is_refused_before_anything_starts(home):
+    with pytest.raises(DataError, match="toy"):
+        run_pipeline(dataset="toy@9.9.9")
+    assert runs(home) == []
+
+
+def test_a_failing_notebook_keeps_its_evidence_and_other_branches_go_on(home, change):
+    change(home, "01_a", ["x = 1", "raise ValueError('mail me at asha@example.com')"])
+    lines: list[str] = []
+    record, folder = run_pipeline(dataset=DATASET, report=lines.append)
+    statuses = {name: step["status"] for name, step in record.steps.items()}
+    assert statuses == {"01_a": "failed", "02_b": "skipped", "03_c": "done"}
+    said = "\n".join(lines)
+    assert "notebooks/01_a.ipynb, cell [3]: exception: ValueError" in said
+    assert "nivesh run --only 01_a" in said
+    page = (folder / "notebooks" / "01_a.html").read_text()
+    assert "ValueError" in page and "asha@example.com" not in page + said
+    assert not (home / "reports" / "latest").exists()
+    with pytest.raises(StepFailed, match="1 of 3"):
+        raise_for_failures(record, folder)
+
+
+def test_a_mended_notebook_goes_on_from_the_finished_steps(home, change):
+    change(home, "02_b", ["raise RuntimeError"])
+    run_pipeline(dataset=DATASET)
+    change(home, "02_b", [RECORD.format(name="02_b")])
+    record, _ = run_pipeline(dataset=DATASET)
+    assert {n for n, s in record.steps.items() if "cached_from" in s} == {"01_a", "03_c"}
+    assert record.complete
+
+
+@pytest.mark.parametrize(
+    ("cell", "cause"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "the kernel died"),
+        ("raise MemoryError('too much')", "the memory is used up"),
+        ("import time; time.sleep(60)", "timeout"),
+    ],
+)
+def test_the_cause_of_a_failure_is_named(home, change, cell, cause):
+    toml = home / "notebooks" / "pipeline.toml"
+    toml.write_text(toml.read_text().replace('help = "c"', 'help = "c"\ntimeout_s = 3'))
+    change(home, "03_c", [cell])
+    record, folder = run_pipeline(dataset=DATASET, only=["03_c"])
+    assert record.steps["03_c"]["failure"]["cause"] == cause
+    assert (folder / "notebooks" / "03_c.html").is_file()
+
+
+def test_a_damaged_cached_file_is_made_again(home):
+    _, folder = run_pipeline(dataset=DATASET)
+    (folder / "results" / "03_c.json").write_text("{}")
+    record, _ = run_pipeline(dataset=DATASET)
+    assert "cached_from" not in record.steps["03_c"] and "cached_from" in record.steps["01_a"]
+
+
+def start(home: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "nivesh_lib", "run", "--dataset", DATASET, *options]
+    with (home / f"output-{time.time_ns()}").open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+
+def wait_for(condition, seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> set[int]:
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue
+        if parent == pid:
+            child = int(stat.parent.name)
+            found |= {child} | descendants(child)
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_kill_9_leaves_no_process_and_the_next_run_continues(home):
+    process = start(home, "--set", "02_b.SLEEP=30")
+    wait_for(lambda: any((r / "steps" / "01_a.json").is_file() for r in runs(home)))
+    wait_for(lambda: len(descendants(process.pid)) >= 2)
+    family = descendants(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not any(is_running(pid) for pid in family))
+    dead = runs(home)[0]
+    assert json.loads((dead / "run.json").read_text())["status"] == "running"
+    record, _ = run_pipeline(dataset=DATASET)
+    assert "cached_from" in record.steps["01_a"] and record.complete
+    assert read_record(dead).status == "killed"
+
+
+def test_half_written_results_are_never_taken_for_finished(home):
+    _, folder = run_pipeline(dataset=DATASET)
+    (folder / "steps" / "03_c.json").unlink()  # as if killed before the record
+    lines: list[str] = []
+    run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
+    assert "would run" in lines[2]
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(home):
+    processes = [start(home), start(home)]
+    assert [p.wait(timeout=120) for p in processes] == [0, 0]
+    assert len(runs(home)) == 2
+    assert all(read_record(folder).status == "done" for folder in runs(home))
+
+
+def test_prune_keeps_the_newest_and_the_latest_good_one(home, change):
+    first, _ = run_pipeline(dataset=DATASET)
+    for n in range(2):
+        change(home, "03_c", [f"raise ValueError({n})"])
+        time.sleep(1.1)  # run names count seconds
+        run_pipeline(dataset=DATASET)
+    gone = prune(1)
+    assert len(gone) == 1 and first.run in {folder.name for folder in runs(home)}
+    assert (home / "reports" / "latest" / "index.html").is_file()
+
+
+def test_a_read_only_home_gives_one_clear_error(home):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    home.chmod(0o500)
+    with pytest.raises(SpecError):
+        run_pipeline(dataset=DATASET)

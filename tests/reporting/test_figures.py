@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from nivesh_lib.reporting.figures import (
+    calendar_bars,
+    confusion_heatmap,
+    grouped_shares,
+    interval_dots,
+    label_bars,
+    length_histogram,
+    present,
+    reliability,
+)
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def names(n):
+    return [f"intent_number_{i:02}" for i in range(n)]
+
+
+def confusion_of(n):
+    return pd.DataFrame(np.eye(n, dtype=int) * 9 + 1, index=names(n), columns=names(n))
+
+
+def estimate(value=0.7, low=0.6, high=0.8):
+    return {"value": value, "low": low, "high": high, "n": 90}
+
+
+def values(container):
+    return [patch.get_width() for patch in container]
+
+
+# The figures that grow with the number of labels.
+BY_LABEL = {
+    "label_bars": lambda n: label_bars(pd.Series(range(1, n + 1), index=names(n))),
+    "confusion_heatmap": lambda n: confusion_heatmap(confusion_of(n)),
+    "interval_dots": lambda n: interval_dots(dict.fromkeys(names(n), estimate()), unit="F1"),
+    "grouped_shares": lambda n: grouped_shares(
+        {"a": pd.Series(names(n)), "b": pd.Series(names(1))}
+    ),
+}
+
+
+@pytest.mark.parametrize("n", [1, 2, 80])
+@pytest.mark.parametrize("draw", BY_LABEL.values(), ids=BY_LABEL)
+def test_one_label_and_eighty_are_drawn_without_a_warning(draw, n):
+    axes = draw(n)
+    axes.figure.canvas.draw()
+    assert isinstance(axes, Axes)
+
+
+def test_bars_are_sorted_with_the_most_frequent_on_top():
+    axes = label_bars(pd.Series({"tax": 9, "loan": 30, "goal": 2}), unit="queries")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["goal", "tax", "loan"]
+    assert values(axes.containers[0]) == [2, 9, 30]
+    assert axes.get_xlabel() == "queries"
+
+
+def test_lengths_are_shares_so_that_groups_of_any_size_compare():
+    axes = length_histogram({"few": [1, 2], "many": [2] * 900})
+    heights = [patch.get_xy()[:, 1].max() for patch in axes.patches]
+    assert heights == pytest.approx([0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    "lengths", [{"none": []}, {"one": [3]}, {"long": [1, 5_000]}, {name: [4] for name in "abcdef"}]
+)
+def test_every_group_of_lengths_is_drawn(lengths):
+    axes = length_histogram(lengths)
+    axes.figure.canvas.draw()
+    assert [patch.get_label() for patch in axes.patches] == list(lengths)
+
+
+def test_dates_are_counted_by_month():
+    axes = calendar_bars(pd.Series(["2026-01-05", "2026-01-31", "2026-03-01"]))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["2026-01", "2026-03"]
+    assert [patch.get_height() for patch in axes.patches] == [2, 1]
+
+
+def test_estimates_read_from_the_top_and_the_mark_is_named():
+    axes = interval_dots({"first": estimate(), "second": estimate(0.5)}, target=0.7, unit="F1")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["second", "first"]
+    assert [text.get_text() for text in axes.texts] == [" mark 0.7"]
+
+
+def test_a_value_beside_its_interval_is_drawn():
+    interval_dots({"rare labels": estimate(0.7, 0.72, 0.8)}, unit="F1").figure.canvas.draw()
+
+
+def test_a_confusion_cell_shows_its_count_and_shade_its_share():
+    table = pd.DataFrame([[3, 1], [0, 0]], index=["tax", "loan"], columns=["tax", "loan"])
+    axes = confusion_heatmap(table)
+    assert [text.get_text() for text in axes.texts] == ["3", "1"]
+    assert axes.images[0].get_array().tolist() == [[0.75, 0.25], [0, 0]]
+
+
+def test_of_many_labels_the_twenty_with_most_errors_are_shown():
+    table = confusion_of(80)
+    table.loc["intent_number_77", "intent_number_03"] += 50
+    shown = [label.get_text() for label in confusion_heatmap(table).get_yticklabels()]
+    assert len(shown) == 20
+    assert shown[0] == "intent_number_77"
+
+
+@pytest.mark.parametrize("n", [1, 9, 500])
+def test_calibrated_answers_lie_near_the_diagonal(n):
+    rng = np.random.default_rng(0)
+    confidence = rng.random(n)
+    axes = reliability(confidence, rng.random(n) < confidence)
+    x, y = axes.lines[1].get_data()
+    assert len(x) == min(n, 10)
+    assert n < 500 or np.abs(x - y).max() < 0.15
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_every_group_of_shares_is_drawn_around_its_tick(n):
+    axes = grouped_shares({f"g{i}": pd.Series(["a", "a", "b", None]) for i in range(n)})
+    assert [c.get_label() for c in axes.containers] == [f"g{i}" for i in range(n)]
+    assert values(axes.containers[-1]) == pytest.approx([1 / 3, 2 / 3])
+    middles = [c[0].get_y() + c[0].get_height() / 2 for c in axes.containers]
+    assert np.mean(middles) == pytest.approx(0)
+
+
+def test_a_presented_figure_has_title_and_alternative_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *args, **kw: shown.append((args, kw)))
+    axes = label_bars(pd.Series({"tax": 9}))
+    assert present(axes, "Tax leads", "One bar, tax, 9 rows.") == (axes, "One bar, tax, 9 rows.")
+    assert axes.get_title(loc="left") == "Tax leads"
+    assert shown == [
+        ((axes.figure,), {"metadata": {"image/png": {"alt": "One bar, tax, 9 rows."}}})
+    ]
+
+
+def test_a_presented_figure_is_closed_so_that_it_shows_once(monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *args, **kw: None)
+    present(label_bars(pd.Series({"tax": 9})), "Tax leads", "One bar.")
+    assert plt.get_fignums() == []
+
+
+def test_drawing_leaves_the_style_of_others_alone():
+    before = dict(matplotlib.rcParams)
+    label_bars(pd.Series({"tax": 9}))
+    assert dict(matplotlib.rcParams) == before
