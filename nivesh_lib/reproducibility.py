@@ -24,8 +24,17 @@ NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_PACKAGES = ("evidently", "mlflow", "numpy", "pandas", "papermill", "scikit-learn", "torch")
-_PACKAGES += ("transformers", "nivesh-workbench")
+_PACKAGES = (
+    "evidently",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "papermill",
+    "scikit-learn",
+    "torch",
+    "transformers",
+    "nivesh-workbench",
+)
 
 
 def disable_telemetry() -> None:
@@ -59,11 +68,11 @@ def set_seeds(seed: int = 42) -> None:
 def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=paths.home(), capture_output=True, text=True, timeout=20
+            ["git", *arguments], cwd=paths.home(), capture_output=True, timeout=20
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
 
 
 @functools.cache

@@ -392,7 +392,8 @@ def test_a_pan_is_removed(data, pan, gap, lower):
     text = gap.join((pan[:5], pan[5:9], pan[9]))
     left, right = data.draw(words), data.draw(words)
     if gap not in ("", "\u200b"):  # in groups it must stand alone: "flat 1234 a" is prose
-        left, right = left + ":", "," + right
+        # and be named when it could end in an article: "maybe 1500 a month" is prose too
+        left, right = left + (" pan:" if lower and pan[9] == "A" else ":"), "," + right
     assert hides(left + (text.lower() if lower else text) + right, pan)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import wasserstein_distance
 
 from nivesh_lib.evaluation.metrics import Estimate
+
+FLOOR = 0.1  # a smaller distance is no drift, however sure
 
 
 @dataclass(frozen=True)
@@ -61,3 +66,56 @@ def accuracy_change(
     low, high = np.percentile(now - before, [2.5, 97.5])
     value = float(correct_now.mean() - correct_before.mean())
     return Estimate(value, float(low), float(high), len(correct_now))
+
+
+def _numbers_apart(before: np.ndarray, now: np.ndarray) -> float:
+    return float(wasserstein_distance(before, now)) / max(float(before.std()), 0.001)
+
+
+def _categories_apart(before: np.ndarray, now: np.ndarray) -> float:
+    k = int(max(before.max(), now.max())) + 1
+    return float(jensenshannon(np.bincount(before, minlength=k), np.bincount(now, minlength=k)))
+
+
+def _comparable(
+    before: pd.Series, now: pd.Series
+) -> tuple[np.ndarray, int, Callable[[np.ndarray, np.ndarray], float]]:
+    """Return all values as one array, how many are from before, and their distance."""
+    both = pd.concat([before.dropna(), now.dropna()], ignore_index=True)
+    n = int(before.notna().sum())
+    if pd.api.types.is_numeric_dtype(both):
+        return both.to_numpy(dtype=float), n, _numbers_apart
+    return pd.factorize(both)[0], n, _categories_apart
+
+
+def distance(before: pd.Series, now: pd.Series) -> float:
+    """Return how far a column moved, as Evidently measures it.
+
+    Numbers: Wasserstein distance in standard deviations of ``before``. Categories:
+    Jensen-Shannon distance to base e, at most 0.83.
+    """
+    values, n, apart = _comparable(before, now)
+    return apart(values[:n], values[n:])
+
+
+def chance_thresholds(
+    reference: pd.DataFrame, current: pd.DataFrame, *, n_draws: int = 200, seed: int = 42
+) -> dict[str, float]:
+    """Return, for each shared column, the distance above which it has moved.
+
+    That is ``FLOOR``, or where it is larger the 99th percentile of the distance
+    between random parts of the same sizes: with few rows or many categories,
+    chance alone passes a fixed threshold (a permutation test, Good 2005).
+    """
+    rng = np.random.default_rng(seed)
+    thresholds = {}
+    for column in reference.columns.intersection(current.columns):
+        values, n, apart = _comparable(reference[column], current[column])
+        if not 0 < n < len(values):
+            continue
+        drawn = []
+        for _ in range(n_draws):
+            mixed = rng.permutation(values)
+            drawn.append(apart(mixed[:n], mixed[n:]))
+        thresholds[str(column)] = max(FLOOR, float(np.percentile(drawn, 99)))
+    return thresholds

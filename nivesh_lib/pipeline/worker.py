@@ -6,11 +6,16 @@ finished, whatever else lies there.
 
 from __future__ import annotations
 
+# ruff: noqa: E402
+import sys
+
+# jsonschema would parse a grammar of IRIs for a second at each start; notebooks hold none.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 import fcntl
 import json
 import os
 import signal
-import sys
 import threading
 import time
 import traceback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ def describe_texts(frame: pd.DataFrame, text: str = "query") -> pd.DataFrame:
 
 
 def drift_report(
-    reference: pd.DataFrame, current: pd.DataFrame, *, html: Path | None = None
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    *,
+    thresholds: Mapping[str, float] | None = None,
+    html: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Compare the columns that hold values in both frames; return one row for each.
 
@@ -39,6 +44,8 @@ def drift_report(
     ----------
     reference, current : DataFrame
         As `describe_texts` returns them.
+    thresholds : mapping, optional
+        Column -> distance above which it has moved; 0.1 for a column without one.
     html : path, optional
         Where Evidently's interactive page goes.
 
@@ -47,7 +54,7 @@ def drift_report(
     list of dict
         ``column``, ``method``, ``value``, ``threshold``, ``drifted``. Numbers are
         compared by normalised Wasserstein distance, categories by Jensen-Shannon
-        distance: both grow with the size of a change, not with the number of rows.
+        distance: sizes of a change, where a p-value would fall with every further row.
     """
     disable_telemetry()
     from evidently import DataDefinition, Dataset, Report
@@ -64,8 +71,12 @@ def drift_report(
         Dataset.from_pandas(frame[columns].copy(), data_definition=definition)
         for frame in (reference, current)
     )
-    metrics = [ValueDrift(column=c, method="jensenshannon", threshold=0.1) for c in categorical]
-    metrics += [ValueDrift(column=c, method="wasserstein", threshold=0.1) for c in numerical]
+    bounds = thresholds or {}
+    methods = dict.fromkeys(categorical, "jensenshannon") | dict.fromkeys(numerical, "wasserstein")
+    metrics = [
+        ValueDrift(column=column, method=method, threshold=bounds.get(column, 0.1))
+        for column, method in methods.items()
+    ]
     snapshot = Report(metrics, include_tests=True).run(now, before)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)

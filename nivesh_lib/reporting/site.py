@@ -31,14 +31,14 @@ def _css() -> str:
 
 
 def _without(notebook: Any, dataset: str) -> Any:
-    """Return a copy without warnings, and without remarks made about other data."""
+    """Return a copy without parameters, warnings, and remarks made about other data."""
     import copy
 
     kept = copy.deepcopy(notebook)
+    unwanted = {"parameters", "injected-parameters"}
     if not dataset.startswith("intents@"):
-        kept.cells = [
-            c for c in kept.cells if _MEASURED_ON_INTENTS not in c.metadata.get("tags", [])
-        ]
+        unwanted.add(_MEASURED_ON_INTENTS)
+    kept.cells = [c for c in kept.cells if not unwanted & set(c.metadata.get("tags", []))]
     for cell in kept.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -333,9 +334,11 @@ def _log_dataset(run_id: str, dataset: Any) -> None:
 
     source = str(dataset.manifest["path"])
     train = dataset.train.drop(columns=[c for c in ("query",) if c in dataset.train])
-    entity = from_pandas(
-        train, source=source, name=dataset.ref, digest=dataset.version.sha256[:36]
-    )._to_mlflow_entity()
+    with warnings.catch_warnings():  # two of MLflow's sources claim every local path
+        warnings.simplefilter("ignore", UserWarning)
+        entity = from_pandas(
+            train, source=source, name=dataset.ref, digest=dataset.version.sha256[:36]
+        )._to_mlflow_entity()
     tags = [
         InputTag("mlflow.data.context", "training"),
         InputTag("sha256", dataset.version.sha256),

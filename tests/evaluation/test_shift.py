@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.metrics import Estimate
-from nivesh_lib.evaluation.shift import accuracy_change, drift_verdict
+from nivesh_lib.evaluation.shift import accuracy_change, chance_thresholds, distance, drift_verdict
 
 
 def row(column, drifted):
@@ -61,3 +62,29 @@ def test_the_interval_holds_the_true_change_as_often_as_it_says():
         found = accuracy_change(rng.random(300) < 0.9, rng.random(300) < 0.7, n_boot=400)
         held += found.low <= -0.2 <= found.high
     assert 0.92 <= held / 400 <= 0.98
+
+
+def test_the_distance_is_the_one_that_evidently_reports():
+    from nivesh_lib.reporting.drift import drift_report
+
+    rng = np.random.default_rng(0)
+    before = pd.DataFrame({"intent": rng.choice(list("abc"), 300), "words": rng.normal(9, 3, 300)})
+    now = pd.DataFrame({"intent": rng.choice(list("abd"), 200), "words": rng.normal(12, 3, 200)})
+    for row in drift_report(before, now):
+        assert row["value"] == pytest.approx(distance(before[row["column"]], now[row["column"]]))
+
+
+def test_chance_alone_rarely_passes_its_threshold():
+    rng = np.random.default_rng(1)
+    passed = 0
+    for seed in range(60):
+        before = pd.DataFrame({"intent": rng.choice(14, 300).astype(str)})
+        now = pd.DataFrame({"intent": rng.choice(14, 150).astype(str)})
+        bound = chance_thresholds(before, now, n_draws=60, seed=seed)["intent"]
+        passed += distance(before["intent"], now["intent"]) > bound
+    assert passed <= 4
+
+
+def test_a_column_without_values_on_one_side_has_no_threshold():
+    before, now = pd.DataFrame({"a": ["x", "y"]}), pd.DataFrame({"a": [None, None]})
+    assert chance_thresholds(before, now) == {}

@@ -57,8 +57,9 @@ def test_a_weight_is_the_share_of_texts_that_carry_the_label():
 
 @pytest.mark.parametrize("text", ["HOME LOAN", "home-loan", "a home, loan?", "home \n\n loan"])
 def test_a_pair_of_words_is_found_across_case_and_punctuation(text):
-    model = RulesClassifier().fit(["home loan", "save tax"], ["loan", "tax"])
-    assert model.predict([text]).tolist() == ["loan"]
+    # Only the order tells the two labels apart, so only a pair can.
+    model = RulesClassifier().fit(["loan home", "home loan"], ["address", "loan_inquiry"])
+    assert model.predict([text]).tolist() == ["loan_inquiry"]
 
 
 @pytest.mark.parametrize("text", ["loaned", "taxi", "80ccd"])

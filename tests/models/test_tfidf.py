@@ -28,6 +28,11 @@ def test_top_terms_are_as_many_as_asked_for_and_words_only(model):
     assert all(term == term.strip() for term in terms)
 
 
+def test_the_most_telling_term_comes_first(model):
+    assert model.top_terms("tax_planning", n=9)[:3] == model.top_terms("tax_planning", n=3)
+    assert model.top_terms("loan_inquiry")[0] == "loan"
+
+
 def test_a_two_class_model_has_top_terms_for_both():
     model = TfidfClassifier().fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
     assert "tax" in model.top_terms("tax", n=3)

@@ -21,26 +21,26 @@ def runs(home: Path) -> list[Path]:
     return sorted((home / "reports" / "runs").glob("*"))
 
 
-def test_a_run_leaves_notebooks_pages_results_and_a_report(home):
-    record, folder = run_pipeline(dataset=DATASET)
+def test_a_run_leaves_notebooks_pages_results_and_a_report(ran):
+    (folder,) = runs(ran)
+    record = read_record(folder)
     assert {s["status"] for s in record.steps.values()} == {"done"}
     for name in ("01_a", "02_b", "03_c"):
         assert (folder / "notebooks" / f"{name}.html").is_file()
         assert (folder / "steps" / f"{name}.json").is_file()
-    assert (home / "reports" / "latest" / "index.html").is_file()
+    assert (ran / "reports" / "latest" / "index.html").is_file()
 
 
-def test_nothing_changed_gives_the_last_run_again(home):
-    first, _ = run_pipeline(dataset=DATASET)
+def test_nothing_changed_gives_the_last_run_again(ran):
+    (folder,) = runs(ran)
     lines: list[str] = []
     again, _ = run_pipeline(dataset=DATASET, report=lines.append)
-    assert again.run == first.run and len(runs(home)) == 1
+    assert again.run == folder.name and len(runs(ran)) == 1
     assert all("nothing changed" in line for line in lines)
 
 
-def test_a_changed_notebook_and_what_needs_it_run_again_and_the_rest_is_linked(home, change):
-    run_pipeline(dataset=DATASET)
-    change(home, "01_a", [RECORD.format(name="01_a") + "# changed"])
+def test_a_changed_notebook_and_what_needs_it_run_again_and_the_rest_is_linked(ran, change):
+    change(ran, "01_a", [RECORD.format(name="01_a") + "# changed"])
     lines: list[str] = []
     record, folder = run_pipeline(dataset=DATASET, report=lines.append)
     cached = {name for name, step in record.steps.items() if "cached_from" in step}
@@ -48,18 +48,16 @@ def test_a_changed_notebook_and_what_needs_it_run_again_and_the_rest_is_linked(h
     assert (folder / "results" / "03_c.json").is_file()
 
 
-def test_dry_run_names_what_would_invalidate_each_step_and_starts_nothing(home):
-    run_pipeline(dataset=DATASET)
+def test_dry_run_names_what_would_invalidate_each_step_and_starts_nothing(ran):
     lines: list[str] = []
     run_pipeline(dataset=DATASET, settings=["03_c.SLEEP=0.2"], dry_run=True, report=lines.append)
     assert "SLEEP: 0.0 -> 0.2" in lines[2] and "nothing changed" in lines[0]
-    assert len(runs(home)) == 1
+    assert len(runs(ran)) == 1
 
 
-def test_changed_data_rules_or_lock_invalidate(home):
-    run_pipeline(dataset=DATASET)
-    (home / "data" / "toy" / "rules.toml").write_text("# new")
-    (home / "requirements.lock").write_text("nothing==2.0\n")
+def test_changed_data_rules_or_lock_invalidate(ran):
+    (ran / "data" / "toy" / "rules.toml").write_text("# new")
+    (ran / "requirements.lock").write_text("nothing==2.0\n")
     lines: list[str] = []
     run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
     assert "requirements.lock changed" in lines[0] and "rules.toml changed" in lines[0]
@@ -105,10 +103,10 @@ def test_a_failing_notebook_keeps_its_evidence_and_other_branches_go_on(home, ch
         raise_for_failures(record, folder)
 
 
-def test_a_mended_notebook_goes_on_from_the_finished_steps(home, change):
-    change(home, "02_b", ["raise RuntimeError"])
+def test_a_mended_notebook_goes_on_from_the_finished_steps(ran, change):
+    change(ran, "02_b", ["raise RuntimeError"])
     run_pipeline(dataset=DATASET)
-    change(home, "02_b", [RECORD.format(name="02_b")])
+    change(ran, "02_b", [RECORD.format(name="02_b") + "# mended"])
     record, _ = run_pipeline(dataset=DATASET)
     assert {n for n, s in record.steps.items() if "cached_from" in s} == {"01_a", "03_c"}
     assert record.complete
@@ -131,8 +129,8 @@ def test_the_cause_of_a_failure_is_named(home, change, cell, cause):
     assert (folder / "notebooks" / "03_c.html").is_file()
 
 
-def test_a_damaged_cached_file_is_made_again(home):
-    _, folder = run_pipeline(dataset=DATASET)
+def test_a_damaged_cached_file_is_made_again(ran):
+    (folder,) = runs(ran)
     (folder / "results" / "03_c.json").write_text("{}")
     record, _ = run_pipeline(dataset=DATASET)
     assert "cached_from" not in record.steps["03_c"] and "cached_from" in record.steps["01_a"]
@@ -186,8 +184,8 @@ def test_kill_9_leaves_no_process_and_the_next_run_continues(home):
     assert read_record(dead).status == "killed"
 
 
-def test_half_written_results_are_never_taken_for_finished(home):
-    _, folder = run_pipeline(dataset=DATASET)
+def test_half_written_results_are_never_taken_for_finished(ran):
+    (folder,) = runs(ran)
     (folder / "steps" / "03_c.json").unlink()  # as if killed before the record
     lines: list[str] = []
     run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
@@ -201,15 +199,13 @@ def test_two_runs_at_once_do_not_disturb_each_other(home):
     assert all(read_record(folder).status == "done" for folder in runs(home))
 
 
-def test_prune_keeps_the_newest_and_the_latest_good_one(home, change):
-    first, _ = run_pipeline(dataset=DATASET)
-    for n in range(2):
-        change(home, "03_c", [f"raise ValueError({n})"])
-        time.sleep(1.1)  # run names count seconds
-        run_pipeline(dataset=DATASET)
-    gone = prune(1)
-    assert len(gone) == 1 and first.run in {folder.name for folder in runs(home)}
-    assert (home / "reports" / "latest" / "index.html").is_file()
+def test_prune_keeps_the_newest_and_the_latest_good_one(ran):
+    (good,) = runs(ran)
+    for name in ("99990101-000000", "99990101-000001"):  # newer, and no good runs
+        (ran / "reports" / "runs" / name).mkdir()
+    assert prune(1) == ["99990101-000000"]
+    assert {folder.name for folder in runs(ran)} == {good.name, "99990101-000001"}
+    assert (ran / "reports" / "latest" / "index.html").is_file()
 
 
 def test_a_read_only_home_gives_one_clear_error(home):

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import re
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from nivesh_lib.reporting import site
+
+
+def estimate(value, spread=0.05):
+    return {"value": value, "low": value - spread, "high": value + spread, "n": 100}
+
+
+def result(model, f1, **more):
+    metrics = {"macro_f1": estimate(f1), "accuracy": estimate(f1), "size_bytes": 12_300}
+    return {"model": model, "metrics": metrics, "headline": f"{model} said", "figures": [], **more}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run directory with two models, a failed step and a hostile label."""
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    judged = {"objective": "accuracy at least 0.99", "status": "not met", "found": "0.7"}
+    results = {
+        "02_rules": result("rules", 0.4),
+        "03_tfidf": result("tfidf", 0.7, judgements=[judged], experiment_id="1"),
+        "01_data": {"data_card": {"Labels": "<script>alert(1)</script>"}, "headline": "rows"},
+    }
+    (tmp_path / "results").mkdir()
+    for step, record in results.items():
+        (tmp_path / "results" / f"{step}.json").write_text(json.dumps(record))
+    done = {"status": "done", "seconds": 1.0, "mlflow_run_id": "abc123"}
+    failure = {"cause": "timeout", "detail": "a cell took longer", "cell": 3}
+    record = {
+        "run": "r1",
+        "profile": "default",
+        "dataset": {"ref": "toy@1.0.0", "sha256": "f" * 64, "rows": 1200},
+        "started": "2026-01-01",
+        "seconds": 3.0,
+        "git": {"commit": "c0ffee", "dirty": True},
+        "environment": {
+            "processor": {"model": "cpu"},
+            "cores": 2,
+            "python": "3.11",
+            "packages": {"mlflow": "3"},
+        },
+        "steps": dict.fromkeys(results, done)
+        | {"08_x": {"status": "failed", "failure": failure}},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_the_index_ranks_models_and_judges_them(run):
+    page = site.build_site(run).read_text()
+    assert page.index(">tfidf<") < page.index(">rules<")
+    assert "✘ not met" in page and "It is not ready for release." in page
+
+
+def test_the_index_says_what_failed_and_that_code_was_dirty(run):
+    page = site.build_site(run).read_text()
+    assert "timeout: a cell took longer" in page and "uncommitted changes" in page
+
+
+def test_text_from_data_cannot_become_markup(run):
+    assert "<script>" not in site.build_site(run).read_text()
+
+
+def test_the_index_is_self_contained_with_a_title_language_and_headings(run):
+    page = site.build_site(run).read_text()
+    assert '<html lang="en">' in page and "<title>" in page and "viewport" in page
+    assert not re.search(r'(src|href)="https?://(?!127\.0\.0\.1)', page)
+    assert re.search(r"<h(\d)", page)[1] == "1"
+    assert not re.findall(r"<img(?![^>]*alt=)", page)
+
+
+def test_a_run_without_models_says_so(run):
+    for path in (run / "results").glob("0[23]*.json"):
+        path.unlink()
+    assert "No model was evaluated" in site.build_site(run).read_text()
+
+
+def test_overlapping_intervals_are_said_to_overlap():
+    said = site.answer({"a": result("rules", 0.70), "b": result("tfidf", 0.72)})
+    assert "The intervals overlap." in said[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(None, "not measured"), (12, "12 B"), (1500, "1.5 kB"), (3.2e6, "3.2 MB")]
+)
+def test_sizes_are_readable(size, text):
+    assert site.human_bytes(size) == text
+
+
+@pytest.fixture
+def notebook():
+    image = new_output(
+        "display_data", {"image/png": "aGk="}, metadata={"image/png": {"alt": "a bar chart"}}
+    )
+    warning = new_output("stream", name="stderr", text="DeprecationWarning")
+    return new_notebook(
+        cells=[
+            new_markdown_cell("# 03 · Title"),
+            new_code_cell("SECRET_CODE = 1", outputs=[image, warning]),
+            new_code_cell("C = 5", metadata={"tags": ["injected-parameters"]}),
+            new_markdown_cell("only here", metadata={"tags": ["about-intents"]}),
+        ]
+    )
+
+
+def test_a_page_has_figures_with_alt_texts_and_no_code_parameters_or_warnings(notebook):
+    page = site.render_notebook(notebook, step="03_x", dataset="intents@1.1.0")
+    assert 'alt="a bar chart"' in page and "<title>03 · Title" in page and "only here" in page
+    assert not re.search("SECRET_CODE|injected|DeprecationWarning", page)
+
+
+def test_remarks_about_the_shipped_data_are_left_out_for_other_data(notebook):
+    assert "only here" not in site.render_notebook(notebook, step="03_x", dataset="mine@1.0.0")
+
+
+def test_rendering_leaves_the_notebook_as_it_was(notebook):
+    before = nbformat.writes(notebook)
+    site.render_notebook(notebook, step="03_x", dataset="mine@1.0.0")
+    assert nbformat.writes(notebook) == before

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from nivesh_lib.data.versions import load_dataset, publish
+from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.reporting.figures import label_bars
+from nivesh_lib.tracking import runs
+
+PARAMS = {"DATASET": "toy@1.0.0", "C": 1.0, "nested": {"deep": 2}}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> Path:
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    monkeypatch.setenv("NIVESH_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("NIVESH_MODE", "nbval")
+    texts = [f"{word} {n}" for word in ("rent", "chai", "train") for n in ("one", "two", "three")]
+    rows = [{"query": f"{t} {i}", "intent": i} for t in texts for i in ("spend", "save")]
+    publish(pd.DataFrame(rows), "toy", "1.0.0", description="toy")
+    return tmp_path
+
+
+def client() -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(runs.tracking_uri())
+
+
+def test_the_store_is_made_once_with_write_ahead_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = runs.prepare_store()
+    database = tmp_path / "mlruns" / "mlflow.db"
+    assert uri == f"sqlite:///{database}"
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+    connection.close()
+    before = database.stat().st_ino
+    runs.prepare_store()
+    assert database.stat().st_ino == before
+
+
+def test_another_tracking_server_is_taken_as_it_is(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert runs.prepare_store() == "http://127.0.0.1:9"
+
+
+def test_experiments_are_leaves_of_the_tree_and_made_once(home):
+    first = runs.create_experiment("baseline_experiments")
+    assert runs.create_experiment("baseline_experiments") == first
+    assert client().get_experiment(first).name == f"{runs.TREE}/baseline_experiments"
+
+
+def test_run_names_count_up_within_a_day(home):
+    names = []
+    for _ in range(3):
+        run = runs.start_run("03_tfidf", PARAMS)
+        names.append(client().get_run(run.mlflow_run_id).info.run_name)
+    assert [name.rsplit("_", 1)[1] for name in names] == ["v1", "v2", "v3"]
+    assert names[0].startswith("intent_classifier_tfidf_2")
+
+
+def test_a_run_leaves_everything_in_the_directory_and_in_mlflow(home):
+    data = load_dataset("toy@1.0.0")
+    run = runs.start_run("03_toy", PARAMS)
+    model = get_model("rules").fit(data.train["query"], data.train["intent"])
+    oof = pd.DataFrame({"id": ["a"], "fold": [0], "save": [0.4], "spend": [0.6]})
+    axes = label_bars(data.train["intent"].value_counts())
+    metrics = {"macro_f1": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}, "rows": 9}
+    run.log(
+        {"metrics": metrics, "headline": "said"},
+        dataset=data,
+        model=model,
+        oof=oof,
+        figures={"labels": (axes, "bars")},
+    )
+    folder = home / "run"
+    record = json.loads((folder / "results" / "03_toy.json").read_text())
+    assert record["headline"] == "said" and record["mlflow_run_id"] == run.mlflow_run_id
+    assert pd.read_parquet(folder / "oof" / "03_toy.parquet").equals(oof)
+    assert load_model(folder / "models" / "03_toy").predict(["rent"]).size == 1
+    logged = client().get_run(run.mlflow_run_id)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.metrics["macro_f1_low"] == 0.4 and logged.data.metrics["rows"] == 9
+    assert logged.data.params["nested.deep"] == "2"
+    (given,) = logged.inputs.dataset_inputs
+    assert {t.key: t.value for t in given.tags}["sha256"] == data.version.sha256
+    paths = {f.path for f in client().list_artifacts(run.mlflow_run_id)}
+    assert {"figures", "results", "environment.json"} <= paths
+    assert logged.outputs.model_outputs
+
+
+def test_parameters_are_anonymised_before_they_are_logged(home):
+    run = runs.start_run("03_toy", {**PARAMS, "EXAMPLE": "write to asha@example.com"})
+    logged = client().get_run(run.mlflow_run_id).data.params
+    assert logged["EXAMPLE"] == "write to [EMAIL]"
+
+
+def test_no_query_reaches_mlflow_with_the_dataset(home):
+    data = load_dataset("toy@1.0.0")
+    run = runs.start_run("03_toy", PARAMS)
+    run.log({"metrics": {}}, dataset=data)
+    (given,) = client().get_run(run.mlflow_run_id).inputs.dataset_inputs
+    assert "rent" not in given.dataset.schema + given.dataset.profile + given.dataset.source
+
+
+def test_upstream_results_of_another_dataset_are_left_out_with_a_hint(home, capsys):
+    runs.write_json(home / "run" / "results" / "02_baseline.json", {"dataset": "other@1.0.0"})
+    run = runs.start_run("03_toy", PARAMS)
+    assert run.upstream("02_baseline") is None
+    assert "nivesh run --only 02_baseline" in capsys.readouterr().out
+
+
+def test_the_seed_s_functions_log_to_the_active_run(home):
+    mlflow.set_tracking_uri(runs.prepare_store())
+    experiment = runs.create_experiment("hyperparameter_tuning")
+    with mlflow.start_run(experiment_id=experiment) as active:
+        runs.log_model_params({"learning_rate": 2e-5})
+        runs.log_model_metrics({"val_f1": 0.5, "note": "no number"})
+    logged = client().get_run(active.info.run_id).data
+    assert logged.params == {"learning_rate": "2e-05"} and logged.metrics == {"val_f1": 0.5}
+
+
+def test_without_an_active_run_they_say_what_to_do(home):
+    with pytest.raises(ValueError, match="pass run_id"):
+        runs.log_model_params({"a": 1})
+
+
+def test_four_processes_may_open_a_fresh_store_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/fresh/mlflow.db")
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    code = "from nivesh_lib.tracking.runs import *; create_experiment('x')"
+    processes = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stderr=subprocess.DEVNULL)
+        for _ in range(4)
+    ]
+    assert [p.wait(timeout=120) for p in processes] == [0, 0, 0, 0]
+
+
+def test_an_unreachable_store_gives_one_clear_error(tmp_path, monkeypatch):
+    from nivesh_lib.errors import NiveshError
+
+    (tmp_path / "mlflow.db").write_text("this is no database")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(NiveshError, match="cannot be opened"):
+        runs.check_store()
