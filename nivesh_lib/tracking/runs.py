@@ -52,6 +52,7 @@ def prepare_store() -> str:
     parallel notebooks write without waiting for each other.
     """
     disable_telemetry()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = tracking_uri()
     if not uri.startswith("sqlite:///"):
         return uri
