@@ -472,6 +472,21 @@ def _anonymize_cell(value: object) -> object:
     return anonymize_query(value) if isinstance(value, str) else value
 
 
+_TECHNICAL = ("id", "fold", "source")
+
+
 def show(frame: pd.DataFrame, rows: int = 5, columns: Sequence[str] = ("query",)) -> pd.DataFrame:
-    """Return the first rows anonymised, for display: cell outputs end up in reports."""
-    return anonymize_frame(frame.head(rows), columns)
+    """Return the first rows anonymised, for display: cell outputs end up in reports.
+
+    Texts come first and are shown whole; columns that only machines read are left out.
+    """
+    import pandas as pd
+
+    class Shown(pd.DataFrame):
+        def _repr_html_(self) -> str:
+            with pd.option_context("display.max_colwidth", None):
+                return self.to_html(index=False, border=0, na_rep="")
+
+    order = [c for c in columns if c in frame]
+    order += [c for c in frame.columns if c not in order and c not in _TECHNICAL]
+    return Shown(anonymize_frame(frame.head(rows), columns)[order])

@@ -48,7 +48,7 @@ class TfidfClassifier(TextClassifier):
 
     def __init__(
         self,
-        C: float = 30.0,
+        C: float = 10.0,
         word_ngram_max: int = 2,
         char_ngram_max: int = 5,
         min_df: int = 1,

@@ -75,7 +75,8 @@ def execute(notebook: Path, *, keep: bool) -> None:
         loaded,
         timeout=900,
         kernel_name="python3",
-        resources={"metadata": {"path": notebook.parent}},
+        resources={"metadata": {"path": str(notebook.parent)}},
+        extra_arguments=["--IPKernelApp.log_level=50"],  # else it warns of its own defaults
     )
     try:
         client.execute()

@@ -72,6 +72,7 @@ class _Engine(NBClientEngine):
             kernel_name=kernel_name,
             startup_timeout=start_timeout,
             timeout=execution_timeout,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # else it warns of its own defaults
         )
         return client.execute()
 

@@ -12,7 +12,8 @@ from nivesh_lib import paths
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _UI = "http://127.0.0.1:5000"
-_MEASURED_ON_INTENTS = "about-intents"  # tag of remarks that hold for the shipped data only
+_ABOUT_INTENTS = "about-intents"  # tag of remarks that hold for the shipped data only
+_ABOUT_CODE = "about-code"  # tag of remarks that only make sense beside a code cell
 
 
 def _environment() -> Any:
@@ -35,9 +36,9 @@ def _without(notebook: Any, dataset: str) -> Any:
     import copy
 
     kept = copy.deepcopy(notebook)
-    unwanted = {"parameters", "injected-parameters"}
+    unwanted = {"parameters", "injected-parameters", _ABOUT_CODE}
     if not dataset.startswith("intents@"):
-        unwanted.add(_MEASURED_ON_INTENTS)
+        unwanted.add(_ABOUT_INTENTS)
     kept.cells = [c for c in kept.cells if not unwanted & set(c.metadata.get("tags", []))]
     for cell in kept.cells:
         if cell.cell_type == "code":

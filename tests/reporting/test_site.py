@@ -47,8 +47,7 @@ def run(tmp_path, monkeypatch):
             "python": "3.11",
             "packages": {"mlflow": "3"},
         },
-        "steps": dict.fromkeys(results, done)
-        | {"08_x": {"status": "failed", "failure": failure}},
+        "steps": dict.fromkeys(results, done) | {"08_x": {"status": "failed", "failure": failure}},
     }
     (tmp_path / "run.json").write_text(json.dumps(record))
     return tmp_path
