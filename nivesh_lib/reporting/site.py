@@ -143,7 +143,7 @@ def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         runner = board[1]
         apart = f1["low"] > runner["f1"]["high"]
         said.append(
-            f"Next: {runner['model']}, {runner['f1']['value']:.3f}. "
+            f"Second: {runner['model']}, {runner['f1']['value']:.3f}. "
             + ("The intervals do not overlap." if apart else "The intervals overlap.")
         )
     judged = results[best["step"]].get("judgements", [])
