@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,9 +114,17 @@ def _summary(folder: Path, record: Any) -> None:
     typer.echo("  MLflow    make ui   (then http://127.0.0.1:5000)")
     if board and (folder / "models" / board[0]["step"]).is_dir():
         model = paths.relative(shown / "models" / board[0]["step"])
-        typer.echo(f'  predict   .venv/bin/nivesh predict "{EXAMPLE_QUERY}" --model {model}')
-        for line in _answers([EXAMPLE_QUERY], folder / "models" / board[0]["step"]):
-            typer.echo(f"            {_sentence(line)}")
+        query = _example(record.dataset["ref"], results)
+        typer.echo(f"  predict   .venv/bin/nivesh predict {shlex.quote(query)} --model {model}")
+        (answered,) = _answers([query], folder / "models" / board[0]["step"])
+        typer.echo(f"            {_sentence(answered)}")
+
+
+def _example(ref: str, results: dict[str, Any]) -> str:
+    """Return a query to try: the assistant's own, or for other data one of its anonymised rows."""
+    if ref.startswith("intents@"):
+        return EXAMPLE_QUERY
+    return str(results.get("01_data_validation", {}).get("example_query", EXAMPLE_QUERY))[:120]
 
 
 def _answers(texts: list[str], model: Path) -> list[dict[str, Any]]:

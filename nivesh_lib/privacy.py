@@ -485,7 +485,7 @@ def show(frame: pd.DataFrame, rows: int = 5, columns: Sequence[str] = ("query",)
     class Shown(pd.DataFrame):
         def _repr_html_(self) -> str:
             with pd.option_context("display.max_colwidth", None):
-                return self.to_html(index=False, border=0, na_rep="")
+                return self.to_html(index=False, border=0, na_rep="", classes="texts")
 
     order = [c for c in columns if c in frame]
     order += [c for c in frame.columns if c not in order and c not in _TECHNICAL]

@@ -117,13 +117,13 @@ def main() -> int:
     """Refresh, list or check the notebooks; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m nivesh_lib.pipeline.refresh")
     parser.add_argument("--check", action="store_true", help="fail when one is stale")
-    parser.add_argument("--list", action="store_true", help="print the pipeline's notebooks")
+    parser.add_argument("--list", action="store_true", help="print all committed notebooks")
     parser.add_argument("--quick", action="store_true", help="with --list: only the quick ones")
     options = parser.parse_args()
     if options.list:
         steps = load_pipeline(paths.notebooks_dir()).steps
-        chosen = [paths.relative(s.notebook) for s in steps if s.quick or not options.quick]
-        sys.stdout.write("\n".join(chosen) + "\n")
+        chosen = [s.notebook for s in steps if s.quick] if options.quick else notebooks()
+        sys.stdout.write("\n".join(map(paths.relative, chosen)) + "\n")
         return 0
     if options.check:
         names = [notebook.name for notebook in stale()]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
 
 def say(markdown: str) -> None:
-    """Show Markdown as the output of a cell: prose whose digits come from values."""
+    """Show Markdown as the output of a cell: prose whose digits come from values.
+
+    HTML in it is shown as text: labels and issues come from people's files.
+    """
     from IPython.display import Markdown, display
 
-    display(Markdown(markdown))
+    display(Markdown(html.escape(markdown, quote=False)))
 
 
 def data_card(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, str]:
