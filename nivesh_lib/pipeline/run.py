@@ -220,6 +220,7 @@ def run_pipeline(
         for item in planned:
             report(f"  {item.step.name:<22}{_plan_line(item)}")
         return None, None
+    close_dead_runs(report)
     whole = not only and profile != "smoke"
     workers = get_executor(executor, jobs)
     unchanged = _last_run_if_unchanged(planned) if whole else None
@@ -276,7 +277,6 @@ def _execute(
         from nivesh_lib.tracking.runs import prepare_store
 
         record.mlflow_uri = prepare_store()
-        close_dead_runs(report)
     running: dict[str, Planned] = {}
     try:
         while waiting or running:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import datetime
 import fcntl
 import json
@@ -290,6 +292,7 @@ class Run:
         self._log_to_mlflow(record)
         if _mode() != "pipeline":  # there, the worker adds the notebook and closes the run
             close_run(self.mlflow_run_id, "FINISHED")
+            _unlogged.discard(self.mlflow_run_id)
         return json.loads(json.dumps(dict(result.get("metrics", {})), default=_plain))
 
     def _write_oof(self, oof: pd.DataFrame) -> None:
@@ -377,6 +380,18 @@ def close_run(run_id: str, status: str) -> None:
     _client().set_terminated(run_id, status)
 
 
+# Runs of this process that were opened and not logged yet: a cell raised, or was never reached.
+_unlogged: set[str] = set()
+
+
+@atexit.register
+def _close_unlogged() -> None:
+    for run_id in list(_unlogged):
+        with contextlib.suppress(Exception):  # the store may be gone when Python stops
+            close_run(run_id, "KILLED")
+        _unlogged.discard(run_id)
+
+
 def attach(run_id: str, files: list[Path], folder: str = "notebook") -> None:
     """Add files to an MLflow run."""
     client = _client()
@@ -439,6 +454,9 @@ def start_run(
     run_id = created.info.run_id
     if _mode() == "pipeline":
         write_json(directory / "open" / f"{step}.json", {"mlflow_run_id": run_id})
+    else:
+        _close_unlogged()  # the notebook was started again
+        _unlogged.add(run_id)
     log_model_params({**params, "seed": seed}, run_id)
     client.log_dict(run_id, environment(), "environment.json")
     if git["patch"]:

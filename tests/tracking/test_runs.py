@@ -97,6 +97,13 @@ def test_a_run_leaves_everything_in_the_directory_and_in_mlflow(home):
     assert logged.outputs.model_outputs
 
 
+def test_a_run_that_was_never_logged_is_closed_when_the_notebook_starts_again(home):
+    first = runs.start_run("03_toy", PARAMS)
+    second = runs.start_run("03_toy", PARAMS)
+    assert client().get_run(first.mlflow_run_id).info.status == "KILLED"
+    assert client().get_run(second.mlflow_run_id).info.status == "RUNNING"
+
+
 def test_parameters_are_anonymised_before_they_are_logged(home):
     run = runs.start_run("03_toy", {**PARAMS, "EXAMPLE": "write to asha@example.com"})
     logged = client().get_run(run.mlflow_run_id).data.params
