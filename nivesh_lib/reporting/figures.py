@@ -173,5 +173,5 @@ def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
         axes.barh(at, table[name], height=height, label=name, color=colour)
     axes.set_yticks(position, table.index.astype(str), fontsize=9)
     axes.set_xlabel("share of queries")
-    axes.get_figure(root=True).legend(loc="outside lower center", ncols=len(groups), frameon=False)
+    axes.figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
     return axes
