@@ -71,6 +71,26 @@ def _resampled(n: int, k: int, n_boot: int, seed: int) -> Iterator[np.ndarray]:
         yield rng.integers(0, n, size=(min(block, n_boot - start), n))
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of ``n`` rows (Wilson 1927)."""
+    z = 1.959964
+    centre, spread = (
+        share + z**2 / (2 * n),
+        z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2),
+    )
+    low, high = (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
+    return min(float(low), share), max(float(high), share)  # rounding may not cross the share
+
+
+def _interval(values: np.ndarray, point: float, n: int) -> tuple[float, float]:
+    """Return the percentile interval, or Wilson's where all draws are perfect or hopeless.
+
+    Twelve right answers out of twelve do not make a model perfect, though no
+    resample of them has a mistake in it.
+    """
+    return wilson(point, n) if point in (0.0, 1.0) else _percentile(values)
+
+
 def _percentile(values: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
@@ -100,9 +120,10 @@ def score(
         counts = _joint_counts(true, predicted, rows, k)
         for name, metric in _METRICS.items():
             values[name].append(metric(counts))
+    found = {name: float(metric(point)[0]) for name, metric in _METRICS.items()}
     return {
-        name: Estimate(float(metric(point)[0]), *_percentile(np.concatenate(values[name])), n)
-        for name, metric in _METRICS.items()
+        name: Estimate(value, *_interval(np.concatenate(values[name]), value, n), n)
+        for name, value in found.items()
     }
 
 

@@ -22,12 +22,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.privacy import anonymize_query
 
 # The one place that knows which models there are: kind -> "module:Class".
 MODELS = {
     "rules": "nivesh_lib.models.rules:RulesClassifier",
     "tfidf": "nivesh_lib.models.tfidf:TfidfClassifier",
 }
+MAX_CHARACTERS = 10_000  # characters of a text that are read
 _FORMAT = 1
 _SAFE_SUFFIXES = {".json", ".safetensors", ".onnx", ".txt"}
 
@@ -52,6 +54,8 @@ def as_texts(X: Iterable[str]) -> list[str]:
 def as_training(X: Iterable[str], y: Iterable[str]) -> tuple[list[str], np.ndarray]:
     """Return the texts and labels to fit on, as a list and an object array.
 
+    Personal data is replaced by tags: what a model learns, it keeps in its files.
+
     Raises
     ------
     ValueError
@@ -60,7 +64,7 @@ def as_training(X: Iterable[str], y: Iterable[str]) -> tuple[list[str], np.ndarr
     texts, labels = as_texts(X), np.asarray(list(y), dtype=object)
     if not texts or len(texts) != len(labels):
         raise ValueError(f"need a label for each of the texts: {len(texts)}, {len(labels)}")
-    return texts, labels
+    return [anonymize_query(text[:MAX_CHARACTERS]) for text in texts], labels
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):

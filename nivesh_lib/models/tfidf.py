@@ -13,9 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts, as_training
-
-_MAX_CHARACTERS = 10_000  # characters of a query that are read
+from nivesh_lib.models.base import MAX_CHARACTERS, TextClassifier, as_texts, as_training
 
 
 class TfidfClassifier(TextClassifier):
@@ -79,7 +77,7 @@ class TfidfClassifier(TextClassifier):
         texts, labels = as_training(X, y)
         self.vectorizers_ = self._new_vectorizers()
         features = sp.hstack(
-            [v.fit_transform(_clip(texts)) for v in self.vectorizers_.values()], format="csr"
+            [v.fit_transform(texts) for v in self.vectorizers_.values()], format="csr"
         )
         linear = LogisticRegression(
             C=self.C,
@@ -103,7 +101,7 @@ class TfidfClassifier(TextClassifier):
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return class probabilities, shape (n, n_classes)."""
         check_is_fitted(self)
-        texts = _clip(as_texts(X))
+        texts = [text[:MAX_CHARACTERS] for text in as_texts(X)]
         if not texts:
             return np.empty((0, len(self.classes_)))
         features = sp.hstack([v.transform(texts) for v in self.vectorizers_.values()], format="csr")
@@ -141,7 +139,3 @@ class TfidfClassifier(TextClassifier):
             vectorizer.vocabulary = {term: i for i, term in enumerate(vocabularies[name])}
             vectorizer.idf_ = tensors[f"idf_{name}"]
         self._set_weights(tensors["coef"], tensors["intercept"])
-
-
-def _clip(texts: list[str]) -> list[str]:
-    return [text[:_MAX_CHARACTERS] for text in texts]

@@ -14,6 +14,7 @@ from nivesh_lib.evaluation.metrics import (
     per_class,
     score,
     top_confusions,
+    wilson,
 )
 
 steady = settings(derandomize=True, deadline=None, max_examples=80)
@@ -64,9 +65,9 @@ def test_the_interval_of_macro_f1_brackets_its_value(accuracy):
     assert found.low < found.value < found.high
 
 
-def test_faultless_predictions_score_one_without_doubt():
+def test_faultless_predictions_score_one_and_leave_some_doubt():
     for found in score(TRUE, TRUE, n_boot=50).values():
-        assert (found.value, found.low, found.high) == (1, 1, 1)
+        assert (found.value, found.high) == (1, 1) and found.low < 1
 
 
 def test_the_seed_decides_the_interval_but_not_the_value():
@@ -207,3 +208,15 @@ def test_top_confusions_are_the_most_frequent_wrong_pairs():
 def test_top_confusions_are_as_many_as_there_are_or_asked_for(predicted, n, rows):
     found = top_confusions(TRUE, predicted, LABELS, n=n)
     assert (len(found), len(found.columns)) == (rows, 4)
+
+
+def test_twelve_right_out_of_twelve_is_not_certainty():
+    estimate = score(["a", "b"] * 6, ["a", "b"] * 6)["accuracy"]
+    assert estimate.value == 1.0 and estimate.low == pytest.approx(0.757, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "low", "high"), [(0.0, 10, 0.0, 0.2775), (0.5, 100, 0.4038, 0.5962)]
+)
+def test_wilson_s_interval_has_the_published_values(share, n, low, high):
+    assert wilson(share, n) == pytest.approx((low, high), abs=1e-4)

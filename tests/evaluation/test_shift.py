@@ -59,7 +59,7 @@ def test_the_interval_holds_the_true_change_as_often_as_it_says():
     rng = np.random.default_rng(11)
     held = 0
     for _ in range(400):
-        found = accuracy_change(rng.random(300) < 0.9, rng.random(300) < 0.7, n_boot=400)
+        found = accuracy_change(rng.random(300) < 0.9, rng.random(300) < 0.7)
         held += found.low <= -0.2 <= found.high
     assert 0.92 <= held / 400 <= 0.98
 

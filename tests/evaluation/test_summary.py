@@ -67,7 +67,7 @@ def test_the_record_is_plain_json(result):
 
 def test_the_record_judges_what_was_measured(result):
     (judged,) = result["judgements"]
-    assert (judged["objective"], judged["status"]) == ("accuracy at least 1", "met")
+    assert (judged["objective"], judged["status"]) == ("accuracy at least 1", "undecided")
 
 
 def test_the_record_holds_time_and_room(result):
@@ -82,4 +82,4 @@ def test_the_tables_of_the_record_are_of_headline_rows(result):
 
 
 def test_the_record_has_one_line_for_the_index(result):
-    assert result["headline"] == "macro-F1 1.000 [1.000, 1.000]"
+    assert result["headline"] == "macro-F1 1.000 [0.940, 1.000]"
