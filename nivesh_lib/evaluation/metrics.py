@@ -79,7 +79,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
         z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2),
     )
     low, high = (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
-    return min(float(low), share), max(float(high), share)  # rounding may not cross the share
+    # Rounding may cross neither the share nor 0 and 1.
+    return max(0.0, min(float(low), share)), min(1.0, max(float(high), share))
 
 
 def _interval(values: np.ndarray, point: float, n: int) -> tuple[float, float]:
