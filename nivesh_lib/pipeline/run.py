@@ -228,6 +228,11 @@ def run_pipeline(
         for item in planned:
             report(f"  {item.step.name:<22}nothing changed")
         return unchanged
+    store = ""
+    if not all(item.cached for item in planned):
+        from nivesh_lib.tracking.runs import check_store
+
+        store = check_store()
     with _run_directory() as folder:
         record = RunRecord(
             run=folder.name,
@@ -237,6 +242,7 @@ def run_pipeline(
             started=_now(),
             git=git_state(),
             environment=environment(),
+            mlflow_uri=store,
         )
         record.write(folder)
         _execute(planned, folder, record, workers, report)
@@ -273,10 +279,6 @@ def _execute(
         if item.cached and item.cached_in:
             _use_cached(item, folder, record, report)
     waiting = [item for item in planned if item.step.name not in record.steps]
-    if waiting:
-        from nivesh_lib.tracking.runs import prepare_store
-
-        record.mlflow_uri = prepare_store()
     running: dict[str, Planned] = {}
     try:
         while waiting or running:

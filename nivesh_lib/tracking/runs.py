@@ -464,12 +464,28 @@ def start_run(
     return Run(step, dict(params), directory, run_id=run_id, experiment_id=experiment_id)
 
 
-def check_store() -> None:
-    """Raise NiveshError when the tracking store cannot be opened."""
+def check_store() -> str:
+    """Open the tracking store, creating a missing SQLite one, and return its address.
+
+    Raises
+    ------
+    NiveshError
+        It cannot be opened. A server is asked once, without MLflow's minutes of retries.
+    """
+    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in patience}
+    os.environ |= patience
     try:
         _client().search_experiments(max_results=1)
     except Exception as error:
+        why = str(error).splitlines()[0][:200]
         raise NiveshError(
-            f"tracking store {tracking_uri()}: cannot be opened ({error}). Check "
-            "MLFLOW_TRACKING_URI; without it a SQLite file below mlruns/ is used"
+            f"tracking store {tracking_uri()}: cannot be opened ({why}). "
+            "Check MLFLOW_TRACKING_URI; without it a SQLite file below mlruns/ is used"
         ) from None
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+    return tracking_uri()

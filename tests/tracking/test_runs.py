@@ -158,3 +158,15 @@ def test_an_unreachable_store_gives_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(NiveshError, match="cannot be opened"):
         runs.check_store()
+
+
+def test_a_server_that_does_not_answer_is_reported_at_once(monkeypatch):
+    import time
+
+    from nivesh_lib.errors import NiveshError
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(NiveshError, match="cannot be opened"):
+        runs.check_store()
+    assert time.monotonic() - started < 20
