@@ -158,6 +158,10 @@ def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             said.append(sentence.format("; ".join(found)))
     if any(j["status"] != "met" for j in judged):
         said.append("It is not ready for release.")
+    elif judged:
+        said.append(
+            "Every objective is met out of fold. Whether it may be released, the holdout says."
+        )
     return said
 
 
