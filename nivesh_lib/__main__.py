@@ -15,6 +15,10 @@ def main() -> None:
     except NiveshError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {place}{error.strerror or error}. Check rights and free space\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,8 @@ def add(
     for warning in caught:
         typer.echo(f"warning: {warning.message}", err=True)
     facts = _summary(published)
+    if not facts["held_out"]:
+        typer.echo("warning: too few rows to hold any out; nothing can judge a release", err=True)
     if as_json:
         return _echo_json(facts)
     typer.echo(

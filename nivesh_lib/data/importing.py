@@ -140,6 +140,8 @@ def read_table(
         raise DataError(f"{path} is a folder; name the file in it that holds the rows.")
     if not path.exists():
         raise DataError(f"{path} does not exist; check the path (from {Path.cwd()}).")
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise DataError(f"{path} is no regular file; save its content as one.")
     if kind not in _READERS:
         raise DataError(
             f"{path} is of unknown kind {format or path.suffix or 'without an ending'!r}; "
@@ -239,7 +241,7 @@ def _read_json(path: Path, raw: bytes, _: str | None) -> Table:
 
 def _json_trouble(path: Path, text: str, error: json.JSONDecodeError) -> str:
     if error.msg == "Extra data" and text.lstrip().startswith("{"):
-        return f"{path} is JSON Lines; name it .jsonl or add --format jsonl."
+        return f"{path} is JSON Lines; rename it to .jsonl."
     if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
         return f"{path} is cut off at line {error.lineno}; copy or export it again."
     return f"{path}, line {error.lineno}, column {error.colno}: is not JSON ({error.msg})."
@@ -248,7 +250,7 @@ def _json_trouble(path: Path, text: str, error: json.JSONDecodeError) -> str:
 def _read_jsonl(path: Path, raw: bytes, _: str | None) -> Table:
     text = _decode(path, raw)
     if text.lstrip().startswith("["):
-        raise DataError(f"{path} is a JSON list; name it .json or add --format json.")
+        raise DataError(f"{path} is a JSON list; rename it to .json.")
     rows, lines = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

@@ -87,7 +87,10 @@ def _choose(pipeline: Pipeline, version: DataVersion, only: Sequence[str]) -> tu
     if task not in _FAMILIES:
         raise SpecError(f"{version.ref} is a dataset for {task!r}; no step of the pipeline uses it")
     steps = pipeline.with_needs(only) if only else pipeline.steps
-    return tuple(step for step in steps if step.family == _FAMILIES[task])
+    chosen = tuple(step for step in steps if step.family == _FAMILIES[task])
+    if not chosen:
+        raise SpecError(f"pipeline.toml has no step of the family {_FAMILIES[task]!r}")
+    return chosen
 
 
 def plan(
@@ -298,7 +301,7 @@ def _execute(
                 record.steps[name] = _outcome(folder, by_name[name])
                 record.seconds = round(time.time() - started, 1)
                 record.write(folder)
-                report(_line(folder, name, record.steps[name]))
+                report(_line(folder, record, name))
     except BaseException:  # Ctrl-C too: leave nothing behind that looks alive
         workers.stop()
         record.status = "killed"
@@ -394,15 +397,21 @@ def headline(folder: Path, step: str) -> str:
         return ""
 
 
-def _line(folder: Path, name: str, step: Mapping[str, Any]) -> str:
+def _line(folder: Path, record: RunRecord, name: str) -> str:
+    step = record.steps[name]
     if step["status"] == "done":
         cells = f"{step['cells']} cells"
         return f"  {name:<22}{cells:>9} {step['seconds']:>6.1f} s   {headline(folder, name)}"
-    return "  " + failure_message(folder, name, step).replace("\n", "\n  ")
+    return "  " + failure_message(folder, record, name).replace("\n", "\n  ")
 
 
-def failure_message(folder: Path, name: str, step: Mapping[str, Any]) -> str:
+def failure_message(folder: Path, record: RunRecord, name: str) -> str:
     """Return notebook, cell, cause, evidence and the next command of a failed step."""
+    step, again = record.steps[name], f"nivesh run --only {name}"
+    if record.dataset["ref"] != DEFAULT_DATASET:
+        again += f" --dataset {record.dataset['ref']}"
+    if record.profile != "default":
+        again += f" --profile {record.profile}"
     failure = step.get("failure") or {}
     cell = f", cell [{failure['cell']}]" if failure.get("cell") else ""
     page = folder / "notebooks" / f"{name}.html"
@@ -410,7 +419,7 @@ def failure_message(folder: Path, name: str, step: Mapping[str, Any]) -> str:
     return (
         f"FAILED notebooks/{name}.ipynb{cell}: {failure.get('cause')}: {failure.get('detail')}\n"
         f"  evidence: {paths.relative(evidence)}\n"
-        f"  next:     mend it, then `nivesh run --only {name}` (finished steps are not run again)"
+        f"  next:     mend it, then `{again}` (finished steps are not run again)"
     )
 
 

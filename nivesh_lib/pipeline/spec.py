@@ -91,8 +91,10 @@ def load_pipeline(folder: Path) -> Pipeline:
         raise SpecError(f"{path} is missing. Run from the repository or set NIVESH_HOME") from None
     except ValueError as error:
         raise SpecError(f"{path}: not valid TOML ({error})") from None
-    profiles = tuple(tables.get("profiles", ["default"]))
-    steps = tuple(_step(table, folder, profiles, path) for table in tables.get("step", []))
+    if not isinstance(tables.get("step"), list) or not isinstance(tables.get("profiles"), list):
+        raise SpecError(f"{path}: it needs `profiles = [...]` and one [[step]] for each notebook")
+    profiles = tuple(tables["profiles"])
+    steps = tuple(_step(table, folder, profiles, path) for table in tables["step"])
     _check_needs(steps, path)
     return Pipeline(steps, profiles)
 
@@ -160,7 +162,11 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     if len(tagged) != 1:
         raise SpecError(f"{path}: {len(tagged)} cells are tagged `parameters`, 1 is needed")
     found = {}
-    for node in ast.parse(source_of(tagged[0])).body:
+    try:
+        body = ast.parse(source_of(tagged[0])).body
+    except SyntaxError as error:
+        raise SpecError(f"{path}: the parameters cell is no Python ({error.msg})") from None
+    for node in body:
         line = ast.unparse(node)
         if not (
             isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value
@@ -255,6 +261,8 @@ def resolve_parameters(
                 used.add((owner, name))
         resolved[step.name] = values
     for owner, name in settings:
+        if name == "DATASET":  # it also decides steps, provenance and the report's title
+            raise SpecError("--set DATASET: use --dataset NAME@VERSION")
         if (owner, name) not in used:
             raise _unknown(name, declared, f"--set {owner + '.' if owner else ''}{name}")
     return resolved

@@ -133,7 +133,7 @@ def _last_cell(notebook: Any) -> int | None:
 
 
 def _clean_outputs(notebook: Any) -> None:
-    """Anonymise error messages and printed text: they may quote a query."""
+    """Anonymise everything textual that cells left: any of it may quote a query."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
@@ -141,6 +141,9 @@ def _clean_outputs(notebook: Any) -> None:
             elif output.output_type == "error":
                 output.evalue = anonymize_query(output.evalue)
                 output.traceback = [anonymize_query(line) for line in output.traceback]
+            for mime, content in output.get("data", {}).items():
+                if mime.startswith("text/") and isinstance(content, str):
+                    output["data"][mime] = anonymize_query(content)
 
 
 def _keep(run: Path, step: str, partial: Path, dataset: str) -> list[Path]:

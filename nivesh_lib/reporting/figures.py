@@ -28,6 +28,7 @@ _STYLE: Any = {
 
 
 def _axes(width: float = 8.0, height: float = 4.0) -> Axes:
+    plt.rcParams["text.parse_math"] = False  # a label may hold a dollar sign
     with plt.rc_context(_STYLE):
         _, axes = plt.subplots(figsize=(width, height), layout="constrained")
     return axes

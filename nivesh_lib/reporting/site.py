@@ -73,7 +73,7 @@ def render_notebook(notebook: Any, *, step: str, dataset: str = "") -> str:
             step=step,
             dataset=dataset,
             css=markupsafe.Markup(_css()),
-            body=markupsafe.Markup(body),
+            body=markupsafe.Markup(body.replace('.ipynb"', '.html"')),  # pages link to pages
         )
     )
 

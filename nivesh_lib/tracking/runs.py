@@ -35,7 +35,10 @@ _PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 def tracking_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, else an absolute SQLite address below the home folder."""
     default = paths.home() / "mlruns" / "mlflow.db"
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default}"
+    if uri.startswith("sqlite:///"):  # a relative path would be another file in each notebook
+        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    return uri
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -196,3 +197,9 @@ def test_parquet_dates_become_iso_and_numbers_are_refused(tmp_path):
     )
     with pytest.raises(DataError, match="'intent' is 1 where text is due"):
         read_rows(write_rows(tmp_path, ".parquet", [{**row, "intent": 1} for row in ROWS]))
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(DataError, match="no regular file"):
+        read_rows(tmp_path / "rows.csv")

@@ -68,6 +68,7 @@ def test_changed_data_rules_or_lock_invalidate(ran):
     [
         ({"settings": ["SLEPE=1"]}, "Did you mean SLEEP"),
         ({"settings": ["SLEEP=soon"]}, "is not float"),
+        ({"settings": ["DATASET=toy@1.0.0"]}, "use --dataset"),
         ({"settings": ["no equals sign"]}, "write NAME=VALUE"),
         ({"settings": ["__import__('os').system('x')=1"]}, "write NAME=VALUE"),
         ({"profile": "fast"}, "there are: smoke, default"),
@@ -95,7 +96,7 @@ def test_a_failing_notebook_keeps_its_evidence_and_other_branches_go_on(home, ch
     assert statuses == {"01_a": "failed", "02_b": "skipped", "03_c": "done"}
     said = "\n".join(lines)
     assert "notebooks/01_a.ipynb, cell [3]: exception: ValueError" in said
-    assert "nivesh run --only 01_a" in said
+    assert "nivesh run --only 01_a --dataset toy@1.0.0" in said
     page = (folder / "notebooks" / "01_a.html").read_text()
     assert "ValueError" in page and "asha@example.com" not in page + said
     assert not (home / "reports" / "latest").exists()

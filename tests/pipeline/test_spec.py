@@ -51,6 +51,9 @@ def test_a_wrong_step_is_named(folder, step, message):
 def test_a_missing_or_broken_pipeline_file_is_named(tmp_path):
     with pytest.raises(SpecError, match="is missing"):
         load_pipeline(tmp_path)
+    (tmp_path / "pipeline.toml").write_text('profiles = ["default"]\n[step]\nname = "01_a"')
+    with pytest.raises(SpecError, match=r"one \[\[step\]\]"):
+        load_pipeline(tmp_path)
     (tmp_path / "pipeline.toml").write_text("[[step")
     with pytest.raises(SpecError, match="not valid TOML"):
         load_pipeline(tmp_path)
