@@ -16,6 +16,7 @@ from nivesh_lib import paths
 from nivesh_lib.errors import SpecError
 from nivesh_lib.pipeline.spec import load_pipeline
 from nivesh_lib.reporting.site import human_bytes, leaderboard, read_results
+from nivesh_lib.tracking.runs import write_json
 
 _PAGES = ("index.html", "run.json", "notebooks/*.html", "results/*.json", "drift/*/evidently.html")
 
@@ -34,6 +35,9 @@ def copy_example(run: Path) -> None:
             place = target / path.relative_to(run)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, place)
+    record = json.loads((target / "run.json").read_text(encoding="utf-8"))
+    record.pop("mlflow_uri", None)  # an address on the machine that made it
+    write_json(target / "run.json", record)
 
 
 def notebook_table() -> str:
