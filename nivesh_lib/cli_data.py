@@ -179,9 +179,12 @@ def add(
         delimiter=delimiter,
         keep_duplicates=drop_duplicates,
     )
+    if store and "://" not in store:
+        raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
     taxonomy = [part.strip() for part in labels.split(",")] if labels else None
     allowed = taxonomy or _parent_labels(name, extends, version)
     rows = read(file, labels=allowed, whole=extends is None)
+    _refuse_reserved(set(rows["intent"]), file)
     held = None
     if holdout:
         held = read(holdout, labels=allowed or sorted(set(rows["intent"])), whole=False)
@@ -278,6 +281,16 @@ def _summary(version: DataVersion) -> dict[str, Any]:
 
 def _count(version: DataVersion, label: str) -> int:
     return sum(side.get(label, 0) for side in version.manifest["label_counts"].values())
+
+
+def _refuse_reserved(labels: set[str], file: Path) -> None:
+    """Out-of-fold tables have a column for each label, beside these two."""
+    from nivesh_lib.errors import DataError
+
+    for name in sorted(labels & {"id", "fold"}):
+        raise DataError(
+            f"{file}: a label cannot be called {name!r}; rename it, such as {name}_label."
+        )
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

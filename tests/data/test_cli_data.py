@@ -175,3 +175,16 @@ def test_starting_the_commands_loads_no_heavy_library():
         "print(sorted({'pandas', 'numpy', 'sklearn', 'pandera', 'fsspec'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_store_without_a_scheme_is_refused_before_anything_is_written(call, home, file):
+    code, said = call("add", "mine", file, "--version", "1.0.0", "--store", "foo")
+    assert code == 2 and "s3://bucket/folder" in said
+    assert not list(home.glob("data/mine/v*"))
+
+
+def test_a_label_that_tables_need_as_a_column_is_refused(call, tmp_path, make_rows):
+    path = tmp_path / "rows.csv"
+    make_rows(20, labels=("fold", "other")).to_csv(path, index=False)
+    code, said = call("add", "mine", path, "--version", "1.0.0")
+    assert code == 1 and "cannot be called 'fold'" in said
