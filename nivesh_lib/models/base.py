@@ -52,9 +52,9 @@ def as_texts(X: Iterable[str]) -> list[str]:
 
 
 def as_training(X: Iterable[str], y: Iterable[str]) -> tuple[list[str], np.ndarray]:
-    """Return the texts and labels to fit on, as a list and an object array.
+    """Return the prepared texts and the labels to fit on, as a list and an object array.
 
-    Personal data is replaced by tags: what a model learns, it keeps in its files.
+    What a model learns, it keeps in its files; `prepare` takes personal data out before.
 
     Raises
     ------
@@ -64,7 +64,15 @@ def as_training(X: Iterable[str], y: Iterable[str]) -> tuple[list[str], np.ndarr
     texts, labels = as_texts(X), np.asarray(list(y), dtype=object)
     if not texts or len(texts) != len(labels):
         raise ValueError(f"need a label for each of the texts: {len(texts)}, {len(labels)}")
-    return [anonymize_query(text[:MAX_CHARACTERS]) for text in texts], labels
+    return [prepare(text) for text in texts], labels
+
+
+def prepare(text: str) -> str:
+    """Return what a model sees of a text: its beginning, personal data replaced by tags.
+
+    The same in training and in use, or tags would be words that no query has.
+    """
+    return anonymize_query(text[:MAX_CHARACTERS])
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
@@ -144,6 +152,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "about": about,
             "files": {path.name: _sha256(path) for path in sorted(directory.iterdir())},
         }
+        card["sha256"] = _card_sha256(card)
         text = json.dumps(card, ensure_ascii=False, indent=1)
         (directory / "model.json").write_text(text, encoding="utf-8")
 
@@ -152,6 +161,11 @@ def _replaceable(target: Path) -> bool:
     if not target.exists() or (target / "model.json").is_file():
         return True
     return target.is_dir() and not any(target.iterdir())
+
+
+def _card_sha256(card: dict[str, Any]) -> str:
+    content = {key: value for key, value in card.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -193,13 +207,15 @@ def read_card(directory: Path | str) -> dict[str, Any]:
         raise ModelError(f"{folder}: no model.json here. Pass a directory that `save` wrote")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        files, kind = dict(card["files"]), str(card["kind"])
+        files, kind, recorded = dict(card["files"]), str(card["kind"]), card["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not a model description ({error}). Save it again") from None
     if card.get("format") != _FORMAT or kind not in MODELS:
         raise ModelError(
             f"{path}: kind {kind!r} in format {card.get('format')!r} is not known here"
         )
+    if recorded != _card_sha256(card):
+        raise ModelError(f"{path}: changed since it was saved. Save the model again")
     _check_files(folder, files)
     return card
 
@@ -231,6 +247,11 @@ def load_model(directory: Path | str) -> TextClassifier:
         model = get_model(card["kind"], **card["params"])
         model.classes_ = np.array(card["classes"], dtype=object)
         model._restore(folder, card["state"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder}: does not load ({error}). Save the model again") from error
+        answered = model.predict_proba(["a first query"]).shape
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a description that fits no class can set off
+        raise ModelError(f"{folder}: does not load ({error!r}). Save the model again") from error
+    if answered != (1, len(model.classes_)):
+        raise ModelError(f"{folder}: its classes do not fit its weights. Save the model again")
     return model

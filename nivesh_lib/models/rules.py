@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import regex
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.base import TextClassifier, as_texts, as_training
+from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
 
 _MAX_CHARACTERS = 2_000  # a pattern never needs more of a query, and long input stays cheap
+_PATIENCE_S = 2.0  # seconds for one pattern on one text; a sound one takes microseconds
 
 
 class RulesClassifier(TextClassifier):
@@ -74,19 +76,23 @@ class RulesClassifier(TextClassifier):
         self.rules_ = rules
         column = {label: i for i, label in enumerate(self.classes_)}
         self._compiled = [
-            (re.compile(rule["pattern"], re.IGNORECASE), column[rule["label"]], rule["weight"])
+            (
+                regex.compile(rule["pattern"], regex.IGNORECASE),
+                column[rule["label"]],
+                rule["weight"],
+            )
             for rule in rules
         ]
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return each label's share of the matched weight, shape (n, n_classes)."""
         check_is_fitted(self)
-        texts = as_texts(X)
+        texts = [prepare(text) for text in as_texts(X)]
         # Never quite 0, so that a text without a match still has an answer.
         scores = np.tile(self.prior_ * max(self.prior_weight, 1e-9), (len(texts), 1))
         for row, text in enumerate(texts):
             for pattern, column, weight in self._compiled:
-                if pattern.search(text[:_MAX_CHARACTERS]):
+                if _matches(pattern, text):
                     scores[row, column] += weight
         return scores / scores.sum(axis=1, keepdims=True)
 
@@ -94,7 +100,7 @@ class RulesClassifier(TextClassifier):
         """Return a mask (n,) of the texts that at least one rule matches."""
         return np.array(
             [
-                any(p.search(text[:_MAX_CHARACTERS]) for p, _, _ in self._compiled)
+                any(_matches(pattern, prepare(text)) for pattern, _, _ in self._compiled)
                 for text in as_texts(X)
             ],
             dtype=bool,
@@ -108,6 +114,16 @@ class RulesClassifier(TextClassifier):
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self.prior_ = np.array(state["prior"])
         self._set_rules(json.loads((directory / "rules.json").read_text(encoding="utf-8")))
+
+
+def _matches(pattern: Any, text: str) -> bool:
+    try:
+        return bool(pattern.search(text[:_MAX_CHARACTERS], timeout=_PATIENCE_S))
+    except TimeoutError:
+        raise ModelError(
+            f"pattern {pattern.pattern!r} took more than {_PATIENCE_S:g} s on one text. "
+            "Rewrite it without repeats inside repeats, such as (a+)+"
+        ) from None
 
 
 def read_rules(path: Path) -> list[dict[str, Any]]:
@@ -125,7 +141,7 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
     rules = []
     for number, table in enumerate(tables, start=1):
         try:
-            re.compile(table["pattern"])
+            regex.compile(table["pattern"])
             rule = {
                 "label": table["label"],
                 "pattern": table["pattern"],
@@ -133,7 +149,7 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
             }
             if not 0 < rule["weight"] < math.inf:
                 raise ValueError(f"weight {rule['weight']:g} is not above 0 and finite")
-        except (KeyError, TypeError, ValueError, re.error) as error:
+        except (KeyError, TypeError, ValueError, regex.error) as error:
             raise ModelError(
                 f"{path}, rule {number}: {error!r}. See data/intents/rules.toml"
             ) from None

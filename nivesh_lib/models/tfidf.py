@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import MAX_CHARACTERS, TextClassifier, as_texts, as_training
+from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
 
 
 class TfidfClassifier(TextClassifier):
@@ -101,7 +101,7 @@ class TfidfClassifier(TextClassifier):
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return class probabilities, shape (n, n_classes)."""
         check_is_fitted(self)
-        texts = [text[:MAX_CHARACTERS] for text in as_texts(X)]
+        texts = [prepare(text) for text in as_texts(X)]
         if not texts:
             return np.empty((0, len(self.classes_)))
         features = sp.hstack([v.transform(texts) for v in self.vectorizers_.values()], format="csr")

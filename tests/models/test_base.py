@@ -6,9 +6,10 @@ import pickle
 import pytest
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models import base
 from nivesh_lib.models.base import MODELS, get_model, load_model, model_class, read_card
 
-from .conftest import LABELS, TEXTS
+from .conftest import LABELS, TEXTS, small_model
 
 
 @pytest.fixture
@@ -22,8 +23,10 @@ def folder(model, tmp_path):
 
 
 def edit(folder, **changes):
+    """Change the card as somebody who knows the format would: with a checksum that fits."""
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+    card = json.loads(path.read_text("utf-8")) | changes
+    path.write_text(json.dumps(card | {"sha256": base._card_sha256(card)}), "utf-8")
 
 
 def leave_a_listed_pickle(folder):
@@ -128,10 +131,37 @@ def test_an_unknown_kind_or_format_is_refused(folder, change):
         load_model(folder)
 
 
-@pytest.mark.parametrize("change", [{"params": {"depth": 3}}, {"params": None}, {"state": {}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": {"depth": 3}},
+        {"params": None},
+        {"params": {"rules_file": 3, "n_keywords": []}, "state": []},
+        {"state": {}},
+        {"state": {"prior": [[1.0]]}},
+        {"classes": 3},
+        {"classes": ["x", "y", "z"]},
+    ],
+    ids=str,
+)
 def test_a_description_that_does_not_fit_its_class_is_refused(folder, change):
     edit(folder, **change)
-    with pytest.raises(ModelError, match=f"{folder.name}: does not load"):
+    with pytest.raises(ModelError, match=f"{folder.name}: (does not load|its classes do not fit)"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_a_model_with_a_class_too_many_is_refused(kind, tmp_path):
+    folder = small_model(kind).fit(TEXTS, LABELS).save(tmp_path / "model")
+    edit(folder, classes=[*sorted(set(LABELS)), "zzz"])
+    with pytest.raises(ModelError, match=r"does not load|do not fit its weights"):
+        load_model(folder)
+
+
+def test_a_description_that_was_changed_is_refused(folder):
+    path = folder / "model.json"
+    path.write_text(path.read_text("utf-8").replace('"tax_planning"', '"loan_planning"'), "utf-8")
+    with pytest.raises(ModelError, match=r"model\.json: changed since it was saved"):
         load_model(folder)
 
 

@@ -136,6 +136,11 @@ def test_what_is_no_text_is_refused_with_its_position_1pre(fitted, value):
         fitted.predict(["tax", "loan", value])
 
 
+def test_a_personal_number_answers_like_its_tag_2post(fitted):
+    proba = fitted.predict_proba(["call 9876543210 on tax", "call [PHONE] on tax"])
+    np.testing.assert_array_equal(*proba)
+
+
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 def test_odd_texts_are_answered_2post(fitted, text):
     (row,) = fitted.predict_proba([text])
