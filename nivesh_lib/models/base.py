@@ -28,6 +28,9 @@ from nivesh_lib.privacy import anonymize_query
 MODELS = {
     "rules": "nivesh_lib.models.rules:RulesClassifier",
     "tfidf": "nivesh_lib.models.tfidf:TfidfClassifier",
+    "lstm": "nivesh_lib.models.lstm:LstmClassifier",
+    "embedding": "nivesh_lib.models.embedding:EmbeddingClassifier",
+    "transformer": "nivesh_lib.models.transformer:TransformerClassifier",
 }
 MAX_CHARACTERS = 10_000  # characters of a text that are read
 _FORMAT = 1

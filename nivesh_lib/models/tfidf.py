@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.linear import linear_weights, softmax
 
 
 class TfidfClassifier(TextClassifier):
@@ -87,16 +88,8 @@ class TfidfClassifier(TextClassifier):
             random_state=self.random_state,
         ).fit(features, labels)
         self.classes_ = linear.classes_
-        self._set_weights(linear.coef_, linear.intercept_)
+        self.coef_, self.intercept_ = linear_weights(linear)
         return self
-
-    def _set_weights(self, coef: np.ndarray, intercept: np.ndarray) -> None:
-        if len(self.classes_) == 2 and len(coef) == 1:  # scikit-learn keeps one row for two classes
-            coef = np.vstack([np.zeros_like(coef), coef])
-            intercept = np.array([0.0, intercept[0]])
-        # safetensors writes the memory as it lies, so the order must be C.
-        self.coef_ = np.ascontiguousarray(coef, dtype=np.float32)
-        self.intercept_ = np.ascontiguousarray(intercept, dtype=np.float32)
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return class probabilities, shape (n, n_classes)."""
@@ -105,9 +98,7 @@ class TfidfClassifier(TextClassifier):
         if not texts:
             return np.empty((0, len(self.classes_)))
         features = sp.hstack([v.transform(texts) for v in self.vectorizers_.values()], format="csr")
-        scores = np.asarray(features @ self.coef_.T, dtype=np.float64) + self.intercept_
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return scores / scores.sum(axis=1, keepdims=True)
+        return softmax(features @ self.coef_.T + self.intercept_)
 
     def top_terms(self, label: str, n: int = 8) -> list[str]:
         """Return the word n-grams that speak most for ``label``."""
@@ -138,4 +129,4 @@ class TfidfClassifier(TextClassifier):
         for name, vectorizer in self.vectorizers_.items():
             vectorizer.vocabulary = {term: i for i, term in enumerate(vocabularies[name])}
             vectorizer.idf_ = tensors[f"idf_{name}"]
-        self._set_weights(tensors["coef"], tensors["intercept"])
+        self.coef_, self.intercept_ = tensors["coef"], tensors["intercept"]

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,11 +30,57 @@ LABELS = [label for _, label in ROWS]
 QUERIES = ["should i take a car loan", "80c ki limit kya hai", "₹50L ka ghar?", "good morning"]
 
 # Arguments that keep a slow model fast on twelve rows; the others run as they come.
-SMALL: dict[str, dict[str, object]] = {}
+_FEW_STEPS = {"epochs": 30, "batch_size": 4, "learning_rate": 5e-3}
+SMALL: dict[str, dict[str, object]] = {
+    "lstm": {**_FEW_STEPS, "hidden": 16, "dropout": 0.0, "word_dropout": 0.0},
+    "embedding": {"C": 1000.0},
+    "transformer": {**_FEW_STEPS, "head_learning_rate": 5e-3},
+}
+NEURAL = sorted(SMALL)
+
+
+@functools.cache
+def tiny(architecture: str = "bert") -> str:
+    """Return the folder of a saved encoder with two small layers and random weights."""
+    folder = Path(tempfile.mkdtemp(prefix=f"tiny-{architecture}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    save_tiny(architecture, folder)
+    return str(folder)
+
+
+def save_tiny(architecture: str, folder: Path) -> None:
+    """Write a checkpoint of a family's own shape, in the hub's format."""
+    import torch
+    from transformers import (
+        BertConfig,
+        BertModel,
+        BertTokenizer,
+        DistilBertConfig,
+        DistilBertModel,
+    )
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789₹?"
+    words = sorted({word for text in TEXTS for word in text.split()})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
+    vocabulary = {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if architecture == "bert":
+            shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+            heads = {"num_attention_heads": 2, "max_position_embeddings": 128}
+            model = BertModel(BertConfig(vocab_size=len(vocabulary), **shape, **heads))
+        else:
+            shape = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2}
+            sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 128}
+            model = DistilBertModel(DistilBertConfig(**shape, **sizes))
+    model.save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
 
 
 def small_model(kind: str) -> TextClassifier:
-    return get_model(kind, **SMALL.get(kind, {}))
+    given = SMALL.get(kind, {})
+    return get_model(kind, **given | ({"backbone": tiny()} if kind in SMALL else {}))
 
 
 @pytest.fixture(scope="session", params=sorted(MODELS))

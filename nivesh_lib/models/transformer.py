@@ -1,0 +1,200 @@
+"""A pretrained encoder, fine-tuned as a whole with a classification head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from nivesh_lib.models.backbones import find_backbone, load_classifier, load_tokenizer
+from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.linear import softmax
+from nivesh_lib.models.training import (
+    Encoded,
+    Recipe,
+    logits_of,
+    seeded,
+    train,
+    without_decay,
+)
+from nivesh_lib.models.wordpieces import WordPieces
+
+# `seed` is the recipe of the platform's guide; with it every parameter is trained, at one rate.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "seed": {
+        "epochs": 3,
+        "batch_size": 16,
+        "learning_rate": 2e-5,
+        "head_learning_rate": 2e-5,
+        "layer_decay": 1.0,
+        "weight_decay": 0.01,
+        "warmup": 0.0,
+        "label_smoothing": 0.0,
+        "freeze_embeddings": False,
+        "max_length": 128,
+    },
+}
+
+
+class TransformerClassifier(TextClassifier):
+    """Sequence classification on a pretrained encoder, every layer trained.
+
+    Parameters
+    ----------
+    backbone : str
+        ``minilm``, ``distilbert`` or a folder; see `backbones.find_backbone`.
+    epochs, batch_size : int
+        Passes over the rows, and rows of a step.
+    learning_rate, head_learning_rate : float
+        Of the encoder's last layer, and of the new head.
+    layer_decay : float
+        Factor from each layer's rate to that of the layer below (Howard and Ruder 2018).
+    weight_decay, warmup, label_smoothing : float
+        Of AdamW, its schedule (share of steps) and the cross-entropy.
+    freeze_embeddings : bool
+        Leave the table of word pieces as it is: half of the parameters, and little of the gain.
+    max_length : int
+        Word pieces of a text that are read. Batches are padded to their own longest text only.
+    precision : str
+        ``auto``, ``bf16`` or ``fp32`` in training; see `training.autocast`. Answers are fp32.
+    random_state : int, optional
+        Seed of head, order and dropout.
+    verbose : bool
+        Show a progress bar for each epoch.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        See `training.train`; not kept in a saved model.
+
+    Notes
+    -----
+    The saved directory is also a model of the hub's format: ``transformers`` loads it with
+    ``AutoModelForSequenceClassification.from_pretrained``.
+    """
+
+    kind: ClassVar[str] = "transformer"
+
+    def __init__(
+        self,
+        backbone: str = "minilm",
+        epochs: int = 6,
+        batch_size: int = 32,
+        learning_rate: float = 2e-4,
+        head_learning_rate: float = 1e-3,
+        layer_decay: float = 0.9,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        label_smoothing: float = 0.0,
+        freeze_embeddings: bool = True,
+        max_length: int = 128,
+        precision: str = "auto",
+        random_state: int | None = 42,
+        verbose: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.head_learning_rate = head_learning_rate
+        self.layer_decay = layer_decay
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.label_smoothing = label_smoothing
+        self.freeze_embeddings = freeze_embeddings
+        self.max_length = max_length
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
+        """Fine-tune the backbone on the rows."""
+        texts, labels = as_training(X, y)
+        folder = find_backbone(self.backbone)
+        self.classes_, targets = np.unique(labels, return_inverse=True)
+        self._read_tokenizer(folder)
+        rows = Encoded(self._encode(texts), targets, self._pieces.pad_id)
+        recipe = Recipe(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            warmup=self.warmup,
+            label_smoothing=self.label_smoothing,
+            precision=self.precision,
+            seed=self.random_state,
+            verbose=self.verbose,
+        )
+        with seeded(self.random_state):
+            model = load_classifier(folder, self.classes_.tolist())
+            self._network = _logits_network(model)
+            self.history_ = train(self._network, self._groups(model), rows, recipe)
+        return self
+
+    def _read_tokenizer(self, folder: Path) -> None:
+        self._tokenizer = load_tokenizer(folder)
+        self._pieces = WordPieces(self._tokenizer.backend_tokenizer, self._tokenizer.pad_token_id)
+
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        return self._pieces.encode(texts, self.max_length)
+
+    def _groups(self, model: Any) -> list[dict[str, Any]]:
+        """Return AdamW's groups: each layer at its own rate, the head at another."""
+        by_depth: dict[int, list[Any]] = {}
+        for name, parameter in model.named_parameters():
+            by_depth.setdefault(_depth(name, model.config.num_hidden_layers), []).append(parameter)
+        top = model.config.num_hidden_layers
+        if self.freeze_embeddings:
+            for parameter in by_depth.pop(0):
+                parameter.requires_grad_(False)
+        groups = []
+        for depth, parameters in by_depth.items():
+            rate = self.learning_rate * self.layer_decay ** (top - depth)
+            if depth > top:
+                rate = self.head_learning_rate
+            groups += without_decay(parameters, rate, self.weight_decay)
+        return groups
+
+    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
+        """Return class probabilities, shape (n, n_classes)."""
+        check_is_fitted(self)
+        texts = [prepare(text) for text in as_texts(X)]
+        if not texts:
+            return np.empty((0, len(self.classes_)))
+        ids = self._encode(texts)
+        rows = Encoded(ids, np.zeros(len(ids), dtype=np.int64), self._pieces.pad_id)
+        return softmax(logits_of(self._network, rows))
+
+    def _dump(self, directory: Path) -> dict[str, Any]:
+        self._network.model.save_pretrained(directory)
+        self._tokenizer.save_pretrained(directory)
+        return {}
+
+    def _restore(self, directory: Path, state: dict[str, Any]) -> None:
+        self._read_tokenizer(directory)
+        self._network = _logits_network(load_classifier(directory, self.classes_.tolist())).eval()
+
+
+def _depth(name: str, layers: int) -> int:
+    """Return 0 for the embeddings, 1 to ``layers`` for the layers, one more for the head."""
+    found = re.search(r"\.layer\.(\d+)\.", name)
+    if found:
+        return 1 + int(found[1])
+    return 0 if ".embeddings." in name else layers + 1
+
+
+def _logits_network(model: Any) -> Any:
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Any, mask: Any) -> Any:
+            return self.model(input_ids=ids, attention_mask=mask).logits
+
+    return Logits()
