@@ -47,14 +47,6 @@ def test_a_family_can_be_left_out(left_out, tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(QUERIES), model.predict_proba(QUERIES))
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_weights_are_saved_in_the_order_in_which_they_are_read(model, tmp_path, order):
-    copy = TfidfClassifier().fit(TEXTS, LABELS)
-    copy._set_weights(np.asarray(model.coef_, order=order), model.intercept_)
-    loaded = load_model(copy.save(tmp_path / "model"))
-    np.testing.assert_array_equal(loaded.coef_, model.coef_)
-
-
 def test_rare_terms_are_left_out():
     everything = TfidfClassifier(min_df=1).fit(TEXTS, LABELS)
     frequent = TfidfClassifier(min_df=2).fit(TEXTS, LABELS)
