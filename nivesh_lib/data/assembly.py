@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -181,14 +181,24 @@ def _refuse_across(
     _refuse(list(found.values()), "Leave it out: the holdout would no longer be unseen.")
 
 
-def check_learnable(frame: pd.DataFrame) -> None:
-    """Refuse a label that only held-out rows have."""
-    unseen = ~frame["intent"].isin(frame["intent"][frame["side"] == "train"])
+def check_learnable(frame: pd.DataFrame, labels: Sequence[str]) -> None:
+    """Refuse a label without a training row, and training rows that no score can be taken on."""
+    train = frame[frame["side"] == "train"]
+    learnt = set(train["intent"])
     found = [
-        f"{_name(frame, n)}: label {frame['intent'][n]!r} has no training row"
-        for n in unseen[unseen].index
+        f"{_name(frame, n)}: label {label!r} has no training row"
+        for n, label in enumerate(frame["intent"])
+        if label not in learnt
     ]
     _refuse(found, "Correct the label or add training rows.")
+    unused = [f"No row has the label {label!r}" for label in labels if label not in learnt]
+    _refuse(unused, "Add training rows for it or leave it out of the labels.")
+    if hard_rows(train).all():
+        raise DataError(
+            f"{_name(frame, train.index[0])} and every other training row have selection 'hard', "
+            "and headline scores are over the others. Add rows that no model picked, or leave the "
+            "column out if none of these was picked."
+        )
 
 
 def decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int = 42) -> np.ndarray:

@@ -352,7 +352,8 @@ def publish(
         Columns ``query`` and ``intent``, optionally ``id`` and those of ``schema.OPTIONAL``.
         With ``parent``, only what is new.
     labels
-        Labels in id order; by default those of the parent or the newest version, then new ones.
+        Labels in id order, each with a training row; by default those of the parent or the newest
+        version, then new ones.
     parent
         The version to extend: its rows keep id, side and fold. A new row that near-duplicates
         one on the other side is refused; one near a training row joins its fold.
@@ -380,7 +381,7 @@ def publish(
         earlier = _earlier_sides(name, version)
         frame["side"] = decide_sides(frame, pairs, earlier, seed)
         if task != "out_of_scope":  # there, kinds that nobody has seen are the point
-            check_learnable(frame)
+            check_learnable(frame, ordered)
         frame["fold"] = decide_folds(frame, pairs, seed)
         manifest: Manifest = {
             "name": name,

@@ -102,6 +102,16 @@ def test_a_version_that_cannot_be_published_is_explained(call, published, file, 
     assert message in output
 
 
+def test_a_label_without_rows_and_hard_rows_alone_write_nothing(call, home, file, make_rows):
+    labels = "tax_planning,loan_inquiry,goal_planning,gold"
+    code, output = call("add", "mine", file, "--version", "1.0.0", "--labels", labels)
+    assert code == 1 and "No row has the label 'gold'" in output
+    make_rows(60, selection="hard").to_csv(file, index=False)
+    code, output = call("add", "mine", file, "--version", "1.0.0")
+    assert code == 1 and "every other training row have selection 'hard'" in output
+    assert not list(home.glob("data/mine/v*"))
+
+
 def test_other_labels_without_extends_are_named(call, published, tmp_path, make_rows):
     make_rows(20, seed=1, labels=("gold", "silver")).to_csv(tmp_path / "a.csv", index=False)
     code, output = call("add", "mine", tmp_path / "a.csv", "--version", "1.1.0")

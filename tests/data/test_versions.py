@@ -341,6 +341,37 @@ def test_a_label_that_is_only_held_out_is_refused(home, make_rows):
         publish(make_rows(30), "mine", "1.0.0", description="", holdout_rows=test)
 
 
+def test_training_rows_that_are_all_hard_are_refused(home, make_rows):
+    natural = make_rows(9, seed=1, selection="natural")
+    with pytest.raises(DataError, match=r"row 1 \(min-\w+\) and every other training row have"):
+        publish(
+            make_rows(30, selection="hard"), "mine", "1.0.0", description="", holdout_rows=natural
+        )
+    assert list_versions() == []
+
+
+def test_one_natural_training_row_is_enough_to_publish(home, make_rows):
+    rows = make_rows(30, selection=["natural"] + ["hard"] * 29)
+    publish(rows, "mine", "1.0.0", description="", holdout_rows=make_rows(9, seed=1))
+    assert load_dataset("mine").train["selection"].tolist().count("natural") == 1
+
+
+def test_a_given_label_without_any_row_is_refused(home, make_rows):
+    labels = ("gold", "tax_planning", "loan_inquiry", "goal_planning", "silver")
+    with pytest.raises(DataError, match=r"No row has the label 'gold' \(and 1 more\)"):
+        publish(make_rows(30), "mine", "1.0.0", description="", labels=labels)
+    assert list_versions() == []
+
+
+def test_kinds_of_an_out_of_scope_set_need_no_training_row(home, make_rows):
+    test = make_rows(9, seed=1, labels=("nonsense",))
+    publish(
+        make_rows(30, selection="hard"), "far", "1.0.0", description="", holdout_rows=test,
+        task="out_of_scope", labels=("nonsense", "tax_planning", "loan_inquiry", "goal_planning"),
+    )  # fmt: skip
+    assert load_dataset("far").labels[0] == "nonsense"
+
+
 # --- publishing later versions -----------------------------------------------------------------
 
 
@@ -483,6 +514,13 @@ def test_new_labels_need_a_major_number(first, make_rows):
 def test_given_labels_must_fit(first, make_rows, labels, message):
     with pytest.raises(DataError, match=message):
         publish(make_rows(30, seed=1), "intents", "1.1.0", description="", labels=labels)
+
+
+def test_an_extension_cannot_name_a_label_without_a_training_row(first, make_rows):
+    with pytest.raises(DataError, match="No row has the label 'gold'"):
+        publish(make_rows(9, seed=1), "intents", "2.0.0", description="", parent="1.0.0",
+                labels=(*first.labels, "gold"))  # fmt: skip
+    assert [v.version for v in list_versions()] == ["1.0.0"]
 
 
 def test_a_label_that_is_gone_needs_a_major_number(first, make_rows):
