@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nivesh_lib.data.schema import OPTIONAL, is_iso_date, normalise
+from nivesh_lib.data.schema import OPTIONAL, date_form, is_iso_date, normalise
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
@@ -375,13 +375,18 @@ def _check_optional(table: Table, frame: pd.DataFrame) -> None:
         found = [(n, f"id {frame['id'][n]!r} occurs twice") for n in twice[twice].index]
         _refuse(table, found, "Ids are unique; delete the column to have them made.")
     if "created_at" in frame:
-        dates = frame["created_at"].dropna()
+        dates = [(n, day) for n, day in enumerate(frame["created_at"]) if isinstance(day, str)]
         found = [
-            (n, f"created_at {day!r} is no ISO date")
-            for n, day in dates.items()
-            if not is_iso_date(day)
+            (n, f"created_at {day!r} is no ISO date") for n, day in dates if not is_iso_date(day)
         ]
-        _refuse(table, found, "Write dates as 2026-01-25.")
+        _refuse(table, found, "Write dates as 2026-01-25 or 2026-01-25T10:30:00+05:30.")
+        row, first = dates[0]
+        found = [
+            (n, f"created_at {day!r} is written unlike {first!r} in row {row + 1}")
+            for n, day in dates
+            if date_form(day) != date_form(first)
+        ]
+        _refuse(table, found, "Write all with a time or none, and all in one time zone.")
 
 
 def _check_labels(

@@ -211,7 +211,8 @@ def load_dataset(ref: str) -> Dataset:
     version = resolve(ref)
     frame = _read_sides(version)
     train = frame[frame["side"] == "train"].drop(columns="side").reset_index(drop=True)
-    optional = [name for name in OPTIONAL if name in train]
+    # A column that only held-out rows fill is none of the training side.
+    optional = [name for name in OPTIONAL if name in train and train[name].notna().any()]
     train = train[["id", "query", "intent", "fold", *optional]]
     return Dataset(version, train.rename(columns={"intent": version.label_column}))
 

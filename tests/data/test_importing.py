@@ -138,6 +138,8 @@ BAD = {
     "one class": ("a.csv", CSV.replace("loan\n", "tax\n"), r"one label only, 'tax'"),
     "class of one": ("a.csv", CSV + "more,gold\n", r"one row only for 1 of 3 labels: 'gold'"),
     "date": ("a.json", with_row(created_at="25/01/2026"), r"'25/01/2026' is no ISO date"),
+    "basic date": ("a.json", with_row(created_at="20260125"), r"'20260125' is no ISO date"),
+    "week": ("a.json", with_row(created_at="2026-W04-7"), r"is no ISO date. Write dates as 2026"),
     "id twice": ("a.json", json.dumps([{**r, "id": "x"} for r in ROWS]), r"id 'x' occurs twice"),
     "ending": ("a.xlsx", "x", r"unknown kind '\.xlsx'; save it as one of \.csv"),
     "zip": ("a.csv", b"PK\x03\x04rest", r"zip or Excel file under another name"),
@@ -197,6 +199,39 @@ def test_parquet_dates_become_iso_and_numbers_are_refused(tmp_path):
     )
     with pytest.raises(DataError, match="'intent' is 1 where text is due"):
         read_rows(write_rows(tmp_path, ".parquet", [{**row, "intent": 1} for row in ROWS]))
+
+
+def dated(*days):
+    days = [*days, *[None] * (len(ROWS) - len(days))]
+    return [{**row, "created_at": day} for row, day in zip(ROWS, days, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        ("2026-01-25", "2026-02-01"),
+        ("2026-01-25T10:30:00", "2026-02-01T00:00:00.250"),
+        ("2026-01-25 10:30", "2026-02-01 09:00"),
+        ("2026-01-25T10:30:00Z", "2026-02-01T10:30:00.5Z"),
+        ("2026-01-25 10:30:00+05:30", None, "2026-02-01 10:30:00+05:30"),
+    ],
+)
+def test_dates_of_one_form_are_read_as_they_are(tmp_path, days):
+    rows = dated(*days)
+    frame = read_rows(write_rows(tmp_path, ".jsonl", rows))
+    assert frame["created_at"].dropna().tolist() == [day for day in days if day]
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["2026-01-25T10:30:00", "2026-01-25", "2026-01-25T10:30:00+05:30", "2026-01-25 10:30:00Z"],
+)
+def test_dates_of_several_forms_are_refused_with_both(tmp_path, other):
+    path = write_rows(tmp_path, ".jsonl", dated(None, "2026-02-01T10:30:00Z", other))
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert f"row 3 (line 3): created_at {other!r} is written unlike" in str(caught.value)
+    assert "'2026-02-01T10:30:00Z' in row 2" in str(caught.value)
 
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):

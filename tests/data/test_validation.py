@@ -54,6 +54,15 @@ def test_bad_cells_are_errors_at_their_index(make_rows, column, value, message):
     assert message in result["issues"]
 
 
+def test_dates_of_several_forms_are_an_error(make_rows):
+    rows = make_rows(30, created_at="2026-01-25")
+    rows.loc[[3, 7], "created_at"] = ["2026-13-01", "2026-01-25T10:30:00Z"]
+    assert set(validate_intent_data(rows)["issues"]) == {
+        "created_at is no ISO date at index 3",
+        "created_at is written unlike the first date at index 7",
+    }
+
+
 def test_repeated_texts_are_counted_up_to_case_and_space(make_rows):
     rows = make_rows(30)
     doubles = rows.head(2).assign(query=lambda d: "  " + d["query"].str.upper())

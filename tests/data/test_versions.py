@@ -341,6 +341,23 @@ def test_a_label_that_is_only_held_out_is_refused(home, make_rows):
         publish(make_rows(30), "mine", "1.0.0", description="", holdout_rows=test)
 
 
+def test_dates_of_several_forms_are_refused(home, make_rows):
+    test = make_rows(9, seed=1, created_at="2026-02-01T10:30:00")
+    with pytest.raises(DataError, match="holdout row 1: created_at is written unlike the first"):
+        publish(make_rows(30, created_at="2026-01-25"), "mine", "1.0.0", description="",
+                holdout_rows=test)  # fmt: skip
+    publish(make_rows(30, created_at="2026-01-25"), "mine", "1.0.0", description="")
+    with pytest.raises(DataError, match=r"row 1: created_at is written unlike the first"):
+        publish(test, "mine", "1.1.0", description="", parent="1.0.0")
+
+
+def test_a_column_that_only_held_out_rows_fill_is_not_in_training(home, make_rows):
+    test = make_rows(9, seed=1, created_at="2026-02-01")
+    publish(make_rows(30), "mine", "1.0.0", description="", holdout_rows=test)
+    assert "created_at" not in load_dataset("mine").train
+    assert set(open_holdout("mine", **ENTRY)["created_at"]) == {"2026-02-01"}
+
+
 def test_training_rows_that_are_all_hard_are_refused(home, make_rows):
     natural = make_rows(9, seed=1, selection="natural")
     with pytest.raises(DataError, match=r"row 1 \(min-\w+\) and every other training row have"):
