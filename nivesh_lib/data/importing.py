@@ -298,11 +298,12 @@ _READERS: dict[str | None, Callable[[Path, bytes, str | None], Table]] = {
 
 def _origins(table: Table, text: str, label: str, columns: Mapping[str, str]) -> dict[str, str]:
     """Return the file's column for each canonical column that it has."""
-    origin = {name: name for name in ("id", *OPTIONAL) if name in table.columns}
-    for source, target in columns.items():
-        if target not in ("id", *OPTIONAL):
-            raise DataError(f"--map {source}={target}: choose {', '.join(('id', *OPTIONAL))}.")
-        origin[target] = source
+    _check_meanings(text, label, columns)
+    named = {text, label, *columns}
+    origin = {
+        name: name for name in ("id", *OPTIONAL) if name in table.columns and name not in named
+    }
+    origin |= {target: source for source, target in columns.items()}
     options = {"query": "--text", "intent": "--label"}
     for target, source in (origin | {"query": text, "intent": label}).items():
         if source not in table.columns:
@@ -313,6 +314,25 @@ def _origins(table: Table, text: str, label: str, columns: Mapping[str, str]) ->
             )
         origin[target] = source
     return {name: origin[name] for name in ("id", "query", "intent", *OPTIONAL) if name in origin}
+
+
+def _check_meanings(text: str, label: str, columns: Mapping[str, str]) -> None:
+    """Refuse a column with two meanings, and a meaning with two columns."""
+    if text == label:
+        raise DataError(
+            f"--text and --label both name the column {text!r}; one holds the texts, another the "
+            "labels."
+        )
+    meaning: dict[str, str] = {}
+    for source, target in columns.items():
+        if target not in ("id", *OPTIONAL):
+            raise DataError(f"--map {source}={target}: choose {', '.join(('id', *OPTIONAL))}.")
+        if source in (text, label):
+            use = "--text" if source == text else "--label"
+            raise DataError(f"--map {source}={target}: {use} names this column; map another one.")
+        other = meaning.setdefault(target, source)
+        if other != source:
+            raise DataError(f"--map {other}={target} and {source}={target}: keep one of the two.")
 
 
 def _frame(table: Table, origin: Mapping[str, str]) -> pd.DataFrame:

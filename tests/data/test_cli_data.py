@@ -125,6 +125,20 @@ def test_a_wrong_call_has_code_2(call, arguments):
     assert call(*arguments)[0] == 2
 
 
+def test_a_column_that_is_mapped_twice_is_a_wrong_call(call, file):
+    maps = ("--map", "seg=income_segment", "--map", "seg=language")
+    code, said = call("add", "mine", file, "--version", "1.0.0", *maps)
+    assert code == 2 and "--map names seg twice" in said
+
+
+@pytest.mark.parametrize("command", [["add", "mine"], ["validate"]])
+def test_one_column_for_texts_and_labels_is_refused_without_a_word_of_it(call, file, command):
+    options = ["--version", "1.0.0"] if command[0] == "add" else []
+    code, said = call(*command, file, *options, "--label", "query")
+    assert code == 1
+    assert said.startswith("error: --text and --label both name the column 'query'; one holds")
+
+
 def test_a_map_without_a_target_is_a_wrong_call(call, file):
     assert call("add", "mine", file, "--version", "1.0.0", "--map", "seg")[0] == 2
 

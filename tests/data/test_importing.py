@@ -57,6 +57,27 @@ def test_columns_are_mapped_and_unknown_ones_left_out(tmp_path):
     assert frame["id"].tolist() == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"query": "source"}, "--map query=source: --text names this column"),
+        ({"intent": "source"}, "--map intent=source: --label names this column"),
+        ({"a": "source", "b": "source"}, "--map a=source and b=source: keep one of the two"),
+    ],
+)
+def test_a_column_has_one_meaning_and_a_meaning_one_column(tmp_path, columns, message):
+    path = write_rows(tmp_path, ".json", [{**row, "a": "x", "b": "y"} for row in ROWS])
+    with pytest.raises(DataError, match=message):
+        read_rows(path, columns=columns)
+
+
+def test_a_column_that_an_option_names_is_not_read_under_its_own_name_too(tmp_path):
+    rows = [{"source": r["query"], "language": r["intent"], "traits": "hi"} for r in ROWS]
+    path = write_rows(tmp_path, ".json", rows)
+    frame = read_rows(path, "source", "language", {"traits": "income_segment"})
+    assert list(frame) == ["query", "intent", "income_segment"]
+
+
 def test_texts_stay_raw_but_for_outer_white_space(tmp_path):
     rows = [*ROWS, {"query": "  ₹50L  Loan?\nनमस्ते ", "intent": "loan"}]
     assert read_rows(write_rows(tmp_path, ".json", rows))["query"].iloc[-1] == "₹50L  Loan?\nनमस्ते"
