@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nivesh_lib.data.schema import OPTIONAL, date_form, is_iso_date, normalise
+from nivesh_lib.data.schema import MAX_LABEL, OPTIONAL, date_form, is_iso_date, normalise
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
@@ -412,6 +412,13 @@ def _check_optional(table: Table, frame: pd.DataFrame) -> None:
 def _check_labels(
     table: Table, frame: pd.DataFrame, raw: list[str], labels: Collection[str] | None
 ) -> None:
+    # First, since the other messages quote labels. A long one may be a text.
+    long = [
+        (number, f"the label has {len(label):,} characters, more than {MAX_LABEL}")
+        for number, label in enumerate(frame["intent"])
+        if len(label) > MAX_LABEL
+    ]
+    _refuse(table, long, "Shorten it, or name the column of labels with --label COLUMN.")
     seen: dict[str, str] = {}
     found = []
     for number, label in enumerate(raw):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 REQUIRED = ("id", "query", "intent")
 OPTIONAL = ("income_segment", "created_at", "language", "selection", "source", "traits")
 SELECTIONS = ("natural", "hard")
+MAX_LABEL = 100  # characters; a longer label leaves a figure no room for its bars
 
 DateForm = tuple[str, int, str]
 
@@ -89,6 +90,7 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
         return pa.Check(lambda c: not isinstance(c, str) or holds(c), element_wise=True, name=name)
 
     filled = check(lambda cell: bool(cell.strip()), "is blank")
+    short = check(lambda cell: len(cell) <= MAX_LABEL, f"is longer than {MAX_LABEL} characters")
     in_labels = check(lambda cell: known is None or cell in known, "is not in the labels")
     natural_or_hard = check(SELECTIONS.__contains__, "is neither natural nor hard")
     iso = check(is_iso_date, "is no ISO date")
@@ -97,7 +99,7 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
     columns = {
         "id": pa.Column(str, filled, unique=True, report_duplicates="exclude_first"),
         "query": pa.Column(str, filled),
-        "intent": pa.Column(str, [filled, in_labels]),
+        "intent": pa.Column(str, [filled, short, in_labels]),
     }
     for name in OPTIONAL:
         columns[name] = pa.Column(str, checks.get(name), nullable=True, required=False)

@@ -125,6 +125,7 @@ BAD = {
     "conflict": ("a.csv", CSV + "GET a  loan,tax\n", r"row 5 .*row 3 but label 'tax', not 'loan'"),
     "label case": ("a.csv", CSV + "more,Tax\n", r"'Tax' and 'tax' differ only by case"),
     "label space": ("a.csv", CSV + "more, tax\n", r"' tax' and 'tax' differ only by case or white"),
+    "long label": ("a.json", with_row(intent="t" * 101), r"row 5: the label has 101 characters"),
     "number": ("a.json", with_row(query=12), r"'query' is 12 where text is due"),
     "number as text": ("a.csv", CSV + '"5,000",tax\n', r"only a number where text is due"),
     "number label": ("a.json", with_row(intent=3), r"'intent' is 3 where text is due"),
@@ -201,6 +202,18 @@ def test_messages_quote_no_text(tmp_path):
     with pytest.raises(DataError) as caught:
         read_rows(path)
     assert "9876543210" not in str(caught.value)
+
+
+def test_a_label_of_a_hundred_characters_is_read(tmp_path):
+    rows = [{**row, "intent": row["intent"].ljust(100, "x")} for row in ROWS]
+    assert set(read_rows(write_rows(tmp_path, ".csv", rows))["intent"].str.len()) == {100}
+
+
+def test_a_label_that_may_be_a_text_is_not_quoted(tmp_path):
+    rows = [{"query": row["intent"], "intent": row["query"] * 9} for row in ROWS]
+    with pytest.raises(DataError, match=r"more than 100 .* --label COLUMN") as caught:
+        read_rows(write_rows(tmp_path, ".csv", rows), labels=["tax", "loan"])
+    assert "save tax" not in str(caught.value)
 
 
 def test_additions_and_test_files_may_have_one_class(tmp_path):

@@ -44,6 +44,7 @@ def test_the_seeds_statistics_are_there_and_can_be_stored(make_rows):
         ("intent", None, "Missing intent at index 3"),
         ("intent", "", "Missing intent at index 3"),
         ("intent", "gold", "intent is not in the labels at index 3"),
+        ("intent", "x" * 300, "intent is longer than 100 characters at index 3"),
         ("created_at", "soon", "created_at is no ISO date at index 3"),
     ],
 )

@@ -312,6 +312,7 @@ def test_an_out_of_scope_set_has_kinds_and_unseen_ones_in_its_holdout(home, make
     [
         ({"query": ""}, "row 3: query is missing"),
         ({"intent": None}, "row 3: intent is missing"),
+        ({"intent": "x" * 101}, "row 3: intent is longer than 100 characters"),
         ({"id": "same"}, "id occurs twice"),
         ({"created_at": "yesterday"}, "row 3: created_at is no ISO date"),
         ({"selection": "easy"}, "row 3: selection is neither natural nor hard"),
