@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from nivesh_lib.data.assembly import (
     check_conflicts,
     check_learnable,
+    check_unseen,
     cross_split_duplicates,
     decide_folds,
     decide_sides,
@@ -383,6 +384,7 @@ def publish(
         frame["side"] = decide_sides(frame, pairs, earlier, seed)
         if task != "out_of_scope":  # there, kinds that nobody has seen are the point
             check_learnable(frame, ordered)
+        check_unseen(frame)
         frame["fold"] = decide_folds(frame, pairs, seed)
         manifest: Manifest = {
             "name": name,

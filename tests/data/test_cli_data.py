@@ -63,6 +63,14 @@ def test_foreign_columns_a_test_file_and_metadata(call, tmp_path, make_rows):
     assert set(load_dataset("mine").train["income_segment"]) == {"low"}
 
 
+def test_a_training_file_as_its_own_test_file_is_refused(call, home, file):
+    code, output = call("add", "mine", file, "--version", "1.0.0", "--holdout", file)
+    assert code == 1
+    assert "60 of 60 held-out rows (100.0%, more than 10%) have exactly the text" in output
+    assert "would measure memory. Remove them from one of the files." in output
+    assert not list(home.glob("data/mine/v*"))
+
+
 def test_rows_are_added_to_a_version(call, published, tmp_path, make_rows):
     make_rows(20, seed=1).to_json(tmp_path / "new.json", orient="records")
     code, _ = call("add", "mine", tmp_path / "new.json", "--version", "1.1.0", "--extends", "1.0.0")

@@ -293,6 +293,21 @@ def test_a_given_holdout_is_held_out_exactly_and_its_doubles_are_counted(home, m
     assert set(held_out(version)["query"]) == set(test["query"])
 
 
+def test_a_holdout_that_largely_repeats_the_training_rows_is_refused(home, make_rows):
+    rows, test = make_rows(60), make_rows(20, seed=1)
+    test.loc[4:6, "query"] = rows["query"][4:7].str.upper()
+    with pytest.raises(DataError, match=r"^3 of 20 held-out rows \(15\.0%, .*, holdout row 5 \("):
+        publish(rows, "mine", "1.0.0", description="", holdout_rows=test)
+    assert list_versions() == []
+
+
+def test_a_tenth_of_repeated_held_out_rows_is_a_warning(home, make_rows):
+    rows, test = make_rows(60), make_rows(20, seed=1)
+    test.loc[:1, "query"] = rows["query"][:2].str.upper()
+    with pytest.warns(UserWarning, match="2 held-out rows are in training too"):
+        publish(rows, "mine", "1.0.0", description="", holdout_rows=test)
+
+
 def test_an_out_of_scope_set_has_kinds_and_unseen_ones_in_its_holdout(home, make_rows):
     choosing = make_rows(20, labels=("chat", "sport"), language="en").rename(
         columns={"intent": "kind"}
