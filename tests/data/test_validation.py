@@ -5,6 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from nivesh_lib import privacy
+from nivesh_lib.data import validation
 from nivesh_lib.data.validation import find_issues, validate_intent_data
 from nivesh_lib.data.versions import load_dataset, publish
 from nivesh_lib.errors import DataError
@@ -97,6 +99,19 @@ def test_near_duplicates_are_a_warning_with_their_share(make_rows):
     result = validate_intent_data(rows)
     assert "Found 2 rows (5.0%) that nearly repeat another" in result["warnings"]
     assert result["stats"]["near_duplicates"] == {"rows": 2, "share": 0.05}
+
+
+def test_what_takes_long_is_searched_once(make_rows, monkeypatch):
+    searched = []
+    pairs, pii = validation.near_duplicate_pairs, privacy.find_pii
+    monkeypatch.setattr(
+        validation, "near_duplicate_pairs", lambda texts: searched.append("near") or pairs(texts)
+    )
+    monkeypatch.setattr(privacy, "find_pii", lambda text: searched.append("pii") or pii(text))
+    rows = with_cell(make_rows(30), 3, "query", "call me on +91 98765 43210 about my loan")
+    result = validate_intent_data(rows)
+    assert sum(result["stats"]["pii"].values()) == 1
+    assert (searched.count("near"), searched.count("pii")) == (1, 30)
 
 
 def test_personal_data_are_counted_by_kind_and_never_repeated(make_rows):
