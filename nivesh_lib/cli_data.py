@@ -297,7 +297,11 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     split = [pair.partition("=") for pair in pairs]
     if any(not (source and target) for source, _, target in split):
         raise typer.BadParameter("write --map SRC=DST, such as --map segment=income_segment")
-    return {source: target for source, _, target in split}
+    columns = {source: target for source, _, target in split}
+    if len(columns) < len(split):
+        twice = next(source for source in columns if [s for s, _, _ in split].count(source) > 1)
+        raise typer.BadParameter(f"--map names {twice} twice; give each column one meaning")
+    return columns
 
 
 def _parent_labels(name: str, extends: str | None, version: str) -> tuple[str, ...] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HOLDOUT_SHARE = 0.2
 N_FOLDS = 5
+MAX_REPEATED = 0.1  # of the held-out rows; more that are in training too measure memory
 
 Sides = Mapping[str, set[str]]  # normalised text -> the sides it was on in other versions
 
@@ -181,14 +182,24 @@ def _refuse_across(
     _refuse(list(found.values()), "Leave it out: the holdout would no longer be unseen.")
 
 
-def check_learnable(frame: pd.DataFrame) -> None:
-    """Refuse a label that only held-out rows have."""
-    unseen = ~frame["intent"].isin(frame["intent"][frame["side"] == "train"])
+def check_learnable(frame: pd.DataFrame, labels: Sequence[str]) -> None:
+    """Refuse a label without a training row, and training rows that no score can be taken on."""
+    train = frame[frame["side"] == "train"]
+    learnt = set(train["intent"])
     found = [
-        f"{_name(frame, n)}: label {frame['intent'][n]!r} has no training row"
-        for n in unseen[unseen].index
+        f"{_name(frame, n)}: label {label!r} has no training row"
+        for n, label in enumerate(frame["intent"])
+        if label not in learnt
     ]
     _refuse(found, "Correct the label or add training rows.")
+    unused = [f"No row has the label {label!r}" for label in labels if label not in learnt]
+    _refuse(unused, "Add training rows for it or leave it out of the labels.")
+    if hard_rows(train).all():
+        raise DataError(
+            f"{_name(frame, train.index[0])} and every other training row have selection 'hard', "
+            "and headline scores are over the others. Add rows that no model picked, or leave the "
+            "column out if none of these was picked."
+        )
 
 
 def decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int = 42) -> np.ndarray:
@@ -203,13 +214,32 @@ def decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int = 42) -> np.n
     return fold
 
 
+def check_unseen(frame: pd.DataFrame) -> None:
+    """Refuse a holdout that largely repeats the training rows."""
+    repeated, held = _repeated(frame), int((frame["side"] == "holdout").sum())
+    if len(repeated) > MAX_REPEATED * held:
+        share = f"{len(repeated) / held:.1%}, more than {MAX_REPEATED:.0%}"
+        raise DataError(
+            f"{len(repeated):,} of {held:,} held-out rows ({share}) have exactly the text of a "
+            f"training row, {_name(frame, min(repeated))} the first; the holdout would measure "
+            "memory. Remove them from one of the files."
+        )
+
+
 def cross_split_duplicates(frame: pd.DataFrame, pairs: list[Pair]) -> dict[str, int]:
     """Count the held-out rows whose text, or nearly so, is in training too."""
     train = (frame["side"] == "train").to_numpy(dtype=bool)
-    texts = frame["query"].map(normalise)
-    exact = set(np.flatnonzero(~train & texts.isin(set(texts[train])).to_numpy(dtype=bool)))
+    exact = _repeated(frame)
     near = {i if train[j] else j for i, j, _ in pairs if train[i] != train[j]}
     return {"exact": len(exact), "near": len(near - exact)}
+
+
+def _repeated(frame: pd.DataFrame) -> set[int]:
+    """Return the positions of held-out rows whose text, up to case and white space, is trained."""
+    train = (frame["side"] == "train").to_numpy(dtype=bool)
+    texts = frame["query"].map(normalise)
+    both = ~train & texts.isin(set(texts[train])).to_numpy(dtype=bool)
+    return {int(row) for row in np.flatnonzero(both)}
 
 
 def _name(frame: pd.DataFrame, row: int | np.integer) -> str:

@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nivesh_lib.data.schema import OPTIONAL, is_iso_date, normalise
+from nivesh_lib.data.schema import MAX_LABEL, OPTIONAL, date_form, is_iso_date, normalise
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
@@ -298,11 +298,12 @@ _READERS: dict[str | None, Callable[[Path, bytes, str | None], Table]] = {
 
 def _origins(table: Table, text: str, label: str, columns: Mapping[str, str]) -> dict[str, str]:
     """Return the file's column for each canonical column that it has."""
-    origin = {name: name for name in ("id", *OPTIONAL) if name in table.columns}
-    for source, target in columns.items():
-        if target not in ("id", *OPTIONAL):
-            raise DataError(f"--map {source}={target}: choose {', '.join(('id', *OPTIONAL))}.")
-        origin[target] = source
+    _check_meanings(text, label, columns)
+    named = {text, label, *columns}
+    origin = {
+        name: name for name in ("id", *OPTIONAL) if name in table.columns and name not in named
+    }
+    origin |= {target: source for source, target in columns.items()}
     options = {"query": "--text", "intent": "--label"}
     for target, source in (origin | {"query": text, "intent": label}).items():
         if source not in table.columns:
@@ -313,6 +314,25 @@ def _origins(table: Table, text: str, label: str, columns: Mapping[str, str]) ->
             )
         origin[target] = source
     return {name: origin[name] for name in ("id", "query", "intent", *OPTIONAL) if name in origin}
+
+
+def _check_meanings(text: str, label: str, columns: Mapping[str, str]) -> None:
+    """Refuse a column with two meanings, and a meaning with two columns."""
+    if text == label:
+        raise DataError(
+            f"--text and --label both name the column {text!r}; one holds the texts, another the "
+            "labels."
+        )
+    meaning: dict[str, str] = {}
+    for source, target in columns.items():
+        if target not in ("id", *OPTIONAL):
+            raise DataError(f"--map {source}={target}: choose {', '.join(('id', *OPTIONAL))}.")
+        if source in (text, label):
+            use = "--text" if source == text else "--label"
+            raise DataError(f"--map {source}={target}: {use} names this column; map another one.")
+        other = meaning.setdefault(target, source)
+        if other != source:
+            raise DataError(f"--map {other}={target} and {source}={target}: keep one of the two.")
 
 
 def _frame(table: Table, origin: Mapping[str, str]) -> pd.DataFrame:
@@ -375,18 +395,30 @@ def _check_optional(table: Table, frame: pd.DataFrame) -> None:
         found = [(n, f"id {frame['id'][n]!r} occurs twice") for n in twice[twice].index]
         _refuse(table, found, "Ids are unique; delete the column to have them made.")
     if "created_at" in frame:
-        dates = frame["created_at"].dropna()
+        dates = [(n, day) for n, day in enumerate(frame["created_at"]) if isinstance(day, str)]
         found = [
-            (n, f"created_at {day!r} is no ISO date")
-            for n, day in dates.items()
-            if not is_iso_date(day)
+            (n, f"created_at {day!r} is no ISO date") for n, day in dates if not is_iso_date(day)
         ]
-        _refuse(table, found, "Write dates as 2026-01-25.")
+        _refuse(table, found, "Write dates as 2026-01-25 or 2026-01-25T10:30:00+05:30.")
+        row, first = dates[0]
+        found = [
+            (n, f"created_at {day!r} is written unlike {first!r} in row {row + 1}")
+            for n, day in dates
+            if date_form(day) != date_form(first)
+        ]
+        _refuse(table, found, "Write all with a time or none, and all in one time zone.")
 
 
 def _check_labels(
     table: Table, frame: pd.DataFrame, raw: list[str], labels: Collection[str] | None
 ) -> None:
+    # First, since the other messages quote labels. A long one may be a text.
+    long = [
+        (number, f"the label has {len(label):,} characters, more than {MAX_LABEL}")
+        for number, label in enumerate(frame["intent"])
+        if len(label) > MAX_LABEL
+    ]
+    _refuse(table, long, "Shorten it, or name the column of labels with --label COLUMN.")
     seen: dict[str, str] = {}
     found = []
     for number, label in enumerate(raw):

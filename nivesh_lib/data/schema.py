@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 REQUIRED = ("id", "query", "intent")
 OPTIONAL = ("income_segment", "created_at", "language", "selection", "source", "traits")
 SELECTIONS = ("natural", "hard")
+MAX_LABEL = 100  # characters; a longer label leaves a figure no room for its bars
+
+DateForm = tuple[str, int, str]
+
+_ISO = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"(?:([T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.[0-9]{1,9})?(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
+)
 
 # The order is the id: affordability_check is 0.
 LABELS = (
@@ -44,12 +53,24 @@ def normalise(text: str) -> str:
 
 
 def is_iso_date(text: str) -> bool:
-    """Say whether ``text`` is an ISO 8601 date or timestamp."""
+    """Say whether ``text`` is an ISO 8601 calendar date, perhaps with a time and its zone."""
+    return date_form(text) is not None
+
+
+def date_form(text: str) -> DateForm | None:
+    """Return how an ISO date is written: separator, length of the time, zone; None for no date.
+
+    Dates of one form are in order, to the second, when they are sorted as text.
+    """
+    found = _ISO.fullmatch(text)
+    if found is None:
+        return None
     try:
-        datetime.fromisoformat(text)
+        datetime.fromisoformat(text)  # the pattern lets a 13th month through
     except ValueError:
-        return False
-    return True
+        return None
+    time, zone = found.groups("")
+    return time[:1], len(time), zone
 
 
 def row_schema(labels: Iterable[str] | None = None) -> Any:
@@ -69,18 +90,29 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
         return pa.Check(lambda c: not isinstance(c, str) or holds(c), element_wise=True, name=name)
 
     filled = check(lambda cell: bool(cell.strip()), "is blank")
+    short = check(lambda cell: len(cell) <= MAX_LABEL, f"is longer than {MAX_LABEL} characters")
     in_labels = check(lambda cell: known is None or cell in known, "is not in the labels")
     natural_or_hard = check(SELECTIONS.__contains__, "is neither natural nor hard")
     iso = check(is_iso_date, "is no ISO date")
-    checks = {"created_at": iso, "selection": natural_or_hard}
+    alike = pa.Check(_written_alike, name="is written unlike the first date")
+    checks = {"created_at": [iso, alike], "selection": natural_or_hard}
     columns = {
         "id": pa.Column(str, filled, unique=True, report_duplicates="exclude_first"),
         "query": pa.Column(str, filled),
-        "intent": pa.Column(str, [filled, in_labels]),
+        "intent": pa.Column(str, [filled, short, in_labels]),
     }
     for name in OPTIONAL:
         columns[name] = pa.Column(str, checks.get(name), nullable=True, required=False)
     return pa.DataFrameSchema(columns)
+
+
+def _written_alike(dates: pd.Series) -> pd.Series:
+    import pandas as pd
+
+    # What is no date is reported by another check.
+    forms = [date_form(cell) if isinstance(cell, str) else None for cell in dates]
+    first = next(filter(None, forms), None)
+    return pd.Series([form in (None, first) for form in forms], index=dates.index, dtype=bool)
 
 
 def schema_failures(

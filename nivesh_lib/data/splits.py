@@ -14,10 +14,13 @@ from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy.sparse import csr_matrix
 
 Pair = tuple[int, int, float]
 
 NEAR = 0.85  # cosine of character 3-5-grams from which two texts count as near-duplicates
+TAIL = 0.75  # of the threshold; the norm of what the first, quick comparison leaves out
+ROUNDING = 1e-3  # more than a cosine in single precision can be off
 MAX_GROUP = 20  # rows; longer chains join texts that have little in common
 MIN_CLASS = 5  # rows; a smaller class keeps all of them for training
 
@@ -39,7 +42,9 @@ def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[
     """Return ``(i, j, cosine)`` with ``i < j`` for texts that are nearly the same.
 
     The similarity is the cosine of TF-IDF vectors of character 3- to 5-grams. Rows are compared
-    in blocks, so that the square of all similarities is never in memory at once.
+    in blocks, so that the square of all similarities is never in memory at once; first by their
+    rare n-grams, and in full only where those agree enough. No pair is missed: the frequent
+    n-grams that are left out of a row have a norm of at most ``tail``, so add no more to a cosine.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -48,14 +53,44 @@ def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[
         return []
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(3, 5), dtype=np.float32)
     vectors = vectorizer.fit_transform(padded).tocsr()
+    tail = TAIL * threshold
+    heads = _rare_parts(vectors, tail)
+    enough = threshold - tail - ROUNDING
     pairs: list[Pair] = []
     for start in range(0, len(padded), 500):
-        block = (vectors[start : start + 500] @ vectors[start:].T).tocoo()
-        near = (block.data >= threshold) & (block.row < block.col)
-        rows, columns = block.row[near] + start, block.col[near] + start
-        scores = np.minimum(block.data[near], 1.0)
-        pairs += zip(rows.tolist(), columns.tolist(), scores.tolist(), strict=True)
+        shared = (heads[start : start + 500] @ heads[start:].T).tocoo()
+        likely = (shared.data >= enough) & (shared.row < shared.col)
+        rows, columns = (start + np.unique(side[likely]) for side in (shared.row, shared.col))
+        pairs += _near(vectors, rows, columns, threshold)
     return pairs
+
+
+def _rare_parts(vectors: csr_matrix, tail: float) -> csr_matrix:
+    """Return each row without its most frequent n-grams, up to a norm of ``tail``."""
+    from scipy.sparse import csr_matrix
+
+    frequency = np.bincount(vectors.indices, minlength=vectors.shape[1])
+    rank = np.empty(len(frequency), dtype=vectors.indices.dtype)
+    rank[np.argsort(frequency, kind="stable")] = np.arange(len(frequency))
+    parts = csr_matrix(
+        (vectors.data.copy(), rank[vectors.indices], vectors.indptr.copy()), shape=vectors.shape
+    )
+    parts.sort_indices()
+    sums = np.concatenate([[0.0], np.cumsum(np.square(parts.data, dtype=float))])
+    row_ends = np.repeat(sums[parts.indptr[1:]], np.diff(parts.indptr))
+    parts.data[row_ends - sums[:-1] <= tail**2] = 0
+    parts.eliminate_zeros()
+    return parts
+
+
+def _near(
+    vectors: csr_matrix, rows: np.ndarray, columns: np.ndarray, threshold: float
+) -> list[Pair]:
+    block = (vectors[rows] @ vectors[columns].T).tocoo()
+    i, j = rows[block.row], columns[block.col]
+    near = (block.data >= threshold) & (i < j)
+    scores = np.minimum(block.data[near], 1.0)
+    return list(zip(i[near].tolist(), j[near].tolist(), scores.tolist(), strict=True))
 
 
 def near_duplicate_groups(

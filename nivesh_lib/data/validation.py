@@ -37,6 +37,15 @@ class Issue:
     severity: Literal["error", "warning"] = "error"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What takes long to find: rows that nearly repeat another, kinds and rows of personal data."""
+
+    near_duplicates: list[int]
+    kinds: Counter[str]
+    personal_rows: list[int]
+
+
 def validate_intent_data(
     data: Data,
     *,
@@ -64,13 +73,19 @@ def validate_intent_data(
     """
     frame, own_labels = _frame(data, text, label, delimiter)
     earlier = None if reference is None else _frame(reference, text, label, delimiter)[0]
-    issues = find_issues(frame, labels=labels or own_labels, reference=earlier)
+    measured = measure(frame)
+    issues = find_issues(frame, labels=labels or own_labels, reference=earlier, measured=measured)
     return {
         "valid": not any(issue.severity == "error" for issue in issues),
         "issues": [issue.message for issue in issues if issue.severity == "error"],
         "warnings": [issue.message for issue in issues if issue.severity == "warning"],
-        "stats": describe(frame, reference=earlier),
+        "stats": describe(frame, reference=earlier, measured=measured),
     }
+
+
+def measure(frame: pd.DataFrame) -> Measured:
+    """Return what both the issues and the numbers need, so that it is searched once."""
+    return Measured(near_duplicate_rows(frame), *_personal_data(frame))
 
 
 def find_issues(
@@ -78,26 +93,33 @@ def find_issues(
     *,
     labels: Collection[str] | None = None,
     reference: pd.DataFrame | None = None,
+    measured: Measured | None = None,
 ) -> list[Issue]:
     """Run every check on a frame with the columns ``query`` and ``intent``."""
     if frame.empty:
         return [Issue("rows", "There are no rows")]
-    issues = check_cells(frame, labels)
-    for check in (
-        check_duplicates,
-        check_conflicts,
-        check_near_duplicates,
-        check_balance,
-        check_personal_data,
-    ):
-        issues += check(frame)
+    measured = measured or measure(frame)
+    issues = [
+        *check_cells(frame, labels),
+        *check_duplicates(frame),
+        *check_conflicts(frame),
+        *check_near_duplicates(frame, measured),
+        *check_balance(frame),
+        *check_personal_data(frame, measured),
+    ]
     return issues if reference is None else issues + check_length_shift(frame, reference)
 
 
-def describe(frame: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> dict[str, Any]:
+def describe(
+    frame: pd.DataFrame,
+    *,
+    reference: pd.DataFrame | None = None,
+    measured: Measured | None = None,
+) -> dict[str, Any]:
     """Return the numbers behind the issues."""
     lengths = _lengths(frame)
-    near = near_duplicate_rows(frame)
+    measured = measured or measure(frame)
+    near = measured.near_duplicates
     stats: dict[str, Any] = {
         "rows": len(frame),
         "label_distribution": dict(_labels(frame).most_common()),
@@ -107,7 +129,7 @@ def describe(frame: pd.DataFrame, *, reference: pd.DataFrame | None = None) -> d
         "max_query_length": max(lengths, default=0),
         "duplicates": len(_repeats(frame)),
         "near_duplicates": {"rows": len(near), "share": len(near) / max(1, len(frame))},
-        "pii": dict(_personal_data(frame)[0]),
+        "pii": dict(measured.kinds),
     }
     if reference is not None:
         statistic, p = length_shift(frame, reference)
@@ -156,9 +178,9 @@ def check_conflicts(frame: pd.DataFrame) -> list[Issue]:
     return [Issue("conflicts", message, _ids(frame, torn))] if torn else []
 
 
-def check_near_duplicates(frame: pd.DataFrame) -> list[Issue]:
+def check_near_duplicates(frame: pd.DataFrame, measured: Measured | None = None) -> list[Issue]:
     """Warn where more than one row in a hundred nearly repeats another."""
-    near = near_duplicate_rows(frame)
+    near = measured.near_duplicates if measured else near_duplicate_rows(frame)
     share = len(near) / len(frame)
     message = f"Found {len(near)} rows ({share:.1%}) that nearly repeat another"
     issue = Issue("near_duplicates", message, _ids(frame, near), "warning")
@@ -174,9 +196,9 @@ def check_balance(frame: pd.DataFrame) -> list[Issue]:
     return [Issue("balance", message)] if ratio > IMBALANCE else []
 
 
-def check_personal_data(frame: pd.DataFrame) -> list[Issue]:
+def check_personal_data(frame: pd.DataFrame, measured: Measured | None = None) -> list[Issue]:
     """Find personal data by kind; the values are not repeated."""
-    kinds, rows = _personal_data(frame)
+    kinds, rows = (measured.kinds, measured.personal_rows) if measured else _personal_data(frame)
     counted = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
     message = f"Personal data found: {counted}{_at(rows)}"
     return [Issue("personal_data", message, _ids(frame, rows))] if rows else []

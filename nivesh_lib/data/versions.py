@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from nivesh_lib.data.assembly import (
     check_conflicts,
     check_learnable,
+    check_unseen,
     cross_split_duplicates,
     decide_folds,
     decide_sides,
@@ -211,7 +212,8 @@ def load_dataset(ref: str) -> Dataset:
     version = resolve(ref)
     frame = _read_sides(version)
     train = frame[frame["side"] == "train"].drop(columns="side").reset_index(drop=True)
-    optional = [name for name in OPTIONAL if name in train]
+    # A column that only held-out rows fill is none of the training side.
+    optional = [name for name in OPTIONAL if name in train and train[name].notna().any()]
     train = train[["id", "query", "intent", "fold", *optional]]
     return Dataset(version, train.rename(columns={"intent": version.label_column}))
 
@@ -352,7 +354,8 @@ def publish(
         Columns ``query`` and ``intent``, optionally ``id`` and those of ``schema.OPTIONAL``.
         With ``parent``, only what is new.
     labels
-        Labels in id order; by default those of the parent or the newest version, then new ones.
+        Labels in id order, each with a training row; by default those of the parent or the newest
+        version, then new ones.
     parent
         The version to extend: its rows keep id, side and fold. A new row that near-duplicates
         one on the other side is refused; one near a training row joins its fold.
@@ -380,7 +383,8 @@ def publish(
         earlier = _earlier_sides(name, version)
         frame["side"] = decide_sides(frame, pairs, earlier, seed)
         if task != "out_of_scope":  # there, kinds that nobody has seen are the point
-            check_learnable(frame)
+            check_learnable(frame, ordered)
+        check_unseen(frame)
         frame["fold"] = decide_folds(frame, pairs, seed)
         manifest: Manifest = {
             "name": name,

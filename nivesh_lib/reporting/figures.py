@@ -82,10 +82,10 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
 
 
 def calendar_bars(dates: pd.Series) -> Axes:
-    """Draw the number of rows for each month."""
-    months = pd.to_datetime(dates).dt.to_period("M").value_counts().sort_index()
+    """Draw the number of rows for each month of ISO dates, with or without a time."""
+    months = dates.dropna().str[:7].value_counts().sort_index()
     axes = _axes(8, 2.8)
-    axes.bar(months.index.astype(str), months.to_numpy(), color=ACCENT, width=0.8)
+    axes.bar(months.index, months.to_numpy(), color=ACCENT, width=0.8)
     axes.set_ylabel("rows")
     axes.tick_params(axis="x", rotation=60, labelsize=8)
     return axes

@@ -63,6 +63,14 @@ def test_foreign_columns_a_test_file_and_metadata(call, tmp_path, make_rows):
     assert set(load_dataset("mine").train["income_segment"]) == {"low"}
 
 
+def test_a_training_file_as_its_own_test_file_is_refused(call, home, file):
+    code, output = call("add", "mine", file, "--version", "1.0.0", "--holdout", file)
+    assert code == 1
+    assert "60 of 60 held-out rows (100.0%, more than 10%) have exactly the text" in output
+    assert "would measure memory. Remove them from one of the files." in output
+    assert not list(home.glob("data/mine/v*"))
+
+
 def test_rows_are_added_to_a_version(call, published, tmp_path, make_rows):
     make_rows(20, seed=1).to_json(tmp_path / "new.json", orient="records")
     code, _ = call("add", "mine", tmp_path / "new.json", "--version", "1.1.0", "--extends", "1.0.0")
@@ -102,6 +110,16 @@ def test_a_version_that_cannot_be_published_is_explained(call, published, file, 
     assert message in output
 
 
+def test_a_label_without_rows_and_hard_rows_alone_write_nothing(call, home, file, make_rows):
+    labels = "tax_planning,loan_inquiry,goal_planning,gold"
+    code, output = call("add", "mine", file, "--version", "1.0.0", "--labels", labels)
+    assert code == 1 and "No row has the label 'gold'" in output
+    make_rows(60, selection="hard").to_csv(file, index=False)
+    code, output = call("add", "mine", file, "--version", "1.0.0")
+    assert code == 1 and "every other training row have selection 'hard'" in output
+    assert not list(home.glob("data/mine/v*"))
+
+
 def test_other_labels_without_extends_are_named(call, published, tmp_path, make_rows):
     make_rows(20, seed=1, labels=("gold", "silver")).to_csv(tmp_path / "a.csv", index=False)
     code, output = call("add", "mine", tmp_path / "a.csv", "--version", "1.1.0")
@@ -113,6 +131,20 @@ def test_other_labels_without_extends_are_named(call, published, tmp_path, make_
 @pytest.mark.parametrize("arguments", [["add", "mine"], ["show"], ["add", "m", "f", "--version"]])
 def test_a_wrong_call_has_code_2(call, arguments):
     assert call(*arguments)[0] == 2
+
+
+def test_a_column_that_is_mapped_twice_is_a_wrong_call(call, file):
+    maps = ("--map", "seg=income_segment", "--map", "seg=language")
+    code, said = call("add", "mine", file, "--version", "1.0.0", *maps)
+    assert code == 2 and "--map names seg twice" in said
+
+
+@pytest.mark.parametrize("command", [["add", "mine"], ["validate"]])
+def test_one_column_for_texts_and_labels_is_refused_without_a_word_of_it(call, file, command):
+    options = ["--version", "1.0.0"] if command[0] == "add" else []
+    code, said = call(*command, file, *options, "--label", "query")
+    assert code == 1
+    assert said.startswith("error: --text and --label both name the column 'query'; one holds")
 
 
 def test_a_map_without_a_target_is_a_wrong_call(call, file):

@@ -57,6 +57,27 @@ def test_columns_are_mapped_and_unknown_ones_left_out(tmp_path):
     assert frame["id"].tolist() == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"query": "source"}, "--map query=source: --text names this column"),
+        ({"intent": "source"}, "--map intent=source: --label names this column"),
+        ({"a": "source", "b": "source"}, "--map a=source and b=source: keep one of the two"),
+    ],
+)
+def test_a_column_has_one_meaning_and_a_meaning_one_column(tmp_path, columns, message):
+    path = write_rows(tmp_path, ".json", [{**row, "a": "x", "b": "y"} for row in ROWS])
+    with pytest.raises(DataError, match=message):
+        read_rows(path, columns=columns)
+
+
+def test_a_column_that_an_option_names_is_not_read_under_its_own_name_too(tmp_path):
+    rows = [{"source": r["query"], "language": r["intent"], "traits": "hi"} for r in ROWS]
+    path = write_rows(tmp_path, ".json", rows)
+    frame = read_rows(path, "source", "language", {"traits": "income_segment"})
+    assert list(frame) == ["query", "intent", "income_segment"]
+
+
 def test_texts_stay_raw_but_for_outer_white_space(tmp_path):
     rows = [*ROWS, {"query": "  ₹50L  Loan?\nनमस्ते ", "intent": "loan"}]
     assert read_rows(write_rows(tmp_path, ".json", rows))["query"].iloc[-1] == "₹50L  Loan?\nनमस्ते"
@@ -104,6 +125,7 @@ BAD = {
     "conflict": ("a.csv", CSV + "GET a  loan,tax\n", r"row 5 .*row 3 but label 'tax', not 'loan'"),
     "label case": ("a.csv", CSV + "more,Tax\n", r"'Tax' and 'tax' differ only by case"),
     "label space": ("a.csv", CSV + "more, tax\n", r"' tax' and 'tax' differ only by case or white"),
+    "long label": ("a.json", with_row(intent="t" * 101), r"row 5: the label has 101 characters"),
     "number": ("a.json", with_row(query=12), r"'query' is 12 where text is due"),
     "number as text": ("a.csv", CSV + '"5,000",tax\n', r"only a number where text is due"),
     "number label": ("a.json", with_row(intent=3), r"'intent' is 3 where text is due"),
@@ -138,6 +160,8 @@ BAD = {
     "one class": ("a.csv", CSV.replace("loan\n", "tax\n"), r"one label only, 'tax'"),
     "class of one": ("a.csv", CSV + "more,gold\n", r"one row only for 1 of 3 labels: 'gold'"),
     "date": ("a.json", with_row(created_at="25/01/2026"), r"'25/01/2026' is no ISO date"),
+    "basic date": ("a.json", with_row(created_at="20260125"), r"'20260125' is no ISO date"),
+    "week": ("a.json", with_row(created_at="2026-W04-7"), r"is no ISO date. Write dates as 2026"),
     "id twice": ("a.json", json.dumps([{**r, "id": "x"} for r in ROWS]), r"id 'x' occurs twice"),
     "ending": ("a.xlsx", "x", r"unknown kind '\.xlsx'; save it as one of \.csv"),
     "zip": ("a.csv", b"PK\x03\x04rest", r"zip or Excel file under another name"),
@@ -180,6 +204,18 @@ def test_messages_quote_no_text(tmp_path):
     assert "9876543210" not in str(caught.value)
 
 
+def test_a_label_of_a_hundred_characters_is_read(tmp_path):
+    rows = [{**row, "intent": row["intent"].ljust(100, "x")} for row in ROWS]
+    assert set(read_rows(write_rows(tmp_path, ".csv", rows))["intent"].str.len()) == {100}
+
+
+def test_a_label_that_may_be_a_text_is_not_quoted(tmp_path):
+    rows = [{"query": row["intent"], "intent": row["query"] * 9} for row in ROWS]
+    with pytest.raises(DataError, match=r"more than 100 .* --label COLUMN") as caught:
+        read_rows(write_rows(tmp_path, ".csv", rows), labels=["tax", "loan"])
+    assert "save tax" not in str(caught.value)
+
+
 def test_additions_and_test_files_may_have_one_class(tmp_path):
     assert len(read_rows(write_rows(tmp_path, ".csv", ROWS[:1]), whole=False)) == 1
 
@@ -197,6 +233,39 @@ def test_parquet_dates_become_iso_and_numbers_are_refused(tmp_path):
     )
     with pytest.raises(DataError, match="'intent' is 1 where text is due"):
         read_rows(write_rows(tmp_path, ".parquet", [{**row, "intent": 1} for row in ROWS]))
+
+
+def dated(*days):
+    days = [*days, *[None] * (len(ROWS) - len(days))]
+    return [{**row, "created_at": day} for row, day in zip(ROWS, days, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        ("2026-01-25", "2026-02-01"),
+        ("2026-01-25T10:30:00", "2026-02-01T00:00:00.250"),
+        ("2026-01-25 10:30", "2026-02-01 09:00"),
+        ("2026-01-25T10:30:00Z", "2026-02-01T10:30:00.5Z"),
+        ("2026-01-25 10:30:00+05:30", None, "2026-02-01 10:30:00+05:30"),
+    ],
+)
+def test_dates_of_one_form_are_read_as_they_are(tmp_path, days):
+    rows = dated(*days)
+    frame = read_rows(write_rows(tmp_path, ".jsonl", rows))
+    assert frame["created_at"].dropna().tolist() == [day for day in days if day]
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["2026-01-25T10:30:00", "2026-01-25", "2026-01-25T10:30:00+05:30", "2026-01-25 10:30:00Z"],
+)
+def test_dates_of_several_forms_are_refused_with_both(tmp_path, other):
+    path = write_rows(tmp_path, ".jsonl", dated(None, "2026-02-01T10:30:00Z", other))
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert f"row 3 (line 3): created_at {other!r} is written unlike" in str(caught.value)
+    assert "'2026-02-01T10:30:00Z' in row 2" in str(caught.value)
 
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):

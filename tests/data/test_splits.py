@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from nivesh_lib.data.schema import normalise
 from nivesh_lib.data.splits import (
+    NEAR,
     choose_holdout,
     group_pairs,
     make_folds,
@@ -16,6 +19,7 @@ from nivesh_lib.data.splits import (
     near_duplicate_groups,
     near_duplicate_pairs,
 )
+from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 
 
@@ -52,6 +56,39 @@ def test_pairs_across_blocks_are_found(make_rows):
     texts = make_rows(1200)["query"].tolist()
     texts[1199] = texts[3] + "!"
     assert [(i, j) for i, j, _ in near_duplicate_pairs(texts)] == [(3, 1199)]
+
+
+def pairs_of_all_comparisons(texts, threshold):
+    """The definition, without a short cut."""
+    padded = [f" {normalise(text)} " for text in texts]
+    vectors = TfidfVectorizer(analyzer="char", ngram_range=(3, 5), dtype=np.float32).fit_transform(
+        padded
+    )
+    cosines = (vectors @ vectors.T).tocoo()
+    near = (cosines.data >= threshold) & (cosines.row < cosines.col)
+    scores = np.minimum(cosines.data[near], 1.0)
+    columns = (cosines.row[near], cosines.col[near], scores)
+    return set(zip(*(column.tolist() for column in columns), strict=True))
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, NEAR, 0.95])
+def test_the_short_cut_finds_every_pair_with_the_same_cosine(threshold):
+    queries = load_dataset("intents@1.1.0").train["query"].tolist()
+    texts = [*queries, *[f"{query}!" for query in queries[::3]], "", "tax", "Tax ", *queries[:9]]
+    expected = pairs_of_all_comparisons(texts, threshold)
+    found = near_duplicate_pairs(texts, threshold)
+    assert len(expected) > 9
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+@pytest.mark.parametrize("ref", ["intents@1.0.0", "intents@1.1.0", "out_of_scope@1.0.0"])
+def test_shipped_queries_have_the_pairs_of_all_comparisons(ref):
+    texts = [mask_amounts(text) for text in load_dataset(ref).train["query"]]
+    expected = pairs_of_all_comparisons(texts, 0.2)
+    assert expected
+    assert set(near_duplicate_pairs(texts, 0.2)) == expected
+    assert set(near_duplicate_pairs(texts)) == {pair for pair in expected if pair[2] >= NEAR}
 
 
 def test_groups_ignore_amounts():

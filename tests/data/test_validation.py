@@ -5,6 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from nivesh_lib import privacy
+from nivesh_lib.data import validation
 from nivesh_lib.data.validation import find_issues, validate_intent_data
 from nivesh_lib.data.versions import load_dataset, publish
 from nivesh_lib.errors import DataError
@@ -44,6 +46,7 @@ def test_the_seeds_statistics_are_there_and_can_be_stored(make_rows):
         ("intent", None, "Missing intent at index 3"),
         ("intent", "", "Missing intent at index 3"),
         ("intent", "gold", "intent is not in the labels at index 3"),
+        ("intent", "x" * 300, "intent is longer than 100 characters at index 3"),
         ("created_at", "soon", "created_at is no ISO date at index 3"),
     ],
 )
@@ -52,6 +55,15 @@ def test_bad_cells_are_errors_at_their_index(make_rows, column, value, message):
     result = validate_intent_data(rows, labels=["tax_planning", "loan_inquiry", "goal_planning"])
     assert not result["valid"]
     assert message in result["issues"]
+
+
+def test_dates_of_several_forms_are_an_error(make_rows):
+    rows = make_rows(30, created_at="2026-01-25")
+    rows.loc[[3, 7], "created_at"] = ["2026-13-01", "2026-01-25T10:30:00Z"]
+    assert set(validate_intent_data(rows)["issues"]) == {
+        "created_at is no ISO date at index 3",
+        "created_at is written unlike the first date at index 7",
+    }
 
 
 def test_repeated_texts_are_counted_up_to_case_and_space(make_rows):
@@ -87,6 +99,19 @@ def test_near_duplicates_are_a_warning_with_their_share(make_rows):
     result = validate_intent_data(rows)
     assert "Found 2 rows (5.0%) that nearly repeat another" in result["warnings"]
     assert result["stats"]["near_duplicates"] == {"rows": 2, "share": 0.05}
+
+
+def test_what_takes_long_is_searched_once(make_rows, monkeypatch):
+    searched = []
+    pairs, pii = validation.near_duplicate_pairs, privacy.find_pii
+    monkeypatch.setattr(
+        validation, "near_duplicate_pairs", lambda texts: searched.append("near") or pairs(texts)
+    )
+    monkeypatch.setattr(privacy, "find_pii", lambda text: searched.append("pii") or pii(text))
+    rows = with_cell(make_rows(30), 3, "query", "call me on +91 98765 43210 about my loan")
+    result = validate_intent_data(rows)
+    assert sum(result["stats"]["pii"].values()) == 1
+    assert (searched.count("near"), searched.count("pii")) == (1, 30)
 
 
 def test_personal_data_are_counted_by_kind_and_never_repeated(make_rows):

@@ -293,6 +293,21 @@ def test_a_given_holdout_is_held_out_exactly_and_its_doubles_are_counted(home, m
     assert set(held_out(version)["query"]) == set(test["query"])
 
 
+def test_a_holdout_that_largely_repeats_the_training_rows_is_refused(home, make_rows):
+    rows, test = make_rows(60), make_rows(20, seed=1)
+    test.loc[4:6, "query"] = rows["query"][4:7].str.upper()
+    with pytest.raises(DataError, match=r"^3 of 20 held-out rows \(15\.0%, .*, holdout row 5 \("):
+        publish(rows, "mine", "1.0.0", description="", holdout_rows=test)
+    assert list_versions() == []
+
+
+def test_a_tenth_of_repeated_held_out_rows_is_a_warning(home, make_rows):
+    rows, test = make_rows(60), make_rows(20, seed=1)
+    test.loc[:1, "query"] = rows["query"][:2].str.upper()
+    with pytest.warns(UserWarning, match="2 held-out rows are in training too"):
+        publish(rows, "mine", "1.0.0", description="", holdout_rows=test)
+
+
 def test_an_out_of_scope_set_has_kinds_and_unseen_ones_in_its_holdout(home, make_rows):
     choosing = make_rows(20, labels=("chat", "sport"), language="en").rename(
         columns={"intent": "kind"}
@@ -312,6 +327,7 @@ def test_an_out_of_scope_set_has_kinds_and_unseen_ones_in_its_holdout(home, make
     [
         ({"query": ""}, "row 3: query is missing"),
         ({"intent": None}, "row 3: intent is missing"),
+        ({"intent": "x" * 101}, "row 3: intent is longer than 100 characters"),
         ({"id": "same"}, "id occurs twice"),
         ({"created_at": "yesterday"}, "row 3: created_at is no ISO date"),
         ({"selection": "easy"}, "row 3: selection is neither natural nor hard"),
@@ -339,6 +355,54 @@ def test_a_label_that_is_only_held_out_is_refused(home, make_rows):
     test = make_rows(5, seed=1, labels=("gold",))
     with pytest.raises(DataError, match=r"holdout row 1 .*'gold' has no training row"):
         publish(make_rows(30), "mine", "1.0.0", description="", holdout_rows=test)
+
+
+def test_dates_of_several_forms_are_refused(home, make_rows):
+    test = make_rows(9, seed=1, created_at="2026-02-01T10:30:00")
+    with pytest.raises(DataError, match="holdout row 1: created_at is written unlike the first"):
+        publish(make_rows(30, created_at="2026-01-25"), "mine", "1.0.0", description="",
+                holdout_rows=test)  # fmt: skip
+    publish(make_rows(30, created_at="2026-01-25"), "mine", "1.0.0", description="")
+    with pytest.raises(DataError, match=r"row 1: created_at is written unlike the first"):
+        publish(test, "mine", "1.1.0", description="", parent="1.0.0")
+
+
+def test_a_column_that_only_held_out_rows_fill_is_not_in_training(home, make_rows):
+    test = make_rows(9, seed=1, created_at="2026-02-01")
+    publish(make_rows(30), "mine", "1.0.0", description="", holdout_rows=test)
+    assert "created_at" not in load_dataset("mine").train
+    assert set(open_holdout("mine", **ENTRY)["created_at"]) == {"2026-02-01"}
+
+
+def test_training_rows_that_are_all_hard_are_refused(home, make_rows):
+    natural = make_rows(9, seed=1, selection="natural")
+    with pytest.raises(DataError, match=r"row 1 \(min-\w+\) and every other training row have"):
+        publish(
+            make_rows(30, selection="hard"), "mine", "1.0.0", description="", holdout_rows=natural
+        )
+    assert list_versions() == []
+
+
+def test_one_natural_training_row_is_enough_to_publish(home, make_rows):
+    rows = make_rows(30, selection=["natural"] + ["hard"] * 29)
+    publish(rows, "mine", "1.0.0", description="", holdout_rows=make_rows(9, seed=1))
+    assert load_dataset("mine").train["selection"].tolist().count("natural") == 1
+
+
+def test_a_given_label_without_any_row_is_refused(home, make_rows):
+    labels = ("gold", "tax_planning", "loan_inquiry", "goal_planning", "silver")
+    with pytest.raises(DataError, match=r"No row has the label 'gold' \(and 1 more\)"):
+        publish(make_rows(30), "mine", "1.0.0", description="", labels=labels)
+    assert list_versions() == []
+
+
+def test_kinds_of_an_out_of_scope_set_need_no_training_row(home, make_rows):
+    test = make_rows(9, seed=1, labels=("nonsense",))
+    publish(
+        make_rows(30, selection="hard"), "far", "1.0.0", description="", holdout_rows=test,
+        task="out_of_scope", labels=("nonsense", "tax_planning", "loan_inquiry", "goal_planning"),
+    )  # fmt: skip
+    assert load_dataset("far").labels[0] == "nonsense"
 
 
 # --- publishing later versions -----------------------------------------------------------------
@@ -483,6 +547,13 @@ def test_new_labels_need_a_major_number(first, make_rows):
 def test_given_labels_must_fit(first, make_rows, labels, message):
     with pytest.raises(DataError, match=message):
         publish(make_rows(30, seed=1), "intents", "1.1.0", description="", labels=labels)
+
+
+def test_an_extension_cannot_name_a_label_without_a_training_row(first, make_rows):
+    with pytest.raises(DataError, match="No row has the label 'gold'"):
+        publish(make_rows(9, seed=1), "intents", "2.0.0", description="", parent="1.0.0",
+                labels=(*first.labels, "gold"))  # fmt: skip
+    assert [v.version for v in list_versions()] == ["1.0.0"]
 
 
 def test_a_label_that_is_gone_needs_a_major_number(first, make_rows):

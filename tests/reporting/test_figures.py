@@ -84,8 +84,10 @@ def test_every_group_of_lengths_is_drawn(lengths):
     assert [patch.get_label() for patch in axes.patches] == list(lengths)
 
 
-def test_dates_are_counted_by_month():
-    axes = calendar_bars(pd.Series(["2026-01-05", "2026-01-31", "2026-03-01"]))
+@pytest.mark.parametrize("time", ["", "T10:30:00", " 10:30:00.5", "T10:30:00+05:30", "T10:30Z"])
+def test_dates_are_counted_by_month(time):
+    days = ["2026-01-05", "2026-01-31", None, "2026-03-01"]
+    axes = calendar_bars(pd.Series([day and day + time for day in days], dtype="str"))
     assert [label.get_text() for label in axes.get_xticklabels()] == ["2026-01", "2026-03"]
     assert [patch.get_height() for patch in axes.patches] == [2, 1]
 
