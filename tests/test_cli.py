@@ -50,6 +50,18 @@ def test_without_a_run_predict_says_how_to_get_a_model(tmp_path, monkeypatch):
     assert done.returncode == 1 and "`nivesh run`" in done.stderr
 
 
+@pytest.mark.parametrize("text", ["[]", '"text"', '{"model": "tfidf", "metrics": []}', "{"])
+def test_predict_names_the_results_that_it_cannot_read(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    latest = tmp_path / "reports" / "latest"
+    (latest / "results").mkdir(parents=True)
+    (latest / "models" / "03_tfidf").mkdir(parents=True)
+    (latest / "results" / "03_tfidf.json").write_text(text)
+    done = run("predict", "tax?")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "03_tfidf.json" in done.stderr and "`nivesh run --force`" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["predict"], ["run", "--nonsense"], ["data", "add", "x"]])
 def test_wrong_usage_is_exit_code_2(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2

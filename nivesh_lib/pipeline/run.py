@@ -26,11 +26,26 @@ from nivesh_lib.pipeline.spec import (
     parse_settings,
     resolve_parameters,
 )
+from nivesh_lib.records import NUMBER, read_object
 from nivesh_lib.reproducibility import environment, git_state
 
 DEFAULT_DATASET = "intents@1.1.0"
 _FAMILIES = {"intent_classification": "intents"}
 Report = Callable[[str], None]
+# What is read again of a ``run.json``.
+RUN_RECORD = {
+    "run": str,
+    "status": str,
+    "profile": str,
+    "dataset": {"ref": str},
+    "started": str,
+    "steps": {"*": {"status": str}},
+    "git": dict,
+    "environment": dict,
+    "mlflow_uri": str,
+    "seconds": NUMBER,
+    "complete": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -72,9 +87,10 @@ class RunRecord:
 
 def read_record(folder: Path) -> RunRecord | None:
     """Return the record of a run directory, or None when it has none."""
+    found = read_object(folder / "run.json", RUN_RECORD)
     try:
-        return RunRecord(**json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return RunRecord(**found) if found else None
+    except TypeError:  # a key that no version of this code wrote
         return None
 
 
@@ -164,8 +180,10 @@ def close_dead_runs(report: Report) -> None:
         from nivesh_lib.tracking.runs import close_run
 
         for path in opened:
+            told = read_object(path, cache.OPENED)
             try:
-                close_run(json.loads(path.read_text())["mlflow_run_id"], "KILLED")
+                if told:
+                    close_run(told["mlflow_run_id"], "KILLED")
             except Exception as error:  # the store may be another one today
                 report(f"  could not close an MLflow run of {folder.name}: {error}")
             path.unlink(missing_ok=True)
@@ -374,27 +392,17 @@ def _job(item: Planned, folder: Path, uri: str) -> Job:
 
 
 def _outcome(folder: Path, item: Planned) -> dict[str, Any]:
-    try:
-        text = (folder / "steps" / f"{item.step.name}.json").read_text(encoding="utf-8")
-        return _short(json.loads(text))
-    except (OSError, ValueError):
-        failure = {"cause": "the worker died", "detail": "no record was left", "cell": None}
-        return {
-            "status": "failed",
-            "failure": failure,
-            "key": item.key,
-            "seconds": None,
-            "cells": 0,
-        }
+    told = read_object(folder / "steps" / f"{item.step.name}.json", cache.STEP_RECORD)
+    if told is not None:
+        return _short(told)
+    failure = {"cause": "the worker died", "detail": "no record was left", "cell": None}
+    return {"status": "failed", "failure": failure, "key": item.key, "seconds": None, "cells": 0}
 
 
 def headline(folder: Path, step: str) -> str:
     """Return the one line that a step's notebook says of itself."""
-    try:
-        text = (folder / "results" / f"{step}.json").read_text(encoding="utf-8")
-        return str(json.loads(text).get("headline", ""))
-    except (OSError, ValueError):
-        return ""
+    told = read_object(folder / "results" / f"{step}.json") or {}
+    return str(told.get("headline", ""))
 
 
 def _line(folder: Path, record: RunRecord, name: str) -> str:

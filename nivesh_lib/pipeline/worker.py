@@ -30,9 +30,10 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from nivesh_lib.pipeline.cache import sha256_file, step_files
+from nivesh_lib.pipeline.cache import OPENED, sha256_file, step_files
 from nivesh_lib.pipeline.spec import read_parameters
 from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records import read_object
 from nivesh_lib.reporting.site import render_notebook
 from nivesh_lib.tracking.runs import attach, close_run, write_json
 
@@ -179,7 +180,7 @@ def main(job_file: str) -> int:
             failure["cell"] = _last_cell(notebook)
     kept = _keep(run, step, partial, str(job["parameters"].get("DATASET", "")))
     opened = run / "open" / f"{step}.json"
-    run_id = json.loads(opened.read_text())["mlflow_run_id"] if opened.is_file() else None
+    run_id = (read_object(opened, OPENED) or {}).get("mlflow_run_id")
     if run_id:
         attach(run_id, kept)
         close_run(run_id, "FAILED" if failure else "FINISHED")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nivesh_lib.errors import DataError, SpecError, StepFailed
+from nivesh_lib.pipeline.cache import sha256_file
 from nivesh_lib.pipeline.run import prune, raise_for_failures, read_record, run_pipeline
 from tests.pipeline.conftest import RECORD
 
@@ -135,6 +136,63 @@ def test_a_damaged_cached_file_is_made_again(ran):
     (folder / "results" / "03_c.json").write_text("{}")
     record, _ = run_pipeline(dataset=DATASET)
     assert "cached_from" not in record.steps["03_c"] and "cached_from" in record.steps["01_a"]
+
+
+ODD = ["[]", '"text"', "null", "{}", "not JSON", '{"status": "done"}']
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_an_odd_step_record_is_no_cache_hit_and_stops_nothing(ran, text):
+    (folder,) = runs(ran)
+    (folder / "steps" / "03_c.json").write_text(text)
+    record, _ = run_pipeline(dataset=DATASET)
+    assert "cached_from" not in record.steps["03_c"] and "cached_from" in record.steps["01_a"]
+    assert record.complete
+
+
+def test_a_step_record_that_names_files_elsewhere_is_no_cache_hit(ran):
+    (folder,) = runs(ran)
+    path = folder / "steps" / "03_c.json"
+    elsewhere = {"../../../requirements.lock": sha256_file(ran / "requirements.lock")}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": elsewhere}))
+    record, _ = run_pipeline(dataset=DATASET)
+    assert "cached_from" not in record.steps["03_c"]
+    assert (ran / "requirements.lock").is_file()
+
+
+@pytest.mark.parametrize("text", [*ODD, '{"steps": {"03_c": 1}}'])
+def test_an_odd_run_record_is_passed_over(ran, text):
+    (folder,) = runs(ran)
+    (folder / "run.json").write_text(text)
+    assert read_record(folder) is None
+    record, new = run_pipeline(dataset=DATASET)
+    assert record.complete and new != folder
+    assert prune(1) == [folder.name]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_leftovers_of_a_dead_run_are_cleared(ran, text):
+    (folder,) = runs(ran)
+    left = folder / "open" / "03_c.json"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text(text)
+    (ran / "reports" / "runs" / "a-file").write_text("")
+    lines: list[str] = []
+    record, _ = run_pipeline(dataset=DATASET, report=lines.append)
+    assert record.complete and not left.exists()
+    assert not any("could not close" in line for line in lines)
+
+
+@pytest.mark.parametrize("result", ["[]", '"text"', '{"metrics": [], "model": "x"}'])
+def test_a_notebook_that_leaves_odd_results_is_reported_without_them(home, change, result):
+    cell = f"""import os, pathlib
+run = pathlib.Path(os.environ["NIVESH_RUN_DIR"]) / "results"
+run.mkdir(exist_ok=True)
+(run / "03_c.json").write_text({result!r})"""
+    change(home, "03_c", [cell])
+    record, folder = run_pipeline(dataset=DATASET, only=["03_c"])
+    assert record.status == "done"
+    assert "left no results that can be read" in (folder / "index.html").read_text()
 
 
 def start(home: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from nivesh_lib.errors import NiveshError
 from nivesh_lib.reporting import site
 
 
@@ -80,6 +81,41 @@ def test_a_run_without_models_says_so(run):
     for path in (run / "results").glob("0[23]*.json"):
         path.unlink()
     assert "No model was evaluated" in site.build_site(run).read_text()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        "text",
+        {"model": "odd", "metrics": {"macro_f1": 0.9}},
+        {"model": "odd", "metrics": {"macro_f1": {"value": 0.9}}},
+        {"model": "odd", "metrics": []},
+        {"judgements": "none"},
+        {"figures": [{"name": "f"}]},
+        {"drift": {"rows": []}},
+        {"data_card": []},
+    ],
+)
+def test_odd_results_are_left_out_and_can_be_named(run, odd):
+    path = run / "results" / "03_tfidf.json"
+    path.write_text(json.dumps(odd))
+    assert set(site.read_results(run)) == {"01_data", "02_rules"}
+    assert site.odd_results(run) == [path]
+    page = site.build_site(run).read_text()
+    assert ">rules<" in page and ">tfidf<" not in page
+    assert "left no results that can be read" in page
+
+
+def test_a_model_without_accuracy_is_not_ranked():
+    assert site.leaderboard({"a": {"model": "m", "metrics": {"macro_f1": estimate(0.5)}}}) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "not JSON", '{"steps": []}'])
+def test_an_odd_run_record_gives_one_clear_error(run, text):
+    (run / "run.json").write_text(text)
+    with pytest.raises(NiveshError, match=r"run\.json: not the record of a run.*`nivesh run"):
+        site.build_site(run)
 
 
 def test_overlapping_intervals_are_said_to_overlap():
