@@ -16,7 +16,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.data.versions import DataVersion, resolve
-from nivesh_lib.errors import SpecError, StepFailed
+from nivesh_lib.errors import NiveshError, SpecError, StepFailed
 from nivesh_lib.pipeline import cache
 from nivesh_lib.pipeline.executors import Executor, Job, get_executor
 from nivesh_lib.pipeline.spec import (
@@ -92,6 +92,24 @@ def read_record(folder: Path) -> RunRecord | None:
         return RunRecord(**found) if found else None
     except TypeError:  # a key that no version of this code wrote
         return None
+
+
+def _check_places() -> None:
+    """Refuse to start where the run directory or the link to the last good run cannot be made."""
+    for folder in (paths.reports_dir(), paths.runs_dir()):
+        if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+            what = "a link that leads nowhere" if folder.is_symlink() else "a file"
+            raise NiveshError(
+                f"{paths.relative(folder)} is {what}; a folder is needed there. "
+                "Move it away and start again"
+            )
+    link = paths.latest_run()
+    if link.exists() and not link.is_symlink():
+        what = "a folder" if link.is_dir() else "a file"
+        raise NiveshError(
+            f"{paths.relative(link)} is {what} of its own; the link to the last good run "
+            "belongs there. Move it away and start again"
+        )
 
 
 def _now() -> str:
@@ -224,9 +242,11 @@ def run_pipeline(
 
     Raises
     ------
-    SpecError, DataError
-        Before anything was started.
+    NiveshError
+        Before anything was started: a request, ``pipeline.toml``, the data, or what lies
+        below ``reports/`` does not allow the run.
     """
+    _check_places()
     pipeline = load_pipeline(paths.notebooks_dir())
     if profile not in pipeline.profiles:
         raise SpecError(f"unknown profile {profile!r}; there are: {', '.join(pipeline.profiles)}")

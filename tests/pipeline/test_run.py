@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nivesh_lib.errors import DataError, SpecError, StepFailed
+from nivesh_lib.errors import DataError, NiveshError, SpecError, StepFailed
 from nivesh_lib.pipeline.cache import sha256_file
 from nivesh_lib.pipeline.run import prune, raise_for_failures, read_record, run_pipeline
 from tests.pipeline.conftest import RECORD
@@ -87,6 +87,39 @@ def test_an_unknown_dataset_is_refused_before_anything_starts(home):
     with pytest.raises(DataError, match="toy"):
         run_pipeline(dataset="toy@9.9.9")
     assert runs(home) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_something_else_in_place_of_the_latest_link_is_refused_at_once(home, kind, dry_run):
+    latest = home / "reports" / "latest"
+    latest.parent.mkdir()
+    latest.mkdir() if kind == "folder" else latest.write_text("mine")
+    with pytest.raises(NiveshError, match=rf"latest is a {kind} of its own.*Move it away"):
+        run_pipeline(dataset=DATASET, dry_run=dry_run)
+    assert runs(home) == [] and latest.exists()
+
+
+@pytest.mark.parametrize("name", ["reports", "reports/runs"])
+def test_a_file_in_place_of_a_folder_for_runs_is_refused_at_once(home, name):
+    place = home / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("mine")
+    with pytest.raises(NiveshError, match=rf"{name} is a file.*Move it away"):
+        run_pipeline(dataset=DATASET)
+    assert place.read_text() == "mine"
+
+
+def test_a_link_that_leads_nowhere_is_refused_for_runs_and_replaced_for_latest(home):
+    reports = home / "reports"
+    reports.mkdir()
+    (reports / "runs").symlink_to(home / "gone")
+    with pytest.raises(NiveshError, match="runs is a link that leads nowhere"):
+        run_pipeline(dataset=DATASET)
+    (reports / "runs").unlink()
+    (reports / "latest").symlink_to(home / "gone")
+    record, folder = run_pipeline(dataset=DATASET)
+    assert record.complete and (reports / "latest").resolve() == folder
 
 
 def test_a_failing_notebook_keeps_its_evidence_and_other_branches_go_on(home, change):
