@@ -14,7 +14,7 @@ NUMBER = int | float
 
 
 def fits(value: Any, shape: Any) -> bool:
-    """Return whether a JSON value has a shape.
+    """Return whether a value of JSON or TOML has a shape.
 
     A shape is a type, ``[shape of each item]``, ``{"*": shape of each value}``, or
     ``{key: shape}``, where a key that ends in ``?`` may be absent and all other keys of

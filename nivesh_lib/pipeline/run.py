@@ -98,7 +98,7 @@ def _check_places() -> None:
     """Refuse to start where the run directory or the link to the last good run cannot be made."""
     for folder in (paths.reports_dir(), paths.runs_dir()):
         if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
-            what = "a link that leads nowhere" if folder.is_symlink() else "a file"
+            what = "a file" if folder.exists() else "a link that leads nowhere"
             raise NiveshError(
                 f"{paths.relative(folder)} is {what}; a folder is needed there. "
                 "Move it away and start again"

@@ -12,10 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from nivesh_lib.errors import SpecError
+from nivesh_lib.records import fits
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
-_STEP_KEYS = {"name", "help", "needs", "family", "quick", "exclusive", "threads", "timeout_s"}
-_STEP_KEYS.add("profiles")
+# What pipeline.toml may say of a step: the shape of each value, and how it is described.
+_STEP_KEYS: dict[str, tuple[Any, str]] = {
+    "name": (str, "a text"),
+    "help": (str, "a text"),
+    "needs": ([str], "a list of step names"),
+    "family": (str, "a text"),
+    "quick": (bool, "true or false"),
+    "exclusive": (bool, "true or false"),
+    "threads": (int, "a whole number of at least 1"),
+    "timeout_s": (int, "a whole number of at least 1, in seconds"),
+    "profiles": ({"*": dict}, "one table for each profile"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,8 @@ def load_pipeline(folder: Path) -> Pipeline:
     Raises
     ------
     SpecError
-        The file is missing or not TOML; a step has an unknown key, an unknown
-        need, no notebook, or the needs form a circle.
+        The file is missing or not TOML; a step has an unknown key, a value of the
+        wrong kind, an unknown need, no notebook, or the needs form a circle.
     """
     path = folder / "pipeline.toml"
     try:
@@ -91,8 +102,13 @@ def load_pipeline(folder: Path) -> Pipeline:
         raise SpecError(f"{path} is missing. Run from the repository or set NIVESH_HOME") from None
     except ValueError as error:
         raise SpecError(f"{path}: not valid TOML ({error})") from None
-    if not isinstance(tables.get("step"), list) or not isinstance(tables.get("profiles"), list):
-        raise SpecError(f"{path}: it needs `profiles = [...]` and one [[step]] for each notebook")
+    if not fits(tables, {"step": [dict], "profiles": [str]}):
+        raise SpecError(
+            f'{path}: it needs `profiles = ["default"]` and one [[step]] for each notebook'
+        )
+    unknown = set(tables) - {"step", "profiles"}
+    if unknown:
+        raise SpecError(f"{path}: unknown key {sorted(unknown)[0]!r}")
     profiles = tuple(tables["profiles"])
     steps = tuple(_step(table, folder, profiles, path) for table in tables["step"])
     _check_needs(steps, path)
@@ -101,9 +117,14 @@ def load_pipeline(folder: Path) -> Pipeline:
 
 def _step(table: dict[str, Any], folder: Path, profiles: tuple[str, ...], path: Path) -> Step:
     name = table.get("name", "?")
-    unknown = set(table) - _STEP_KEYS
+    unknown = set(table) - set(_STEP_KEYS)
     if unknown:
         raise SpecError(f"{path}, step {name}: unknown key {sorted(unknown)[0]!r}")
+    for key, value in table.items():
+        shape, wanted = _STEP_KEYS[key]
+        counts = type(value) is int and value >= 1  # true would be an int too
+        if not fits(value, shape) or (shape is int and not counts):
+            raise SpecError(f"{path}, step {name}: {key} = {value!r} is not {wanted}")
     strange = set(table.get("profiles", {})) - set(profiles)
     if strange:
         raise SpecError(f"{path}, step {name}: profile {sorted(strange)[0]!r} is not in `profiles`")

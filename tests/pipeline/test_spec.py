@@ -41,6 +41,23 @@ def test_steps_keep_their_order_and_needs_are_followed(folder):
         ('name="01_a"\nhelp="a"\nneeds=["02_b"]', "not an earlier step"),
         ('name="01_a"\nhelp="a"\nprofiles.fast={N=1}', "profile 'fast'"),
         ('name="01_a"', "help"),
+        (
+            'name="01_a"\nhelp="a"\ntimeout_s="soon"',
+            r"step 01_a: timeout_s = 'soon' is not a whole",
+        ),
+        ('name="01_a"\nhelp="a"\ntimeout_s=-5', "timeout_s = -5 is not"),
+        ('name="01_a"\nhelp="a"\ntimeout_s=1.5', r"timeout_s = 1\.5 is not"),
+        ('name="01_a"\nhelp="a"\nthreads=0', "threads = 0 is not a whole number of at least 1"),
+        ('name="01_a"\nhelp="a"\nthreads=true', "threads = True is not"),
+        ('name="01_a"\nhelp="a"\nquick="yes"', "quick = 'yes' is not true or false"),
+        ('name="01_a"\nhelp="a"\nexclusive=1', "exclusive = 1 is not"),
+        ('name="01_a"\nhelp="a"\nneeds="x"', "needs = 'x' is not a list of step names"),
+        ('name="01_a"\nhelp="a"\nneeds=[1]', r"needs = \[1\] is not"),
+        ('name="01_a"\nhelp=3', "help = 3 is not a text"),
+        ("name=1", "name = 1 is not a text"),
+        ('name="01_a"\nhelp="a"\nfamily=[]', r"family = \[\] is not"),
+        ('name="01_a"\nhelp="a"\nprofiles=3', "profiles = 3 is not one table"),
+        ('name="01_a"\nhelp="a"\nprofiles.full=3', "is not one table for each profile"),
     ],
 )
 def test_a_wrong_step_is_named(folder, step, message):
@@ -56,6 +73,21 @@ def test_a_missing_or_broken_pipeline_file_is_named(tmp_path):
         load_pipeline(tmp_path)
     (tmp_path / "pipeline.toml").write_text("[[step")
     with pytest.raises(SpecError, match="not valid TOML"):
+        load_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('profiles = "default"\n[[step]]\nname = "01_a"', r"one \[\[step\]\]"),
+        ('profiles = [1]\n[[step]]\nname = "01_a"', r"one \[\[step\]\]"),
+        ('profiles = ["default"]\nstep = [1]', r"one \[\[step\]\]"),
+        ('profile = 1\nprofiles = ["default"]\nstep = []', "unknown key 'profile'"),
+    ],
+)
+def test_a_pipeline_file_of_another_shape_is_refused(tmp_path, text, message):
+    (tmp_path / "pipeline.toml").write_text(text)
+    with pytest.raises(SpecError, match=rf"pipeline\.toml.*{message}"):
         load_pipeline(tmp_path)
 
 
