@@ -254,7 +254,11 @@ def run_pipeline(
     steps = _choose(pipeline, version, only)
     chosen = version.ref if dataset else None
     parameters = resolve_parameters(
-        steps, profile=profile, dataset=chosen, settings=parse_settings(settings)
+        steps,
+        profile=profile,
+        dataset=chosen,
+        settings=parse_settings(settings),
+        ranges=pipeline.ranges,
     )
     planned = plan(steps, parameters, force=force)
     if dry_run:
