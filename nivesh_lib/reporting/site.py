@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _RESULT = {
     },
     "judgements?": [{"objective": str, "status": str, "found": str}],
     "data_card?": dict,
+    "validation?": {"valid": bool, "issues": [str]},
     "drift?": {
         "sentences": [str],
         "rows": [
@@ -176,14 +177,37 @@ def human_bytes(size: float | None) -> str:
     return f"{size:.1f} GB"
 
 
+def data_issues(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what the validation of the data objected to; nothing where it passed or was not run.
+
+    Each issue is a sentence that begins with the step which found it.
+    """
+    return [
+        f"{step}: {issue}"
+        for step, result in results.items()
+        if not result.get("validation", {}).get("valid", True)
+        for issue in result["validation"]["issues"] or ["not valid"]
+    ]
+
+
+def _data_warning(issues: Sequence[str]) -> list[str]:
+    if not issues:
+        return []
+    count = f"{len(issues)} issue{'s' * (len(issues) > 1)}"
+    found_by = issues[0].partition(":")[0]
+    return [f"✘ The data did not pass validation: {count}, listed in {found_by}."]
+
+
 def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the verdict of a run as a few plain sentences."""
+    """Return the verdict of a run as a few plain sentences; bad data comes first."""
     board = leaderboard(results)
+    issues = data_issues(results)
+    said = _data_warning(issues)
     if not board:
-        return ["No model was evaluated in this run, so there is nothing to choose."]
+        return [*said, "No model was evaluated in this run, so there is nothing to choose."]
     best = board[0]
     f1 = best["f1"]
-    said = [
+    said += [
         f"Best so far: {best['model']}, macro-F1 {f1['value']:.3f} "
         f"(95 % interval {f1['low']:.3f} to {f1['high']:.3f}, {f1['n']:,} queries)."
     ]
@@ -203,7 +227,7 @@ def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         found = [f"{j['objective']} (found {j['found']})" for j in judged if j["status"] == word]
         if found:
             said.append(sentence.format("; ".join(found)))
-    if any(j["status"] != "met" for j in judged):
+    if issues or any(j["status"] != "met" for j in judged):
         said.append("It is not ready for release.")
     elif judged:
         said.append(
@@ -318,6 +342,7 @@ def build_site(run: Path) -> Path:
             css=markupsafe.Markup(_css()),
             run=record,
             answer=answer(results),
+            issues=data_issues(results),
             board=board,
             judgements=[
                 {**j, "model": result["model"]}

@@ -118,6 +118,34 @@ def test_an_odd_run_record_gives_one_clear_error(run, text):
         site.build_site(run)
 
 
+def validation(*issues):
+    return {"validation": {"valid": not issues, "issues": list(issues), "warnings": ["a look"]}}
+
+
+def test_data_that_did_not_pass_is_the_first_thing_said_and_bars_the_release():
+    met = [{"objective": "accuracy at least 0.5", "status": "met", "found": "0.7"}]
+    results = {"03_tfidf": result("tfidf", 0.7, judgements=met)}
+    assert "Every objective is met" in site.answer(results | {"01": validation()})[-1]
+    said = site.answer(results | {"01": validation("one", "two")})
+    assert said[0] == "✘ The data did not pass validation: 2 issues, listed in 01."
+    assert said[-1] == "It is not ready for release."
+    assert not any("Every objective is met" in sentence for sentence in said)
+
+
+def test_one_issue_is_said_too_where_no_model_was_evaluated():
+    said = site.answer({"01_data": validation("one")})
+    assert "1 issue," in said[0] and "No model was evaluated" in said[1]
+
+
+def test_the_index_lists_what_the_data_check_objects_to(run):
+    assert 'id="issues"' not in site.build_site(run).read_text()
+    path = run / "results" / "01_data.json"
+    path.write_text(json.dumps(validation("label <b> has 1 row")))
+    page = site.build_site(run).read_text()
+    assert '<p class="notmet">✘ The data did not pass validation: 1 issue' in page
+    assert "<li>01_data: label &lt;b&gt; has 1 row</li>" in page
+
+
 def test_overlapping_intervals_are_said_to_overlap():
     said = site.answer({"a": result("rules", 0.70), "b": result("tfidf", 0.72)})
     assert "The intervals overlap." in said[1]
