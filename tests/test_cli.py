@@ -67,6 +67,16 @@ def test_wrong_usage_is_exit_code_2(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
+def test_a_wrong_objective_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    text = '[intent_classifier.marks]\n03_tfidf = "good"'
+    (tmp_path / "data" / "mine" / "objectives.toml").write_text(text)
+    done = run("run", "--dataset", "mine@1.0.0")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "mine/objectives.toml" in done.stderr and "03_tfidf = 'good'" in done.stderr
+
+
 def test_a_home_without_a_pipeline_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     done = run("run")

@@ -63,7 +63,7 @@ def sha256_library() -> str:
 
 
 def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return hashes of the dataset versions that parameters name, their rules, and the marks."""
+    """Return hashes of the dataset versions that parameters name, their rules and objectives."""
     hashes = {}
     for value in parameters.values():
         if not (isinstance(value, str) and "@" in value):
@@ -74,12 +74,12 @@ def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
             continue  # the notebook says it better
         for path in sorted(p for p in version.folder.iterdir() if p.is_file()):
             hashes[f"{value}/{path.name}"] = sha256_file(path)
-        rules = version.folder.parent / "rules.toml"
-        if rules.is_file():
-            hashes[f"{version.name}/rules.toml"] = sha256_file(rules)
-    objectives = paths.data_dir() / "objectives.toml"
-    if objectives.is_file():
-        hashes["objectives.toml"] = sha256_file(objectives)
+        for path in (
+            version.folder.parent / "rules.toml",
+            paths.objectives_file(version.name),
+        ):
+            if path.is_file():
+                hashes[f"{version.name}/{path.name}"] = sha256_file(path)
     return hashes
 
 

@@ -28,6 +28,7 @@ _RESULT = {
         "size_bytes?": NUMBER | None,
     },
     "judgements?": [{"objective": str, "status": str, "found": str}],
+    "objectives?": {"file": str, "missing": str},
     "data_card?": dict,
     "validation?": {"valid": bool, "issues": [str]},
     "drift?": {
@@ -227,6 +228,8 @@ def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         found = [f"{j['objective']} (found {j['found']})" for j in judged if j["status"] == word]
         if found:
             said.append(sentence.format("; ".join(found)))
+    if missing := results[best["step"]].get("objectives", {}).get("missing"):
+        said.append(missing)
     if issues or any(j["status"] != "met" for j in judged):
         said.append("It is not ready for release.")
     elif judged:
@@ -234,6 +237,12 @@ def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             "Every objective is met out of fold. Whether it may be released, the holdout says."
         )
     return said
+
+
+def _objectives(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the file that models were judged by, and what is said where it sets nothing."""
+    told = [r["objectives"] for r in results.values() if r.get("objectives")]
+    return told[0] if told else {"file": "", "missing": ""}
 
 
 def _drift(run: Path, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -350,6 +359,7 @@ def build_site(run: Path) -> Path:
                 for j in result.get("judgements", [])
                 if result.get("model")
             ],
+            objectives=_objectives(results),
             card=next((r["data_card"] for r in results.values() if r.get("data_card")), None),
             drift=_drift(run, results),
             figures=_figures(run, results),

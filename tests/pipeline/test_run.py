@@ -64,6 +64,16 @@ def test_changed_data_rules_or_lock_invalidate(ran):
     assert "requirements.lock changed" in lines[0] and "rules.toml changed" in lines[0]
 
 
+def test_only_the_objectives_of_the_dataset_itself_invalidate(ran):
+    lines: list[str] = []
+    (ran / "data" / "objectives.toml").write_text("# of intents")
+    run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
+    assert all("nothing changed" in line for line in lines)
+    (ran / "data" / "toy" / "objectives.toml").write_text("# of toy")
+    run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
+    assert "data toy/objectives.toml changed" in lines[3]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

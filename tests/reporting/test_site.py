@@ -146,6 +146,29 @@ def test_the_index_lists_what_the_data_check_objects_to(run):
     assert "<li>01_data: label &lt;b&gt; has 1 row</li>" in page
 
 
+NONE_SET = {"file": "data/mine/objectives.toml", "missing": "No objective is set for mine."}
+
+
+def test_a_run_without_objectives_says_so_in_answer_and_section(run):
+    assert "It is not ready" in site.build_site(run).read_text()
+    path = run / "results" / "03_tfidf.json"
+    path.write_text(json.dumps(result("tfidf", 0.7, objectives=NONE_SET)))
+    assert site.answer(site.read_results(run))[-1] == "No objective is set for mine."
+    page = site.build_site(run).read_text()
+    assert page.count("<p>No objective is set for mine.</p>") == 2
+    said = site.answer(site.read_results(run) | {"01_data": validation("one")})
+    assert said[-2:] == ["No objective is set for mine.", "It is not ready for release."]
+
+
+def test_the_objectives_are_shown_with_their_file(run):
+    path = run / "results" / "03_tfidf.json"
+    told = {"file": "data/mine/objectives.toml", "missing": ""}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "objectives": told}))
+    assert "Written down before training, in data/mine/objectives.toml." in (
+        site.build_site(run).read_text()
+    )
+
+
 def test_overlapping_intervals_are_said_to_overlap():
     said = site.answer({"a": result("rules", 0.70), "b": result("tfidf", 0.72)})
     assert "The intervals overlap." in said[1]
