@@ -66,10 +66,12 @@ def run(
 
     Example: nivesh run --dataset intents@1.1.0 --set 03_tfidf.C=5
     """
+    from nivesh_lib.data.versions import parse_ref
     from nivesh_lib.evaluation.objectives import read_objectives
     from nivesh_lib.pipeline.run import DEFAULT_DATASET, raise_for_failures, run_pipeline
 
-    read_objectives(dataset or DEFAULT_DATASET)  # a wrong mark is told before anything starts
+    name, _ = parse_ref(dataset or DEFAULT_DATASET)
+    read_objectives(name)  # a wrong mark is told before anything starts
     record, folder = run_pipeline(
         profile=profile,
         dataset=dataset,

@@ -282,11 +282,9 @@ def _typed(step: str, parameter: Parameter, value: Any) -> Any:
 
 
 def _check_number(step: str, name: str, value: Any, allowed: Range | None) -> None:
-    if type(value) not in (int, float):
-        return
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"step {step}: {name} = {value} is not a finite number")
-    if allowed is not None and value not in allowed:
+    if allowed is not None and type(value) in (int, float) and value not in allowed:
         raise SpecError(
             f"step {step}: {name} = {value} is outside its range, {allowed} "
             "([ranges] in pipeline.toml)"

@@ -70,7 +70,7 @@ def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
     """
     from IPython.display import display
 
-    figure = axes.get_figure(root=True)
+    figure: Any = axes.get_figure(root=True)
     figure.draw_without_rendering()  # tells how much room the tick labels leave
     room = figure.get_size_inches()[0] - axes.get_window_extent().x0 / figure.dpi
     words = " ".join(shortened(title.split()))  # a label among them may be very long

@@ -159,6 +159,7 @@ def test_numbers_within_their_range_are_taken_ends_included(allowed, setting):
         ("N=-1", "N = -1 is outside its range, 0 or 2 to 9"),
         ("N=1", "N = 1 is outside its range"),
         ("N=10", "N = 10 is outside its range"),
+        (f"N={10**400}", "is outside its range"),
         ("C=0.09", r"step 01_a: C = 0\.09 is outside its range, 0\.1 or more"),
         ("C=nan", "C = nan is not a finite number"),
         ("C=inf", "C = inf is not a finite number"),
