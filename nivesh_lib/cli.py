@@ -66,8 +66,12 @@ def run(
 
     Example: nivesh run --dataset intents@1.1.0 --set 03_tfidf.C=5
     """
-    from nivesh_lib.pipeline.run import raise_for_failures, run_pipeline
+    from nivesh_lib.data.versions import parse_ref
+    from nivesh_lib.evaluation.objectives import read_objectives
+    from nivesh_lib.pipeline.run import DEFAULT_DATASET, raise_for_failures, run_pipeline
 
+    name, _ = parse_ref(dataset or DEFAULT_DATASET)
+    read_objectives(name)  # a wrong mark is told before anything starts
     record, folder = run_pipeline(
         profile=profile,
         dataset=dataset,
@@ -143,10 +147,16 @@ def _sentence(answer: dict[str, Any]) -> str:
 def _best_model() -> Path:
     from nivesh_lib import paths
     from nivesh_lib.errors import ModelError
-    from nivesh_lib.reporting.site import leaderboard, read_results
+    from nivesh_lib.reporting.site import leaderboard, odd_results, read_results
 
     latest = paths.latest_run()
-    board = leaderboard(read_results(latest)) if latest.exists() else []
+    for path in odd_results(latest):  # it might be the best one
+        if (latest / "models" / path.stem).is_dir():
+            raise ModelError(
+                f"{paths.relative(path)}: not the results of a step, so the best model is unknown. "
+                "`nivesh run --force` makes them again, or pass --model DIRECTORY"
+            )
+    board = leaderboard(read_results(latest))
     if not board:
         raise ModelError("no model yet. `nivesh run` trains them, or pass --model DIRECTORY")
     return latest / "models" / board[0]["step"]

@@ -32,6 +32,16 @@ def data_dir() -> Path:
     return home() / "data"
 
 
+def objectives_file(dataset: str) -> Path:
+    """Return the file of objectives for a dataset, named with or without its version.
+
+    The assistant's own dataset has ``data/objectives.toml``, any other one a file in
+    its folder. It may not exist.
+    """
+    name = dataset.partition("@")[0]
+    return (data_dir() if name == "intents" else data_dir() / name) / "objectives.toml"
+
+
 def notebooks_dir() -> Path:
     """Return the folder of the numbered notebooks and ``pipeline.toml``."""
     return home() / "notebooks"

@@ -10,12 +10,13 @@ import pytest
 import nivesh_lib
 
 PACKAGE = Path(nivesh_lib.__file__).parent
-CORE = {"errors", "paths", "reproducibility", "privacy"}
+CORE = {"errors", "paths", "reproducibility", "privacy", "records"}
 MAY_IMPORT = {
     "errors": set(),
     "paths": set(),
     "reproducibility": CORE,
     "privacy": CORE,
+    "records": set(),
     "data": CORE | {"data"},
     "models": CORE | {"models", "data.schema"},
     "evaluation": CORE | {"evaluation"},

@@ -50,9 +50,31 @@ def test_without_a_run_predict_says_how_to_get_a_model(tmp_path, monkeypatch):
     assert done.returncode == 1 and "`nivesh run`" in done.stderr
 
 
+@pytest.mark.parametrize("text", ["[]", '"text"', '{"model": "tfidf", "metrics": []}', "{"])
+def test_predict_names_the_results_that_it_cannot_read(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    latest = tmp_path / "reports" / "latest"
+    (latest / "results").mkdir(parents=True)
+    (latest / "models" / "03_tfidf").mkdir(parents=True)
+    (latest / "results" / "03_tfidf.json").write_text(text)
+    done = run("predict", "tax?")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "03_tfidf.json" in done.stderr and "`nivesh run --force`" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["predict"], ["run", "--nonsense"], ["data", "add", "x"]])
 def test_wrong_usage_is_exit_code_2(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_a_wrong_objective_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    text = '[intent_classifier.marks]\n03_tfidf = "good"'
+    (tmp_path / "data" / "mine" / "objectives.toml").write_text(text)
+    done = run("run", "--dataset", "mine@1.0.0")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "mine/objectives.toml" in done.stderr and "03_tfidf = 'good'" in done.stderr
 
 
 def test_a_home_without_a_pipeline_is_named(tmp_path, monkeypatch):

@@ -1,17 +1,22 @@
-"""The marks that were set before training, and sentences that judge against them."""
+"""The marks that were set before training, and sentences that judge against them.
+
+``data/objectives.toml`` holds those of the assistant's dataset, ``intents``; another
+dataset has a file of the same shape in its folder, or no objectives.
+"""
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
 
 _UNITS = {"p95_ms": " ms"}
+_SHARES = ("accuracy_target", "min_confidence")
 _NAMES = {"macro_f1": "macro-F1", "p95_ms": "latency p95"}
 
 
@@ -53,40 +58,82 @@ class Judgement:
         return f"{self.objective}: {self.status}, {self.found}"
 
 
-def objectives_file() -> Path:
-    """Return the path of the objectives file."""
-    return paths.data_dir() / "objectives.toml"
+def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
+    """Return the tables of a dataset's objectives, one for each model; none without a file.
 
-
-def _read() -> dict[str, Any]:
-    path = objectives_file()
+    Raises
+    ------
+    DataError
+        The file is not TOML, or a value in it cannot be an objective.
+    """
+    path = paths.objectives_file(dataset)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Mend the TOML") from None
+    for model, table in tables.items():
+        if not isinstance(table, dict):
+            raise DataError(f"{path}: {model} = {table!r} stands alone. Put it below [{model}]")
+        _check(table, f"{path}, [{model}]")
+    return tables
+
+
+def _check(table: Mapping[str, Any], place: str) -> None:
+    """Refuse a value that cannot be what its name says."""
+    marks = table.get("marks", {})
+    if not isinstance(marks, dict):
+        raise DataError(f"{place}: marks = {marks!r} is no table. Write one line for each notebook")
+    shares = {name: table[name] for name in _SHARES if name in table}
+    for name, value in (shares | {f"marks.{step}": mark for step, mark in marks.items()}).items():
+        if not (_is_number(value) and 0 <= value <= 1):
+            raise DataError(f"{place}: {name} = {value!r} is not a number from 0 to 1. Mend it")
+    latency = table.get("latency_target_ms", 1)
+    if not (_is_number(latency) and 0 < latency < math.inf):
+        raise DataError(
+            f"{place}: latency_target_ms = {latency!r} is not a number above 0. Mend it"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)  # true and false are none
 
 
 class _Objectives(Mapping[str, dict[str, Any]]):
     """Read-only view of ``data/objectives.toml``; read anew at each access."""
 
     def __getitem__(self, model: str) -> dict[str, Any]:
-        return {k: v for k, v in _read()[model].items() if k != "marks"}
+        return _without_marks(read_objectives()[model])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_read())
+        return iter(read_objectives())
 
     def __len__(self) -> int:
-        return len(_read())
+        return len(read_objectives())
 
 
 MODEL_OBJECTIVES = _Objectives()
 
 
-def objectives_for(step: str, model: str = "intent_classifier") -> list[Objective]:
-    """Return the release objectives of ``model`` and the mark of one notebook, if it has one."""
-    table = _read().get(model, {})
+def _without_marks(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name != "marks"}
+
+
+def values_for(dataset: str, *, model: str = "intent_classifier") -> dict[str, Any]:
+    """Return what a dataset's file says of ``model``, without the marks of notebooks."""
+    return _without_marks(read_objectives(dataset).get(model, {}))
+
+
+def objectives_for(step: str, *, dataset: str, model: str = "intent_classifier") -> list[Objective]:
+    """Return the release objectives of ``model`` and the mark of one notebook, if it has one.
+
+    Parameters
+    ----------
+    dataset : str
+        Such as ``intents@1.1.0``; objectives are those of its own file.
+    """
+    table = read_objectives(dataset).get(model, {})
     found = []
     if "accuracy_target" in table:
         found.append(Objective(model, "accuracy", float(table["accuracy_target"])))
@@ -118,10 +165,27 @@ def judge_all(metrics: Mapping[str, Any], objectives: list[Objective]) -> list[J
     return [judge(o, metrics[o.metric]) for o in objectives if o.metric in metrics]
 
 
-def verdict(metrics: Mapping[str, Any], objectives: list[Objective]) -> str:
+def file_of(dataset: str) -> str:
+    """Return where a dataset's objectives stand or would stand, from the home folder."""
+    return paths.objectives_file(dataset).relative_to(paths.home()).as_posix()
+
+
+def none_set(dataset: str) -> str:
+    """Return the sentence that says that a dataset has no objectives, and where to write them."""
+    return f"No objective is set for {dataset.partition('@')[0]}; write {file_of(dataset)}."
+
+
+def listed(objectives: list[Objective], *, dataset: str) -> str:
+    """Return the objectives as Markdown, one bullet each, or the sentence that there are none."""
+    return "\n".join(f"- {objective}" for objective in objectives) or f"- {none_set(dataset)}"
+
+
+def verdict(metrics: Mapping[str, Any], objectives: list[Objective], *, dataset: str) -> str:
     """Return the judgements as Markdown, one bullet each, digits included."""
+    if not objectives:
+        return f"- {none_set(dataset)}"
     marks = {"met": "✔ **Met**", "not met": "✘ **Not met**", "undecided": "~ **Undecided**"}
     lines = []
     for judged in judge_all(metrics, objectives):
         lines.append(f"- {marks[judged.status]}: {judged.objective} (found {judged.found})")
-    return "\n".join(lines) or "- No objective is set for this notebook in data/objectives.toml."
+    return "\n".join(lines) or "- Nothing that the objectives name was measured here."

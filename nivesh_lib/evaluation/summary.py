@@ -9,7 +9,7 @@ import pandas as pd
 
 from nivesh_lib.evaluation.crossval import CrossValidation
 from nivesh_lib.evaluation.metrics import Estimate, confusion, per_class, score
-from nivesh_lib.evaluation.objectives import judge_all, objectives_for
+from nivesh_lib.evaluation.objectives import file_of, judge_all, none_set, objectives_for
 from nivesh_lib.evaluation.slices import by_slice, headline_mask, masks_by_column, masks_by_tag
 
 SLICE_COLUMNS = ("selection", "language", "income_segment")
@@ -35,6 +35,7 @@ def result_of(
     train: pd.DataFrame,
     cv: CrossValidation,
     *,
+    dataset: str,
     labels: Sequence[str],
     scores: Mapping[str, Estimate],
     latency: Mapping[str, float],
@@ -45,6 +46,8 @@ def result_of(
 
     Parameters
     ----------
+    dataset
+        Such as ``intents@1.1.0``; it is judged by its own objectives.
     scores
         As `headline_scores` returns them.
     latency
@@ -59,7 +62,8 @@ def result_of(
     metrics["threads"] = latency["threads"]
     metrics["size_bytes"] = size_bytes
     metrics["fit_seconds"] = sum(cv.fit_seconds) / len(cv.fit_seconds)
-    judged = judge_all(metrics, objectives_for(step))
+    objectives = objectives_for(step, dataset=dataset)
+    judged = judge_all(metrics, objectives)
     return {
         "model": model,
         "headline": f"macro-F1 {scores['macro_f1']}",
@@ -67,6 +71,10 @@ def result_of(
         "judgements": [
             {"objective": str(j.objective), "status": j.status, "found": j.found} for j in judged
         ],
+        "objectives": {
+            "file": file_of(dataset),
+            "missing": "" if objectives else none_set(dataset),
+        },
         "per_class": per_class(true, predicted, labels).reset_index().to_dict("records"),
         "confusion": confusion(true, predicted, labels).to_dict("split"),
         "slices": [] if slices is None else slices.to_dict("records"),

@@ -15,9 +15,23 @@ from nivesh_lib import paths
 from nivesh_lib.data.versions import resolve
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.pipeline.spec import Step, read_notebook, source_of
+from nivesh_lib.records import NUMBER, read_object
 
 # Where a step leaves things below a run directory: <kind>/<step> or <kind>/<step>.<suffix>.
 KINDS = ("results", "oof", "models", "figures", "drift", "notebooks", "logs")
+# What the worker says of a step; anything else in its place is as good as no record.
+STEP_RECORD = {
+    "status": str,
+    "key": str,
+    "ingredients": dict,
+    "parameters": dict,
+    "cells": int,
+    "seconds": NUMBER,
+    "mlflow_run_id": str | None,
+    "failure": dict | None,
+    "files": {"*": str},
+}
+OPENED = {"mlflow_run_id": str}  # of ``open/<step>.json``, there while a notebook runs
 
 
 def sha256_text(text: str) -> str:
@@ -49,7 +63,7 @@ def sha256_library() -> str:
 
 
 def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return hashes of the dataset versions that parameters name, their rules, and the marks."""
+    """Return hashes of the dataset versions that parameters name, their rules and objectives."""
     hashes = {}
     for value in parameters.values():
         if not (isinstance(value, str) and "@" in value):
@@ -60,12 +74,12 @@ def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
             continue  # the notebook says it better
         for path in sorted(p for p in version.folder.iterdir() if p.is_file()):
             hashes[f"{value}/{path.name}"] = sha256_file(path)
-        rules = version.folder.parent / "rules.toml"
-        if rules.is_file():
-            hashes[f"{version.name}/rules.toml"] = sha256_file(rules)
-    objectives = paths.data_dir() / "objectives.toml"
-    if objectives.is_file():
-        hashes["objectives.toml"] = sha256_file(objectives)
+        for path in (
+            version.folder.parent / "rules.toml",
+            paths.objectives_file(version.name),
+        ):
+            if path.is_file():
+                hashes[f"{version.name}/{path.name}"] = sha256_file(path)
     return hashes
 
 
@@ -129,22 +143,23 @@ def records(runs: Path, step: str) -> list[tuple[Path, dict[str, Any]]]:
     """Return (run directory, record) of each finished execution of a step, newest first."""
     found = []
     for path in sorted(runs.glob(f"*/steps/{step}.json"), reverse=True):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if record.get("status") == "done":
+        record = read_object(path, STEP_RECORD)
+        if record and record["status"] == "done":
             found.append((path.parent.parent, record))
     return found
 
 
 def intact(run: Path, record: Mapping[str, Any]) -> bool:
-    """Return whether every file of a finished step is still what it was."""
-    files: Mapping[str, str] = record.get("files", {})
+    """Return whether every file of a finished step is still what it was, and the step's own."""
+    files: Mapping[str, str] = record["files"]
     return bool(files) and all(
-        (run / name).is_file() and sha256_file(run / name) == digest
+        _is_inside(name) and (run / name).is_file() and sha256_file(run / name) == digest
         for name, digest in files.items()
     )
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def link(names: Iterable[str], source: Path, target: Path) -> None:

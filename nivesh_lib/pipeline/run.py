@@ -16,7 +16,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.data.versions import DataVersion, resolve
-from nivesh_lib.errors import SpecError, StepFailed
+from nivesh_lib.errors import NiveshError, SpecError, StepFailed
 from nivesh_lib.pipeline import cache
 from nivesh_lib.pipeline.executors import Executor, Job, get_executor
 from nivesh_lib.pipeline.spec import (
@@ -26,11 +26,26 @@ from nivesh_lib.pipeline.spec import (
     parse_settings,
     resolve_parameters,
 )
+from nivesh_lib.records import NUMBER, read_object
 from nivesh_lib.reproducibility import environment, git_state
 
 DEFAULT_DATASET = "intents@1.1.0"
 _FAMILIES = {"intent_classification": "intents"}
 Report = Callable[[str], None]
+# What is read again of a ``run.json``.
+RUN_RECORD = {
+    "run": str,
+    "status": str,
+    "profile": str,
+    "dataset": {"ref": str},
+    "started": str,
+    "steps": {"*": {"status": str}},
+    "git": dict,
+    "environment": dict,
+    "mlflow_uri": str,
+    "seconds": NUMBER,
+    "complete": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -72,10 +87,29 @@ class RunRecord:
 
 def read_record(folder: Path) -> RunRecord | None:
     """Return the record of a run directory, or None when it has none."""
+    found = read_object(folder / "run.json", RUN_RECORD)
     try:
-        return RunRecord(**json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return RunRecord(**found) if found else None
+    except TypeError:  # a key that no version of this code wrote
         return None
+
+
+def _check_places() -> None:
+    """Refuse to start where the run directory or the link to the last good run cannot be made."""
+    for folder in (paths.reports_dir(), paths.runs_dir()):
+        if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+            what = "a file" if folder.exists() else "a link that leads nowhere"
+            raise NiveshError(
+                f"{paths.relative(folder)} is {what}; a folder is needed there. "
+                "Move it away and start again"
+            )
+    link = paths.latest_run()
+    if link.exists() and not link.is_symlink():
+        what = "a folder" if link.is_dir() else "a file"
+        raise NiveshError(
+            f"{paths.relative(link)} is {what} of its own; the link to the last good run "
+            "belongs there. Move it away and start again"
+        )
 
 
 def _now() -> str:
@@ -164,8 +198,10 @@ def close_dead_runs(report: Report) -> None:
         from nivesh_lib.tracking.runs import close_run
 
         for path in opened:
+            told = read_object(path, cache.OPENED)
             try:
-                close_run(json.loads(path.read_text())["mlflow_run_id"], "KILLED")
+                if told:
+                    close_run(told["mlflow_run_id"], "KILLED")
             except Exception as error:  # the store may be another one today
                 report(f"  could not close an MLflow run of {folder.name}: {error}")
             path.unlink(missing_ok=True)
@@ -206,9 +242,11 @@ def run_pipeline(
 
     Raises
     ------
-    SpecError, DataError
-        Before anything was started.
+    NiveshError
+        Before anything was started: a request, ``pipeline.toml``, the data, or what lies
+        below ``reports/`` does not allow the run.
     """
+    _check_places()
     pipeline = load_pipeline(paths.notebooks_dir())
     if profile not in pipeline.profiles:
         raise SpecError(f"unknown profile {profile!r}; there are: {', '.join(pipeline.profiles)}")
@@ -216,7 +254,11 @@ def run_pipeline(
     steps = _choose(pipeline, version, only)
     chosen = version.ref if dataset else None
     parameters = resolve_parameters(
-        steps, profile=profile, dataset=chosen, settings=parse_settings(settings)
+        steps,
+        profile=profile,
+        dataset=chosen,
+        settings=parse_settings(settings),
+        ranges=pipeline.ranges,
     )
     planned = plan(steps, parameters, force=force)
     if dry_run:
@@ -374,27 +416,17 @@ def _job(item: Planned, folder: Path, uri: str) -> Job:
 
 
 def _outcome(folder: Path, item: Planned) -> dict[str, Any]:
-    try:
-        text = (folder / "steps" / f"{item.step.name}.json").read_text(encoding="utf-8")
-        return _short(json.loads(text))
-    except (OSError, ValueError):
-        failure = {"cause": "the worker died", "detail": "no record was left", "cell": None}
-        return {
-            "status": "failed",
-            "failure": failure,
-            "key": item.key,
-            "seconds": None,
-            "cells": 0,
-        }
+    told = read_object(folder / "steps" / f"{item.step.name}.json", cache.STEP_RECORD)
+    if told is not None:
+        return _short(told)
+    failure = {"cause": "the worker died", "detail": "no record was left", "cell": None}
+    return {"status": "failed", "failure": failure, "key": item.key, "seconds": None, "cells": 0}
 
 
 def headline(folder: Path, step: str) -> str:
     """Return the one line that a step's notebook says of itself."""
-    try:
-        text = (folder / "results" / f"{step}.json").read_text(encoding="utf-8")
-        return str(json.loads(text).get("headline", ""))
-    except (OSError, ValueError):
-        return ""
+    told = read_object(folder / "results" / f"{step}.json") or {}
+    return str(told.get("headline", ""))
 
 
 def _line(folder: Path, record: RunRecord, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from nivesh_lib.errors import SpecError
+from nivesh_lib.records import NUMBER, fits
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
-_STEP_KEYS = {"name", "help", "needs", "family", "quick", "exclusive", "threads", "timeout_s"}
-_STEP_KEYS.add("profiles")
+# What pipeline.toml may say of a step: the shape of each value, and how it is described.
+_STEP_KEYS: dict[str, tuple[Any, str]] = {
+    "name": (str, "a text"),
+    "help": (str, "a text"),
+    "needs": ([str], "a list of step names"),
+    "family": (str, "a text"),
+    "quick": (bool, "true or false"),
+    "exclusive": (bool, "true or false"),
+    "threads": (int, "a whole number of at least 1"),
+    "timeout_s": (int, "a whole number of at least 1, in seconds"),
+    "profiles": ({"*": dict}, "one table for each profile"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,26 @@ class Parameter:
     name: str
     type: type
     default: Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be: within one of the spans, both ends included."""
+
+    spans: tuple[tuple[float, float], ...]
+
+    def __contains__(self, value: float) -> bool:
+        return any(low <= value <= high for low, high in self.spans)
+
+    def __str__(self) -> str:
+        return " or ".join(
+            f"{low}"
+            if low == high
+            else f"{low} or more"
+            if high == math.inf
+            else f"{low} to {high}"
+            for low, high in self.spans
+        )
 
 
 @dataclass(frozen=True)
@@ -49,10 +81,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """All steps in reading order, and the profiles that exist."""
+    """All steps in reading order, the profiles that exist, and ranges of parameters by name."""
 
     steps: tuple[Step, ...]
     profiles: tuple[str, ...]
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
     def step(self, name: str) -> Step:
         """Return the step called ``name``, or by an unambiguous beginning such as ``03``."""
@@ -81,8 +114,8 @@ def load_pipeline(folder: Path) -> Pipeline:
     Raises
     ------
     SpecError
-        The file is missing or not TOML; a step has an unknown key, an unknown
-        need, no notebook, or the needs form a circle.
+        The file is missing or not TOML; a step has an unknown key, a value of the
+        wrong kind, an unknown need, no notebook, or the needs form a circle.
     """
     path = folder / "pipeline.toml"
     try:
@@ -91,19 +124,42 @@ def load_pipeline(folder: Path) -> Pipeline:
         raise SpecError(f"{path} is missing. Run from the repository or set NIVESH_HOME") from None
     except ValueError as error:
         raise SpecError(f"{path}: not valid TOML ({error})") from None
-    if not isinstance(tables.get("step"), list) or not isinstance(tables.get("profiles"), list):
-        raise SpecError(f"{path}: it needs `profiles = [...]` and one [[step]] for each notebook")
+    if not fits(tables, {"step": [dict], "profiles": [str]}):
+        raise SpecError(
+            f'{path}: it needs `profiles = ["default"]` and one [[step]] for each notebook'
+        )
+    unknown = set(tables) - {"step", "profiles", "ranges"}
+    if unknown:
+        raise SpecError(f"{path}: unknown key {sorted(unknown)[0]!r}")
     profiles = tuple(tables["profiles"])
     steps = tuple(_step(table, folder, profiles, path) for table in tables["step"])
     _check_needs(steps, path)
-    return Pipeline(steps, profiles)
+    return Pipeline(steps, profiles, _ranges(tables.get("ranges", {}), path))
+
+
+def _ranges(table: Any, path: Path) -> dict[str, Range]:
+    """Return what ``[ranges]`` allows: ``[low, high]``, ``[low]``, or a list of these."""
+    found = {}
+    for name, given in table.items() if isinstance(table, dict) else [("[ranges]", table)]:
+        spans = given if fits(given, [list]) and given else [given]
+        if not all(fits(span, [NUMBER]) and len(span) in (1, 2) for span in spans):
+            raise SpecError(f"{path}, ranges: {name} = {given!r} is not [low, high] or [low]")
+        found[name] = Range(tuple((span[0], [*span, math.inf][1]) for span in spans))
+        if not all(low <= high for low, high in found[name].spans):
+            raise SpecError(f"{path}, ranges: {name} = {given!r} ends below its beginning")
+    return found
 
 
 def _step(table: dict[str, Any], folder: Path, profiles: tuple[str, ...], path: Path) -> Step:
     name = table.get("name", "?")
-    unknown = set(table) - _STEP_KEYS
+    unknown = set(table) - set(_STEP_KEYS)
     if unknown:
         raise SpecError(f"{path}, step {name}: unknown key {sorted(unknown)[0]!r}")
+    for key, value in table.items():
+        shape, wanted = _STEP_KEYS[key]
+        counts = type(value) is int and value >= 1  # true would be an int too
+        if not fits(value, shape) or (shape is int and not counts):
+            raise SpecError(f"{path}, step {name}: {key} = {value!r} is not {wanted}")
     strange = set(table.get("profiles", {})) - set(profiles)
     if strange:
         raise SpecError(f"{path}, step {name}: profile {sorted(strange)[0]!r} is not in `profiles`")
@@ -225,20 +281,31 @@ def _typed(step: str, parameter: Parameter, value: Any) -> Any:
     return value
 
 
+def _check_number(step: str, name: str, value: Any, allowed: Range | None) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"step {step}: {name} = {value} is not a finite number")
+    if allowed is not None and type(value) in (int, float) and value not in allowed:
+        raise SpecError(
+            f"step {step}: {name} = {value} is outside its range, {allowed} "
+            "([ranges] in pipeline.toml)"
+        )
+
+
 def resolve_parameters(
     steps: Iterable[Step],
     *,
     profile: str,
     dataset: str | None,
     settings: Mapping[tuple[str, str], str],
+    ranges: Mapping[str, Range] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return each step's full parameters: defaults, then the profile, ``--dataset``, ``--set``.
 
     Raises
     ------
     SpecError
-        A name that no chosen notebook declares, or a value of the wrong type.
-        Nothing has been started by then.
+        A name that no chosen notebook declares, a value of the wrong type, a number
+        outside its range or not finite. Nothing has been started by then.
     """
     resolved: dict[str, dict[str, Any]] = {}
     used: set[tuple[str, str]] = set()
@@ -259,6 +326,8 @@ def resolve_parameters(
             if name in parameters:
                 values[name] = convert(text, parameters[name])
                 used.add((owner, name))
+        for name, value in values.items():
+            _check_number(step.name, name, value, (ranges or {}).get(name))
         resolved[step.name] = values
     for owner, name in settings:
         if name == "DATASET":  # it also decides steps, provenance and the report's title

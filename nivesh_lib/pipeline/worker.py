@@ -13,6 +13,7 @@ import sys
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -30,11 +31,16 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from nivesh_lib.pipeline.cache import sha256_file, step_files
+from nivesh_lib.pipeline.cache import OPENED, sha256_file, step_files
 from nivesh_lib.pipeline.spec import read_parameters
 from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records import read_object
 from nivesh_lib.reporting.site import render_notebook
 from nivesh_lib.tracking.runs import attach, close_run, write_json
+
+_KEPT = 10_000  # characters of the beginning, and of the end, of one long output
+_MARGIN = 1_000  # characters beyond, so that personal data at the cut is seen whole
+_KEPT_HTML = 200_000  # characters of a table; it is kept whole or not at all
 
 
 class _OneAtATimeClient(PapermillNotebookClient):
@@ -123,7 +129,7 @@ def _execute(job: dict[str, Any], output: Path) -> dict[str, Any] | None:
 
 
 def _failure(cause: str, detail: str, cell: int | None = None) -> dict[str, Any]:
-    return {"cause": cause, "detail": anonymize_query(detail)[:500], "cell": cell}
+    return {"cause": cause, "detail": _clean(detail)[:500], "cell": cell}
 
 
 def _last_cell(notebook: Any) -> int | None:
@@ -132,18 +138,55 @@ def _last_cell(notebook: Any) -> int | None:
     return max((n for n in numbers if n), default=None)
 
 
+def _clean(text: str) -> str:
+    """Return a text anonymised; of a long one only the beginning and the end."""
+    if len(text) <= 2 * (_KEPT + _MARGIN):
+        return anonymize_query(text)
+    left_out = f"\n[{len(text) - 2 * _KEPT:,} characters left out here]\n"
+    # The cut may go through personal data, so it is made where both of its sides were seen.
+    head = anonymize_query(text[: _KEPT + _MARGIN])[:-_MARGIN]
+    tail = anonymize_query(text[-_KEPT - _MARGIN :])[_MARGIN:]
+    return head + left_out + tail
+
+
+def _clean_data(data: dict[str, Any]) -> None:
+    """Clean the textual forms of one output in place."""
+    for mime, content in list(data.items()):
+        if not (mime.startswith("text/") and isinstance(content, str)):
+            continue
+        if mime != "text/html":
+            data[mime] = _clean(content)
+        elif len(content) <= _KEPT_HTML:
+            data[mime] = anonymize_query(content)
+        else:  # half a table would break the page; the plain form is shown in its place
+            del data[mime]
+            data.setdefault("text/plain", f"[{len(content):,} characters of HTML left out here]")
+
+
+def _join_streams(outputs: list[Any]) -> list[Any]:
+    """Return the outputs with neighbouring pieces of one stream made one."""
+    joined: list[Any] = []
+    for stream, group in itertools.groupby(outputs, key=lambda output: output.get("name")):
+        pieces = list(group)
+        if stream:  # outputs of other kinds have no name
+            pieces[0].text = "".join(piece.text for piece in pieces)
+        joined += pieces[:1] if stream else pieces
+    return joined
+
+
 def _clean_outputs(notebook: Any) -> None:
-    """Anonymise everything textual that cells left: any of it may quote a query."""
+    """Shorten and anonymise everything textual that cells left: any of it may quote a query."""
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = _join_streams(cell.outputs)
+        for output in cell.outputs:
             if output.output_type == "stream":
-                output.text = anonymize_query(output.text)
+                output.text = _clean(output.text)
             elif output.output_type == "error":
-                output.evalue = anonymize_query(output.evalue)
-                output.traceback = [anonymize_query(line) for line in output.traceback]
-            for mime, content in output.get("data", {}).items():
-                if mime.startswith("text/") and isinstance(content, str):
-                    output["data"][mime] = anonymize_query(content)
+                output.evalue = _clean(output.evalue)
+                output.traceback = [_clean(line) for line in output.traceback]
+            _clean_data(output.get("data", {}))
 
 
 def _keep(run: Path, step: str, partial: Path, dataset: str) -> list[Path]:
@@ -179,7 +222,7 @@ def main(job_file: str) -> int:
             failure["cell"] = _last_cell(notebook)
     kept = _keep(run, step, partial, str(job["parameters"].get("DATASET", "")))
     opened = run / "open" / f"{step}.json"
-    run_id = json.loads(opened.read_text())["mlflow_run_id"] if opened.is_file() else None
+    run_id = (read_object(opened, OPENED) or {}).get("mlflow_run_id")
     if run_id:
         attach(run_id, kept)
         close_run(run_id, "FAILED" if failure else "FINISHED")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -27,6 +28,30 @@ _STYLE: Any = {
 }
 
 
+def shortened(labels: Iterable[Any], longest: int = 32) -> list[str]:
+    """Return labels cut to ``longest`` characters; different ones stay different.
+
+    They lose their end, or their middle where only the end tells some of them apart;
+    where that does not do either, the long ones are numbered.
+    """
+    texts = [str(label) for label in labels]
+    distinct = list(dict.fromkeys(texts))
+    half = longest // 2
+    cuts: tuple[Callable[[int, str], str], ...] = (
+        lambda number, text: text[: longest - 1] + "…",
+        lambda number, text: text[: half - 1] + "…" + text[half - longest :],
+        lambda number, text: f"{text[: longest - 8]}… ({number})",
+    )
+    for cut in cuts:
+        short = {
+            text: text if len(text) <= longest else cut(number, text)
+            for number, text in enumerate(distinct, start=1)
+        }
+        if len(set(short.values())) == len(distinct):
+            break
+    return [short[text] for text in texts]
+
+
 def _axes(width: float = 8.0, height: float = 4.0) -> Axes:
     plt.rcParams["text.parse_math"] = False  # a label may hold a dollar sign
     with plt.rc_context(_STYLE):
@@ -45,10 +70,15 @@ def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
     """
     from IPython.display import display
 
+    figure: Any = axes.get_figure(root=True)
+    figure.draw_without_rendering()  # tells how much room the tick labels leave
+    room = figure.get_size_inches()[0] - axes.get_window_extent().x0 / figure.dpi
+    words = " ".join(shortened(title.split()))  # a label among them may be very long
+    lines = textwrap.wrap(words, max(30, int(10 * room)), break_long_words=False)
     with plt.rc_context(_STYLE):
-        axes.set_title(title, loc="left")
-    display(axes.figure, metadata={"image/png": {"alt": alt}})
-    plt.close(axes.get_figure(root=True))
+        axes.set_title("\n".join(lines), loc="left")
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
     return axes, alt
 
 
@@ -56,7 +86,8 @@ def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
     """Draw one horizontal bar for each label, most frequent on top, with its count."""
     ordered = counts.sort_values()
     axes = _axes(8, 0.8 + 0.27 * len(ordered))
-    bars = axes.barh(ordered.index.astype(str), ordered.to_numpy(), color=ACCENT, height=0.7)
+    bars = axes.barh(range(len(ordered)), ordered.to_numpy(), color=ACCENT, height=0.7)
+    axes.set_yticks(range(len(ordered)), shortened(ordered.index))
     axes.bar_label(bars, padding=3, fontsize=9)
     axes.set_xlabel(unit)
     axes.tick_params(axis="y", length=0)
@@ -69,7 +100,8 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
     longest = max(max(values, default=1) for values in lengths.values())
     bins = [n + 0.5 for n in range(min(longest, 60) + 1)]
     colours = itertools.cycle((ACCENT, WARM, INK, SOFT))
-    for (name, values), colour in zip(lengths.items(), colours, strict=False):
+    names = shortened(lengths)
+    for name, values, colour in zip(names, lengths.values(), colours, strict=False):
         shares = np.full(len(values), 1 / max(len(values), 1))
         axes.hist(
             values, bins=bins, weights=shares, histtype="step", lw=2, label=name, color=colour
@@ -100,7 +132,8 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
     high = np.array([estimates[n]["high"] for n in names])
     # With many rare labels a bootstrap interval can lie beside its value; matplotlib refuses that.
     reach = np.maximum([values - low, high - values], 0)
-    axes.errorbar(values, names, xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
+    axes.errorbar(values, range(len(names)), xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
+    axes.set_yticks(range(len(names)), shortened(names))
     if target is not None:
         axes.axvline(target, color=WARM, ls="--", lw=1.5)
         axes.annotate(
@@ -118,25 +151,30 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
 def confusion_heatmap(table: pd.DataFrame) -> Axes:
     """Draw a confusion table, rows true and columns predicted, as shares of the true label.
 
-    With more than 20 labels only the 20 with the most errors are drawn.
+    With more than 20 labels only the 20 with the most errors are drawn, and the axes say so.
     """
     counts = table.copy()
+    which = ""
     if len(counts) > 20:
         off = counts.sum(axis=1) - np.diag(counts)
         worst = off.sort_values(ascending=False).index[:20]
         counts = counts.loc[worst, worst]
+        which = f", the 20 of {len(table)} labels with most errors"
     shares = counts.div(table.sum(axis=1).loc[counts.index].clip(lower=1), axis=0).to_numpy()
-    size = 2.6 + 0.38 * len(counts)
+    names = shortened(counts.index)
+    size = max(2.6, 0.6 + 0.08 * max(map(len, names))) + 0.38 * len(counts)
     axes = _axes(size + 1.2, size)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(counts.to_numpy()), strict=True):
         colour = "white" if shares[row, column] > 0.55 else INK
         count = str(counts.iat[row, column])
         axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(counts)), counts.columns, rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(counts)), counts.index, fontsize=8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set_xticks(
+        range(len(counts)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8
+    )
+    axes.set_yticks(range(len(counts)), names, fontsize=8)
+    axes.set_xlabel(f"predicted{which}")
+    axes.set_ylabel(f"true{which}")
     axes.tick_params(length=0)
     return axes
 
@@ -169,10 +207,12 @@ def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
     height = 0.8 / len(groups)
     middle = (len(groups) - 1) / 2
     colours = itertools.cycle((SOFT, ACCENT, WARM))
-    for i, (name, colour) in enumerate(zip(groups, colours, strict=False)):
+    for i, (name, shown, colour) in enumerate(
+        zip(groups, shortened(groups), colours, strict=False)
+    ):
         at = position + (i - middle) * height
-        axes.barh(at, table[name], height=height, label=name, color=colour)
-    axes.set_yticks(position, table.index.astype(str), fontsize=9)
+        axes.barh(at, table[name], height=height, label=shown, color=colour)
+    axes.set_yticks(position, shortened(table.index), fontsize=9)
     axes.set_xlabel("share of queries")
     axes.figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
     return axes

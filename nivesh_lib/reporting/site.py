@@ -4,17 +4,56 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nivesh_lib import paths
+from nivesh_lib.errors import NiveshError
+from nivesh_lib.records import NUMBER, read_object
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _UI = "http://127.0.0.1:5000"
 _ABOUT_INTENTS = "about-intents"  # tag of remarks that hold for the shipped data only
 _ABOUT_CODE = "about-code"  # tag of remarks that only make sense beside a code cell
+_ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
+# What the pages read of a step's results; a notebook may leave more, and need not leave all.
+_RESULT = {
+    "headline?": str,
+    "model?": str,
+    "metrics?": {
+        "macro_f1?": _ESTIMATE,
+        "accuracy?": _ESTIMATE,
+        "p95_ms?": {"value": NUMBER},
+        "size_bytes?": NUMBER | None,
+    },
+    "judgements?": [{"objective": str, "status": str, "found": str}],
+    "objectives?": {"file": str, "missing": str},
+    "data_card?": dict,
+    "validation?": {"valid": bool, "issues": [str]},
+    "drift?": {
+        "sentences": [str],
+        "rows": [
+            {"column": str, "method": str, "value": NUMBER, "threshold": NUMBER, "drifted": bool}
+        ],
+    },
+    "figures?": [{"name": str, "file": str, "title": str, "alt": str}],
+}
+_RUN = {
+    "run": str,
+    "profile": str,
+    "dataset": {"ref": str, "sha256": str, "rows": int},
+    "started": str,
+    "seconds": NUMBER,
+    "git": {"commit": str | None, "dirty": bool},
+    "environment": {
+        "processor": {"model": str},
+        "cores": int | None,
+        "python": str,
+        "packages": dict,
+    },
+    "steps": {"*": {"status": str}},
+}
 
 
 def _environment() -> Any:
@@ -86,11 +125,21 @@ def _title(notebook: Any) -> str:
 
 
 def read_results(run: Path) -> dict[str, dict[str, Any]]:
-    """Return the results that steps left in a run directory, in reading order."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((run / "results").glob("*.json"))
-    }
+    """Return the results that steps left in a run directory, in reading order.
+
+    A file that holds something else is left out; `odd_results` names it.
+    """
+    read = {path.stem: read_object(path, _RESULT) for path in _result_files(run)}
+    return {step: result for step, result in read.items() if result is not None}
+
+
+def odd_results(run: Path) -> list[Path]:
+    """Return the files among a run's results that do not hold what a step leaves."""
+    return [path for path in _result_files(run) if read_object(path, _RESULT) is None]
+
+
+def _result_files(run: Path) -> list[Path]:
+    return sorted((run / "results").glob("*.json"))
 
 
 def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -102,7 +151,7 @@ def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
     board = []
     for step, result in results.items():
         metrics = result.get("metrics", {})
-        if not (result.get("model") and "macro_f1" in metrics):
+        if not (result.get("model") and {"macro_f1", "accuracy"} <= set(metrics)):
             continue
         board.append(
             {
@@ -129,14 +178,37 @@ def human_bytes(size: float | None) -> str:
     return f"{size:.1f} GB"
 
 
+def data_issues(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what the validation of the data objected to; nothing where it passed or was not run.
+
+    Each issue is a sentence that begins with the step which found it.
+    """
+    return [
+        f"{step}: {issue}"
+        for step, result in results.items()
+        if not result.get("validation", {}).get("valid", True)
+        for issue in result["validation"]["issues"] or ["not valid"]
+    ]
+
+
+def _data_warning(issues: Sequence[str]) -> list[str]:
+    if not issues:
+        return []
+    count = f"{len(issues)} issue{'s' * (len(issues) > 1)}"
+    found_by = issues[0].partition(":")[0]
+    return [f"✘ The data did not pass validation: {count}, listed in {found_by}."]
+
+
 def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the verdict of a run as a few plain sentences."""
+    """Return the verdict of a run as a few plain sentences; bad data comes first."""
     board = leaderboard(results)
+    issues = data_issues(results)
+    said = _data_warning(issues)
     if not board:
-        return ["No model was evaluated in this run, so there is nothing to choose."]
+        return [*said, "No model was evaluated in this run, so there is nothing to choose."]
     best = board[0]
     f1 = best["f1"]
-    said = [
+    said += [
         f"Best so far: {best['model']}, macro-F1 {f1['value']:.3f} "
         f"(95 % interval {f1['low']:.3f} to {f1['high']:.3f}, {f1['n']:,} queries)."
     ]
@@ -156,13 +228,21 @@ def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         found = [f"{j['objective']} (found {j['found']})" for j in judged if j["status"] == word]
         if found:
             said.append(sentence.format("; ".join(found)))
-    if any(j["status"] != "met" for j in judged):
+    if missing := results[best["step"]].get("objectives", {}).get("missing"):
+        said.append(missing)
+    if issues or any(j["status"] != "met" for j in judged):
         said.append("It is not ready for release.")
     elif judged:
         said.append(
             "Every objective is met out of fold. Whether it may be released, the holdout says."
         )
     return said
+
+
+def _objectives(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the file that models were judged by, and what is said where it sets nothing."""
+    told = [r["objectives"] for r in results.values() if r.get("objectives")]
+    return told[0] if told else {"file": "", "missing": ""}
 
 
 def _drift(run: Path, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -203,7 +283,9 @@ def _page(run: Path, step: str) -> str:
 def _outcome(step: str, entry: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> str:
     if entry["status"] == "done":
         reused = " (nothing changed, reused)" if entry.get("cached_from") else ""
-        return str(results.get(step, {}).get("headline", "")) + reused
+        if step not in results:
+            return "done, but left no results that can be read" + reused
+        return str(results[step].get("headline", "")) + reused
     if entry["status"] == "skipped":
         return f"skipped: {entry.get('why')}"
     failure = entry.get("failure") or {}
@@ -237,10 +319,21 @@ def _holdout() -> str:
 
 
 def build_site(run: Path) -> Path:
-    """Write ``index.html`` of a run directory from its records and results; return its path."""
+    """Write ``index.html`` of a run directory from its records and results; return its path.
+
+    Raises
+    ------
+    NiveshError
+        ``run.json`` is missing or is not the record of a run.
+    """
     import markupsafe
 
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    record = read_object(run / "run.json", _RUN)
+    if record is None:
+        raise NiveshError(
+            f"{paths.relative(run / 'run.json')}: not the record of a run. "
+            "`nivesh run --force` makes a new run"
+        )
     results = {
         step: result
         for step, result in read_results(run).items()
@@ -258,6 +351,7 @@ def build_site(run: Path) -> Path:
             css=markupsafe.Markup(_css()),
             run=record,
             answer=answer(results),
+            issues=data_issues(results),
             board=board,
             judgements=[
                 {**j, "model": result["model"]}
@@ -265,6 +359,7 @@ def build_site(run: Path) -> Path:
                 for j in result.get("judgements", [])
                 if result.get("model")
             ],
+            objectives=_objectives(results),
             card=next((r["data_card"] for r in results.values() if r.get("data_card")), None),
             drift=_drift(run, results),
             figures=_figures(run, results),

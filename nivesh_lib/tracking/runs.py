@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records import read_object
 from nivesh_lib.reproducibility import disable_telemetry, environment, git_state, set_seeds
 
 if TYPE_CHECKING:
@@ -211,11 +212,9 @@ class Run:
     def upstream(self, step: str) -> dict[str, Any] | None:
         """Return what ``step`` left for the same dataset, or None with a printed hint."""
         for root in self._roots():
-            path = root / "results" / f"{step}.json"
-            if path.is_file():
-                result = json.loads(path.read_text(encoding="utf-8"))
-                if result.get("dataset") == self.params.get("DATASET"):
-                    return result
+            result = read_object(root / "results" / f"{step}.json")
+            if result and result.get("dataset") == self.params.get("DATASET"):
+                return result
         sys.stdout.write(
             f"No results of {step} for {self.params.get('DATASET')}: the comparison is left out. "
             f"`nivesh run --only {step}` makes them.\n"
@@ -227,11 +226,12 @@ class Run:
         import pandas as pd
 
         for root in self._roots():
-            path, result = root / "oof" / f"{step}.parquet", root / "results" / f"{step}.json"
-            if path.is_file() and result.is_file():
-                told = json.loads(result.read_text(encoding="utf-8"))
-                if told.get("dataset") == self.params.get("DATASET"):
-                    return pd.read_parquet(path)
+            path = root / "oof" / f"{step}.parquet"
+            result = read_object(root / "results" / f"{step}.json")
+            if not (path.is_file() and result):
+                continue
+            if result.get("dataset") == self.params.get("DATASET"):
+                return pd.read_parquet(path)
         return None
 
     def _roots(self) -> list[Path]:

@@ -8,7 +8,10 @@ from nivesh_lib.evaluation.objectives import (
     Objective,
     judge,
     judge_all,
+    listed,
     objectives_for,
+    read_objectives,
+    values_for,
     verdict,
 )
 
@@ -21,6 +24,8 @@ min_confidence = 0.70
 [intent_classifier.marks]
 03_tfidf = 0.7
 """
+INTENTS, MINE = "intents@1.1.0", "mine@1.0.0"
+NONE_FOR_MINE = "No objective is set for mine; write data/mine/objectives.toml."
 AT_LEAST = Objective("m", "accuracy", 0.9)
 AT_MOST = Objective("m", "p95_ms", 100, at_most=True)
 
@@ -72,7 +77,7 @@ def test_a_judgement_reads_as_a_sentence():
 
 def test_a_step_has_the_release_objectives_and_its_own_mark(write):
     write(TOML)
-    assert [str(objective) for objective in objectives_for("03_tfidf")] == [
+    assert [str(objective) for objective in objectives_for("03_tfidf", dataset=INTENTS)] == [
         "accuracy at least 0.99",
         "latency p95 at most 100 ms",
         "macro-F1 at least 0.7",
@@ -81,36 +86,85 @@ def test_a_step_has_the_release_objectives_and_its_own_mark(write):
 
 def test_a_step_without_a_mark_has_the_release_objectives_only(write):
     write(TOML)
-    assert [o.metric for o in objectives_for("99_other")] == ["accuracy", "p95_ms"]
+    assert [o.metric for o in objectives_for("99_other", dataset=INTENTS)] == ["accuracy", "p95_ms"]
 
 
 def test_what_was_not_measured_is_not_judged(write):
     write(TOML)
-    judged = judge_all({"macro_f1": between(0.8, 0.9)}, objectives_for("03_tfidf"))
+    judged = judge_all({"macro_f1": between(0.8, 0.9)}, objectives_for("03_tfidf", dataset=INTENTS))
     assert [(j.objective.metric, j.status) for j in judged] == [("macro_f1", "met")]
 
 
 def test_the_verdict_has_one_bullet_for_each_judgement():
     metrics = {"accuracy": between(0.85, 0.95), "p95_ms": {"value": 3.0}}
-    assert verdict(metrics, [AT_LEAST, AT_MOST]).splitlines() == [
+    assert verdict(metrics, [AT_LEAST, AT_MOST], dataset=INTENTS).splitlines() == [
         "- ~ **Undecided**: accuracy at least 0.9 (found 0.900 [0.850, 0.950])",
         "- ✔ **Met**: latency p95 at most 100 ms (found 3.0 ms)",
     ]
 
 
 def test_the_verdict_says_so_when_nothing_is_set():
-    assert "No objective is set" in verdict({"accuracy": between(0, 1)}, [])
+    metrics = {"accuracy": between(0, 1)}
+    assert verdict(metrics, [], dataset=MINE) == f"- {NONE_FOR_MINE}"
+    assert verdict(metrics, [AT_MOST], dataset=MINE) != f"- {NONE_FOR_MINE}"
 
 
 def test_without_a_file_there_are_no_objectives():
-    assert objectives_for("03_tfidf") == []
+    assert objectives_for("03_tfidf", dataset=INTENTS) == []
+    said = listed([], dataset=INTENTS)
+    assert said == "- No objective is set for intents; write data/objectives.toml."
     assert dict(MODEL_OBJECTIVES) == {}
 
 
 def test_a_broken_file_is_named(write):
     write("[intent_classifier")
     with pytest.raises(DataError, match=r"objectives\.toml: cannot be read"):
-        objectives_for("03_tfidf")
+        objectives_for("03_tfidf", dataset=INTENTS)
+
+
+def test_other_data_is_not_judged_by_the_objectives_of_intents(write):
+    write(TOML)
+    assert objectives_for("03_tfidf", dataset=MINE) == [] and values_for(MINE) == {}
+    assert listed([], dataset=MINE) == f"- {NONE_FOR_MINE}"
+
+
+def test_other_data_has_a_file_of_its_own_for_all_its_versions(write, tmp_path):
+    write(TOML)
+    (tmp_path / "data" / "mine").mkdir()
+    (tmp_path / "data" / "mine" / "objectives.toml").write_text(
+        "[intent_classifier]\naccuracy_target = 0.5\nmin_confidence = 0.6"
+    )
+    for dataset in ("mine@1.0.0", "mine@2.0.0", "mine"):
+        found = objectives_for("03_tfidf", dataset=dataset)
+        assert listed(found, dataset=dataset) == "- accuracy at least 0.5"
+        assert values_for(dataset)["min_confidence"] == 0.6
+    assert MODEL_OBJECTIVES["intent_classifier"]["accuracy_target"] == 0.99
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[m]\naccuracy_target = "high"',
+            r"\[m\]: accuracy_target = 'high' is not a number from 0",
+        ),
+        ("[m]\naccuracy_target = 99", "accuracy_target = 99 is not"),
+        ("[m]\naccuracy_target = true", "accuracy_target = True is not"),
+        ("[m]\nmin_confidence = -0.1", r"min_confidence = -0\.1 is not"),
+        ("[m]\nmin_confidence = nan", "min_confidence = nan is not"),
+        ('[m]\nlatency_target_ms = "fast"', "latency_target_ms = 'fast' is not a number above 0"),
+        ("[m]\nlatency_target_ms = 0", "latency_target_ms = 0 is not"),
+        ("[m]\nlatency_target_ms = inf", "latency_target_ms = inf is not"),
+        ('[m.marks]\n03_tfidf = "good"', r"marks\.03_tfidf = 'good' is not"),
+        ("[m.marks]\n03_tfidf = 1.5", r"marks\.03_tfidf = 1\.5 is not"),
+        ("[m]\nmarks = 0.7", r"marks = 0\.7 is no table"),
+        ("accuracy_target = 0.9", "accuracy_target = 0.9 stands alone"),
+    ],
+)
+def test_a_value_that_cannot_be_an_objective_is_named_with_its_file(write, text, message):
+    write(text)
+    with pytest.raises(DataError, match=rf"objectives\.toml.*{message}"):
+        read_objectives()
 
 
 def test_the_view_follows_its_file_and_leaves_out_marks(write):

@@ -34,15 +34,26 @@ def cv(train):
 
 
 @pytest.fixture
-def result(train, cv, tmp_path, monkeypatch):
+def record(train, cv, tmp_path, monkeypatch):
+    """Make the record of the double for one dataset."""
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "objectives.toml").write_text("[intent_classifier]\naccuracy_target = 1")
+    return lambda dataset: result_for(dataset, train, cv)
+
+
+@pytest.fixture
+def result(record):
+    return record("intents@1.1.0")
+
+
+def result_for(dataset, train, cv):
     return result_of(
         "double",
         "03_tfidf",
         train,
         cv,
+        dataset=dataset,
         labels=LABELS,
         scores=headline_scores(train, cv, n_boot=20),
         latency={"p50_ms": np.float64(1.0), "p95_ms": np.float64(2.0), "n": 200, "threads": 1},
@@ -68,6 +79,16 @@ def test_the_record_is_plain_json(result):
 def test_the_record_judges_what_was_measured(result):
     (judged,) = result["judgements"]
     assert (judged["objective"], judged["status"]) == ("accuracy at least 1", "undecided")
+
+
+def test_the_record_names_the_file_of_its_objectives(result):
+    assert result["objectives"] == {"file": "data/objectives.toml", "missing": ""}
+
+
+def test_the_record_of_other_data_is_not_judged_by_the_marks_of_intents(record):
+    result = record("mine@1.0.0")
+    assert result["judgements"] == []
+    assert result["objectives"]["missing"].startswith("No objective is set for mine; write data/")
 
 
 def test_the_record_holds_time_and_room(result):

@@ -39,6 +39,19 @@ def test_parameters_are_few_typed_and_commented(notebook):
     assert all("  # " in line for line in lines)
 
 
+def test_every_number_among_the_parameters_has_a_range_that_holds_it(notebook):
+    ranges = load_pipeline(paths.notebooks_dir()).ranges
+    numbers = [p for p in read_parameters(notebook).values() if p.type in (int, float)]
+    assert numbers
+    for parameter in numbers:
+        assert parameter.default in ranges[parameter.name], parameter
+
+
+def test_every_range_is_of_a_parameter_that_some_notebook_has():
+    declared = {name for path in NOTEBOOKS for name in read_parameters(path)}
+    assert set(load_pipeline(paths.notebooks_dir()).ranges) <= declared
+
+
 def test_it_opens_with_title_and_question_and_sets_the_mark_before_any_code(notebook):
     first, second = cells(notebook)[:2]
     assert source_of(first).startswith("# ") and "**Question:**" in source_of(first)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nivesh_lib.errors import DataError, SpecError, StepFailed
+from nivesh_lib.errors import DataError, NiveshError, SpecError, StepFailed
+from nivesh_lib.pipeline.cache import sha256_file
 from nivesh_lib.pipeline.run import prune, raise_for_failures, read_record, run_pipeline
 from tests.pipeline.conftest import RECORD
 
@@ -63,6 +64,16 @@ def test_changed_data_rules_or_lock_invalidate(ran):
     assert "requirements.lock changed" in lines[0] and "rules.toml changed" in lines[0]
 
 
+def test_only_the_objectives_of_the_dataset_itself_invalidate(ran):
+    lines: list[str] = []
+    (ran / "data" / "objectives.toml").write_text("# of intents")
+    run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
+    assert all("nothing changed" in line for line in lines)
+    (ran / "data" / "toy" / "objectives.toml").write_text("# of toy")
+    run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
+    assert "data toy/objectives.toml changed" in lines[3]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -86,6 +97,39 @@ def test_an_unknown_dataset_is_refused_before_anything_starts(home):
     with pytest.raises(DataError, match="toy"):
         run_pipeline(dataset="toy@9.9.9")
     assert runs(home) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_something_else_in_place_of_the_latest_link_is_refused_at_once(home, kind, dry_run):
+    latest = home / "reports" / "latest"
+    latest.parent.mkdir()
+    latest.mkdir() if kind == "folder" else latest.write_text("mine")
+    with pytest.raises(NiveshError, match=rf"latest is a {kind} of its own.*Move it away"):
+        run_pipeline(dataset=DATASET, dry_run=dry_run)
+    assert runs(home) == [] and latest.exists()
+
+
+@pytest.mark.parametrize("name", ["reports", "reports/runs"])
+def test_a_file_in_place_of_a_folder_for_runs_is_refused_at_once(home, name):
+    place = home / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("mine")
+    with pytest.raises(NiveshError, match=rf"{name} is a file.*Move it away"):
+        run_pipeline(dataset=DATASET)
+    assert place.read_text() == "mine"
+
+
+def test_a_link_that_leads_nowhere_is_refused_for_runs_and_replaced_for_latest(home):
+    reports = home / "reports"
+    reports.mkdir()
+    (reports / "runs").symlink_to(home / "gone")
+    with pytest.raises(NiveshError, match="runs is a link that leads nowhere"):
+        run_pipeline(dataset=DATASET)
+    (reports / "runs").unlink()
+    (reports / "latest").symlink_to(home / "gone")
+    record, folder = run_pipeline(dataset=DATASET)
+    assert record.complete and (reports / "latest").resolve() == folder
 
 
 def test_a_failing_notebook_keeps_its_evidence_and_other_branches_go_on(home, change):
@@ -135,6 +179,63 @@ def test_a_damaged_cached_file_is_made_again(ran):
     (folder / "results" / "03_c.json").write_text("{}")
     record, _ = run_pipeline(dataset=DATASET)
     assert "cached_from" not in record.steps["03_c"] and "cached_from" in record.steps["01_a"]
+
+
+ODD = ["[]", '"text"', "null", "{}", "not JSON", '{"status": "done"}']
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_an_odd_step_record_is_no_cache_hit_and_stops_nothing(ran, text):
+    (folder,) = runs(ran)
+    (folder / "steps" / "03_c.json").write_text(text)
+    record, _ = run_pipeline(dataset=DATASET)
+    assert "cached_from" not in record.steps["03_c"] and "cached_from" in record.steps["01_a"]
+    assert record.complete
+
+
+def test_a_step_record_that_names_files_elsewhere_is_no_cache_hit(ran):
+    (folder,) = runs(ran)
+    path = folder / "steps" / "03_c.json"
+    elsewhere = {"../../../requirements.lock": sha256_file(ran / "requirements.lock")}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": elsewhere}))
+    record, _ = run_pipeline(dataset=DATASET)
+    assert "cached_from" not in record.steps["03_c"]
+    assert (ran / "requirements.lock").is_file()
+
+
+@pytest.mark.parametrize("text", [*ODD, '{"steps": {"03_c": 1}}'])
+def test_an_odd_run_record_is_passed_over(ran, text):
+    (folder,) = runs(ran)
+    (folder / "run.json").write_text(text)
+    assert read_record(folder) is None
+    record, new = run_pipeline(dataset=DATASET)
+    assert record.complete and new != folder
+    assert prune(1) == [folder.name]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_leftovers_of_a_dead_run_are_cleared(ran, text):
+    (folder,) = runs(ran)
+    left = folder / "open" / "03_c.json"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text(text)
+    (ran / "reports" / "runs" / "a-file").write_text("")
+    lines: list[str] = []
+    record, _ = run_pipeline(dataset=DATASET, report=lines.append)
+    assert record.complete and not left.exists()
+    assert not any("could not close" in line for line in lines)
+
+
+@pytest.mark.parametrize("result", ["[]", '"text"', '{"metrics": [], "model": "x"}'])
+def test_a_notebook_that_leaves_odd_results_is_reported_without_them(home, change, result):
+    cell = f"""import os, pathlib
+run = pathlib.Path(os.environ["NIVESH_RUN_DIR"]) / "results"
+run.mkdir(exist_ok=True)
+(run / "03_c.json").write_text({result!r})"""
+    change(home, "03_c", [cell])
+    record, folder = run_pipeline(dataset=DATASET, only=["03_c"])
+    assert record.status == "done"
+    assert "left no results that can be read" in (folder / "index.html").read_text()
 
 
 def start(home: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -16,6 +16,7 @@ from nivesh_lib.reporting.figures import (
     length_histogram,
     present,
     reliability,
+    shortened,
 )
 
 matplotlib.use("Agg")
@@ -60,6 +61,55 @@ def test_one_label_and_eighty_are_drawn_without_a_warning(draw, n):
     axes = draw(n)
     axes.figure.canvas.draw()
     assert isinstance(axes, Axes)
+
+
+def test_short_labels_stay_as_they_are():
+    assert shortened(["tax", 7, "x" * 32]) == ["tax", "7", "x" * 32]
+
+
+def test_a_long_label_loses_its_end():
+    assert shortened(["abcdefghij" * 10, "tax"], 12) == ["abcdefghija…", "tax"]
+
+
+def test_labels_that_differ_at_the_end_keep_it():
+    one, two = shortened(["the_same_beginning_of_" * 4 + end for end in ("card", "cash")])
+    assert one.endswith("_card") and two.endswith("_cash") and "…" in one
+    assert {len(one), len(two)} == {32}
+
+
+def test_labels_that_differ_in_the_middle_only_are_numbered():
+    alike = ["a" * 40 + middle + "z" * 40 for middle in "123"]
+    shown = shortened([*alike, "tax", alike[0]])
+    assert len(set(shown)) == 4 and shown[0] == shown[4] and shown[3] == "tax"
+    assert all(
+        label.endswith(f"({n})") and len(label) <= 32 for n, label in enumerate(shown[:3], 1)
+    )
+
+
+LONG = [f"{i:02}_" + "what_somebody_wrote_into_a_file_" * 3 for i in range(14)]
+WITH_LONG_LABELS = {
+    "label_bars": lambda: label_bars(pd.Series(range(14), index=LONG)),
+    "confusion_heatmap": lambda: confusion_heatmap(
+        pd.DataFrame(np.eye(14, dtype=int) + 1, index=LONG, columns=LONG)
+    ),
+    "interval_dots": lambda: interval_dots(dict.fromkeys(LONG, estimate()), unit="F1"),
+    "grouped_shares": lambda: grouped_shares({LONG[0]: pd.Series(LONG), LONG[1]: pd.Series(LONG)}),
+    "length_histogram": lambda: length_histogram({name: [1, 2] for name in LONG[:2]}),
+}
+
+
+@pytest.mark.parametrize("draw", WITH_LONG_LABELS.values(), ids=WITH_LONG_LABELS)
+def test_long_labels_leave_most_of_the_figure_to_the_picture(draw, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *args, **kw: None)
+    axes = draw()
+    present(axes, f"Most often confused: {LONG[0]} taken for {LONG[1]}", "Long labels.")
+    axes.figure.canvas.draw()
+    width, height = axes.figure.get_size_inches() * axes.figure.dpi
+    box, tight = axes.get_window_extent(), axes.figure.get_tightbbox()
+    assert box.width > 0.5 * width and box.height > 0.4 * height
+    assert tight.width < 1.1 * width / axes.figure.dpi  # the title does not stick out
+    ticks = [*axes.get_xticklabels(), *axes.get_yticklabels()]
+    assert all(len(label.get_text()) <= 32 for label in ticks)
 
 
 def test_bars_are_sorted_with_the_most_frequent_on_top():
@@ -112,8 +162,10 @@ def test_a_confusion_cell_shows_its_count_and_shade_its_share():
 def test_of_many_labels_the_twenty_with_most_errors_are_shown():
     table = confusion_of(80)
     table.loc["intent_number_77", "intent_number_03"] += 50
-    shown = [label.get_text() for label in confusion_heatmap(table).get_yticklabels()]
-    assert len(shown) == 20
+    axes = confusion_heatmap(table)
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(shown) == 20 and len(axes.texts) > 20
+    assert axes.get_xlabel() == "predicted, the 20 of 80 labels with most errors"
     assert shown[0] == "intent_number_77"
 
 

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from nivesh_lib.errors import NiveshError
 from nivesh_lib.reporting import site
 
 
@@ -80,6 +81,92 @@ def test_a_run_without_models_says_so(run):
     for path in (run / "results").glob("0[23]*.json"):
         path.unlink()
     assert "No model was evaluated" in site.build_site(run).read_text()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        "text",
+        {"model": "odd", "metrics": {"macro_f1": 0.9}},
+        {"model": "odd", "metrics": {"macro_f1": {"value": 0.9}}},
+        {"model": "odd", "metrics": []},
+        {"judgements": "none"},
+        {"figures": [{"name": "f"}]},
+        {"drift": {"rows": []}},
+        {"data_card": []},
+    ],
+)
+def test_odd_results_are_left_out_and_can_be_named(run, odd):
+    path = run / "results" / "03_tfidf.json"
+    path.write_text(json.dumps(odd))
+    assert set(site.read_results(run)) == {"01_data", "02_rules"}
+    assert site.odd_results(run) == [path]
+    page = site.build_site(run).read_text()
+    assert ">rules<" in page and ">tfidf<" not in page
+    assert "left no results that can be read" in page
+
+
+def test_a_model_without_accuracy_is_not_ranked():
+    assert site.leaderboard({"a": {"model": "m", "metrics": {"macro_f1": estimate(0.5)}}}) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "not JSON", '{"steps": []}'])
+def test_an_odd_run_record_gives_one_clear_error(run, text):
+    (run / "run.json").write_text(text)
+    with pytest.raises(NiveshError, match=r"run\.json: not the record of a run.*`nivesh run"):
+        site.build_site(run)
+
+
+def validation(*issues):
+    return {"validation": {"valid": not issues, "issues": list(issues), "warnings": ["a look"]}}
+
+
+def test_data_that_did_not_pass_is_the_first_thing_said_and_bars_the_release():
+    met = [{"objective": "accuracy at least 0.5", "status": "met", "found": "0.7"}]
+    results = {"03_tfidf": result("tfidf", 0.7, judgements=met)}
+    assert "Every objective is met" in site.answer(results | {"01": validation()})[-1]
+    said = site.answer(results | {"01": validation("one", "two")})
+    assert said[0] == "✘ The data did not pass validation: 2 issues, listed in 01."
+    assert said[-1] == "It is not ready for release."
+    assert not any("Every objective is met" in sentence for sentence in said)
+
+
+def test_one_issue_is_said_too_where_no_model_was_evaluated():
+    said = site.answer({"01_data": validation("one")})
+    assert "1 issue," in said[0] and "No model was evaluated" in said[1]
+
+
+def test_the_index_lists_what_the_data_check_objects_to(run):
+    assert 'id="issues"' not in site.build_site(run).read_text()
+    path = run / "results" / "01_data.json"
+    path.write_text(json.dumps(validation("label <b> has 1 row")))
+    page = site.build_site(run).read_text()
+    assert '<p class="notmet">✘ The data did not pass validation: 1 issue' in page
+    assert "<li>01_data: label &lt;b&gt; has 1 row</li>" in page
+
+
+NONE_SET = {"file": "data/mine/objectives.toml", "missing": "No objective is set for mine."}
+
+
+def test_a_run_without_objectives_says_so_in_answer_and_section(run):
+    assert "It is not ready" in site.build_site(run).read_text()
+    path = run / "results" / "03_tfidf.json"
+    path.write_text(json.dumps(result("tfidf", 0.7, objectives=NONE_SET)))
+    assert site.answer(site.read_results(run))[-1] == "No objective is set for mine."
+    page = site.build_site(run).read_text()
+    assert page.count("<p>No objective is set for mine.</p>") == 2
+    said = site.answer(site.read_results(run) | {"01_data": validation("one")})
+    assert said[-2:] == ["No objective is set for mine.", "It is not ready for release."]
+
+
+def test_the_objectives_are_shown_with_their_file(run):
+    path = run / "results" / "03_tfidf.json"
+    told = {"file": "data/mine/objectives.toml", "missing": ""}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "objectives": told}))
+    assert "Written down before training, in data/mine/objectives.toml." in (
+        site.build_site(run).read_text()
+    )
 
 
 def test_overlapping_intervals_are_said_to_overlap():

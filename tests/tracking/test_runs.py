@@ -125,6 +125,18 @@ def test_upstream_results_of_another_dataset_are_left_out_with_a_hint(home, caps
     assert "nivesh run --only 02_baseline" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["[]", '"text"', "{", "{}"])
+def test_odd_upstream_results_count_as_absent(home, capsys, text):
+    folder = home / "run"
+    for kind in ("results", "oof"):
+        (folder / kind).mkdir(parents=True)
+    (folder / "results" / "02_baseline.json").write_text(text)
+    pd.DataFrame({"id": ["a"]}).to_parquet(folder / "oof" / "02_baseline.parquet")
+    run = runs.start_run("03_toy", PARAMS)
+    assert run.upstream("02_baseline") is None and run.upstream_oof("02_baseline") is None
+    assert "nivesh run --only 02_baseline" in capsys.readouterr().out
+
+
 def test_the_seed_s_functions_log_to_the_active_run(home):
     mlflow.set_tracking_uri(runs.prepare_store())
     experiment = runs.create_experiment("hyperparameter_tuning")
