@@ -21,6 +21,8 @@ from nivesh_lib.errors import MissingExtra, ModelError
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DISTILBERT = "distilbert-base-uncased"
 DISTILBERT_REVISION = "12040accade4e8a0f71eabdb258fecc2e7e948be"
+# On a processor the backward pass of torch's fused attention takes longer than all the rest.
+_ATTENTION = "eager"
 _NEEDED = ("config.json", "model.safetensors")
 
 
@@ -124,7 +126,9 @@ def load_encoder(folder: Path) -> Any:
     from transformers import AutoModel
 
     with _quiet():
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype="float32")
+        model = AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype="float32", attn_implementation=_ATTENTION
+        )
     return model.eval()
 
 
@@ -137,6 +141,7 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
             folder,
             use_safetensors=True,
             dtype="float32",
+            attn_implementation=_ATTENTION,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: n for n, label in enumerate(labels)},
