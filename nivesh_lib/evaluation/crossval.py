@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,13 @@ class CrossValidation:
     """Probabilities for rows that the predicting model never saw.
 
     ``oof`` has ``id``, ``fold`` and one probability column for each label, rows in
-    the order of the frame; ``fit_seconds`` has one entry for each fold.
+    the order of the frame; ``fit_seconds`` has one entry for each fold; ``views`` has
+    the labels that were predicted for other texts of the same rows.
     """
 
     oof: pd.DataFrame
     fit_seconds: tuple[float, ...]
+    views: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -53,8 +55,15 @@ def cross_validate(
     text: str = "query",
     label: str = "intent",
     fold: str = "fold",
+    views: Mapping[str, Sequence[str]] | None = None,
 ) -> CrossValidation:
     """Fit a clone of ``model`` for each fold and predict the rows left out.
+
+    Parameters
+    ----------
+    views : mapping, optional
+        Name -> another text for each row of the frame, such as one with typos; predicted by
+        the same models, never trained on.
 
     Raises
     ------
@@ -66,6 +75,7 @@ def cross_validate(
         raise ValueError(f"column {fold!r} holds {len(folds)} fold; at least 2 are needed")
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
     seconds = []
+    seen = {name: np.empty(len(frame), dtype=object) for name in views or {}}
     for k in folds:
         held = (frame[fold] == k).to_numpy()
         started = time.perf_counter()
@@ -73,5 +83,7 @@ def cross_validate(
         seconds.append(time.perf_counter() - started)
         predicted = fitted.predict_proba(frame.loc[held, text].tolist())
         proba.loc[held, list(fitted.classes_)] = predicted
+        for name, texts in (views or {}).items():
+            seen[name][held] = fitted.predict([texts[n] for n in np.flatnonzero(held)])
     oof = pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
-    return CrossValidation(oof, tuple(seconds))
+    return CrossValidation(oof, tuple(seconds), seen)

@@ -216,3 +216,21 @@ def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
     axes.set_xlabel("share of queries")
     axes.figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
     return axes
+
+
+def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
+    """Draw the loss of each epoch, in training and on the rows that were watched."""
+    table = pd.DataFrame(history).set_index("epoch")
+    axes = _axes(7, 3.6)
+    named = {"train_loss": ("training rows", SOFT), "validation_loss": ("watched rows", ACCENT)}
+    for column, (name, colour) in named.items():
+        if column in table:
+            axes.plot(table.index, table[column], "o-", ms=4, color=colour, label=name)
+    if "validation_loss" in table:
+        axes.axvline(table["validation_loss"].idxmin(), color=WARM, ls="--", lw=1.5)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("cross-entropy")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    return axes

@@ -275,8 +275,13 @@ def _figures(run: Path, results: Mapping[str, Mapping[str, Any]]) -> list[dict[s
     return shown
 
 
+def notebook_of(name: str) -> str:
+    """Return the notebook that left a result: one may leave several, ``<notebook>.<part>``."""
+    return name.partition(".")[0]
+
+
 def _page(run: Path, step: str) -> str:
-    page = f"notebooks/{step}.html"
+    page = f"notebooks/{notebook_of(step)}.html"
     return page if (run / page).is_file() else ""
 
 
@@ -337,7 +342,7 @@ def build_site(run: Path) -> Path:
     results = {
         step: result
         for step, result in read_results(run).items()
-        if record["steps"].get(step, {}).get("status") == "done"
+        if record["steps"].get(notebook_of(step), {}).get("status") == "done"
     }
     board = [
         {**m, "page": _page(run, m["step"]), "size": human_bytes(m["bytes"])}

@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TREE = "nivesh/intent_classification"
+_BATCH = 1000  # metrics, the most that MLflow takes at once
 _EXAMPLES = ["Can I afford a ₹50L home loan?", "sip kitne se start karu"]
 _PYFUNC = Path(__file__).with_name("pyfunc_model.py")
 
@@ -160,8 +161,8 @@ def log_model_metrics(
     numbers = {k: v for k, v in _flat(metrics).items() if isinstance(v, int | float)}
     entities = [Metric(k, float(v), now, step) for k, v in numbers.items()]
     client = _client()
-    for start in range(0, len(entities), 1000):  # the most that MLflow takes at once
-        client.log_batch(target, metrics=entities[start : start + 1000])
+    for start in range(0, len(entities), _BATCH):
+        client.log_batch(target, metrics=entities[start : start + _BATCH])
 
 
 def _mode() -> str:
@@ -253,6 +254,8 @@ class Run:
         model: Any = None,
         oof: pd.DataFrame | None = None,
         figures: Mapping[str, Any] | None = None,
+        history: Sequence[Mapping[str, float]] = (),
+        part: str = "",
     ) -> dict[str, Any]:
         """Record the run, in the run directory and in MLflow, and return the headline numbers.
 
@@ -269,18 +272,24 @@ class Run:
             Out-of-fold probabilities, written to ``oof/<step>.parquet``.
         figures : mapping, optional
             Name -> (Axes, alternative text); written as PNG.
+        history : sequence of mapping
+            What training told of each ``epoch``; becomes metrics with steps.
+        part : str
+            Name of a second model of the notebook: its files are those of
+            ``<step>.<part>``, its metrics begin with ``<part>_``, and the run stays open.
         """
+        name = f"{self.step}.{part}" if part else self.step
         if dataset is not None:
             _log_dataset(self.mlflow_run_id, dataset)
         if oof is not None:
-            self._write_oof(oof)
+            self._write_oof(name, oof)
         shown = self._write_figures(figures or {})
         if model is not None:
             about = {"step": self.step, "mlflow_run_id": self.mlflow_run_id}
-            target = self.directory / "models" / self.step
+            target = self.directory / "models" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             model.save(target, data=str(self.params.get("DATASET", "")), about=about)
-            _log_model(self.mlflow_run_id, self.step, target)
+            _log_model(self.mlflow_run_id, name.replace(".", "_"), target)
         record = {
             "step": self.step,
             "dataset": self.params.get("DATASET"),
@@ -291,15 +300,19 @@ class Run:
             **result,
             "figures": shown,
         }
-        write_json(self.directory / "results" / f"{self.step}.json", record)
-        self._log_to_mlflow(record)
+        results = self.directory / "results" / f"{name}.json"
+        write_json(results, record)
+        self._log_to_mlflow(record, results, prefix=f"{part}_" if part else "")
+        _log_history(self.mlflow_run_id, history)
+        if part:
+            return told_metrics(result)
         if _mode() != "pipeline":  # there, the worker adds the notebook and closes the run
             close_run(self.mlflow_run_id, "FINISHED")
             _unlogged.discard(self.mlflow_run_id)
-        return json.loads(json.dumps(dict(result.get("metrics", {})), default=_plain))
+        return told_metrics(result)
 
-    def _write_oof(self, oof: pd.DataFrame) -> None:
-        path = self.directory / "oof" / f"{self.step}.parquet"
+    def _write_oof(self, name: str, oof: pd.DataFrame) -> None:
+        path = self.directory / "oof" / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         oof.to_parquet(partial, index=False)
@@ -316,23 +329,41 @@ class Run:
             )
         return shown
 
-    def _log_to_mlflow(self, record: dict[str, Any]) -> None:
+    def _log_to_mlflow(self, record: dict[str, Any], results: Path, *, prefix: str) -> None:
         client = _client()
-        told = json.loads(json.dumps(record, default=_plain))
-        numbers: dict[str, float] = {"seconds": told["seconds"]}
-        for name, value in told.get("metrics", {}).items():
+        numbers: dict[str, float] = {f"{prefix}seconds": record["seconds"]}
+        for name, value in told_metrics(record).items():
             if isinstance(value, dict):
-                numbers[name] = value["value"]
-                numbers |= {f"{name}_{k}": v for k, v in value.items() if k in ("low", "high")}
+                ends = {f"{prefix}{name}_{k}": value[k] for k in ("low", "high") if k in value}
+                numbers |= {f"{prefix}{name}": value["value"], **ends}
             else:
-                numbers[name] = value
+                numbers[f"{prefix}{name}"] = value
         log_model_metrics(numbers, self.mlflow_run_id)
-        results = self.directory / "results" / f"{self.step}.json"
         client.log_artifact(self.mlflow_run_id, str(results), "results")
         for kind in ("figures", "drift"):
             folder = self.directory / kind / self.step
             if folder.is_dir():
                 client.log_artifacts(self.mlflow_run_id, str(folder), kind)
+
+
+def told_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a result as plain values."""
+    return json.loads(json.dumps(dict(result.get("metrics", {})), default=_plain))
+
+
+def _log_history(run_id: str, history: Sequence[Mapping[str, float]]) -> None:
+    """Log all epochs in one batch: a call for each number would cost more than some epochs."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    entities = [
+        Metric(name, float(value), now, int(epoch["epoch"]))
+        for epoch in history
+        for name, value in epoch.items()
+        if name != "epoch"
+    ]
+    for start in range(0, len(entities), _BATCH):
+        _client().log_batch(run_id, metrics=entities[start : start + _BATCH])
 
 
 def _log_dataset(run_id: str, dataset: Any) -> None:
