@@ -11,6 +11,7 @@ import typer
 
 from nivesh_lib import __version__
 from nivesh_lib.cli_data import data_app
+from nivesh_lib.cli_predict import answers, as_line, predict
 
 app = typer.Typer(
     name="nivesh",
@@ -120,8 +121,8 @@ def _summary(folder: Path, record: Any) -> None:
         model = paths.relative(shown / "models" / board[0]["step"])
         query = _example(record.dataset["ref"], results)
         typer.echo(f"  predict   .venv/bin/nivesh predict {shlex.quote(query)} --model {model}")
-        (answered,) = _answers([query], folder / "models" / board[0]["step"])
-        typer.echo(f"            {_sentence(answered)}")
+        (answered,) = answers([query], folder / "models" / board[0]["step"])
+        typer.echo(f"            {as_line(answered)}")
 
 
 def _example(ref: str, results: dict[str, Any]) -> str:
@@ -131,51 +132,7 @@ def _example(ref: str, results: dict[str, Any]) -> str:
     return str(results.get("01_data_validation", {}).get("example_query", EXAMPLE_QUERY))[:120]
 
 
-def _answers(texts: list[str], model: Path) -> list[dict[str, Any]]:
-    from nivesh_lib.serving.predictor import Predictor
-
-    return Predictor.from_directory(model).predict(texts)
-
-
-def _sentence(answer: dict[str, Any]) -> str:
-    others = ", ".join(f"{a['intent']} {a['confidence']:.2f}" for a in answer["alternatives"])
-    return f"{answer['intent']} {answer['confidence']:.2f}" + (
-        f"   (else {others})" if others else ""
-    )
-
-
-def _best_model() -> Path:
-    from nivesh_lib import paths
-    from nivesh_lib.errors import ModelError
-    from nivesh_lib.reporting.site import leaderboard, odd_results, read_results
-
-    latest = paths.latest_run()
-    for path in odd_results(latest):  # it might be the best one
-        if (latest / "models" / path.stem).is_dir():
-            raise ModelError(
-                f"{paths.relative(path)}: not the results of a step, so the best model is unknown. "
-                "`nivesh run --force` makes them again, or pass --model DIRECTORY"
-            )
-    board = leaderboard(read_results(latest))
-    if not board:
-        raise ModelError("no model yet. `nivesh run` trains them, or pass --model DIRECTORY")
-    return latest / "models" / board[0]["step"]
-
-
-@app.command()
-def predict(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Queries to answer.")],
-    model: Annotated[
-        Path | None, typer.Option(help="Model directory; default: the best of the last run.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Tell the intent of one or more queries.
-
-    Example: nivesh predict "Can I afford a ₹50L home loan?"
-    """
-    for answer in _answers(texts, model or _best_model()):
-        typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else _sentence(answer))
+app.command()(predict)
 
 
 @app.command()

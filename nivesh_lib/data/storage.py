@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from nivesh_lib.errors import DataError, MissingExtra, NiveshError
 
@@ -88,6 +88,34 @@ def append_line(path: Path, line: str) -> None:
         _sync(path.parent)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
+    """Open a text file that appears under its name when the block ends, and only if it ends well.
+
+    Raises
+    ------
+    DataError
+        There is such a file and ``replace`` is off, or its folder cannot be written.
+    """
+    if target.exists() and not target.is_file():  # a rename would put a file in its place
+        raise DataError(f"{target} is no regular file; name another one.")
+    if target.exists() and not replace:
+        raise DataError(f"{target} exists; name another file or add --overwrite.")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        file = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error.strerror}.") from error
+    try:
+        with file:
+            yield file
+        _sync(partial)
+        partial.replace(target)
+        _sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:

@@ -1,0 +1,177 @@
+"""The command ``nivesh predict``: queries in, one answer a line out, as they are made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nivesh_lib.cli_data import Delimiter
+
+if TYPE_CHECKING:
+    from nivesh_lib.data.queries import Query
+    from nivesh_lib.serving.predictor import Predictor
+
+STDIN = "-"
+
+
+def predict(
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="Queries to answer.")
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="Read queries from .txt (one a line), .csv, .jsonl, .json, .parquet; "
+            "- is standard input, one query a line.",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="The file's column of texts.", show_default="query")
+    ] = None,
+    delimiter: Delimiter = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model directory, or models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-…, "
+            "runs:/RUN/NAME in the tracking store; default: the best of the last run."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write here, when all is answered, instead of printing.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of --output.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="One JSON object a line; of a file with its row and, if any, id."
+        ),
+    ] = False,
+) -> None:
+    """Tell the intent of one or more queries, in their order.
+
+    Example: nivesh predict "Can I afford a ₹50L home loan?"
+
+    Example: nivesh predict --input queries.csv --text question --json --output answers.jsonl
+    """
+    if bool(texts) == (input_ is not None):
+        raise typer.BadParameter("give either TEXT... or --input FILE")
+    if input_ in (None, STDIN) and (text is not None or delimiter is not None):
+        raise typer.BadParameter("--text and --delimiter are for a FILE with columns")
+    if output and input_ and _same(output, input_):
+        raise typer.BadParameter(f"--output {output}: is the input; name another file")
+    queries = _queries(texts or [], input_, text, delimiter)
+    with _sink(output, overwrite) as write:
+        for line in _lines(queries, _load(model), as_json):
+            write(line)
+
+
+def answers(texts: list[str], model: Path) -> list[dict[str, Any]]:
+    """Return the answers of the model in a directory."""
+    from nivesh_lib.serving.predictor import Predictor
+
+    return Predictor.from_directory(model).predict(texts)
+
+
+def as_line(answer: dict[str, Any]) -> str:
+    """Return an answer as a line to read."""
+    others = ", ".join(f"{a['intent']} {a['confidence']:.2f}" for a in answer["alternatives"])
+    return f"{answer['intent']} {answer['confidence']:.2f}" + (
+        f"   (else {others})" if others else ""
+    )
+
+
+def _same(output: Path, input_: str) -> bool:
+    return output.exists() and Path(input_).exists() and output.samefile(input_)
+
+
+def _queries(
+    texts: list[str], input_: str | None, text: str | None, delimiter: str | None
+) -> Iterator[list[Query]]:
+    """Return the queries in blocks; a person who types gets an answer to every line."""
+    from nivesh_lib.data.queries import BLOCK, Query, blocks, query_lines, read_queries
+
+    if input_ is None:
+        return blocks(Query(text, {}) for text in texts)
+    if input_ == STDIN:
+        lines = query_lines("standard input", sys.stdin.buffer)
+        return blocks(lines, 1 if sys.stdin.isatty() else BLOCK)
+    return blocks(read_queries(input_, text, delimiter=delimiter))
+
+
+def _lines(queries: Iterable[list[Query]], predictor: Predictor, as_json: bool) -> Iterator[str]:
+    """Yield the answers to each block, one a line."""
+    for block in queries:
+        answered = predictor.predict([query.text for query in block])
+        yield "\n".join(
+            json.dumps({**answer, **query.origin}, ensure_ascii=False)
+            if as_json
+            else as_line(answer)
+            for answer, query in zip(answered, block, strict=True)
+        )
+
+
+@contextlib.contextmanager
+def _sink(output: Path | None, overwrite: bool) -> Iterator[Callable[[str], None]]:
+    if output is None:
+        yield _print
+        return
+    from nivesh_lib.data.storage import new_file
+
+    with new_file(output, replace=overwrite) as file:
+        yield lambda line: typer.echo(line, file=file)
+
+
+def _print(line: str) -> None:
+    """Print and flush; end well when the reader, such as ``head``, has seen enough."""
+    try:
+        typer.echo(line)
+    except BrokenPipeError:
+        # What is still in the buffer would fail again when Python flushes it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+
+
+def _load(model: str | None) -> Predictor:
+    from nivesh_lib.errors import ModelError
+    from nivesh_lib.serving.predictor import Predictor
+
+    if model is None:
+        return Predictor.from_directory(_best_model())
+    if not model.startswith(("models:/", "runs:/")):
+        return Predictor.from_directory(model)
+    from nivesh_lib.tracking.registry import fetch_model
+
+    folder = fetch_model(model)
+    try:
+        return Predictor.from_directory(folder)
+    except ModelError as error:  # which names a copy that is gone when the message is read
+        raise ModelError(f"{model}: {error}") from error
+
+
+def _best_model() -> Path:
+    from nivesh_lib import paths
+    from nivesh_lib.errors import ModelError
+    from nivesh_lib.reporting.site import leaderboard, odd_results, read_results
+
+    latest = paths.latest_run()
+    for path in odd_results(latest):  # it might be the best one
+        if (latest / "models" / path.stem).is_dir():
+            raise ModelError(
+                f"{paths.relative(path)}: not the results of a step, so the best model is unknown. "
+                "`nivesh run --force` makes them again, or pass --model DIRECTORY"
+            )
+    board = leaderboard(read_results(latest))
+    if not board:
+        raise ModelError("no model yet. `nivesh run` trains them, or pass --model DIRECTORY")
+    return latest / "models" / board[0]["step"]
