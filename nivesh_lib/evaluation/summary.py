@@ -7,8 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from nivesh_lib.evaluation.crossval import CrossValidation
-from nivesh_lib.evaluation.metrics import Estimate, confusion, per_class, score
+from nivesh_lib.evaluation.crossval import CrossValidation, predicted_labels
+from nivesh_lib.evaluation.metrics import (
+    Estimate,
+    confusion,
+    paired_difference,
+    per_class,
+    score,
+    wilson,
+)
 from nivesh_lib.evaluation.objectives import file_of, judge_all, none_set, objectives_for
 from nivesh_lib.evaluation.slices import by_slice, headline_mask, masks_by_column, masks_by_tag
 
@@ -21,6 +28,53 @@ def headline_scores(
     """Return accuracy and macro-F1 over the rows that headline scores use."""
     rows = headline_mask(train)
     return score(train["intent"][rows], cv.predicted[rows], n_boot=n_boot, seed=seed)
+
+
+def gain_over(
+    other: pd.DataFrame,
+    train: pd.DataFrame,
+    cv: CrossValidation,
+    *,
+    metric: str = "macro_f1",
+    n_boot: int = 2000,
+    seed: int = 42,
+) -> Estimate:
+    """Return ``metric`` of ``cv`` minus that of another out-of-fold table, on the same rows."""
+    by_id = dict(zip(other["id"], predicted_labels(other), strict=True))
+    rows = headline_mask(train)
+    return paired_difference(
+        train["intent"][rows],
+        cv.predicted[rows],
+        train["id"].map(by_id)[rows],
+        metric=metric,
+        n_boot=n_boot,
+        seed=seed,
+    )
+
+
+def averaged(tables: Sequence[pd.DataFrame]) -> CrossValidation:
+    """Return the average of out-of-fold tables of the same rows, as if one model had made it."""
+    first = tables[0].set_index("id")
+    others = [table.set_index("id").loc[first.index, first.columns] for table in tables[1:]]
+    labels = [column for column in first.columns if column != "fold"]
+    mean = sum((other[labels] for other in others), start=first[labels]) / len(tables)
+    return CrossValidation(pd.concat([first[["fold"]], mean], axis=1).reset_index(), ())
+
+
+def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:
+    """Return accuracy on each view of the rows, and how often the answer changed with it.
+
+    Over natural rows: ``view``, ``accuracy`` with its interval, ``changed`` (share of answers).
+    """
+    rows = headline_mask(train)
+    true, plain = train["intent"].to_numpy()[rows], cv.predicted[rows]
+    table = []
+    for name, predicted in {"as written": cv.predicted, **cv.views}.items():
+        right = float((predicted[rows] == true).mean())
+        low, high = wilson(right, len(true))
+        changed = float((predicted[rows] != plain).mean())
+        table.append((name, right, low, high, changed))
+    return pd.DataFrame(table, columns=["view", "accuracy", "low", "high", "changed"])
 
 
 def slice_scores(train: pd.DataFrame, cv: CrossValidation, *, n_boot: int = 1000) -> pd.DataFrame:

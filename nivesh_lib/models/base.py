@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -31,6 +31,7 @@ MODELS = {
     "lstm": "nivesh_lib.models.lstm:LstmClassifier",
     "embedding": "nivesh_lib.models.embedding:EmbeddingClassifier",
     "transformer": "nivesh_lib.models.transformer:TransformerClassifier",
+    "ensemble": "nivesh_lib.models.ensemble:EnsembleClassifier",
 }
 MAX_CHARACTERS = 10_000  # characters of a text that are read
 _FORMAT = 1
@@ -153,7 +154,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "threshold": None,
             "state": state,
             "about": about,
-            "files": {path.name: _sha256(path) for path in sorted(directory.iterdir())},
+            "files": {name: _sha256(directory / name) for name in _file_names(directory)},
         }
         card["sha256"] = _card_sha256(card)
         text = json.dumps(card, ensure_ascii=False, indent=1)
@@ -169,6 +170,12 @@ def _replaceable(target: Path) -> bool:
 def _card_sha256(card: dict[str, Any]) -> str:
     content = {key: value for key, value in card.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_names(folder: Path) -> list[str]:
+    """Return the files below a model directory, as POSIX paths; a model may hold models."""
+    paths = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def _sha256(path: Path) -> str:
@@ -224,10 +231,13 @@ def read_card(directory: Path | str) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
-    present = {p.name for p in folder.iterdir()} - {"model.json"}
+    present = set(_file_names(folder)) - {"model.json"}
     for name in sorted(present | set(files)):
-        if Path(name).name != name or Path(name).suffix not in _SAFE_SUFFIXES:
+        path = PurePosixPath(name)
+        if path.suffix not in _SAFE_SUFFIXES:
             raise ModelError(f"{folder / name}: this kind of file is refused, it could run code")
+        if path.is_absolute() or ".." in path.parts:
+            raise ModelError(f"{folder / name}: this file is refused, it lies outside the model")
         if name not in present:
             raise ModelError(f"{folder}: {name} is missing. Copy the whole directory again")
         if name not in files:

@@ -35,6 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.01,
         "warmup": 0.0,
         "label_smoothing": 0.0,
+        "dropout": None,
+        "direct": False,
         "freeze_embeddings": False,
         "max_length": 128,
     },
@@ -56,6 +58,11 @@ class TransformerClassifier(TextClassifier):
         Factor from each layer's rate to that of the layer below (Howard and Ruder 2018).
     weight_decay, warmup, label_smoothing : float
         Of AdamW, its schedule (share of steps) and the cross-entropy.
+    dropout : float, optional
+        Of the encoder's layers; None keeps the backbone's own.
+    direct : bool
+        Let the first token's state reach the head unchanged but for a tanh: BERT's layer in
+        between was trained to tell whether sentences follow each other, or not at all.
     freeze_embeddings : bool
         Leave the table of word pieces as it is: half of the parameters, and little of the gain.
     max_length : int
@@ -86,11 +93,13 @@ class TransformerClassifier(TextClassifier):
         epochs: int = 6,
         batch_size: int = 32,
         learning_rate: float = 2e-4,
-        head_learning_rate: float = 1e-3,
+        head_learning_rate: float = 3e-3,
         layer_decay: float = 0.9,
         weight_decay: float = 0.01,
         warmup: float = 0.1,
-        label_smoothing: float = 0.0,
+        label_smoothing: float = 0.1,
+        dropout: float | None = 0.0,
+        direct: bool = True,
         freeze_embeddings: bool = True,
         max_length: int = 128,
         precision: str = "auto",
@@ -106,6 +115,8 @@ class TransformerClassifier(TextClassifier):
         self.weight_decay = weight_decay
         self.warmup = warmup
         self.label_smoothing = label_smoothing
+        self.dropout = dropout
+        self.direct = direct
         self.freeze_embeddings = freeze_embeddings
         self.max_length = max_length
         self.precision = precision
@@ -130,6 +141,7 @@ class TransformerClassifier(TextClassifier):
         )
         with seeded(self.random_state):
             model = load_classifier(folder, self.classes_.tolist())
+            self._prepare(model)
             self._network = _logits_network(model)
             self.history_ = train(self._network, self._groups(model), rows, recipe)
         return self
@@ -140,6 +152,18 @@ class TransformerClassifier(TextClassifier):
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         return self._pieces.encode(texts, self.max_length)
+
+    def _prepare(self, model: Any) -> None:
+        import torch
+
+        if self.dropout is not None:
+            for module in model.base_model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = self.dropout
+        pooler = getattr(model.base_model, "pooler", None)
+        if self.direct and pooler is not None:
+            torch.nn.init.eye_(pooler.dense.weight)
+            torch.nn.init.zeros_(pooler.dense.bias)
 
     def _groups(self, model: Any) -> list[dict[str, Any]]:
         """Return AdamW's groups: each layer at its own rate, the head at another."""
@@ -183,7 +207,9 @@ def _depth(name: str, layers: int) -> int:
     found = re.search(r"\.layer\.(\d+)\.", name)
     if found:
         return 1 + int(found[1])
-    return 0 if ".embeddings." in name else layers + 1
+    if ".embeddings." in name:
+        return 0
+    return layers if ".pooler." in name else layers + 1
 
 
 def _logits_network(model: Any) -> Any:

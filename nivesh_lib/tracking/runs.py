@@ -210,6 +210,11 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.step!r}, mode={_mode()!r})"
 
+    @property
+    def interactive(self) -> bool:
+        """Whether a person watches: progress bars are for them, not for executed copies."""
+        return _mode() == "interactive"
+
     def upstream(self, step: str) -> dict[str, Any] | None:
         """Return what ``step`` left for the same dataset, or None with a printed hint."""
         for root in self._roots():

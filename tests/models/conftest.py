@@ -79,6 +79,8 @@ def save_tiny(architecture: str, folder: Path) -> None:
 
 
 def small_model(kind: str) -> TextClassifier:
+    if kind == "ensemble":
+        return get_model(kind, members={"tfidf": {}, "embedding": {"backbone": tiny()}})
     given = SMALL.get(kind, {})
     return get_model(kind, **given | ({"backbone": tiny()} if kind in SMALL else {}))
 

@@ -184,8 +184,15 @@ def test_a_pickle_is_refused_even_when_it_is_listed(folder):
         load_model(folder)
 
 
-@pytest.mark.parametrize("name", ["../outside.json", "/etc/outside.json", "sub/inside.json"])
+@pytest.mark.parametrize("name", ["../outside.json", "/etc/outside.json", "sub/../../x.json"])
 def test_a_file_outside_the_directory_is_refused(folder, name):
     edit(folder, files=read_card_files(folder) | {name: "0" * 64})
     with pytest.raises(ModelError, match="is refused"):
+        load_model(folder)
+
+
+def test_a_file_in_a_folder_of_the_model_is_checked_like_any_other(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "extra.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"sub/extra\.json: not listed"):
         load_model(folder)
