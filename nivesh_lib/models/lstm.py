@@ -119,7 +119,9 @@ class LstmClassifier(TextClassifier):
             verbose=self.verbose,
         )
         with seeded(self.random_state):
-            self._network = self._new_network(self._vectors(folder))
+            self._network = self._new_network(
+                self._vectors(folder), _slots(rows, self._pieces.size)
+            )
             groups = without_decay(
                 list(self._network.parameters()), self.learning_rate, self.weight_decay
             )
@@ -130,17 +132,18 @@ class LstmClassifier(TextClassifier):
         import torch
 
         if not self.pretrained:
-            return torch.randn(self._pieces.size, self.width) * 0.1
-        return input_vectors(folder)
+            return torch.zeros(self._pieces.size, self.width, dtype=torch.float16)
+        return input_vectors(folder).half()  # half the room, and no answer changes
 
-    def _new_network(self, vectors: Any) -> Any:
+    def _new_network(self, vectors: Any, slots: Any) -> Any:
         return _network(
             vectors,
+            slots,
+            start=0.0 if self.pretrained else 0.1,
             hidden=self.hidden,
             classes=len(self.classes_),
             dropout=self.dropout,
             word_dropout=self.word_dropout,
-            pad_id=self._pieces.pad_id,
         )
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
@@ -157,17 +160,16 @@ class LstmClassifier(TextClassifier):
         from safetensors.torch import save_file
 
         self._pieces.save(directory / "tokenizer.json")
-        state = self._network.state_dict()
-        save_file({name: t.contiguous() for name, t in state.items()}, directory / "w.safetensors")
-        return {"vectors": list(state["vectors.weight"].shape)}
+        save_file(self._network.state_dict(), directory / "network.safetensors")
+        return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        import torch
         from safetensors.torch import load_file
 
         self._pieces = WordPieces.from_folder(directory)
-        self._network = self._new_network(torch.zeros(*state["vectors"]))
-        self._network.load_state_dict(load_file(directory / "w.safetensors"))
+        tensors = load_file(directory / "network.safetensors")
+        self._network = self._new_network(tensors["vectors"], tensors["slots"])
+        self._network.load_state_dict(tensors)
         self._network.eval()
 
 
@@ -191,8 +193,25 @@ def input_vectors(folder: Path) -> Any:
     raise ModelError(f"{path}: no table of word embeddings. Train with pretrained=False")
 
 
+def _slots(rows: Encoded, size: int) -> Any:
+    """Number the word pieces that the rows hold from 1; all others get 0, shape (size,)."""
+    import torch
+
+    seen = np.unique(np.concatenate(rows.ids))
+    slots = torch.zeros(size, dtype=torch.int64)
+    slots[torch.from_numpy(seen)] = torch.arange(1, len(seen) + 1)
+    return slots
+
+
 def _network(
-    vectors: Any, *, hidden: int, classes: int, dropout: float, word_dropout: float, pad_id: int
+    vectors: Any,
+    slots: Any,
+    *,
+    start: float,
+    hidden: int,
+    classes: int,
+    dropout: float,
+    word_dropout: float,
 ) -> Any:
     import torch
     from torch import nn
@@ -201,13 +220,21 @@ def _network(
     class BiLstm(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.vectors = nn.Embedding.from_pretrained(vectors, freeze=False, padding_idx=pad_id)
+            width = vectors.shape[1]
+            # A piece's vector is the given one plus what training changed, which is nothing for
+            # pieces that no row holds: a tenth of the table would be updated, all of it paid for.
+            self.register_buffer("vectors", vectors)
+            self.register_buffer("slots", slots)
+            self.change = nn.Embedding(int(slots.max()) + 1, width, padding_idx=0)
+            nn.init.normal_(self.change.weight, std=start)
+            with torch.no_grad():
+                self.change.weight[0] = 0
             self.hide = nn.Dropout(dropout)
-            self.lstm = nn.LSTM(vectors.shape[1], hidden, batch_first=True, bidirectional=True)
+            self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
             self.head = nn.Linear(4 * hidden, classes)
 
         def forward(self, ids: Any, mask: Any) -> Any:
-            found = self.vectors(ids)
+            found = self.vectors[ids].float() + self.change(self.slots[ids])
             if self.training and word_dropout:
                 kept = torch.rand(ids.shape, device=ids.device) >= word_dropout
                 found = found * kept.unsqueeze(-1)
