@@ -10,7 +10,9 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from nivesh_lib.models.transformer import PRESETS
 OURS = ("tfidf", "lstm", "embedding", "transformer", "ensemble")
 # The settings of the guide's fine-tuning script.
 GUIDE = {"epochs": 3, "batch_size": 16, "learning_rate": 2e-5, "weight_decay": 0.01}
-SETFIT_STEPS = 500  # of 16 pairs; all pairs of ten thousand rows would be millions of steps
+SETFIT_STEPS = 500  # at most, of 16 pairs; all pairs of ten thousand rows are millions of steps
 MAX_LENGTH = 128
 SEED = 42
 
@@ -107,7 +109,7 @@ def _peers() -> list[Candidate]:
         Candidate("svm", "scikit-learn: TfidfVectorizer(1, 2) and LinearSVC", _learn_svm),
         Candidate(
             "setfit",
-            f"SetFit, its defaults, max_steps={SETFIT_STEPS}",
+            f"SetFit, its defaults, at most {SETFIT_STEPS} steps (max_steps)",
             _learn_setfit,
             {"max_steps": SETFIT_STEPS, "backbone": "minilm"},
             needs=("setfit", "datasets"),
@@ -184,7 +186,7 @@ def _learn_setfit(texts: list[str], labels: list[str], *, max_steps: int, backbo
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            max_steps=max_steps,
+            max_steps=max_steps if setfit_steps(labels) > max_steps else -1,
             save_strategy="no",
             report_to="none",
             show_progress_bar=False,
@@ -193,6 +195,14 @@ def _learn_setfit(texts: list[str], labels: list[str], *, max_steps: int, backbo
         rows = Dataset.from_dict({"text": texts, "label": numbers})
         Trainer(model=model, args=arguments, train_dataset=rows).train()
     return _SetFit(model, classes)
+
+
+def setfit_steps(labels: list[str], batch_size: int = 16) -> int:
+    """Return the steps of SetFit's own epoch: as many like pairs as unlike ones, none left out."""
+    counts = Counter(labels)
+    like = sum(n * (n + 1) // 2 for n in counts.values())  # a row with itself is one
+    every = len(labels) * (len(labels) + 1) // 2
+    return math.ceil(2 * max(like, every - like) / batch_size)
 
 
 class _Trained:

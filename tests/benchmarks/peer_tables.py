@@ -8,7 +8,7 @@ from typing import Any
 
 CASANUEVA = "Casanueva et al. 2020, Efficient Intent Detection with Dual Sentence Encoders"
 VULIC = "Vulić et al. 2021, ConvFiT: Conversational Fine-Tuning of Pretrained Language Models"
-UNSOURCED = "often quoted, no certain source: a rough mark"
+UNSOURCED = "no certain source, a rough mark"
 # Accuracy in percent on banking77's official test set, after training on all of its training set.
 PUBLISHED = (
     ("TF-IDF + SVM", "90-91", UNSOURCED),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -464,6 +465,8 @@ def run_worker(job: Path, threads: int) -> None:
     with log.open("wb") as file:
         command = [sys.executable, "-m", "tests.benchmarks.peer_worker", str(job)]
         done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=file, stderr=file)
+    if done.returncode < 0:
+        raise Failed(f"its process was ended by {signal.Signals(-done.returncode).name}")
     if done.returncode:
         lines = log.read_text("utf-8", errors="replace").strip().splitlines()
         raise Failed(lines[-1] if lines else f"its process ended with {done.returncode}")

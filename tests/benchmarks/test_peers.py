@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nivesh_lib.errors import DataError
-from tests.benchmarks import peer_data, peer_tables, peers
+from tests.benchmarks import peer_candidates, peer_data, peer_tables, peers
 from tests.benchmarks.peer_candidates import candidates
 
 ENTRY = {"recipe": "svm", "params_sha256": "0", "commit": "c"}
@@ -123,6 +123,11 @@ def test_a_recipe_s_hash_follows_its_parameters():
     assert known["transformer"].sha256 != known["transformer-seed"].sha256
     assert known["svm"].sha256 == candidates()["svm"].sha256
     assert known["trainer-dynamic"].shortest().epochs == 1
+
+
+def test_setfit_s_own_epoch_pairs_every_row_with_every_other_one():
+    # Two of a and one of b: four like pairs, two unlike ones, and as many of these drawn again.
+    assert peer_candidates.setfit_steps(["a", "a", "b"], batch_size=1) == 8
 
 
 def test_the_linear_peer_learns(tmp_path):
