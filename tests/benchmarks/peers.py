@@ -184,6 +184,8 @@ class Bench:
         """Score each candidate on the first folds, all of them on the same rows."""
         n_folds = min(self.args.folds, source.n_folds)
         names = self.chosen(source)
+        if not names:
+            return
         say(
             f"\nQuality on {source.ref}: {n_folds} of {source.n_folds} folds, natural rows; "
             f"{', '.join(names)}"
@@ -228,6 +230,8 @@ class Bench:
             train, held = source.all(), None
         chosen = [draw_shots(train.labels, k, seed) for seed in range(draws)]
         names = self.chosen(source, large=False)
+        if not names:
+            return
         where = "the test file" if self.args.test else "one held-out fold, natural rows"
         say(f"\n{k} rows of each class of {source.ref}, {draws} draws, judged on {where}")
         rows = []
