@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_INSTALLED := $(BENCH_VENV)/.installed
 ARGS ?=
 
 export DO_NOT_TRACK = 1
@@ -13,10 +15,10 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install run test nbval notebooks showcase lab ui bench lint clean
+.PHONY: help install run test nbval notebooks showcase lab ui bench bench-peers lint clean
 
 help: ## print this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else \
@@ -63,5 +65,15 @@ ui: $(INSTALLED) ## open MLflow's UI on http://127.0.0.1:5000
 bench: $(INSTALLED) ## measure the speed figures of the README
 	@$(BIN)/python tests/benchmarks/speed.py
 
-clean: ## remove .venv and caches; data, reports and mlruns stay
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+$(BENCH_INSTALLED): requirements.lock pyproject.toml
+	@echo "Installing into $(BENCH_VENV) (a few minutes, once)"
+	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet -r requirements.lock
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --no-build-isolation -c requirements.lock -e '.[bench]'
+	@touch $@
+
+bench-peers: $(BENCH_INSTALLED) ## quality and training time beside peers (ARGS="--help")
+	@$(BENCH_VENV)/bin/python -m tests.benchmarks.peers $(ARGS)
+
+clean: ## remove virtual environments and caches; data, reports and mlruns stay
+	@rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -52,13 +52,17 @@ def gain_over(
     )
 
 
-def averaged(tables: Sequence[pd.DataFrame]) -> CrossValidation:
-    """Return the average of out-of-fold tables of the same rows, as if one model had made it."""
-    first = tables[0].set_index("id")
-    others = [table.set_index("id").loc[first.index, first.columns] for table in tables[1:]]
+def averaged(several: Sequence[CrossValidation]) -> CrossValidation:
+    """Return the average of models' out-of-fold probabilities, as if one model had made it.
+
+    A fold takes as long to fit as all of theirs together.
+    """
+    first, *others = (one.oof.set_index("id") for one in several)
     labels = [column for column in first.columns if column != "fold"]
-    mean = sum((other[labels] for other in others), start=first[labels]) / len(tables)
-    return CrossValidation(pd.concat([first[["fold"]], mean], axis=1).reset_index(), ())
+    mean = sum((other.loc[first.index, labels] for other in others), start=first[labels])
+    oof = pd.concat([first[["fold"]], mean / len(several)], axis=1).reset_index()
+    seconds = tuple(sum(folds) for folds in zip(*(one.fit_seconds for one in several), strict=True))
+    return CrossValidation(oof, seconds)
 
 
 def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:

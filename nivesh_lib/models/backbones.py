@@ -148,6 +148,12 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
         )
 
 
+def save_pretrained(model: Any, directory: Path) -> None:
+    """Write config and safetensors of a model in the hub's format."""
+    with _quiet():
+        model.save_pretrained(directory)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep progress bars and reports of missing heads away: a new head is what is wanted."""

@@ -12,7 +12,12 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.backbones import find_backbone, load_encoder, weights_sha256
+from nivesh_lib.models.backbones import (
+    find_backbone,
+    load_encoder,
+    save_pretrained,
+    weights_sha256,
+)
 from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
 from nivesh_lib.models.linear import linear_weights, softmax
 from nivesh_lib.models.training import Encoded, logits_of
@@ -126,7 +131,7 @@ class EmbeddingClassifier(TextClassifier):
     def _dump(self, directory: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file
 
-        self._network.encoder.save_pretrained(directory)
+        save_pretrained(self._network.encoder, directory)
         self._pieces.save(directory / "tokenizer.json")
         head = {"coef": self.coef_, "intercept": self.intercept_, "centre": self.centre_}
         save_file(head, directory / "head.safetensors")

@@ -53,6 +53,24 @@ class EnsembleClassifier(TextClassifier):
         self.classes_ = next(iter(self.members_.values())).classes_
         return self
 
+    @classmethod
+    def of(cls, fitted: Mapping[str, TextClassifier]) -> Self:
+        """Join models that were fitted already, on the same rows.
+
+        Raises
+        ------
+        ValueError
+            Their classes differ.
+        """
+        models = dict(fitted)
+        joined = cls(members={kind: model.get_params() for kind, model in models.items()})
+        joined.members_ = models
+        joined.classes_ = next(iter(models.values())).classes_
+        for kind, model in models.items():
+            if model.classes_.tolist() != joined.classes_.tolist():
+                raise ValueError(f"the classes of {kind} are not those of the first member")
+        return joined
+
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return class probabilities, shape (n, n_classes)."""
         check_is_fitted(self)

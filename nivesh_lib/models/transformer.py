@@ -10,7 +10,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.backbones import find_backbone, load_classifier, load_tokenizer
+from nivesh_lib.models.backbones import (
+    find_backbone,
+    load_classifier,
+    load_tokenizer,
+    save_pretrained,
+)
 from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
 from nivesh_lib.models.linear import softmax
 from nivesh_lib.models.training import (
@@ -90,9 +95,9 @@ class TransformerClassifier(TextClassifier):
     def __init__(
         self,
         backbone: str = "minilm",
-        epochs: int = 6,
-        batch_size: int = 32,
-        learning_rate: float = 2e-4,
+        epochs: int = 8,
+        batch_size: int = 64,
+        learning_rate: float = 3e-4,
         head_learning_rate: float = 3e-3,
         layer_decay: float = 0.9,
         weight_decay: float = 0.01,
@@ -193,7 +198,7 @@ class TransformerClassifier(TextClassifier):
         return softmax(logits_of(self._network, rows))
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        self._network.model.save_pretrained(directory)
+        save_pretrained(self._network.model, directory)
         self._tokenizer.save_pretrained(directory)
         return {}
 
