@@ -46,9 +46,9 @@ lint: $(INSTALLED)
 
 nbval: $(INSTALLED) ## execute the committed notebooks and compare their checked outputs
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
-	  NIVESH_MODE=nbval NIVESH_RUN_DIR=$$dir MLFLOW_TRACKING_URI=sqlite:///$$dir/mlflow.db NIVESH_THREADS=1 \
-	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist -p no:cacheprovider -W default --nbval-lax \
-	  --nbval-current-env --nbval-cell-timeout=600 $$($(BIN)/python -m nivesh_lib.pipeline.refresh --list $(ONLY))
+	  NIVESH_MODE=nbval NIVESH_RUN_DIR=$$dir MLFLOW_TRACKING_URI=sqlite:///$$dir/mlflow.db NIVESH_THREADS=2 \
+	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -p no:xdist -p no:cacheprovider -W default --nbval-lax \
+	  --nbval-current-env --nbval-cell-timeout=1200 $$($(BIN)/python -m nivesh_lib.pipeline.refresh --list $(ONLY))
 
 notebooks: $(INSTALLED) ## re-execute the committed notebooks whose source changed
 	@$(BIN)/python -m nivesh_lib.pipeline.refresh

@@ -57,11 +57,6 @@ _NEIGHBOURS = dict(
 )
 
 
-def lower_case(text: str, rng: np.random.Generator) -> str:
-    """Write everything small."""
-    return text.lower()
-
-
 def upper_case(text: str, rng: np.random.Generator) -> str:
     """Shout."""
     return text.upper()
@@ -135,7 +130,6 @@ def shuffled_words(text: str, rng: np.random.Generator) -> str:
 
 
 VIEWS: dict[str, View] = {
-    "lower case": lower_case,
     "upper case": upper_case,
     "no punctuation": no_punctuation,
     "typos": typos,

@@ -72,7 +72,7 @@ class LstmClassifier(TextClassifier):
         hidden: int = 192,
         dropout: float = 0.5,
         word_dropout: float = 0.1,
-        epochs: int = 30,
+        epochs: int = 15,
         patience: int = 3,
         validation_share: float = 0.1,
         batch_size: int = 64,

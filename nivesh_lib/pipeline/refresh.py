@@ -73,7 +73,7 @@ def execute(notebook: Path, *, keep: bool) -> None:
     loaded = nbformat.read(notebook, as_version=4)
     client = NotebookClient(
         loaded,
-        timeout=900,
+        timeout=3600,
         kernel_name="python3",
         resources={"metadata": {"path": str(notebook.parent)}},
         extra_arguments=["--IPKernelApp.log_level=50"],  # else it warns of its own defaults
@@ -95,17 +95,18 @@ def refresh(report: Any = sys.stdout.write) -> int:
     wanted = stale()
     pipeline = load_pipeline(paths.notebooks_dir())
     names = [n.stem for n in wanted if n.stem != _TEMPLATE]
-    chain = [step.notebook for step in pipeline.with_needs(names)] if names else []
-    chain += [n for n in wanted if n.stem == _TEMPLATE]
+    steps = pipeline.with_needs(names) if names else ()
+    chain = [(step.notebook, step.threads) for step in steps]
+    chain += [(notebook, 1) for notebook in wanted if notebook.stem == _TEMPLATE]
     disable_telemetry()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {
-            **thread_environment(1),
             "NIVESH_MODE": "nbval",
             "NIVESH_RUN_DIR": folder,
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         }
-        for notebook in chain:
+        for notebook, threads in chain:
+            os.environ |= thread_environment(threads)
             report(f"  {notebook.name}\n")
             execute(notebook, keep=notebook in wanted)
     if not wanted:
