@@ -37,7 +37,8 @@ class Encoded:
 
     def part(self, mask: np.ndarray) -> Encoded:
         """Return the rows where ``mask`` is true."""
-        return Encoded([self.ids[n] for n in np.flatnonzero(mask)], self.targets[mask], self.pad_id)
+        kept = [self.ids[n] for n in np.flatnonzero(mask).tolist()]
+        return Encoded(kept, self.targets[mask], self.pad_id)
 
 
 @dataclass(frozen=True)

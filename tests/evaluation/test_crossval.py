@@ -102,3 +102,14 @@ def test_columns_may_have_other_names(frame):
 def test_one_fold_is_refused(frame):
     with pytest.raises(ValueError, match="'fold' holds 1 fold; at least 2"):
         cross_validate(Memoriser(), frame.assign(fold=0), labels=LABELS)
+
+
+def test_views_are_predicted_by_the_model_that_did_not_see_the_row(frame):
+    class Reader(Memoriser):
+        def predict(self, X):
+            assert not {text.removeprefix("seen ") for text in X} & set(self.known_)
+            return np.array([text.removeprefix("seen ") for text in X], dtype=object)
+
+    other = [f"seen {text}" for text in frame["query"]]
+    cv = cross_validate(Reader(), frame, labels=LABELS, views={"other": other})
+    assert cv.views["other"].tolist() == frame["query"].tolist()

@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.crossval import CrossValidation
-from nivesh_lib.evaluation.summary import headline_scores, result_of, slice_scores
+from nivesh_lib.evaluation.summary import (
+    averaged,
+    gain_over,
+    headline_scores,
+    result_of,
+    slice_scores,
+    view_scores,
+)
 
 LABELS = ["tax", "loan"]
 
@@ -104,3 +111,27 @@ def test_the_tables_of_the_record_are_of_headline_rows(result):
 
 def test_the_record_has_one_line_for_the_index(result):
     assert result["headline"] == "macro-F1 1.000 [0.940, 1.000]"
+
+
+def test_a_gain_is_taken_row_by_row_over_natural_rows(train, cv):
+    wrong = cv.oof.assign(loan=cv.oof["tax"], tax=cv.oof["loan"]).sample(frac=1, random_state=0)
+    frame = train.assign(id=range(100))
+    gain = gain_over(wrong, frame, cv, metric="accuracy", n_boot=50)
+    assert (gain.value, gain.n) == (1.0, 60)
+
+
+def test_the_average_of_models_is_that_of_their_probabilities_row_by_row(cv):
+    other = cv.oof.assign(loan=0.5, tax=0.5).sample(frac=1, random_state=0)
+    together = averaged([cv, CrossValidation(other, (1.0, 1.0))])
+    np.testing.assert_allclose(together.oof["tax"], (cv.oof["tax"] + 0.5) / 2)
+    assert together.oof["id"].tolist() == cv.oof["id"].tolist()
+    assert together.fit_seconds == (2.0, 4.0)
+
+
+def test_a_view_tells_what_is_still_right_and_what_changed(train, cv):
+    flipped = np.where(cv.predicted == "tax", "loan", "tax")
+    seen = CrossValidation(cv.oof, cv.fit_seconds, {"typos": flipped, "same": cv.predicted})
+    table = view_scores(train, seen).set_index("view")
+    assert table["accuracy"].to_dict() == {"as written": 1.0, "typos": 0.0, "same": 1.0}
+    assert table["changed"].to_dict() == {"as written": 0.0, "typos": 1.0, "same": 0.0}
+    assert (table["low"] <= table["accuracy"]).all()

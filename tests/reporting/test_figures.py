@@ -13,6 +13,7 @@ from nivesh_lib.reporting.figures import (
     grouped_shares,
     interval_dots,
     label_bars,
+    learning_curves,
     length_histogram,
     present,
     reliability,
@@ -209,3 +210,18 @@ def test_drawing_leaves_the_style_of_others_alone():
     before = dict(matplotlib.rcParams)
     label_bars(pd.Series({"tax": 9}))
     assert dict(matplotlib.rcParams) == before
+
+
+def test_curves_show_both_losses_and_mark_the_best_epoch():
+    watched = [
+        {"epoch": n, "train_loss": 1 / n, "validation_loss": abs(n - 3)} for n in range(1, 6)
+    ]
+    axes = learning_curves(watched)
+    train, validation, best = axes.get_lines()
+    assert train.get_ydata()[-1] == 0.2 and validation.get_ydata()[2] == 0
+    assert best.get_xdata()[0] == 3
+
+
+def test_curves_without_watched_rows_show_training_alone():
+    axes = learning_curves([{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.0}])
+    assert len(axes.get_lines()) == 1

@@ -211,3 +211,13 @@ def test_rendering_leaves_the_notebook_as_it_was(notebook):
     before = nbformat.writes(notebook)
     site.render_notebook(notebook, step="03_x", dataset="mine@1.0.0")
     assert nbformat.writes(notebook) == before
+
+
+def test_a_second_model_of_a_notebook_is_on_the_board_and_links_to_its_page(run):
+    (run / "results" / "03_tfidf.pair.json").write_text(json.dumps(result("pair", 0.9)))
+    (run / "results" / "09_gone.pair.json").write_text(json.dumps(result("other", 0.95)))
+    (run / "notebooks").mkdir(exist_ok=True)
+    (run / "notebooks" / "03_tfidf.html").write_text("<p>page</p>")
+    page = site.build_site(run).read_text()
+    assert "Best so far: pair" in page and "other" not in page
+    assert re.search(r'href="notebooks/03_tfidf\.html">\s*pair', page)

@@ -182,3 +182,22 @@ def test_a_server_that_does_not_answer_is_reported_at_once(monkeypatch):
     with pytest.raises(NiveshError, match="cannot be opened"):
         runs.check_store()
     assert time.monotonic() - started < 20
+
+
+def test_a_notebook_may_leave_a_second_model_and_its_history(home):
+    data = load_dataset("toy@1.0.0")
+    run = runs.start_run("05_distilbert", PARAMS)
+    model = get_model("rules").fit(data.train["query"], data.train["intent"])
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    run.log({"metrics": {"macro_f1": estimate}, "model": "first"}, model=model, part="first")
+    assert client().get_run(run.mlflow_run_id).info.status == "RUNNING"
+    history = [{"epoch": 1.0, "train_loss": 2.0}, {"epoch": 2.0, "train_loss": 1.0}]
+    run.log({"metrics": {"macro_f1": 0.9}, "model": "second"}, history=history)
+    found = client().get_run(run.mlflow_run_id)
+    assert found.data.metrics["first_macro_f1"] == 0.5
+    assert found.data.metrics["macro_f1"] == 0.9
+    losses = client().get_metric_history(run.mlflow_run_id, "train_loss")
+    assert [(one.step, one.value) for one in losses] == [(1, 2.0), (2, 1.0)]
+    assert load_model(run.directory / "models" / "05_distilbert.first").kind == "rules"
+    left = sorted(path.name for path in (run.directory / "results").iterdir())
+    assert left == ["05_distilbert.first.json", "05_distilbert.json"]
