@@ -84,6 +84,6 @@ def cross_validate(
         predicted = fitted.predict_proba(frame.loc[held, text].tolist())
         proba.loc[held, list(fitted.classes_)] = predicted
         for name, texts in (views or {}).items():
-            seen[name][held] = fitted.predict([texts[n] for n in np.flatnonzero(held)])
+            seen[name][held] = fitted.predict([texts[n] for n in np.flatnonzero(held).tolist()])
     oof = pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
     return CrossValidation(oof, tuple(seconds), seen)

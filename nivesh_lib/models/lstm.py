@@ -218,6 +218,9 @@ def _network(
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
     class BiLstm(nn.Module):
+        vectors: torch.Tensor
+        slots: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             width = vectors.shape[1]

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
 _STYLE: Any = {
@@ -227,10 +228,11 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
         if column in table:
             axes.plot(table.index, table[column], "o-", ms=4, color=colour, label=name)
     if "validation_loss" in table:
-        axes.axvline(table["validation_loss"].idxmin(), color=WARM, ls="--", lw=1.5)
+        best = table.index[int(table["validation_loss"].argmin())]
+        axes.axvline(float(best), color=WARM, ls="--", lw=1.5)
     axes.set_xlabel("epoch")
     axes.set_ylabel("cross-entropy")
     axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return axes
