@@ -71,10 +71,11 @@ def test_faultless_predictions_score_one_and_leave_some_doubt():
 
 
 def test_the_seed_decides_the_interval_but_not_the_value():
-    first, again, other = (score(TRUE, PREDICTED, n_boot=99, seed=s) for s in (1, 1, 2))
+    columns = TRUE * 9, PREDICTED * 8 + TRUE
+    first, again, other = (score(*columns, n_boot=99, seed=s) for s in (1, 1, 2))
     assert first == again
-    assert first["macro_f1"].value == other["macro_f1"].value
-    assert first["macro_f1"] != other["macro_f1"]
+    assert first["accuracy"].value == other["accuracy"].value
+    assert first["accuracy"] != other["accuracy"]
 
 
 @pytest.mark.parametrize(("true", "predicted"), [([], []), (["a"], []), (["a"], ["a", "b"])])
@@ -128,8 +129,8 @@ def test_many_labels_score_as_if_each_draw_was_scored_alone():
     true = rng.integers(0, 400, 900)
     predicted = np.where(rng.random(900) < 0.7, true, rng.integers(0, 400, 900))
     draws = np.random.default_rng(42).integers(0, 900, (60, 900))
-    alone = [macro_f1(true[rows], predicted[rows]) for rows in draws]
-    found = score(true, predicted, n_boot=60)["macro_f1"]
+    alone = [1 - macro_f1(true[rows], predicted[rows]) for rows in draws]
+    found = paired_difference(true, true, predicted, metric="macro_f1", n_boot=60)
     np.testing.assert_allclose([found.low, found.high], np.percentile(alone, [2.5, 97.5]))
 
 
