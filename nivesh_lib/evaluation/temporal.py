@@ -1,0 +1,99 @@
+"""Trained on what came before a date, tested on what came after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+
+from nivesh_lib.errors import DataError
+from nivesh_lib.evaluation.metrics import score
+from nivesh_lib.evaluation.slices import MIN_ROWS, headline_mask
+
+_COLUMNS = ("cut", "until", "n_train", "n_test", "n_unseen")
+_METRICS = ("accuracy", "macro_f1")
+
+
+def temporal_scores(
+    model: Any,
+    frame: pd.DataFrame,
+    *,
+    cuts: int = 3,
+    text: str = "query",
+    label: str = "intent",
+    time: str = "created_at",
+    n_boot: int = 2000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Return scores of a model that never sees the future, one row for each date of cutting.
+
+    The dates are quantiles of time, so that each test part has about as many rows. A clone of
+    ``model`` is trained on all rows before a date and tested on the natural rows from then until
+    the next, so that no row is tested twice. Later rows of the table have more to train on, and
+    near-duplicates across a date are left in, as they would be in production.
+
+    Returns
+    -------
+    pandas.DataFrame
+        cut, until (dates; the last part is open: an empty text), n_train, n_test, n_unseen (tested
+        rows of a label that training lacks), and accuracy and macro_f1 with ``_low`` and ``_high``.
+        Empty where rows have no dates or too few; rows without one are left out. Parts of
+        fewer than 20 tested rows, or with one label to train on, are left out too.
+
+    Raises
+    ------
+    ValueError
+        ``cuts`` below one.
+    DataError
+        A date that cannot be read.
+    """
+    if cuts < 1:
+        raise ValueError(f"cuts is {cuts}; at least 1 is needed")
+    dated = frame[frame[time].notna()] if time in frame else frame.iloc[:0]
+    moments = _dates(dated.get(time, pd.Series(dtype=object)), time)
+    natural = headline_mask(dated)
+    rows = []
+    if natural.any():
+        edges = _edges(moments[natural], cuts)
+        for start, end in zip(edges, [*edges[1:], None], strict=True):
+            train = (moments < start).to_numpy()
+            test = natural & (moments >= start).to_numpy()
+            if end is not None:
+                test &= (moments < end).to_numpy()
+            if test.sum() < MIN_ROWS or dated.loc[train, label].nunique() < 2:
+                continue
+            known = dated.loc[train, label]
+            fitted = clone(model).fit(dated.loc[train, text].tolist(), known.tolist())
+            true = dated.loc[test, label]
+            predicted = fitted.predict(dated.loc[test, text].tolist())
+            unseen = int((~true.isin(known)).sum())
+            until = "" if end is None else _day(end)
+            facts = (_day(start), until, int(train.sum()), len(true), unseen)
+            found = score(true, predicted, n_boot=n_boot, seed=seed)
+            values = [(e.value, e.low, e.high) for e in (found[metric] for metric in _METRICS)]
+            rows.append((*facts, *np.concatenate(values).tolist()))
+    names = [f"{metric}{suffix}" for metric in _METRICS for suffix in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*_COLUMNS, *names])
+
+
+def _dates(column: pd.Series, name: str) -> pd.Series:
+    read = pd.to_datetime(column, errors="coerce", format="ISO8601", utc=True)
+    if read.isna().any():
+        raise DataError(
+            f"column {name!r} holds {column[read.isna()].iloc[0]!r}, which is no date; "
+            "write dates as 2026-01-31"
+        )
+    return read
+
+
+def _edges(moments: pd.Series, cuts: int) -> list[pd.Timestamp]:
+    """Return the dates at quantiles; rows of one day are never parted, so there may be fewer."""
+    shares = np.linspace(0, 1, cuts + 2)[1:-1]
+    days = moments.dt.floor("D")
+    return sorted(set(days.quantile(shares, interpolation="higher")) - {days.min()})
+
+
+def _day(moment: pd.Timestamp) -> str:
+    return f"{moment:%Y-%m-%d}"
