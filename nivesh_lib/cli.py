@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nivesh_lib import __version__
+from nivesh_lib.cli_compare import compare
 from nivesh_lib.cli_data import data_app
 from nivesh_lib.cli_predict import answers, as_line, predict
 
@@ -132,6 +133,7 @@ def _example(ref: str, results: dict[str, Any]) -> str:
     return str(results.get("01_data_validation", {}).get("example_query", EXAMPLE_QUERY))[:120]
 
 
+app.command()(compare)
 app.command()(predict)
 
 

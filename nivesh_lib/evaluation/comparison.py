@@ -14,7 +14,8 @@ from nivesh_lib.evaluation.metrics import Column, Estimate, paired_difference, s
 
 METRICS = ("accuracy", "macro_f1")
 ALPHA = 0.05
-_DRAWS_A_PAIR = 100  # so that even a corrected p can be as small as 0.01
+_DRAWS = 10_000
+_DRAWS_A_PAIR = 500  # so that even a corrected p can be as small as 0.002
 _BLOCK_CELLS = 2_000_000  # swapped rows of all draws that are held at once
 
 
@@ -99,7 +100,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def swap_test(
-    y_true: Column, y_pred: Column, y_other: Column, *, n_draws: int = 2000, seed: int = 42
+    y_true: Column, y_pred: Column, y_other: Column, *, n_draws: int = _DRAWS, seed: int = 42
 ) -> float:
     """Return the two-sided p of the difference in macro-F1, by swapping answers at random.
 
@@ -211,12 +212,20 @@ def compare(
 
     def difference(this: str, other: str) -> Difference:
         test = tests[frozenset((this, other))]
-        value = paired_difference(
-            true, columns[this], columns[other], metric=metric, n_boot=n_boot, seed=seed
-        )
         here, there = (columns[name] == true for name in (this, other))
-        alone = int((here & ~there).sum()), int((there & ~here).sum())
-        return Difference(other, value, *alone, **test, differs=test["p_corrected"] < alpha)
+        return Difference(
+            other,
+            paired_difference(
+                true, columns[this], columns[other], metric=metric, n_boot=n_boot, seed=seed
+            ),
+            only_this=int((here & ~there).sum()),
+            only_other=int((there & ~here).sum()),
+            p_mcnemar=test["p_mcnemar"],
+            p_mcnemar_corrected=test["p_mcnemar_corrected"],
+            p=test["p"],
+            p_corrected=test["p_corrected"],
+            differs=test["p_corrected"] < alpha,
+        )
 
     places = ranks(order, {pair: test["p_corrected"] < alpha for pair, test in tests.items()})
     models = tuple(
@@ -256,7 +265,7 @@ def _tests(
         (int((right[a] & ~right[b]).sum()), int((right[b] & ~right[a]).sum())) for a, b in pairs
     ]
     by_rows = [mcnemar(*counts) for counts in discordant]
-    n_draws = max(2000, _DRAWS_A_PAIR * len(pairs))
+    n_draws = max(_DRAWS, _DRAWS_A_PAIR * len(pairs))
     by_metric = by_rows
     if metric != "accuracy":
         by_metric = [

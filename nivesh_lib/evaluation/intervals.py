@@ -44,9 +44,9 @@ def fold_interval(scores: Sequence[float], *, n_train: float, n_test: float) -> 
     repeated folds go in together (Bouckaert and Frank 2004).
 
     It is a rule of thumb, and there is no unbiased estimate of that variance (Bengio and
-    Grandvalet 2004). In simulation (400 data sets of 200 rows, two known classes) 95 % intervals
-    held the truth 95 % of the time with five folds and 96 % with ten repeats of five, against 88 %
-    and 49 % without the correction.
+    Grandvalet 2004). In simulation (1,000 data sets of 200 rows in two classes, a nearest-mean
+    classifier) it held the truth 98 % of the time over five folds and 96 % over ten repeats of
+    five; without the correction, 95 % and 44 %.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -54,26 +55,23 @@ def temporal_scores(
     dated = frame[frame[time].notna()] if time in frame else frame.iloc[:0]
     moments = _dates(dated.get(time, pd.Series(dtype=object)), time)
     natural = headline_mask(dated)
+    edges = _edges(moments[natural], cuts) if natural.any() else []
     rows = []
-    if natural.any():
-        edges = _edges(moments[natural], cuts)
-        for start, end in zip(edges, [*edges[1:], None], strict=True):
-            train = (moments < start).to_numpy()
-            test = natural & (moments >= start).to_numpy()
-            if end is not None:
-                test &= (moments < end).to_numpy()
-            if test.sum() < MIN_ROWS or dated.loc[train, label].nunique() < 2:
-                continue
-            known = dated.loc[train, label]
-            fitted = clone(model).fit(dated.loc[train, text].tolist(), known.tolist())
-            true = dated.loc[test, label]
-            predicted = fitted.predict(dated.loc[test, text].tolist())
-            unseen = int((~true.isin(known)).sum())
-            until = "" if end is None else _day(end)
-            facts = (_day(start), until, int(train.sum()), len(true), unseen)
-            found = score(true, predicted, n_boot=n_boot, seed=seed)
-            values = [(e.value, e.low, e.high) for e in (found[metric] for metric in _METRICS)]
-            rows.append((*facts, *np.concatenate(values).tolist()))
+    after = moments.max() + pd.Timedelta(days=1)
+    for start, end in pairwise([*edges, after]):
+        train = (moments < start).to_numpy()
+        test = natural & ((moments >= start) & (moments < end)).to_numpy()
+        if test.sum() < MIN_ROWS or dated.loc[train, label].nunique() < 2:
+            continue
+        known, true = dated.loc[train, label], dated.loc[test, label]
+        fitted = clone(model).fit(dated.loc[train, text].tolist(), known.tolist())
+        found = score(
+            true, fitted.predict(dated.loc[test, text].tolist()), n_boot=n_boot, seed=seed
+        )
+        until = "" if end == after else _day(end)
+        unseen = int((~true.isin(known)).sum())
+        values = [(e.value, e.low, e.high) for e in (found[metric] for metric in _METRICS)]
+        rows.append((_day(start), until, len(known), len(true), unseen, *chain(*values)))
     names = [f"{metric}{suffix}" for metric in _METRICS for suffix in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=[*_COLUMNS, *names])
 

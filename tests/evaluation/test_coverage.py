@@ -1,0 +1,91 @@
+"""How often 95 % intervals hold the truth, for fixed predictions and new queries.
+
+A fixed table says how often each true label meets each predicted one; queries are drawn from it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nivesh_lib.evaluation.metrics import paired_difference, rare_labels, score
+
+N_SETS = 1000
+
+
+def world(k, accuracy, seed=0):
+    """Return P(predicted | true), shape (k, k): errors go to four other labels of each."""
+    rng = np.random.default_rng(seed)
+    table = np.zeros((k, k))
+    for label in range(k):
+        right = np.clip(rng.normal(accuracy, 0.1), 0.3, 0.99)
+        others = rng.permutation(np.delete(np.arange(k), label))[:4]
+        table[label, others] = (1 - right) * rng.dirichlet(np.ones(len(others)))
+        table[label, label] = right
+    return table
+
+
+def true_macro_f1(table):
+    support, claimed = table.sum(axis=1), table.sum(axis=0)
+    return float((2 * np.diag(table) / (support + claimed)).mean())
+
+
+def drawn(rng, table, true):
+    """Return a predicted label for each true one."""
+    return (rng.random(len(true))[:, None] > table.cumsum(axis=1)[true]).sum(axis=1)
+
+
+@pytest.mark.parametrize(("n", "accuracy"), [(200, 0.6), (200, 0.85), (300, 0.95)])
+def test_the_interval_of_accuracy_holds_the_truth_93_to_97_times_in_100(n, accuracy):
+    rng, true, held = np.random.default_rng(1), np.zeros(n, dtype=int), 0
+    for _ in range(N_SETS):
+        predicted = (rng.random(n) > accuracy).astype(int)
+        found = score(true, predicted, n_boot=400)["accuracy"]
+        held += found.low <= accuracy <= found.high
+    assert 0.93 <= held / N_SETS <= 0.97
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0.15, 0.05), (0.05, 0.05)])
+def test_the_interval_of_a_difference_holds_the_truth_93_to_97_times_in_100(
+    only_first, only_second
+):
+    rng, true, held = np.random.default_rng(2), np.zeros(200, dtype=int), 0
+    shares = [only_first, only_second, 0.7, 0.3 - only_first - only_second]
+    for _ in range(N_SETS):
+        kind = rng.choice(4, 200, p=shares)
+        first, second = ((kind == alone) | (kind == 2) for alone in (0, 1))
+        found = paired_difference(true, (~first).astype(int), (~second).astype(int), n_boot=400)
+        held += found.low - 1e-9 <= only_first - only_second <= found.high + 1e-9
+    assert 0.93 <= held / N_SETS <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("k", "rows", "lowest"), [(14, 57, 0.92), (14, 14, 0.92), (77, 5, 0.92)], ids=str
+)
+def test_the_interval_of_macro_f1_holds_the_truth_also_where_labels_are_rare(k, rows, lowest):
+    table = world(k, 0.8)
+    rng, truth, held = np.random.default_rng(3), true_macro_f1(table), 0
+    true = np.repeat(np.arange(k), rows)
+    for _ in range(300):
+        found = score(true, drawn(rng, table, true), n_boot=200)["macro_f1"]
+        held += found.low <= truth <= found.high
+    assert lowest <= held / 300 <= 0.99
+
+
+def test_a_bootstrap_of_rare_labels_would_hold_it_too_seldom():
+    # Why `score` takes the jackknife there: the difference to a model without faults is
+    # a bootstrap of macro-F1 itself.
+    table = world(77, 0.8)
+    rng, truth, held = np.random.default_rng(3), true_macro_f1(table), 0
+    true = np.repeat(np.arange(77), 5)
+    for _ in range(100):
+        predicted = drawn(rng, table, true)
+        found = paired_difference(true, predicted, true, metric="macro_f1", n_boot=200)
+        held += found.low <= truth - 1 <= found.high
+    assert held / 100 < 0.9
+
+
+def test_rare_labels_are_named_with_their_rows_the_rarest_first():
+    column = ["tax"] * 12 + ["goal"] * 3 + ["loan"] * 9
+    assert list(rare_labels(column).items()) == [("goal", 3), ("loan", 9)]
+    assert rare_labels(column, below=3) == {}
