@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.linalg import cholesky, solve_triangular
 from scipy.special import expit
 from sklearn.base import clone
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold
 from sklearn.utils.validation import check_is_fitted
 
@@ -19,6 +20,7 @@ from nivesh_lib.models.embedding import FrozenEncoder, remember_features
 from nivesh_lib.models.linear import softmax
 
 _SMALLEST = 1e-12  # probability that a logarithm still takes
+_RIDGE = 1e-8  # features have length one, so that a variance is about 1e-3
 _FOLDS = 5  # for the distances of training rows that their own statistics did not see
 
 
@@ -161,8 +163,8 @@ class Abstaining(_Wrapper):
         self,
         model: TextClassifier | None = None,
         threshold: float | None = None,
-        midpoint: float = 1.5,
-        steepness: float = 1.6,
+        midpoint: float = 1.33,
+        steepness: float = 1.62,
         backbone: str = "minilm",
         max_length: int = 128,
         random_state: int | None = None,
@@ -267,10 +269,12 @@ class Abstaining(_Wrapper):
 
 def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (width,) and a matrix (width, width) that makes the covariance one."""
-    fitted = LedoitWolf().fit(features.astype(np.float64))
-    values, vectors = np.linalg.eigh(fitted.covariance_)
-    whitening = vectors / np.sqrt(np.maximum(values, 1e-9))
-    return fitted.location_.astype(np.float32), np.ascontiguousarray(whitening, np.float32)
+    rows = features.astype(np.float64)
+    covariance, _ = ledoit_wolf(rows)
+    covariance += _RIDGE * np.eye(len(covariance))  # texts that are all the same have none
+    root = cholesky(covariance, lower=True)
+    whitening = solve_triangular(root, np.eye(len(root)), lower=True).T
+    return rows.mean(axis=0).astype(np.float32), np.ascontiguousarray(whitening, np.float32)
 
 
 def _distance(features: np.ndarray, centre: np.ndarray, whitening: np.ndarray) -> np.ndarray:
