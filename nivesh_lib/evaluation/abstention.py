@@ -253,18 +253,24 @@ def cheapest_threshold(
     return float((upper + lower) / 2)
 
 
-def fit_familiarity(inside: np.ndarray, outside: np.ndarray) -> Familiarity:
-    """Return the logistic function that tells in-scope surprise from that outside.
+def fit_familiarity(
+    inside: np.ndarray, outside: np.ndarray, *, outside_share: float = 0.1
+) -> Familiarity:
+    """Return the chance of being in scope as a logistic function of surprise.
 
-    Both sides count the same, whatever their numbers: how frequent queries outside are in
-    traffic is not known. The slope never gets negative.
+    How frequent queries outside are does not follow from how many were collected, so it is given:
+    ``outside_share`` of traffic, an assumption. The slope never gets negative.
     """
     first, second = _both(inside, outside)
+    if not 0 < outside_share < 1:
+        raise ValueError(f"outside_share {outside_share!r} is not between 0 and 1")
     rows = np.concatenate([first, second])[:, None]
     inside_row = np.repeat([1, 0], [len(first), len(second)])
+    # Both sides count the same in the fit; the odds of traffic shift it afterwards.
     fitted = LogisticRegression(C=100.0, class_weight="balanced").fit(rows, inside_row)
     slope = max(-float(fitted.coef_[0, 0]), 1e-6)
-    return Familiarity(float(fitted.intercept_[0]) / slope, slope)
+    shift = np.log((1 - outside_share) / outside_share)
+    return Familiarity(float(fitted.intercept_[0] + shift) / slope, slope)
 
 
 def scope_scores(
@@ -348,8 +354,6 @@ def cross_fitted_routing(
     folds, kinds = sorted(inside["fold"].unique()), sorted(outside["kind"].unique())
     if len(folds) < 2 or len(kinds) < 2:
         raise ValueError(f"need 2 folds and 2 kinds at least: {len(folds)}, {len(kinds)}")
-    if not 0 < outside_share < 1:
-        raise ValueError(f"outside_share {outside_share!r} is not between 0 and 1")
     tries = []
     for fold in folds:
         own, own_outside = inside["fold"] == fold, outside["fold"] == fold
@@ -388,14 +392,19 @@ _Line = tuple[Familiarity | None, float, float]
 def certainty_of(rows: pd.DataFrame, familiarity: Familiarity | None) -> np.ndarray:
     """Return confidence times familiarity for rows of `scope_scores`, shape (n,)."""
     confidence = rows["confidence"].to_numpy()
-    return confidence if familiarity is None else confidence * familiarity.of(rows["surprise"])
+    return (
+        confidence
+        if familiarity is None
+        else confidence * familiarity.of(rows["surprise"].to_numpy())
+    )
 
 
 def _line(
     inside: pd.DataFrame, outside: pd.DataFrame, costs: Costs, share: float, familiar: bool
 ) -> _Line:
     """Return the familiarity and the thresholds of least cost and of 95 % acceptance."""
-    familiarity = fit_familiarity(inside["surprise"], outside["surprise"]) if familiar else None
+    surprise = inside["surprise"].to_numpy(), outside["surprise"].to_numpy()
+    familiarity = fit_familiarity(*surprise, outside_share=share) if familiar else None
     first, second = (certainty_of(rows, familiarity) for rows in (inside, outside))
     weight = np.repeat([(1 - share) / len(first), share / len(second)], [len(first), len(second)])
     threshold = cheapest_threshold(

@@ -148,7 +148,8 @@ class Abstaining(_Wrapper):
     midpoint, steepness : float
         Of the logistic function: the surprise at which a text is as likely in scope as out of it,
         and how fast that changes. The defaults come from `evaluation.abstention.fit_familiarity`
-        on intents 1.1.0 and the choosing half of out_of_scope 1.0.0.
+        on intents 1.1.0 and the choosing half of out_of_scope 1.0.0, for one query in ten out of
+        scope.
     backbone : str
         The encoder; see `backbones.find_backbone`.
     max_length : int
@@ -163,7 +164,7 @@ class Abstaining(_Wrapper):
         self,
         model: TextClassifier | None = None,
         threshold: float | None = None,
-        midpoint: float = 1.33,
+        midpoint: float = 2.69,
         steepness: float = 1.62,
         backbone: str = "minilm",
         max_length: int = 128,
