@@ -32,6 +32,8 @@ MODELS = {
     "embedding": "nivesh_lib.models.embedding:EmbeddingClassifier",
     "transformer": "nivesh_lib.models.transformer:TransformerClassifier",
     "ensemble": "nivesh_lib.models.ensemble:EnsembleClassifier",
+    "calibrated": "nivesh_lib.models.wrappers:Calibrated",
+    "abstaining": "nivesh_lib.models.wrappers:Abstaining",
 }
 MAX_CHARACTERS = 10_000  # characters of a text that are read
 _FORMAT = 1
@@ -98,6 +100,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(axis=1)]
 
+    def _plain_params(self) -> dict[str, Any]:
+        """Return the arguments that ``model.json`` keeps; a wrapper leaves its model out."""
+        return self.get_params(deep=False)
+
     def _dump(self, directory: Path) -> dict[str, Any]:
         """Write what was learned below ``directory``; return what fits into ``model.json``."""
         raise NotImplementedError
@@ -147,11 +153,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         card = {
             "format": _FORMAT,
             "kind": self.kind,
-            "params": self.get_params(deep=False),
+            "params": self._plain_params(),
             "classes": self.classes_.tolist(),
             "data": data,
-            "temperature": None,
-            "threshold": None,
+            "temperature": getattr(self, "temperature", None),
+            "threshold": getattr(self, "threshold", None),
             "state": state,
             "about": about,
             "files": {name: _sha256(directory / name) for name in _file_names(directory)},

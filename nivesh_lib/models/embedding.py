@@ -42,11 +42,56 @@ def remember_features() -> Iterator[None]:
         _CACHE = before
 
 
-class EmbeddingClassifier(TextClassifier):
-    """Logistic regression on frozen features: what a pretrained encoder is worth untouched.
+class FrozenEncoder:
+    """A pretrained encoder that turns texts into features and is never trained.
 
     A text's features are the mean of its word pieces' input vectors, which keep the words, and
     mean and maximum of the last layer's, which add the context; each of length one.
+
+    Parameters
+    ----------
+    folder : path
+        A backbone's, as `backbones.find_backbone` returns it, or one that `save` wrote.
+    max_length : int
+        Word pieces of a text that are read.
+    """
+
+    def __init__(self, folder: Path, max_length: int) -> None:
+        self.max_length = max_length
+        self._network = _features_network(load_encoder(folder))
+        self._pieces = WordPieces.from_folder(folder)
+        self._source = weights_sha256(folder)
+
+    def features(self, texts: list[str]) -> np.ndarray:
+        """Return the features of texts that `base.prepare` saw, (n, 3 * width) float32."""
+        if _CACHE is None:
+            return self._compute(texts)
+        start = hashlib.sha256(f"{self._source} {self.max_length} ".encode())
+        keys = []
+        for text in texts:
+            one = start.copy()
+            one.update(text.encode("utf-8", "replace"))
+            keys.append(one.digest())
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in _CACHE}
+        if new:
+            _CACHE.update(zip(new, self._compute(list(new.values())), strict=True))
+        return np.stack([_CACHE[key] for key in keys])
+
+    def _compute(self, texts: list[str]) -> np.ndarray:
+        ids = self._pieces.encode(texts, self.max_length)
+        rows = Encoded(ids, np.zeros(len(ids), dtype=np.int64), self._pieces.pad_id)
+        return logits_of(self._network, rows).astype(np.float32)
+
+    def save(self, directory: Path) -> None:
+        """Write weights and tokenizer into a folder, from which `FrozenEncoder` reads them."""
+        save_pretrained(self._network.encoder, directory)
+        self._pieces.save(directory / "tokenizer.json")
+
+
+class EmbeddingClassifier(TextClassifier):
+    """Logistic regression on frozen features: what a pretrained encoder is worth untouched.
+
+    The features are those of `FrozenEncoder`.
 
     Parameters
     ----------
@@ -83,9 +128,8 @@ class EmbeddingClassifier(TextClassifier):
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Read the features and learn the linear model."""
         texts, labels = as_training(X, y)
-        folder = find_backbone(self.backbone)
-        self._read(folder)
-        features = self._features(texts)
+        self.encoder_ = FrozenEncoder(find_backbone(self.backbone), self.max_length)
+        features = self.encoder_.features(texts)
         self.centre_ = features.mean(axis=0)
         linear = LogisticRegression(
             C=self.C, max_iter=500, tol=1e-3, random_state=self.random_state
@@ -100,39 +144,13 @@ class EmbeddingClassifier(TextClassifier):
         texts = [prepare(text) for text in as_texts(X)]
         if not texts:
             return np.empty((0, len(self.classes_)))
-        features = self._features(texts) - self.centre_
+        features = self.encoder_.features(texts) - self.centre_
         return softmax(features @ self.coef_.T + self.intercept_)
-
-    def _read(self, folder: Path) -> None:
-        self._network = _features_network(load_encoder(folder))
-        self._pieces = WordPieces.from_folder(folder)
-        self._source = weights_sha256(folder)
-
-    def _features(self, texts: list[str]) -> np.ndarray:
-        """Return the features of each text, (n, 3 * width) float32."""
-        if _CACHE is None:
-            return self._compute(texts)
-        start = hashlib.sha256(f"{self._source} {self.max_length} ".encode())
-        keys = []
-        for text in texts:
-            one = start.copy()
-            one.update(text.encode("utf-8", "replace"))
-            keys.append(one.digest())
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in _CACHE}
-        if new:
-            _CACHE.update(zip(new, self._compute(list(new.values())), strict=True))
-        return np.stack([_CACHE[key] for key in keys])
-
-    def _compute(self, texts: list[str]) -> np.ndarray:
-        ids = self._pieces.encode(texts, self.max_length)
-        rows = Encoded(ids, np.zeros(len(ids), dtype=np.int64), self._pieces.pad_id)
-        return logits_of(self._network, rows).astype(np.float32)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file
 
-        save_pretrained(self._network.encoder, directory)
-        self._pieces.save(directory / "tokenizer.json")
+        self.encoder_.save(directory)
         head = {"coef": self.coef_, "intercept": self.intercept_, "centre": self.centre_}
         save_file(head, directory / "head.safetensors")
         return {}
@@ -140,7 +158,7 @@ class EmbeddingClassifier(TextClassifier):
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         from safetensors.numpy import load_file
 
-        self._read(directory)
+        self.encoder_ = FrozenEncoder(directory, self.max_length)
         head = load_file(directory / "head.safetensors")
         self.coef_, self.intercept_ = head["coef"], head["intercept"]
         self.centre_ = head["centre"]

@@ -181,21 +181,70 @@ def confusion_heatmap(table: pd.DataFrame) -> Axes:
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, *, n_bins: int = 10) -> Axes:
-    """Draw accuracy against confidence in bins of equal size (Guo et al. 2017, equal mass)."""
+    """Draw accuracy against confidence in bins of equally many rows."""
     order = np.argsort(confidence)
+    parts = [part for part in np.array_split(order, n_bins) if len(part)]
+    means = {"confidence": confidence, "accuracy": correct}
+    bins = pd.DataFrame(
+        {name: [column[part].mean() for part in parts] for name, column in means.items()}
+    )
+    return reliability_of({"answers": bins})
+
+
+def reliability_of(bins: Mapping[str, pd.DataFrame]) -> Axes:
+    """Draw accuracy against confidence for each named set of bins, such as before and after.
+
+    Parameters
+    ----------
+    bins : mapping of DataFrame
+        One row a bin: ``confidence``, ``accuracy``, and where an interval is known its ``low``
+        and ``high``.
+    """
     axes = _axes(5, 4.2)
     axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
-    points = [
-        (confidence[part].mean(), correct[part].mean(), len(part))
-        for part in np.array_split(order, n_bins)
-        if len(part)
-    ]
-    x, y, _ = map(np.array, zip(*points, strict=True))
-    axes.plot(x, y, "o-", color=ACCENT)
+    colours = (ACCENT,) if len(bins) == 1 else (WARM, ACCENT, INK)
+    for (name, table), colour in zip(bins.items(), itertools.cycle(colours), strict=False):
+        axes.plot(table["confidence"], table["accuracy"], "o-", ms=5, color=colour, label=name)
+        if "low" in table:
+            axes.vlines(table["confidence"], table["low"], table["high"], color=colour, alpha=0.35)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("confidence of the answer")
     axes.set_ylabel("share that was right")
+    if len(bins) > 1:
+        axes.legend(frameon=False, loc="upper left")
+    return axes
+
+
+def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
+    """Draw the share of wrong answers among those acted on, for each share acted on.
+
+    Parameters
+    ----------
+    curves : mapping of DataFrame
+        Name -> ``coverage`` and ``risk``, both shares; coverage rises.
+    """
+    axes = _axes(7, 3.8)
+    styles = itertools.cycle(zip((ACCENT, WARM, INK, SOFT), ("-", "--", "-.", ":"), strict=True))
+    for (name, label), (colour, line) in zip(
+        zip(curves, shortened(curves), strict=True), styles, strict=False
+    ):
+        table = curves[name]
+        # Each step holds until the next, less certain answers are added.
+        axes.plot(
+            table["coverage"],
+            table["risk"],
+            ls=line,
+            lw=2,
+            color=colour,
+            label=label,
+            drawstyle="steps-post",
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("share of queries that are answered")
+    axes.set_ylabel("share of answers that are wrong")
+    axes.legend(frameon=False, loc="upper left")
     return axes
 
 

@@ -81,8 +81,20 @@ def save_tiny(architecture: str, folder: Path) -> None:
 def small_model(kind: str) -> TextClassifier:
     if kind == "ensemble":
         return get_model(kind, members={"tfidf": {}, "embedding": {"backbone": tiny()}})
+    if kind == "calibrated":
+        return get_model(kind, model=get_model("tfidf"), temperature=0.5)
+    if kind == "abstaining":
+        return get_model(kind, model=get_model("tfidf"), threshold=0.5, backbone=tiny())
     given = SMALL.get(kind, {})
     return get_model(kind, **given | ({"backbone": tiny()} if kind in SMALL else {}))
+
+
+def described(params: dict[str, object]) -> dict[str, object]:
+    """Return arguments that can be compared: a model among them becomes kind and arguments."""
+    return {
+        name: (value.kind, value.get_params()) if isinstance(value, TextClassifier) else value
+        for name, value in params.items()
+    }
 
 
 @pytest.fixture(scope="session", params=sorted(MODELS))

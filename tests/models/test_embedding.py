@@ -13,13 +13,13 @@ from .conftest import LABELS, QUERIES, TEXTS, small_model
 def computed(monkeypatch):
     """The number of texts that went through an encoder, in batches."""
     counts = []
-    compute = embedding.EmbeddingClassifier._compute
+    compute = embedding.FrozenEncoder._compute
 
     def counted(self, texts):
         counts.append(len(texts))
         return compute(self, texts)
 
-    monkeypatch.setattr(embedding.EmbeddingClassifier, "_compute", counted)
+    monkeypatch.setattr(embedding.FrozenEncoder, "_compute", counted)
     return counts
 
 

@@ -17,6 +17,8 @@ from nivesh_lib.reporting.figures import (
     length_histogram,
     present,
     reliability,
+    reliability_of,
+    risk_coverage,
     shortened,
 )
 
@@ -178,6 +180,24 @@ def test_calibrated_answers_lie_near_the_diagonal(n):
     x, y = axes.lines[1].get_data()
     assert len(x) == min(n, 10)
     assert n < 500 or np.abs(x - y).max() < 0.15
+
+
+def test_bins_are_drawn_as_they_are_given_with_their_intervals():
+    bins = pd.DataFrame({"confidence": [0.2, 0.7], "accuracy": [0.3, 0.9]})
+    axes = reliability_of({"before": bins, "after": bins.assign(low=0.1, high=0.95)})
+    assert [line.get_ydata().tolist() for line in axes.lines[1:]] == [[0.3, 0.9]] * 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["before", "after"]
+    (bars,) = axes.collections
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[0.1, 0.95]] * 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_each_risk_is_drawn_against_its_coverage(n):
+    table = pd.DataFrame({"coverage": [0.5, 1.0], "risk": [0.1, 0.3]})
+    axes = risk_coverage({f"score {k}": table for k in range(n)})
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.5, 0.1], [1.0, 0.3]]] * n
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == min(n, 4)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
