@@ -12,6 +12,7 @@ import typer
 from nivesh_lib import __version__
 from nivesh_lib.cli_data import data_app
 from nivesh_lib.cli_predict import answers, as_line, predict
+from nivesh_lib.cli_release import release
 
 app = typer.Typer(
     name="nivesh",
@@ -133,6 +134,7 @@ def _example(ref: str, results: dict[str, Any]) -> str:
 
 
 app.command()(predict)
+app.command()(release)
 
 
 @app.command()
