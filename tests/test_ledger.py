@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_no_half_line(path, monkeypatch):
 
 def test_a_ledger_that_cannot_be_opened_is_one_clear_error(path):
     path.mkdir(parents=True)
-    with pytest.raises(DataError, match="holdout_ledger.jsonl cannot be written"):
+    with pytest.raises(DataError, match=r"holdout_ledger\.jsonl cannot be written"):
         write()
 
 
