@@ -13,6 +13,7 @@ from nivesh_lib import __version__
 from nivesh_lib.cli_compare import compare
 from nivesh_lib.cli_data import data_app
 from nivesh_lib.cli_predict import answers, as_line, predict
+from nivesh_lib.cli_release import release
 
 app = typer.Typer(
     name="nivesh",
@@ -135,6 +136,7 @@ def _example(ref: str, results: dict[str, Any]) -> str:
 
 app.command()(compare)
 app.command()(predict)
+app.command()(release)
 
 
 @app.command()

@@ -16,9 +16,11 @@ from nivesh_lib.cli_data import Delimiter
 
 if TYPE_CHECKING:
     from nivesh_lib.data.queries import Query
+    from nivesh_lib.errors import ModelError
     from nivesh_lib.serving.predictor import Predictor
 
 STDIN = "-"
+STORED = ("models:/", "runs:/")
 
 
 def predict(
@@ -146,17 +148,27 @@ def _load(model: str | None) -> Predictor:
     from nivesh_lib.errors import ModelError
     from nivesh_lib.serving.predictor import Predictor
 
-    if model is None:
-        return Predictor.from_directory(_best_model())
-    if not model.startswith(("models:/", "runs:/")):
-        return Predictor.from_directory(model)
-    from nivesh_lib.tracking.registry import fetch_model
-
-    folder = fetch_model(model)
+    folder = model_directory(model)
     try:
         return Predictor.from_directory(folder)
-    except ModelError as error:  # which names a copy that is gone when the message is read
-        raise ModelError(f"{model}: {error}") from error
+    except ModelError as error:
+        raise named(error, model) from error
+
+
+def model_directory(model: str | None) -> Path:
+    """Return the directory of a model: one that is named, of the store, or the best at hand."""
+    if model is None:
+        return _best_model()
+    if not model.startswith(STORED):
+        return Path(model)
+    from nivesh_lib.tracking.registry import fetch_model
+
+    return fetch_model(model)
+
+
+def named(error: ModelError, model: str | None) -> ModelError:
+    """Return the error with the name of a stored model, whose copy is gone when it is read."""
+    return type(error)(f"{model}: {error}") if model and model.startswith(STORED) else error
 
 
 def _best_model() -> Path:

@@ -5,7 +5,7 @@
     NiveshError                 everything below; the command line prints it and exits with 1
     ├── DataError               a file, row or version that cannot be used
     │   ├── ChecksumError       a data file is not the one that was published
-    │   └── HoldoutError        holdout rows were asked for outside a release
+    │   └── HoldoutError        held-out rows were asked for, and stay closed
     ├── ModelError              a model directory that is incomplete, altered or unsafe
     ├── SpecError               pipeline.toml, a parameter or a step name is wrong
     ├── StepFailed              a notebook stopped; carries step, cell, cause and next command
@@ -30,7 +30,7 @@ class ChecksumError(DataError):
 
 
 class HoldoutError(DataError):
-    """Holdout rows were asked for without a complete ledger entry."""
+    """Held-out rows were asked for outside a release, or without a complete ledger entry."""
 
 
 class ModelError(NiveshError):

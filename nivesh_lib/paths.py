@@ -62,6 +62,11 @@ def latest_run() -> Path:
     return reports_dir() / "latest"
 
 
+def releases_dir() -> Path:
+    """Return the folder with one record for each model judged on a holdout."""
+    return reports_dir() / "releases"
+
+
 def relative(path: Path) -> str:
     """Return ``path`` relative to the current directory where it lies below it."""
     try:

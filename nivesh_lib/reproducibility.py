@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -65,14 +66,18 @@ def set_seeds(seed: int = 42) -> None:
         torch.backends.cudnn.deterministic = True
 
 
-def _git(*arguments: str) -> str:
+def _git_bytes(*arguments: str) -> bytes:
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=paths.home(), capture_output=True, timeout=20
         )
     except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+def _git(*arguments: str) -> str:
+    return _git_bytes(*arguments).decode(errors="replace")
 
 
 @functools.cache
@@ -89,6 +94,36 @@ def git_state() -> dict[str, Any]:
         "dirty": bool(status.strip()),
         "patch": _git("diff", "HEAD", "--", ".", ":(exclude)data", ":(exclude)*.ipynb"),
     }
+
+
+def committed(path: Path) -> bytes:
+    """Return a file below the home folder as git has it at HEAD; empty where it has none."""
+    try:
+        place = path.relative_to(paths.home()).as_posix()
+    except ValueError:
+        return b""
+    return _git_bytes("show", f"HEAD:./{place}")
+
+
+def code_version(*ignoring: Path) -> str:
+    """Return the commit of the home folder, ``-dirty`` where files other than these changed.
+
+    Empty without git or before the first commit.
+    """
+    commit = _git("rev-parse", "HEAD").strip()
+    if not commit:
+        return ""
+    left_out = [f":(exclude){path.relative_to(paths.home()).as_posix()}" for path in ignoring]
+    changed = _git("status", "--porcelain", "--", ".", *left_out).strip()
+    return f"{commit}-dirty" if changed else commit
+
+
+def author() -> str:
+    """Return git's name of the person, else the user's; empty where neither is known."""
+    try:
+        return _git("config", "user.name").strip() or getpass.getuser()
+    except (OSError, KeyError):  # a container may run as a user that it has no name for
+        return ""
 
 
 def _processor() -> dict[str, Any]:

@@ -10,13 +10,14 @@ import pytest
 import nivesh_lib
 
 PACKAGE = Path(nivesh_lib.__file__).parent
-CORE = {"errors", "paths", "reproducibility", "privacy", "records"}
+CORE = {"errors", "paths", "reproducibility", "privacy", "records", "ledger"}
 MAY_IMPORT = {
     "errors": set(),
     "paths": set(),
     "reproducibility": CORE,
     "privacy": CORE,
     "records": set(),
+    "ledger": CORE,
     "data": CORE | {"data"},
     "models": CORE | {"models", "data.schema"},
     "evaluation": CORE | {"evaluation"},

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nivesh_lib.errors import DataError
+from nivesh_lib.errors import DataError, HoldoutError
+from nivesh_lib.records import read_object
 
 if TYPE_CHECKING:
     import pyarrow
@@ -88,7 +89,22 @@ def file_kind(path: Path, format: str | None = None, kinds: Mapping[str, str] = 
             f"{path} is of unknown kind {format or path.suffix or 'without an ending'!r}; "
             f"save it as one of {', '.join(kinds)}."
         )
+    _refuse_published(path)
     return kind
+
+
+def _refuse_published(path: Path) -> None:
+    """Refuse the file of a published version: read as a plain file, it has no held-out side."""
+    real = path.resolve()
+    manifest = read_object(
+        real.with_name("manifest.json"),
+        {"path": str, "name": str, "version": str, "manifest_sha256": str, "holdout": list},
+    )
+    if manifest and manifest["path"] == real.name and manifest["holdout"]:
+        raise HoldoutError(
+            f"{path} is the published file of {manifest['name']}@{manifest['version']}, held-out "
+            "rows included. Name the dataset instead; only `nivesh release` opens a holdout."
+        )
 
 
 def field_delimiter(path: Path, kind: str, given: str | None) -> str:

@@ -1,8 +1,8 @@
 """Dataset versions: folders that are written once, verified on every load, never edited.
 
 ``data/<name>/v<version>/`` holds ``<name>.json``, all rows, and ``manifest.json``, which says
-what they are and on which side of the split. There are two ways to rows: ``load_dataset`` for
-the training side, ``open_holdout`` for the other, which writes to the ledger first.
+what they are and on which side of the split. ``load_dataset`` returns the training side; the other
+one is in ``holdout.py``.
 
 A dataset of the task ``out_of_scope`` calls its label ``kind``: the column is renamed at the
 door, in ``publish`` and on loading, and is ``intent`` to everything between.
@@ -35,14 +35,13 @@ from nivesh_lib.data.assembly import (
 from nivesh_lib.data.schema import LABELS, OPTIONAL, is_iso_date, normalise, schema_failures
 from nivesh_lib.data.splits import NEAR, mask_amounts, near_duplicate_pairs
 from nivesh_lib.data.storage import (
-    append_line,
     clear_leftovers,
     locked,
     read_bytes,
     upload,
     write_folder,
 )
-from nivesh_lib.errors import ChecksumError, DataError, HoldoutError
+from nivesh_lib.errors import ChecksumError, DataError
 from nivesh_lib.paths import data_dir, home
 
 if TYPE_CHECKING:
@@ -278,53 +277,6 @@ def _read_sides(version: DataVersion) -> pd.DataFrame:
     if ((frame["fold"] < 0) != held).any():
         raise DataError(f"{version.ref}: rows, folds and holdout of the manifest do not match.")
     return frame
-
-
-# --- the holdout -------------------------------------------------------------------------------
-
-
-def open_holdout(ref: str, *, who: str, why: str, commit: str, model_hash: str) -> pd.DataFrame:
-    """Return the held-out rows, after the opening is in the ledger and on disk.
-
-    Parameters
-    ----------
-    who, why, commit, model_hash
-        The ledger's entry; an empty one is refused.
-    """
-    entry = {"who": who, "why": why, "commit": commit, "model_hash": model_hash}
-    empty = [key for key, value in entry.items() if not str(value or "").strip()]
-    if empty:
-        raise HoldoutError(
-            f"The holdout of {ref} stays closed: {', '.join(empty)} is empty. "
-            "`nivesh release` fills the ledger."
-        )
-    version = resolve(ref)
-    frame = _read_sides(version)
-    held = frame[frame["side"] == "holdout"].drop(columns=["side", "fold"]).reset_index(drop=True)
-    if held.empty:
-        raise HoldoutError(f"{version.ref} has no held-out rows; publish a version with some.")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    opened = {"data": version.ref, "sha256": version.sha256, "rows": len(held)}
-    line = json.dumps({"timestamp": now, **entry, **opened}, ensure_ascii=False)
-    append_line(_ledger_path(), line)
-    return held.rename(columns={"intent": version.label_column})
-
-
-def ledger() -> list[dict[str, Any]]:
-    """Return every recorded opening of a holdout, oldest first."""
-    path = _ledger_path()
-    entries = []
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            entries.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: is not JSON; restore it with git.") from error
-    return entries
-
-
-def _ledger_path() -> Path:
-    return data_dir() / "holdout_ledger.jsonl"
 
 
 # --- publishing --------------------------------------------------------------------------------

@@ -5,18 +5,26 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.records import NUMBER, read_object
+from nivesh_lib.ledger import Opening, openings
+from nivesh_lib.records import NUMBER, fits, read_object
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _UI = "http://127.0.0.1:5000"
 _ABOUT_INTENTS = "about-intents"  # tag of remarks that hold for the shipped data only
 _ABOUT_CODE = "about-code"  # tag of remarks that only make sense beside a code cell
 _ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
+_SCORE_NAMES = {
+    "macro_f1": "macro-F1",
+    "out_of_scope": "out-of-scope queries turned away",
+    "in_scope": "in-scope queries turned away",
+    "accuracy_of_answered": "accuracy where it answers",
+}
 # What the pages read of a step's results; a notebook may leave more, and need not leave all.
 _RESULT = {
     "headline?": str,
@@ -316,11 +324,42 @@ def _steps(
     return rows
 
 
-def _holdout() -> str:
-    path = paths.data_dir() / "holdout_ledger.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    times = sum(bool(line.strip()) for line in lines)
-    return "not opened" if not times else f"opened {times} time{'s' * (times > 1)}, see the ledger"
+def _holdout(dataset: str) -> dict[str, Any]:
+    """Return what the ledger says: a sentence on this data, and every opening there was."""
+    try:
+        known = openings()
+    except NiveshError as error:
+        return {"said": "The ledger of openings is damaged.", "why": str(error), "openings": []}
+    of_it = [opening for opening in known if opening.data == dataset]
+    return {
+        "said": _opened(dataset, of_it),
+        "why": "",
+        "openings": [{**asdict(o), "told": _scores_of(o.scores)} for o in known],
+    }
+
+
+def _opened(dataset: str, of_it: Sequence[Opening]) -> str:
+    if not of_it:
+        return f"The holdout of {dataset} was not opened."
+    times, models = len(of_it), len({opening.model_hash for opening in of_it})
+    said = (
+        f"The holdout of {dataset} was opened {times} time{'s' * (times > 1)}, "
+        f"for {models} model{'s' * (models > 1)}."
+    )
+    return said + " Every further opening makes its scores a little less honest."
+
+
+def _scores_of(scores: Mapping[str, Any] | None) -> list[str]:
+    """Return the scores that have an interval, and the verdict; a crash leaves none."""
+    if scores is None:
+        return ["no scores: it ended before there were any"]
+    told = [
+        f"{_SCORE_NAMES.get(name, name)} {value['value']:.3f} "
+        f"({value['low']:.3f} to {value['high']:.3f})"
+        for name, value in scores.items()
+        if fits(value, _ESTIMATE)
+    ]
+    return told + ([f"objectives: {scores['verdict']}"] if "verdict" in scores else [])
 
 
 def build_site(run: Path) -> Path:
@@ -374,7 +413,7 @@ def build_site(run: Path) -> Path:
                 for s in steps
                 if record["steps"][s["step"]]["status"] != "done"
             ],
-            holdout=_holdout(),
+            holdout=_holdout(record["dataset"]["ref"]),
         )
     )
     target, partial = run / "index.html", run / ".index.html.partial"

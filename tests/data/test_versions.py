@@ -4,27 +4,21 @@ import json
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pandas as pd
 import pytest
 
-from nivesh_lib.data import versions
 from nivesh_lib.data.schema import LABELS, label_to_id
 from nivesh_lib.data.versions import (
     DATA_VERSIONS,
-    ledger,
     list_versions,
     load_dataset,
-    open_holdout,
     parse_ref,
     publish,
     resolve,
 )
-from nivesh_lib.errors import ChecksumError, DataError, HoldoutError, MissingExtra
-
-ENTRY = {"who": "asha", "why": "release 1", "commit": "abc", "model_hash": "def"}
+from nivesh_lib.errors import ChecksumError, DataError, MissingExtra
 
 
 @pytest.fixture
@@ -193,46 +187,6 @@ def test_a_missing_package_is_named_with_its_extra(home, make_rows, monkeypatch)
     assert list_versions() == []
 
 
-# --- the holdout -------------------------------------------------------------------------------
-
-
-def test_opening_the_holdout_gives_its_rows_and_writes_the_ledger(first):
-    rows = open_holdout("intents@1.0.0", **ENTRY)
-    [entry] = ledger()
-    assert set(rows["id"]) == set(first.manifest["holdout"])
-    assert entry.items() >= {**ENTRY, "data": "intents@1.0.0", "rows": 20}.items()
-    assert entry["sha256"] == first.sha256
-    assert entry["timestamp"].endswith("+00:00")
-
-
-@pytest.mark.parametrize("missing", ENTRY)
-def test_the_holdout_stays_closed_without_a_complete_entry(first, missing):
-    with pytest.raises(HoldoutError, match=f"{missing} is empty"):
-        open_holdout("intents", **{**ENTRY, missing: " "})
-    assert ledger() == []
-
-
-def test_the_ledger_is_written_before_rows_come(first, monkeypatch):
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(versions, "append_line", fail)
-    with pytest.raises(OSError, match="disk full"):
-        open_holdout("intents", **ENTRY)
-
-
-def test_concurrent_openings_all_reach_the_ledger(first):
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: open_holdout("intents", **{**ENTRY, "who": str(n)}), range(16)))
-    assert sorted(int(entry["who"]) for entry in ledger()) == list(range(16))
-
-
-def test_a_broken_ledger_line_is_named(first, home):
-    (home / "data" / "holdout_ledger.jsonl").write_text('{"who": "a"}\n{"who"\n')
-    with pytest.raises(DataError, match="line 2"):
-        ledger()
-
-
 # --- publishing a first version ----------------------------------------------------------------
 
 
@@ -319,7 +273,7 @@ def test_an_out_of_scope_set_has_kinds_and_unseen_ones_in_its_holdout(home, make
     data = load_dataset("out_of_scope@1.0.0")
     assert list(data.train) == ["id", "query", "kind", "fold", "language"]
     assert set(data.train["kind"]) == {"chat", "sport"}
-    assert set(open_holdout("out_of_scope", **ENTRY)["kind"]) == {"nonsense"}
+    assert set(held_out(resolve("out_of_scope"))["kind"]) == {"nonsense"}
 
 
 @pytest.mark.parametrize(
@@ -371,7 +325,7 @@ def test_a_column_that_only_held_out_rows_fill_is_not_in_training(home, make_row
     test = make_rows(9, seed=1, created_at="2026-02-01")
     publish(make_rows(30), "mine", "1.0.0", description="", holdout_rows=test)
     assert "created_at" not in load_dataset("mine").train
-    assert set(open_holdout("mine", **ENTRY)["created_at"]) == {"2026-02-01"}
+    assert set(held_out(resolve("mine"))["created_at"]) == {"2026-02-01"}
 
 
 def test_training_rows_that_are_all_hard_are_refused(home, make_rows):

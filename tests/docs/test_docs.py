@@ -94,7 +94,7 @@ def test_the_generated_tables_of_the_readme_are_fresh():
 
 
 def test_each_command_s_help_has_an_example():
-    for name in ("run", "predict", "prune"):
+    for name in ("run", "predict", "release", "prune"):
         assert "Example:" in CliRunner().invoke(app, [name, "--help"]).output
 
 

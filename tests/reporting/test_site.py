@@ -8,6 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nivesh_lib.errors import NiveshError
+from nivesh_lib.ledger import writing
 from nivesh_lib.reporting import site
 
 
@@ -172,6 +173,54 @@ def test_the_objectives_are_shown_with_their_file(run):
 def test_overlapping_intervals_are_said_to_overlap():
     said = site.answer({"a": result("rules", 0.70), "b": result("tfidf", 0.72)})
     assert "The intervals overlap." in said[1]
+
+
+OPENING = {
+    "who": "asha <b>", "why": "candidate", "reason": "", "commit": "c0ffee11-dirty",
+    "model": "tfidf", "model_hash": "abcdef0123", "data": "toy@1.0.0", "sha256": "f", "rows": 300,
+}  # fmt: skip
+
+
+def opened(*changes, scores=None):
+    with writing() as ledger:
+        for change in changes:
+            found = ledger.append("opening", OPENING | change)
+        if scores:
+            ledger.append("scores", {"opening": found, "scores": scores})
+
+
+def test_a_holdout_that_was_not_opened_is_said_to_be_so(run):
+    page = site.build_site(run).read_text()
+    assert page.count("The holdout of toy@1.0.0 was not opened.") == 2
+    assert "Held-out rows are for judging" not in page
+
+
+def test_every_opening_is_shown_with_its_count_and_scores(run):
+    opened({}, scores={"accuracy": estimate(0.9), "verdict": "not met", "p95_ms": {"value": 3}})
+    opened({"model_hash": "other"}, {"reason": "labels changed", "data": "toy@1.0.0"})
+    page = site.build_site(run).read_text()
+    assert "opened 3 times, for 2 models. Every further opening makes its scores a little" in page
+    assert "accuracy 0.900 (0.850 to 0.950)<br>objectives: not met" in page
+    assert page.count("no scores: it ended before there were any") == 2
+    assert "opening 3, 300 rows" in page and "its look 2" in page
+    assert "again, because: labels changed" in page and "with uncommitted changes" in page
+    assert "asha &lt;b&gt;" in page
+
+
+def test_openings_of_other_data_are_shown_and_not_counted_as_its_own(run):
+    opened({"data": "out_of_scope@1.0.0"}, scores={"out_of_scope": estimate(0.6)})
+    page = site.build_site(run).read_text()
+    assert "The holdout of toy@1.0.0 was not opened." in page
+    assert "out-of-scope queries turned away 0.600" in page
+
+
+def test_a_damaged_ledger_is_told_and_stops_no_report(run):
+    opened({}, {})
+    path = run / "data" / "holdout_ledger.jsonl"
+    path.write_text(path.read_text().replace("candidate", "other", 1))
+    page = site.build_site(run).read_text()
+    assert '<p class="notmet">The ledger of openings is damaged.</p>' in page
+    assert "restore it with `git checkout" in page
 
 
 @pytest.mark.parametrize(

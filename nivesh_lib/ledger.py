@@ -1,0 +1,219 @@
+"""The holdout ledger: every opening of held-out rows, and the scores that came of it.
+
+``data/holdout_ledger.jsonl`` is only ever appended to. Each line holds, as ``previous``, the
+SHA-256 of a line above it, which is also that line's ``id``: a line that was edited, removed or
+moved no longer fits what follows. Lines cut off the end leave no such trace, so the lines that
+git has committed are looked for too.
+
+Two branches may both have opened a holdout. Their lines follow the same one, and
+``.gitattributes`` makes git keep both when they are merged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nivesh_lib import paths
+from nivesh_lib.errors import DataError
+from nivesh_lib.records import fits
+from nivesh_lib.reproducibility import committed
+
+START = "0" * 64  # what the first line follows
+_OPENING = dict.fromkeys(
+    ("timestamp", "who", "why", "reason", "commit", "model", "model_hash", "data", "sha256"), str
+) | {"rows": int}
+_SHAPES = {"opening": _OPENING, "scores": {"timestamp": str, "opening": str, "scores": dict}}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One opening of the held-out rows of one data version.
+
+    ``number`` counts the openings of this data version, ``of_model`` those of them for this
+    model, from 1. ``scores`` is None where the process ended before it had any.
+    """
+
+    id: str
+    timestamp: str
+    who: str
+    why: str
+    reason: str
+    commit: str
+    model: str
+    model_hash: str
+    data: str
+    sha256: str
+    rows: int
+    number: int
+    of_model: int
+    scores: Mapping[str, Any] | None
+
+
+def ledger_path() -> Path:
+    """Return where the ledger is; it may not exist yet."""
+    return paths.data_dir() / "holdout_ledger.jsonl"
+
+
+def read_ledger() -> list[dict[str, Any]]:
+    """Return the verified lines, oldest first, each with its ``id``.
+
+    Raises
+    ------
+    DataError
+        A line was edited, removed, moved or cut short, or the file cannot be read.
+    """
+    path = ledger_path()
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # not while a line is half written
+            return _verified(path, file.read())
+    except FileNotFoundError:
+        return _verified(path, b"")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def openings(entries: list[dict[str, Any]] | None = None) -> list[Opening]:
+    """Return every opening with its counts and scores, oldest first."""
+    entries = read_ledger() if entries is None else entries
+    scores = {e["opening"]: e["scores"] for e in entries if e["kind"] == "scores"}
+    of_data: Counter[str] = Counter()
+    of_model: Counter[tuple[str, str]] = Counter()
+    found = []
+    for entry in (e for e in entries if e["kind"] == "opening"):
+        of_data[entry["data"]] += 1
+        of_model[entry["data"], entry["model_hash"]] += 1
+        found.append(
+            Opening(
+                id=entry["id"],
+                **{name: entry[name] for name in _OPENING},
+                number=of_data[entry["data"]],
+                of_model=of_model[entry["data"], entry["model_hash"]],
+                scores=scores.get(entry["id"]),
+            )
+        )
+    return found
+
+
+class Writer:
+    """The ledger while nobody else can write to it. Made by `writing`."""
+
+    def __init__(self, path: Path, file: io.FileIO) -> None:
+        self._path, self._file = path, file
+        raw = file.readall()
+        self.entries = _verified(path, raw)
+        self._start = b"" if raw.endswith(b"\n") or not raw else b"\n"
+
+    def append(self, kind: str, record: Mapping[str, Any]) -> str:
+        """Append one line and return its id when it is on disk, whole; or raise DataError."""
+        last = self.entries[-1]["id"] if self.entries else START
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {"kind": kind, "previous": last, "timestamp": now, **record}
+        line = json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            self._write(self._start + line + b"\n")
+        except OSError as error:
+            with contextlib.suppress(OSError):  # no half line is left for the next one
+                self._file.truncate(end)
+            raise DataError(f"{self._path} cannot be written: {error.strerror}.") from error
+        self._start = b""
+        self.entries.append({"id": _sha256(line), **json.loads(line)})
+        return str(self.entries[-1]["id"])
+
+    def _write(self, raw: bytes) -> None:
+        if self._file.write(raw) != len(raw):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(self._file.fileno())
+        folder = os.open(self._path.parent, os.O_RDONLY)  # the file itself may be new
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[Writer]:
+    """Hold the verified ledger for one writer; the lock ends with the process.
+
+    Raises
+    ------
+    DataError
+        As `read_ledger`, or the file cannot be written.
+    """
+    path = ledger_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        yield Writer(path, file)
+
+
+def _sha256(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def _verified(path: Path, raw: bytes) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    seen = {START}
+    for number, line in enumerate(raw.splitlines(), start=1):
+        place = f"{path}, line {number}"
+        entry = _parsed(place, line)
+        if entry["previous"] not in seen:
+            raise DataError(
+                f"{place}: does not follow from the lines above it, so one was edited, removed or "
+                f"moved. {_restore(path)}"
+            )
+        if entry["id"] in seen:
+            raise DataError(f"{place}: is there twice. {_restore(path)}")
+        seen.add(entry["id"])
+        entries.append(entry)
+    _check_committed(path, seen)
+    return entries
+
+
+def _parsed(place: str, line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    if not fits(entry, {"kind": str, "previous": str}) or not fits(
+        entry, _SHAPES.get(entry["kind"], {})
+    ):
+        raise DataError(
+            f"{place}: is no entry of the ledger, edited or cut short. Look at it with `git diff` "
+            "and restore it with git; a piece of a line at the end may be deleted."
+        )
+    return {**entry, "id": _sha256(line)}
+
+
+def _check_committed(path: Path, ids: set[str]) -> None:
+    lines = committed(path).splitlines()
+    gone = [number for number, line in enumerate(lines, start=1) if _sha256(line) not in ids]
+    if gone:
+        raise DataError(
+            f"{path}: line {gone[0]} of the committed file is edited or gone. {_restore(path)}"
+        )
+
+
+def _restore(path: Path) -> str:
+    return (
+        f"Look at it with `git diff` and restore it with `git checkout -- {paths.relative(path)}`; "
+        "openings stay recorded."
+    )
