@@ -111,9 +111,8 @@ def _moves(oof: pd.DataFrame, asked: pd.DataFrame) -> np.ndarray:
     """Return how far the probability of each row's ``target`` moved from the text as written."""
     labels = list(probabilities(oof))
     before = oof.set_index("id").loc[asked["id"], labels].to_numpy()
-    at = pd.Index(labels).get_indexer(asked["target"]), np.arange(len(asked))
     moved = asked[labels].to_numpy() - before
-    return np.asarray(moved[at[1], at[0]])
+    return np.asarray(moved[np.arange(len(asked)), [labels.index(t) for t in asked["target"]]])
 
 
 def _paraphrase(paraphrases: pd.DataFrame, probes: pd.DataFrame) -> _Found:

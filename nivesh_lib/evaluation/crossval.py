@@ -90,7 +90,7 @@ def cross_validate(
         predicted = fitted.predict_proba(frame.loc[held, text].tolist())
         proba.loc[held, list(fitted.classes_)] = predicted
         if probes is not None:
-            asked.append(_answers(fitted, probes, k, columns=list(proba)))
+            asked.append(_answers(fitted, probes, k, columns=sorted(labels)))
     oof = pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
     answered = pd.concat(asked, ignore_index=True) if asked else None
     return CrossValidation(oof, tuple(seconds), answered)

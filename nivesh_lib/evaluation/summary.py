@@ -83,10 +83,10 @@ def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:
     rows = train[headline_mask(train)]
     true = dict(zip(rows["id"], rows["intent"], strict=True))
     plain = dict(zip(cv.oof["id"], cv.predicted, strict=True))
-    asked = [] if cv.probes is None else cv.probes["probe"].unique()
+    probes = cv.probes if cv.probes is not None else pd.DataFrame({"probe": []}, dtype=str)
     table = []
-    for name in (name for name in asked if name.startswith(VIEW)):
-        seen = answers(cv.probes, name)
+    for name in (name for name in probes["probe"].unique() if name.startswith(VIEW)):
+        seen = answers(probes, name)
         seen = seen[seen["id"].isin(true)]
         wanted, before = (seen["id"].map(known).to_numpy() for known in (true, plain))
         predicted = predicted_labels(seen)
