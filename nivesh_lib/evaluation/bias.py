@@ -8,6 +8,7 @@ and the intervals are corrected for their number.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -272,11 +273,16 @@ def detectable(accuracy: float, n: int, rest: int) -> float:
     Found means a two-sided test at 5 % with 80 % power for ``n`` rows against ``rest``, by
     Cohen's (1988) arcsine effect size; not a number where it would lie below 0.
     """
-    h = NormalIndPower().solve_power(
+    angle = np.arcsin(np.sqrt(accuracy)) - _effect(n, rest) / 2
+    return float(accuracy - np.sin(angle) ** 2) if angle >= 0 else float("nan")
+
+
+@functools.cache
+def _effect(n: int, rest: int) -> float:
+    found = NormalIndPower().solve_power(
         nobs1=n, ratio=rest / n, alpha=_ALPHA, power=_POWER, alternative="two-sided"
     )
-    angle = np.arcsin(np.sqrt(accuracy)) - h / 2
-    return float(accuracy - np.sin(angle) ** 2) if angle >= 0 else float("nan")
+    return float(found)
 
 
 def gap_table(gaps: Sequence[Gap]) -> pd.DataFrame:
