@@ -42,6 +42,14 @@ def objectives_file(dataset: str) -> Path:
     return (data_dir() if name == "intents" else data_dir() / name) / "objectives.toml"
 
 
+def probes_file(dataset: str) -> Path:
+    """Return the file of extra texts for a dataset, named with or without its version.
+
+    It may not exist.
+    """
+    return data_dir() / dataset.partition("@")[0] / "probes.toml"
+
+
 def notebooks_dir() -> Path:
     """Return the folder of the numbered notebooks and ``pipeline.toml``."""
     return home() / "notebooks"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
+
+PROBE_COLUMNS = ("probe", "id", "fold", "query")
+EVERY_FOLD = -1  # of a probe that the models of all folds answer
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,13 @@ class CrossValidation:
     """Probabilities for rows that the predicting model never saw.
 
     ``oof`` has ``id``, ``fold`` and one probability column for each label, rows in
-    the order of the frame; ``fit_seconds`` has one entry for each fold; ``views`` has
-    the labels that were predicted for other texts of the same rows.
+    the order of the frame; ``fit_seconds`` has one entry for each fold; ``probes`` has
+    ``probe``, ``id``, ``fold`` and the same probability columns for other texts, if any were asked.
     """
 
     oof: pd.DataFrame
     fit_seconds: tuple[float, ...]
-    views: dict[str, np.ndarray] = field(default_factory=dict)
+    probes: pd.DataFrame | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -55,27 +58,30 @@ def cross_validate(
     text: str = "query",
     label: str = "intent",
     fold: str = "fold",
-    views: Mapping[str, Sequence[str]] | None = None,
+    probes: pd.DataFrame | None = None,
 ) -> CrossValidation:
     """Fit a clone of ``model`` for each fold and predict the rows left out.
 
     Parameters
     ----------
-    views : mapping, optional
-        Name -> another text for each row of the frame, such as one with typos; predicted by
-        the same models, never trained on.
+    probes : DataFrame, optional
+        Other texts, never trained on, with the columns probe, id, fold and query. The model
+        that left fold ``fold`` out answers; with fold -1 each model does, and the answer
+        appears once for each fold.
 
     Raises
     ------
     ValueError
-        Fewer than two folds in ``frame``.
+        Fewer than two folds in ``frame``; probes of no fold, asked twice, or made from a row
+        that the model asked was trained on.
     """
     folds = sorted(frame[fold].unique())
     if len(folds) < 2:
         raise ValueError(f"column {fold!r} holds {len(folds)} fold; at least 2 are needed")
+    if probes is not None:
+        _check_probes(probes, dict(zip(frame["id"], frame[fold], strict=True)))
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
-    seconds = []
-    seen = {name: np.empty(len(frame), dtype=object) for name in views or {}}
+    seconds, asked = [], []
     for k in folds:
         held = (frame[fold] == k).to_numpy()
         started = time.perf_counter()
@@ -83,7 +89,28 @@ def cross_validate(
         seconds.append(time.perf_counter() - started)
         predicted = fitted.predict_proba(frame.loc[held, text].tolist())
         proba.loc[held, list(fitted.classes_)] = predicted
-        for name, texts in (views or {}).items():
-            seen[name][held] = fitted.predict([texts[n] for n in np.flatnonzero(held).tolist()])
+        if probes is not None:
+            asked.append(_answers(fitted, probes, k, columns=sorted(labels)))
     oof = pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
-    return CrossValidation(oof, tuple(seconds), seen)
+    answered = pd.concat(asked, ignore_index=True) if asked else None
+    return CrossValidation(oof, tuple(seconds), answered)
+
+
+def _check_probes(probes: pd.DataFrame, fold_of: dict[Any, int]) -> None:
+    if missing := [name for name in PROBE_COLUMNS if name not in probes]:
+        raise ValueError(f"probes lack the columns {missing}; they need {list(PROBE_COLUMNS)}")
+    if strange := sorted(set(probes["fold"]) - {*fold_of.values(), EVERY_FOLD}):
+        raise ValueError(f"probes name the folds {strange}, which the rows do not have")
+    if probes.duplicated(["probe", "id"]).any():
+        raise ValueError("a probe asks twice with the same id; give each text its own")
+    known = probes["id"].map(fold_of)
+    if (known.notna() & (known != probes["fold"])).any():
+        raise ValueError("a probe is made from a row that the model asked was trained on")
+
+
+def _answers(fitted: Any, probes: pd.DataFrame, fold: int, *, columns: list[str]) -> pd.DataFrame:
+    mine = probes[probes["fold"].isin([fold, EVERY_FOLD])].reset_index(drop=True)
+    proba = pd.DataFrame(0.0, index=mine.index, columns=columns)
+    if len(mine):
+        proba[list(fitted.classes_)] = fitted.predict_proba(mine["query"].tolist())
+    return pd.concat([mine[["probe", "id"]].assign(fold=fold), proba], axis=1)

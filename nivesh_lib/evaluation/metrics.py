@@ -89,6 +89,12 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, min(float(low), share)), min(1.0, max(float(high), share))
 
 
+def share_of(mask: np.ndarray) -> Estimate:
+    """Return the share of true values with its Wilson interval."""
+    share = float(np.mean(mask))
+    return Estimate(share, *wilson(share, len(mask)), len(mask))
+
+
 def _interval(values: np.ndarray, point: float, n: int) -> tuple[float, float]:
     """Return the percentile interval, or Wilson's where all draws are perfect or hopeless.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,22 @@ def masks_by_tag(frame: pd.DataFrame, column: str = "traits") -> dict[str, np.nd
         f"{column}={word}": words.map(lambda row, w=word: w in row).to_numpy(dtype=bool)
         for word in sorted({word for row in words for word in row})
     }
+
+
+def masks_by_rule(
+    frame: pd.DataFrame, rules: Mapping[str, str | Callable[[str], bool]], *, text: str = "query"
+) -> dict[str, np.ndarray]:
+    """Return a mask for each rule on the text: a regular expression or a function of it."""
+    return {
+        name: frame[text].map(_holds(rule)).to_numpy(dtype=bool) for name, rule in rules.items()
+    }
+
+
+def _holds(rule: str | Callable[[str], bool]) -> Callable[[str], bool]:
+    if not isinstance(rule, str):
+        return rule
+    pattern = re.compile(rule, re.IGNORECASE)
+    return lambda text: pattern.search(text) is not None
 
 
 def by_slice(

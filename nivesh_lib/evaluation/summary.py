@@ -14,9 +14,10 @@ from nivesh_lib.evaluation.metrics import (
     paired_difference,
     per_class,
     score,
-    wilson,
+    share_of,
 )
 from nivesh_lib.evaluation.objectives import file_of, judge_all, none_set, objectives_for
+from nivesh_lib.evaluation.probes import VIEW, answers
 from nivesh_lib.evaluation.slices import by_slice, headline_mask, masks_by_column, masks_by_tag
 
 SLICE_COLUMNS = ("selection", "language", "income_segment")
@@ -55,30 +56,45 @@ def gain_over(
 def averaged(several: Sequence[CrossValidation]) -> CrossValidation:
     """Return the average of models' out-of-fold probabilities, as if one model had made it.
 
-    A fold takes as long to fit as all of theirs together.
+    A fold takes as long to fit as all of theirs together. Probes are averaged where all
+    answered them.
     """
-    first, *others = (one.oof.set_index("id") for one in several)
-    labels = [column for column in first.columns if column != "fold"]
-    mean = sum((other.loc[first.index, labels] for other in others), start=first[labels])
-    oof = pd.concat([first[["fold"]], mean / len(several)], axis=1).reset_index()
+    oof = _mean_table([one.oof for one in several], ["id", "fold"])
+    asked = [one.probes for one in several if one.probes is not None]
+    every = len(asked) == len(several)
+    probes = _mean_table(asked, ["probe", "id", "fold"]) if every else None
     seconds = tuple(sum(folds) for folds in zip(*(one.fit_seconds for one in several), strict=True))
-    return CrossValidation(oof, seconds)
+    return CrossValidation(oof, seconds, probes)
+
+
+def _mean_table(tables: Sequence[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
+    """Return the mean of the other columns, row by row of the first table."""
+    first, *others = (table.set_index(keys) for table in tables)
+    mean = sum((other.loc[first.index, first.columns] for other in others), start=first)
+    return (mean / len(tables)).reset_index()
 
 
 def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:
-    """Return accuracy on each view of the rows, and how often the answer changed with it.
+    """Return accuracy on each view of natural rows, and how often the answer changed with it.
 
-    Over natural rows: ``view``, ``accuracy`` with its interval, ``changed`` (share of answers).
+    ``view``, ``rows`` that it changes, ``accuracy`` with its interval, ``as_written`` (accuracy
+    on the same rows as they stand in the data), ``changed`` (share of answers).
     """
-    rows = headline_mask(train)
-    true, plain = train["intent"].to_numpy()[rows], cv.predicted[rows]
+    rows = train[headline_mask(train)]
+    true = dict(zip(rows["id"], rows["intent"], strict=True))
+    plain = dict(zip(cv.oof["id"], cv.predicted, strict=True))
+    probes = cv.probes if cv.probes is not None else pd.DataFrame({"probe": []}, dtype=str)
     table = []
-    for name, predicted in {"as written": cv.predicted, **cv.views}.items():
-        right = float((predicted[rows] == true).mean())
-        low, high = wilson(right, len(true))
-        changed = float((predicted[rows] != plain).mean())
-        table.append((name, right, low, high, changed))
-    return pd.DataFrame(table, columns=["view", "accuracy", "low", "high", "changed"])
+    for name in (name for name in probes["probe"].unique() if name.startswith(VIEW)):
+        seen = answers(probes, name)
+        seen = seen[seen["id"].isin(true)]
+        wanted, before = (seen["id"].map(known).to_numpy() for known in (true, plain))
+        predicted = predicted_labels(seen)
+        right, as_written = share_of(predicted == wanted), float((before == wanted).mean())
+        scores = (right.n, right.value, right.low, right.high, as_written)
+        table.append((name.removeprefix(VIEW), *scores, float((predicted != before).mean())))
+    columns = ["view", "rows", "accuracy", "low", "high", "as_written", "changed"]
+    return pd.DataFrame(table, columns=columns)
 
 
 def slice_scores(train: pd.DataFrame, cv: CrossValidation, *, n_boot: int = 1000) -> pd.DataFrame:

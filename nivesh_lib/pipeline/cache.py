@@ -18,7 +18,7 @@ from nivesh_lib.pipeline.spec import Step, read_notebook, source_of
 from nivesh_lib.records import NUMBER, read_object
 
 # Where a step leaves things below a run directory: <kind>/<step> or <kind>/<step>.<suffix>.
-KINDS = ("results", "oof", "models", "figures", "drift", "notebooks", "logs")
+KINDS = ("results", "oof", "probes", "models", "figures", "drift", "notebooks", "logs")
 # What the worker says of a step; anything else in its place is as good as no record.
 STEP_RECORD = {
     "status": str,
@@ -63,7 +63,7 @@ def sha256_library() -> str:
 
 
 def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return hashes of the dataset versions that parameters name, their rules and objectives."""
+    """Return hashes of the dataset versions that parameters name and of what lies beside them."""
     hashes = {}
     for value in parameters.values():
         if not (isinstance(value, str) and "@" in value):
@@ -77,6 +77,7 @@ def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
         for path in (
             version.folder.parent / "rules.toml",
             paths.objectives_file(version.name),
+            paths.probes_file(version.name),
         ):
             if path.is_file():
                 hashes[f"{version.name}/{path.name}"] = sha256_file(path)

@@ -229,10 +229,17 @@ class Run:
 
     def upstream_oof(self, step: str) -> pd.DataFrame | None:
         """Return the out-of-fold table that goes with ``upstream(step)``, or None."""
+        return self._upstream_table("oof", step)
+
+    def upstream_probes(self, step: str) -> pd.DataFrame | None:
+        """Return the answers to probes that go with ``upstream(step)``, or None."""
+        return self._upstream_table("probes", step)
+
+    def _upstream_table(self, kind: str, step: str) -> pd.DataFrame | None:
         import pandas as pd
 
         for root in self._roots():
-            path = root / "oof" / f"{step}.parquet"
+            path = root / kind / f"{step}.parquet"
             result = read_object(root / "results" / f"{step}.json")
             if not (path.is_file() and result):
                 continue
@@ -258,6 +265,7 @@ class Run:
         dataset: Any = None,
         model: Any = None,
         oof: pd.DataFrame | None = None,
+        probes: pd.DataFrame | None = None,
         figures: Mapping[str, Any] | None = None,
         history: Sequence[Mapping[str, float]] = (),
         part: str = "",
@@ -275,6 +283,8 @@ class Run:
             Saved as ``models/<step>`` and logged as an MLflow model.
         oof : DataFrame, optional
             Out-of-fold probabilities, written to ``oof/<step>.parquet``.
+        probes : DataFrame, optional
+            Answers to other texts, without the texts, written to ``probes/<step>.parquet``.
         figures : mapping, optional
             Name -> (Axes, alternative text); written as PNG.
         history : sequence of mapping
@@ -286,8 +296,8 @@ class Run:
         name = f"{self.step}.{part}" if part else self.step
         if dataset is not None:
             _log_dataset(self.mlflow_run_id, dataset)
-        if oof is not None:
-            self._write_oof(name, oof)
+        self._write_table("oof", name, oof)
+        self._write_table("probes", name, probes)
         shown = self._write_figures(figures or {})
         if model is not None:
             about = {"step": self.step, "mlflow_run_id": self.mlflow_run_id}
@@ -316,11 +326,14 @@ class Run:
             _unlogged.discard(self.mlflow_run_id)
         return told_metrics(result)
 
-    def _write_oof(self, name: str, oof: pd.DataFrame) -> None:
-        path = self.directory / "oof" / f"{name}.parquet"
+    def _write_table(self, kind: str, name: str, table: pd.DataFrame | None) -> None:
+        path = self.directory / kind / f"{name}.parquet"
+        if table is None:  # what an earlier run left there would be taken for this one's
+            path.unlink(missing_ok=True)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        oof.to_parquet(partial, index=False)
+        table.to_parquet(partial, index=False)
         partial.replace(path)
 
     def _write_figures(self, figures: Mapping[str, Any]) -> list[dict[str, str]]:

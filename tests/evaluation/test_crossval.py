@@ -104,12 +104,57 @@ def test_one_fold_is_refused(frame):
         cross_validate(Memoriser(), frame.assign(fold=0), labels=LABELS)
 
 
-def test_views_are_predicted_by_the_model_that_did_not_see_the_row(frame):
-    class Reader(Memoriser):
-        def predict(self, X):
-            assert not {text.removeprefix("seen ") for text in X} & set(self.known_)
-            return np.array([text.removeprefix("seen ") for text in X], dtype=object)
+def probes_of(rows, name="other"):
+    return pd.DataFrame(
+        {"probe": name, "id": rows["id"], "fold": rows["fold"], "query": "seen " + rows["query"]}
+    )
 
-    other = [f"seen {text}" for text in frame["query"]]
-    cv = cross_validate(Reader(), frame, labels=LABELS, views={"other": other})
-    assert cv.views["other"].tolist() == frame["query"].tolist()
+
+class Seer(Memoriser):
+    """Is sure of the first label for texts of rows that it was not trained on."""
+
+    def predict_proba(self, X):
+        assert not {text.removeprefix("seen ") for text in X} & set(self.known_)
+        return np.tile(np.eye(len(self.classes_))[0], (len(X), 1))
+
+
+def test_probes_are_answered_by_the_model_that_did_not_see_the_row(frame):
+    asked = cross_validate(Seer(), frame, labels=LABELS, probes=probes_of(frame)).probes
+    assert list(asked) == ["probe", "id", "fold", *sorted(LABELS)]
+    assert sorted(asked["id"]) == sorted(frame["id"])
+    fold_of = dict(zip(frame["id"], frame["fold"], strict=True))
+    assert (asked["fold"] == asked["id"].map(fold_of)).all()
+    assert (asked["budget"] == 1).all()
+
+
+def test_a_probe_for_every_fold_is_answered_once_by_each(frame):
+    probe = pd.DataFrame({"probe": ["no intent"], "id": ["x"], "fold": [-1], "query": ["hi"]})
+    asked = cross_validate(Memoriser(), frame, labels=LABELS, probes=probe).probes
+    assert asked["fold"].tolist() == [0, 1, 2, 3, 4]
+    assert asked[LABELS].to_numpy() == pytest.approx(np.full((5, 4), 0.25))
+
+
+def test_without_probes_there_are_no_answers_and_the_rows_are_scored_the_same(frame):
+    plain = cross_validate(Memoriser(), frame, labels=LABELS)
+    asked = cross_validate(Memoriser(), frame, labels=LABELS, probes=probes_of(frame))
+    assert plain.probes is None
+    pd.testing.assert_frame_equal(plain.oof, asked.oof)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.assign(fold=(p["fold"] + 1) % 5), "the model asked was trained on"),
+        (lambda p: p.assign(fold=-1), "the model asked was trained on"),
+        (lambda p: p.assign(fold=7), r"name the folds \[7\]"),
+        (lambda p: p.drop(columns="query"), r"lack the columns \['query'\]"),
+        (lambda p: pd.concat([p, p]), "asks twice with the same id"),
+    ],
+)
+def test_probes_that_would_mislead_are_refused_before_any_fit(frame, change, message):
+    class Unfittable(Memoriser):
+        def fit(self, X, y):
+            raise AssertionError("fitted")
+
+    with pytest.raises(ValueError, match=message):
+        cross_validate(Unfittable(), frame, labels=LABELS, probes=change(probes_of(frame)))

@@ -13,6 +13,7 @@ from nivesh_lib.evaluation.metrics import (
     paired_difference,
     per_class,
     score,
+    share_of,
     top_confusions,
     wilson,
 )
@@ -221,3 +222,8 @@ def test_twelve_right_out_of_twelve_is_not_certainty():
 )
 def test_wilson_s_interval_has_the_published_values(share, n, low, high):
     assert wilson(share, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_share_comes_with_wilson_s_interval():
+    found = share_of(np.array([True, False, False, False]))
+    assert (found.value, found.low, found.high, found.n) == (0.25, *wilson(0.25, 4), 4)

@@ -10,6 +10,7 @@ from nivesh_lib.evaluation.slices import (
     by_slice,
     headline_mask,
     masks_by_column,
+    masks_by_rule,
     masks_by_tag,
 )
 
@@ -78,3 +79,10 @@ def test_a_slice_is_scored_on_its_own_rows():
 
 def test_no_slice_large_enough_gives_an_empty_table():
     assert by_slice(["a"], ["a"], {"one": np.array([True])}).empty
+
+
+def test_a_rule_on_the_text_is_a_pattern_in_any_case_or_a_function():
+    frame = pd.DataFrame({"query": ["EMI of ₹5k", "sip", "emi kya hai"]})
+    masks = masks_by_rule(frame, {"emi": r"\bemi\b", "short": lambda text: len(text) < 5})
+    assert masks["emi"].tolist() == [True, False, True]
+    assert masks["short"].tolist() == [False, True, False]

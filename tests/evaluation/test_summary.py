@@ -128,10 +128,32 @@ def test_the_average_of_models_is_that_of_their_probabilities_row_by_row(cv):
     assert together.fit_seconds == (2.0, 4.0)
 
 
+def asked(oof, name):
+    return oof.assign(probe=name)[["probe", *oof]]
+
+
+def test_probes_are_averaged_by_name_id_and_fold_where_all_members_answered(cv):
+    other = cv.oof.assign(loan=0.5, tax=0.5).sample(frac=1, random_state=0)
+    mine, others = asked(cv.oof, "typos"), asked(other, "typos")
+    both = [CrossValidation(cv.oof, (1.0, 3.0), table) for table in (mine, others)]
+    together = averaged(both).probes
+    np.testing.assert_allclose(together["tax"], (cv.oof["tax"] + 0.5) / 2)
+    assert together[["probe", "id", "fold"]].equals(mine[["probe", "id", "fold"]])
+    assert averaged([both[0], cv]).probes is None
+
+
 def test_a_view_tells_what_is_still_right_and_what_changed(train, cv):
-    flipped = np.where(cv.predicted == "tax", "loan", "tax")
-    seen = CrossValidation(cv.oof, cv.fit_seconds, {"typos": flipped, "same": cv.predicted})
-    table = view_scores(train, seen).set_index("view")
-    assert table["accuracy"].to_dict() == {"as written": 1.0, "typos": 0.0, "same": 1.0}
-    assert table["changed"].to_dict() == {"as written": 0.0, "typos": 1.0, "same": 0.0}
+    flipped = cv.oof.assign(loan=cv.oof["tax"], tax=cv.oof["loan"])
+    probes = [asked(flipped.head(40), "view: typos"), asked(cv.oof, "view: same")]
+    probes = pd.concat([*probes, asked(cv.oof, "person: other")])
+    seen = CrossValidation(cv.oof, cv.fit_seconds, probes)
+    table = view_scores(train.assign(id=range(100)), seen).set_index("view")
+    assert table["rows"].to_dict() == {"typos": 40, "same": 60}  # natural rows only
+    assert table["accuracy"].to_dict() == {"typos": 0.0, "same": 1.0}
+    assert table["as_written"].to_dict() == {"typos": 1.0, "same": 1.0}
+    assert table["changed"].to_dict() == {"typos": 1.0, "same": 0.0}
     assert (table["low"] <= table["accuracy"]).all()
+
+
+def test_without_probes_no_view_is_scored(train, cv):
+    assert view_scores(train.assign(id=range(100)), cv).empty

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nivesh_lib.errors import DataError, NiveshError, SpecError, StepFailed
-from nivesh_lib.pipeline.cache import sha256_file
+from nivesh_lib.pipeline.cache import sha256_file, step_files
 from nivesh_lib.pipeline.run import prune, raise_for_failures, read_record, run_pipeline
 from tests.pipeline.conftest import RECORD
 
@@ -49,6 +49,14 @@ def test_a_changed_notebook_and_what_needs_it_run_again_and_the_rest_is_linked(r
     assert (folder / "results" / "03_c.json").is_file()
 
 
+def test_answers_to_probes_are_among_what_a_step_left(tmp_path):
+    kept = [tmp_path / "probes" / f"05_a{part}.parquet" for part in ("", ".small")]
+    kept[0].parent.mkdir()
+    for path in (*kept, kept[0].with_name("05_ab.parquet")):
+        path.touch()
+    assert sorted(step_files(tmp_path, "05_a")) == sorted(kept)
+
+
 def test_dry_run_names_what_would_invalidate_each_step_and_starts_nothing(ran):
     lines: list[str] = []
     run_pipeline(dataset=DATASET, settings=["03_c.SLEEP=0.2"], dry_run=True, report=lines.append)
@@ -58,10 +66,12 @@ def test_dry_run_names_what_would_invalidate_each_step_and_starts_nothing(ran):
 
 def test_changed_data_rules_or_lock_invalidate(ran):
     (ran / "data" / "toy" / "rules.toml").write_text("# new")
+    (ran / "data" / "toy" / "probes.toml").write_text("# new")
     (ran / "requirements.lock").write_text("nothing==2.0\n")
     lines: list[str] = []
     run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
     assert "requirements.lock changed" in lines[0] and "rules.toml changed" in lines[0]
+    assert "probes.toml changed" in lines[0]
 
 
 def test_only_the_objectives_of_the_dataset_itself_invalidate(ran):

@@ -79,6 +79,7 @@ def test_a_run_leaves_everything_in_the_directory_and_in_mlflow(home):
         dataset=data,
         model=model,
         oof=oof,
+        probes=oof.assign(probe="typos"),
         figures={"labels": (axes, "bars")},
     )
     folder = home / "run"
@@ -86,6 +87,7 @@ def test_a_run_leaves_everything_in_the_directory_and_in_mlflow(home):
     assert record["headline"] == "said" and record["mlflow_run_id"] == run.mlflow_run_id
     assert pd.read_parquet(folder / "oof" / "03_toy.parquet").equals(oof)
     assert load_model(folder / "models" / "03_toy").predict(["rent"]).size == 1
+    assert pd.read_parquet(folder / "probes" / "03_toy.parquet").equals(oof.assign(probe="typos"))
     logged = client().get_run(run.mlflow_run_id)
     assert logged.info.status == "FINISHED"
     assert logged.data.metrics["macro_f1_low"] == 0.4 and logged.data.metrics["rows"] == 9
@@ -135,6 +137,16 @@ def test_odd_upstream_results_count_as_absent(home, capsys, text):
     run = runs.start_run("03_toy", PARAMS)
     assert run.upstream("02_baseline") is None and run.upstream_oof("02_baseline") is None
     assert "nivesh run --only 02_baseline" in capsys.readouterr().out
+
+
+def test_answers_to_probes_go_with_the_results_they_belong_to(home):
+    table = pd.DataFrame({"probe": ["typos"], "id": ["a"], "fold": [0], "save": [1.0]})
+    run = runs.start_run("05_toy", PARAMS)
+    run.log({"metrics": {}}, probes=table, part="small")
+    assert run.upstream_probes("05_toy.small").equals(table)
+    assert run.upstream_probes("05_toy") is None
+    run.log({"metrics": {}}, part="small")  # the notebook again, without probes
+    assert run.upstream_probes("05_toy.small") is None
 
 
 def test_the_seed_s_functions_log_to_the_active_run(home):
