@@ -110,17 +110,16 @@ def check_split(recorded: Mapping[str, int]) -> list[Leak]:
 
 
 def check_ids(frame: pd.DataFrame, held_ids: Collection[str] = ()) -> list[Leak]:
-    """Find ids that are on both sides of the split, or in training more than once."""
-    both = np.flatnonzero(frame["id"].isin(set(held_ids)))
-    twice = np.flatnonzero(frame["id"].duplicated())
-    found = []
-    if len(both):
-        message = f"Found {len(both)} ids that are in training and held out"
-        found.append(Leak("ids", message, _ids(frame, both)))
-    if len(twice):
-        message = f"Found {len(twice)} ids that occur in training more than once"
-        found.append(Leak("ids", message, _ids(frame, twice)))
-    return found
+    """Find ids that are on both sides of the split, or in more than one fold."""
+    both = frame["id"].isin(set(held_ids)).to_numpy(dtype=bool)
+    torn = np.zeros(len(frame), dtype=bool)
+    if "fold" in frame:
+        torn = (frame.groupby("id")["fold"].transform("nunique") > 1).to_numpy(dtype=bool)
+    return [
+        Leak("ids", f"Found {mask.sum()} rows whose id is {where}", _ids(frame, np.where(mask)[0]))
+        for mask, where in ((both, "held out too"), (torn, "in another fold too"))
+        if mask.any()
+    ]
 
 
 def check_augmented(frame: pd.DataFrame) -> list[Leak]:
@@ -206,7 +205,10 @@ def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Leak]
         own = labels == name
         severity = _severity(has, own, tests=len(judged), mark=bool(_MARK.search(word)))
         if severity:
-            message = f"{anonymize_query(word)!r} stands in {len(rows)} rows, {n} of them of {name} ({own.sum()})"
+            message = (
+                f"{anonymize_query(word)!r} stands in {len(rows)} rows, {n} of them among the "
+                f"{own.sum()} of {name}"
+            )
             found.append(Leak("giveaway", message, _ids(frame, rows), severity))
     return found
 

@@ -1,4 +1,4 @@
-"""Which rows deserve a second look: likely label errors, intents that overlap, answers that flipped.
+"""Rows that deserve a second look: likely label errors, intents that overlap, flipped answers.
 
 Tables name rows by id and hold no text: callers join texts and anonymise what they show.
 """

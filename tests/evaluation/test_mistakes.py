@@ -81,7 +81,7 @@ def test_labels_without_rows_and_an_empty_frame_are_no_obstacle():
 
 def test_a_row_without_probabilities_and_a_label_without_a_column_are_refused():
     frame, oof = planted()
-    with pytest.raises(ValueError, match="1 of 300 rows have no out-of-fold prob.*'r0'"):
+    with pytest.raises(ValueError, match=r"1 of 300 rows have no out-of-fold prob.*'r0'"):
         likely_label_errors(frame, oof.iloc[1:])
     with pytest.raises(ValueError, match="label 'd' has no column"):
         likely_label_errors(frame.replace("a", "d"), oof)
