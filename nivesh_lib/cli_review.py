@@ -57,8 +57,13 @@ def review(
             f"{relative(path)}: {len(shown)} of {len(doubted)} rows of {data.ref} whose label "
             f"{step} doubts.\nFill in decision (keep, relabel, drop), new_label, note, reviewer; "
             f"then: nivesh data add {data.name} --review {relative(path)} --extends {data.ref} "
-            "--version …"
+            f"--version {_next_patch(data.version.version)}"
         )
+
+
+def _next_patch(version: str) -> str:
+    stem, _, patch = version.rpartition(".")
+    return f"{stem}.{int(patch) + 1}"
 
 
 def _run_folder(run: str | None) -> Path:

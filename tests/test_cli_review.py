@@ -89,6 +89,7 @@ def test_from_doubt_to_the_next_version(call, home, file):
     assert (
         code == 0 and f"{WRONG} of {WRONG} rows of mine@1.0.0 whose label 03_tfidf doubts" in said
     )
+    assert said.endswith(f"{file} --extends mine@1.0.0 --version 1.0.1\n")
     rewrite(file, decide)
     code, said = call(
         "add", "mine", "--review", file, "--extends", "mine@1.0.0", "--version", "1.0.1"

@@ -75,7 +75,7 @@ def write_review(path: str | Path, rows: pd.DataFrame, *, reviewer: str = "") ->
     return path
 
 
-def _cells(row: Mapping[str, Any], reviewer: str) -> list[str]:
+def _cells(row: Mapping[Any, Any], reviewer: str) -> list[str]:
     texts = {name: str(row[name]) for name in ("id", "label", "suggested")}
     texts |= {"query": anonymize_query(row["query"]), "reviewer": reviewer}
     guarded = {name: f"'{t}" if t.startswith(_FORMULA) else t for name, t in texts.items()}

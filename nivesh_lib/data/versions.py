@@ -387,14 +387,12 @@ def publish(
         clear_leftovers(data_dir() / name)
         base = _check_version(name, version, parent)
         task = str(base.manifest["task"]) if base else task
-        if review and base is None:
-            raise DataError("A review changes the rows of a version; name it as the parent.")
         new = None
         if rows is not None:
             new = new_rows(*(_with_intent(part, task) for part in (rows, holdout_rows)))
         elif not review or holdout_rows is not None:
             raise DataError("There are no training rows to publish.")
-        frame = new if base is None else _extended(base, new, review)
+        frame = _joined(base, new, review)
         frame["id"] = make_ids(frame, name)
         ordered = _ordered_labels(name, version, base, frame["intent"], labels)
         _check_rows(frame, ordered)
@@ -529,10 +527,14 @@ def _earlier_sides(name: str, version: str) -> dict[str, set[str]]:
     return sides
 
 
-def _extended(
-    base: DataVersion, new: pd.DataFrame | None, review: Sequence[Decision]
+def _joined(
+    base: DataVersion | None, new: pd.DataFrame | None, review: Sequence[Decision]
 ) -> pd.DataFrame:
     """Return a parent's rows as the review leaves them, and the new ones after them."""
+    if base is None:
+        if new is None or review:
+            raise DataError("A review changes the rows of a version; name it as the parent.")
+        return new
     revised = revise(_read_sides(base), review)
     return revised.assign(place="") if new is None else extend(revised, new)
 

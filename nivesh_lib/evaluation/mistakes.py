@@ -5,6 +5,7 @@ Tables name rows by id and hold no text: callers join texts and anonymise what t
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -
     counts = confusion(y_true, y_pred, labels).to_numpy()
     support = counts.sum(axis=1)
     rows = []
-    for i, j in zip(*np.triu_indices(len(labels), k=1), strict=True):
+    for i, j in itertools.combinations(range(len(labels)), 2):
         there, back = int(counts[i, j]), int(counts[j, i])
         if there and back:
             n = int(support[i] + support[j])
@@ -171,7 +172,7 @@ def _aligned(oof: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
 
 
 def _codes(given: pd.Series, labels: pd.Index) -> np.ndarray:
-    codes = labels.get_indexer(given)
+    codes = labels.get_indexer(pd.Index(given))
     if (codes < 0).any():
         strange = given.iloc[int(np.argmax(codes < 0))]
         raise ValueError(f"label {strange!r} has no column of probabilities")
