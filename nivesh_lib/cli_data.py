@@ -1,4 +1,4 @@
-"""The commands ``nivesh data …``: list, show, validate, add, diff."""
+"""The commands ``nivesh data …``: list, show, validate, review, add, diff."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nivesh_lib.cli_review import review
+
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nivesh_lib.data.revision import Decision
     from nivesh_lib.data.versions import Dataset, DataVersion
 
+SHOWN = 20  # relabelled rows that `diff` prints
+
 data_app = typer.Typer(
-    help="Versioned datasets: list, show, validate, add, diff.",
+    help="Versioned datasets: list, show, validate, review, add, diff.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -68,16 +73,18 @@ def show(ref: Ref, as_json: Json = False) -> None:
     facts = _summary(data.version) | {"examples": examples}
     if as_json:
         return _echo_json(facts)
-    for key in ("ref", "description", "created", "parent", "licence", "sources", "path", "sha256"):
-        typer.echo(f"{key:<12} {facts[key]}")
+    for key in ("ref", "description", "created", "parent", "transformation", "licence", "sources"):
+        typer.echo(f"{key:<15} {facts[key]}")
+    for key in ("path", "sha256"):
+        typer.echo(f"{key:<15} {facts[key]}")
     folds = ", ".join(f"{n:,}" for n in facts["folds"])
     typer.echo(
-        f"{'rows':<12} {facts['rows']:,}: {len(data.train):,} training (folds of {folds}), "
+        f"{'rows':<15} {facts['rows']:,}: {len(data.train):,} training (folds of {folds}), "
         f"{facts['held_out']:,} held out"
     )
     doubles = facts["cross_split_duplicates"]
     typer.echo(
-        f"{'duplicates':<12} across the split: {doubles['exact']} exact, {doubles['near']} near"
+        f"{'duplicates':<15} across the split: {doubles['exact']} exact, {doubles['near']} near"
     )
     typer.echo(f"\n{'label':<48}{'training':>9}{'held out':>10}")
     counts = facts["label_counts"]
@@ -101,15 +108,16 @@ def validate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check whether data is fit to train on; exit code 1 where it is not.
+    """Check whether data is fit to train on, and free of leaks; exit code 1 where it is not.
 
     Example: nivesh data validate queries.csv --text text --label category
     """
-    from nivesh_lib.data.validation import validate_intent_data
+    from nivesh_lib.data.validation import as_frame, validate_intent_data
 
-    result = validate_intent_data(
-        data, reference=reference, text=text, label=label, delimiter=delimiter
-    )
+    frame, labels = as_frame(data, text, label, delimiter)
+    earlier = None if reference is None else as_frame(reference, text, label, delimiter)[0]
+    result = validate_intent_data(frame, reference=earlier, labels=labels)
+    _add_leaks(result, frame, ref=data if labels else None)
     if as_json:
         _echo_json(result)
     else:
@@ -127,11 +135,17 @@ def validate(
         raise typer.Exit(1)
 
 
+data_app.command()(review)
+
+
 @data_app.command()
 def add(
     name: Annotated[str, typer.Argument(help="The dataset: small letters, digits, - and _.")],
-    file: Annotated[Path, typer.Argument(help="CSV, JSON, JSON Lines or Parquet.")],
     version: Annotated[str, typer.Option(help="The new version; 0.x.y is a draft.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="CSV, JSON, JSON Lines or Parquet; not needed with --review."),
+    ] = None,
     text: Text = "query",
     label: Label = "intent",
     map_: Annotated[
@@ -143,6 +157,10 @@ def add(
     ] = None,
     holdout: Annotated[
         Path | None, typer.Option(help="A test file; else 20 % is held out.")
+    ] = None,
+    reviewed: Annotated[
+        Path | None,
+        typer.Option("--review", help="What `nivesh data review` wrote and a person filled in."),
     ] = None,
     description: Annotated[str, typer.Option(help="One sentence for the manifest.")] = "",
     licence: Annotated[str, typer.Option(help="The data's licence.")] = "",
@@ -159,53 +177,63 @@ def add(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish labelled texts as a version of a dataset.
+    """Publish labelled texts, or a reviewed version, as a version of a dataset.
 
     Example: nivesh data add banking77 train.csv --text text --label category
     --holdout test.csv --version 1.0.0
+
+    Example: nivesh data add mine --review review.csv --extends mine@1.0.0 --version 1.0.1
     """
     import functools
     import warnings
 
     from nivesh_lib.data.importing import read_rows
-    from nivesh_lib.data.validation import check_balance, check_personal_data
     from nivesh_lib.data.versions import publish
 
-    read = functools.partial(
-        read_rows,
-        text=text,
-        label=label,
-        columns=_columns(map_ or []),
-        delimiter=delimiter,
-        keep_duplicates=drop_duplicates,
-    )
-    if store and "://" not in store:
-        raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
+    _check_call(file, holdout, reviewed, extends, store)
     taxonomy = [part.strip() for part in labels.split(",")] if labels else None
-    allowed = taxonomy or _parent_labels(name, extends, version)
-    rows = read(file, labels=allowed, whole=extends is None)
-    _refuse_reserved(set(rows["intent"]), file)
-    held = None
-    if holdout:
-        held = read(holdout, labels=allowed or sorted(set(rows["intent"])), whole=False)
-    if drop_duplicates:
-        rows = _without_repeats(rows, name, extends)
-        held = None if held is None else _without_repeats(held, name, None)
-    issues = check_personal_data(rows) + ([] if extends else check_balance(rows))
-    for issue in issues:
-        typer.echo(f"warning: {issue.message}", err=True)
+    rows = held = None
+    if file is not None:
+        read = functools.partial(
+            read_rows,
+            text=text,
+            label=label,
+            columns=_columns(map_ or []),
+            delimiter=delimiter,
+            keep_duplicates=drop_duplicates,
+        )
+        allowed = taxonomy or _parent_labels(name, extends, version)
+        rows = read(file, labels=allowed, whole=extends is None)
+        _refuse_reserved(set(rows["intent"]), file)
+        if holdout:
+            held = read(holdout, labels=allowed or sorted(set(rows["intent"])), whole=False)
+        if drop_duplicates:
+            rows = _without_repeats(rows, name, extends)
+            held = None if held is None else _without_repeats(held, name, None)
+        _warn_of_issues(rows, whole=extends is None)
+    decisions: list[Decision] = []
+    defaults = {"description": f"Imported from {file.name if file else ''}", "licence": ""}
+    sources = [file.name] if file else []
+    if reviewed is not None:
+        decisions, parent = _decisions(reviewed, name, extends or "", taxonomy, delimiter)
+        sources = list(dict.fromkeys(parent.manifest["sources"] + sources))
+        defaults = {
+            "description": f"{parent.ref} as reviewed in {reviewed.name}",
+            "licence": parent.manifest["licence"],
+        }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         published = publish(
             rows,
             name,
             version,
-            description=description or f"Imported from {file.name}",
+            description=description or defaults["description"],
             labels=taxonomy,
             parent=extends,
             holdout_rows=held,
-            sources=source or [file.name],
-            licence=licence,
+            review=decisions,
+            sources=source or sources,
+            licence=licence or defaults["licence"],
             store=store,
         )
     for warning in caught:
@@ -215,6 +243,8 @@ def add(
         typer.echo("warning: too few rows to hold any out; nothing can judge a release", err=True)
     if as_json:
         return _echo_json(facts)
+    if decisions:
+        typer.echo(f"{reviewed}: {facts['transformation'].rpartition('; ')[2]}")
     typer.echo(
         f"{facts['ref']}: {facts['rows']:,} rows, {facts['held_out']:,} of them held out, "
         f"{len(facts['labels'])} labels. Next: nivesh run --dataset {facts['ref']}"
@@ -237,6 +267,10 @@ def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
         f"{facts['removed']:,} removed; of the training rows {len(facts['relabelled']):,} "
         f"relabelled, {len(facts['reworded']):,} reworded"
     )
+    for row in facts["relabelled"][:SHOWN]:
+        typer.echo(f"  {row['id']}: {row['from']} -> {row['to']}: {row['query']}")
+    if len(facts["relabelled"]) > SHOWN:
+        typer.echo(f"  and {len(facts['relabelled']) - SHOWN:,} more; --json prints all")
     shift = facts["length_shift"]
     typer.echo(f"query length in training: KS {shift['statistic']:.2f}, p {shift['p']:.2g}")
     typer.echo(f"\n{'label':<48}{'old':>8}{'new':>8}")
@@ -247,17 +281,24 @@ def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
 def _differences(a: Dataset, b: Dataset) -> dict[str, Any]:
     """Compare by id; of held-out rows only ids and counts are looked at."""
     from nivesh_lib.data.validation import length_shift
+    from nivesh_lib.privacy import anonymize_query
 
     old, new = (data.train.rename(columns={data.version.label_column: "label"}) for data in (a, b))
     old_ids, new_ids = {*old["id"], *a.manifest["holdout"]}, {*new["id"], *b.manifest["holdout"]}
     both = old.merge(new, on="id", suffixes=("", "_new"))
+    relabelled = both[both["label"] != both["label_new"]]
     statistic, p = length_shift(new, old)
     return {
         "old": a.ref,
         "new": b.ref,
         "added": len(new_ids - old_ids),
         "removed": len(old_ids - new_ids),
-        "relabelled": both["id"][both["label"] != both["label_new"]].tolist(),
+        "relabelled": [
+            {"id": row, "from": before, "to": after, "query": anonymize_query(query)}
+            for row, before, after, query in relabelled[
+                ["id", "label", "label_new", "query_new"]
+            ].itertuples(index=False)
+        ],
         "reworded": both["id"][both["query"] != both["query_new"]].tolist(),
         "labels": {
             name: [_count(data.version, name) for data in (a, b)]
@@ -265,6 +306,63 @@ def _differences(a: Dataset, b: Dataset) -> dict[str, Any]:
         },
         "length_shift": {"statistic": statistic, "p": p},
     }
+
+
+def _add_leaks(result: dict[str, Any], frame: pd.DataFrame, *, ref: str | None) -> None:
+    """Add what leaks to the issues and warnings; of a version, its folds and split too."""
+    from nivesh_lib.data.splits import mask_amounts, near_duplicate_pairs
+    from nivesh_lib.data.versions import resolve
+    from nivesh_lib.evaluation.leakage import find_leaks
+
+    if ref is None:
+        leaks = find_leaks(frame)
+    else:
+        manifest = resolve(ref).manifest
+        leaks = find_leaks(
+            frame,
+            pairs=near_duplicate_pairs([mask_amounts(text) for text in frame["query"]]),
+            held_ids=manifest["holdout"],
+            recorded=manifest["cross_split_duplicates"],
+        )
+    result["issues"] += [leak.message for leak in leaks if leak.severity == "error"]
+    result["warnings"] += [leak.message for leak in leaks if leak.severity == "warning"]
+    result["valid"] = not result["issues"]
+
+
+def _check_call(
+    file: Path | None,
+    holdout: Path | None,
+    reviewed: Path | None,
+    extends: str | None,
+    store: str | None,
+) -> None:
+    if file is None and reviewed is None:
+        raise typer.BadParameter("name a FILE of rows, or a reviewed file with --review")
+    if reviewed is not None and extends is None:
+        raise typer.BadParameter("--review needs --extends NAME@VERSION, what was reviewed")
+    if holdout is not None and file is None:
+        raise typer.BadParameter("--holdout needs a FILE of training rows")
+    if store and "://" not in store:
+        raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
+
+
+def _warn_of_issues(rows: pd.DataFrame, *, whole: bool) -> None:
+    from nivesh_lib.data.validation import check_balance, check_personal_data
+
+    for issue in check_personal_data(rows) + (check_balance(rows) if whole else []):
+        typer.echo(f"warning: {issue.message}", err=True)
+
+
+def _decisions(
+    path: Path, name: str, extends: str, labels: list[str] | None, delimiter: str | None
+) -> tuple[list[Decision], DataVersion]:
+    from nivesh_lib.data.review import read_review
+    from nivesh_lib.data.versions import load_dataset
+
+    parent = load_dataset(extends if "@" in extends else f"{name}@{extends}")
+    decisions = read_review(path, parent, labels=labels, delimiter=delimiter)
+    _refuse_reserved({decision.new_label for decision in decisions}, path)
+    return decisions, parent.version
 
 
 def _summary(version: DataVersion) -> dict[str, Any]:

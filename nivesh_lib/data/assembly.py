@@ -81,16 +81,26 @@ def extend(base: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_conflicts(frame: pd.DataFrame) -> None:
-    """Refuse one text with two labels; a test file that came with the first version may differ."""
-    first: dict[str, tuple[str, str]] = {}
+    """Refuse one text with two labels; a test file that came with the first version may differ.
+
+    A parent's rows are compared with those on their own side, new rows with all.
+    """
+    first: dict[tuple[str, str], tuple[str, str]] = {}
     first_version = bool((frame["place"] != "").all())
     found = []
     columns = (frame[name] for name in ("query", "intent", "side", "place", "id"))
     for query, intent, side, place, row_id in zip(*columns, strict=True):
-        key = normalise(query) + (f"\n{side}" if first_version else "")
-        name, label = first.setdefault(key, (place or row_id, intent))
-        if label != intent:
-            found.append(f"{place} has the text of {name} but label {intent!r}, not {label!r}")
+        own_side = first_version or not place
+        met = [
+            first.setdefault((normalise(query), where), (place or row_id, intent))
+            for where in ([side] if own_side else ["train", "holdout", ""])
+        ]
+        other = next((name_label for name_label in met if name_label[1] != intent), None)
+        if other:
+            found.append(
+                f"{place or row_id} has the text of {other[0]} but label {intent!r}, not "
+                f"{other[1]!r}"
+            )
     _refuse(found, "Decide on one label for each text.")
 
 

@@ -72,8 +72,8 @@ def validate_intent_data(
 
     ``valid`` means that there are no issues; a warning asks for a look and does not count.
     """
-    frame, own_labels = _frame(data, text, label, delimiter)
-    earlier = None if reference is None else _frame(reference, text, label, delimiter)[0]
+    frame, own_labels = as_frame(data, text, label, delimiter)
+    earlier = None if reference is None else as_frame(reference, text, label, delimiter)[0]
     measured = measure(frame)
     issues = find_issues(frame, labels=labels or own_labels, reference=earlier, measured=measured)
     return {
@@ -239,9 +239,13 @@ def length_shift(frame: pd.DataFrame, reference: pd.DataFrame) -> tuple[float, f
     return float(result.statistic), float(result.pvalue)
 
 
-def _frame(
-    data: Data, text: str, label: str, delimiter: str | None
+def as_frame(
+    data: Data, text: str = "query", label: str = "intent", delimiter: str | None = None
 ) -> tuple[pd.DataFrame, Collection[str] | None]:
+    """Return rows with the columns ``query`` and ``intent``, and the taxonomy where there is one.
+
+    Of a version these are the training rows, with id and fold.
+    """
     if isinstance(data, str | Path):
         is_file = Path(data).suffix.lower() in EXTENSIONS or Path(data).exists()
         if is_file:

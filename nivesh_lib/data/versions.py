@@ -32,6 +32,7 @@ from nivesh_lib.data.assembly import (
     make_ids,
     new_rows,
 )
+from nivesh_lib.data.revision import Decision, changes_of, revise, summary
 from nivesh_lib.data.schema import LABELS, OPTIONAL, is_iso_date, normalise, schema_failures
 from nivesh_lib.data.splits import NEAR, mask_amounts, near_duplicate_pairs
 from nivesh_lib.data.storage import (
@@ -118,6 +119,11 @@ class DataVersion:
     def parent(self) -> str | None:
         """Return the version that this one extends."""
         return self.manifest["parent"]
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """Return what a review changed in the parent's rows: id, column, from, to, who, when."""
+        return list(self.manifest.get("changes", []))
 
     @property
     def rows(self) -> int:
@@ -283,7 +289,7 @@ def _read_sides(version: DataVersion) -> pd.DataFrame:
 
 
 def publish(
-    rows: pd.DataFrame,
+    rows: pd.DataFrame | None,
     name: str,
     version: str,
     *,
@@ -291,6 +297,7 @@ def publish(
     labels: Sequence[str] | None = None,
     parent: str | None = None,
     holdout_rows: pd.DataFrame | None = None,
+    review: Sequence[Decision] = (),
     sources: Sequence[str] = (),
     licence: str = "",
     task: str = "intent_classification",
@@ -300,11 +307,14 @@ def publish(
 ) -> DataVersion:
     """Write a new version, whole or not at all, and return it.
 
+    Numbers: PATCH for corrected rows, MINOR for added ones, MAJOR, which is demanded, for other
+    labels.
+
     Parameters
     ----------
     rows
         Columns ``query`` and ``intent``, optionally ``id`` and those of ``schema.OPTIONAL``.
-        With ``parent``, only what is new.
+        With ``parent``, only what is new; None where a review is all there is.
     labels
         Labels in id order, each with a training row; by default those of the parent or the newest
         version, then new ones.
@@ -313,6 +323,9 @@ def publish(
         one on the other side is refused; one near a training row joins its fold.
     holdout_rows
         Exactly these new rows are held out. Without them 20 % of the new rows are chosen.
+    review
+        What a person decided about training rows of the parent (``data.review``). The parent
+        stays as it is; the new version's manifest lists every change.
     created
         ISO date; today by default.
     store
@@ -326,8 +339,12 @@ def publish(
         clear_leftovers(data_dir() / name)
         base = _check_version(name, version, parent)
         task = str(base.manifest["task"]) if base else task
-        new = new_rows(*(_with_intent(part, task) for part in (rows, holdout_rows)))
-        frame = new if base is None else extend(_read_sides(base), new)
+        new = None
+        if rows is not None:
+            new = new_rows(*(_with_intent(part, task) for part in (rows, holdout_rows)))
+        elif not review or holdout_rows is not None:
+            raise DataError("There are no training rows to publish.")
+        frame = _joined(base, new, review)
         frame["id"] = make_ids(frame, name)
         ordered = _ordered_labels(name, version, base, frame["intent"], labels)
         _check_rows(frame, ordered)
@@ -349,7 +366,10 @@ def publish(
             "licence": licence,
             "sources": list(sources),
             "parent": base.version if base else None,
-            "transformation": _transformation(base, new, holdout_rows is not None, seed),
+            "transformation": _transformation(
+                base, new, review, given=holdout_rows is not None, seed=seed
+            ),
+            **_changes(base, review, created),
             **_split_facts(frame),
             "cross_split_duplicates": cross_split_duplicates(frame, pairs),
         }
@@ -459,12 +479,41 @@ def _earlier_sides(name: str, version: str) -> dict[str, set[str]]:
     return sides
 
 
-def _transformation(base: DataVersion | None, new: pd.DataFrame, given: bool, seed: int) -> str:
+def _joined(
+    base: DataVersion | None, new: pd.DataFrame | None, review: Sequence[Decision]
+) -> pd.DataFrame:
+    """Return a parent's rows as the review leaves them, and the new ones after them."""
+    if base is None:
+        if new is None or review:
+            raise DataError("A review changes the rows of a version; name it as the parent.")
+        return new
+    revised = revise(_read_sides(base), review)
+    return revised.assign(place="") if new is None else extend(revised, new)
+
+
+def _changes(base: DataVersion | None, review: Sequence[Decision], created: str) -> Manifest:
+    if base is None or not review:
+        return {}
+    return {"changes": changes_of(review, column=base.label_column, when=created)}
+
+
+def _transformation(
+    base: DataVersion | None,
+    new: pd.DataFrame | None,
+    review: Sequence[Decision],
+    *,
+    given: bool,
+    seed: int,
+) -> str:
+    reviewed = summary(review) if review else ""
+    if new is None:
+        return reviewed
     start = f"{base.rows} rows of {base.ref} and " if base else ""
     held = "given" if given else f"20 % of the new rows, stratified, seed {seed}"
     return (
         f"{start}{len(new)} new rows; holdout {held}; near-duplicates (character 3-5-gram cosine "
         f"of {NEAR} or more, amounts masked) share side and fold"
+        + (f"; {reviewed}" if reviewed else "")
     )
 
 
@@ -523,12 +572,13 @@ def _rows_json(rows: pd.DataFrame) -> str:
 
 
 def _manifest_json(manifest: Manifest) -> str:
-    """Return JSON with one line for each key, and one for each fold."""
+    """Return JSON with one line for each key, and one for each fold and change."""
     lines = []
     for key, value in manifest.items():
         shown = json.dumps(value, ensure_ascii=False)
-        if key == "folds":
-            shown = "[\n    " + ",\n    ".join(json.dumps(fold) for fold in value) + "\n  ]"
+        if key in ("folds", "changes"):
+            items = (json.dumps(item, ensure_ascii=False) for item in value)
+            shown = "[\n    " + ",\n    ".join(items) + "\n  ]"
         lines.append(f"  {json.dumps(key)}: {shown}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

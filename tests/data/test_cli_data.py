@@ -194,9 +194,32 @@ def test_two_versions_are_compared(call, published, make_rows):
     facts = json.loads(call("diff", "mine@1.0.0", "mine@2.0.0", "--json")[1])
     assert (facts["added"], facts["removed"], len(facts["relabelled"])) == (20, 12, 1)
     assert "20 rows added, 0 removed" in call("diff", "mine@1.0.0", "mine@1.1.0")[1]
+    [row] = facts["relabelled"]
+    assert (row["id"], row["to"]) == (corrected["id"].iloc[0], corrected["intent"].iloc[0])
+    assert (
+        f"  {row['id']}: {row['from']} -> {row['to']}: {row['query']}"
+        in call("diff", "mine@1.0.0", "mine@2.0.0")[1].splitlines()
+    )
 
 
-@pytest.mark.parametrize("command", ["list", "show", "validate", "add", "diff"])
+def test_validation_tells_leaks_of_a_file_and_of_a_version(call, tmp_path, make_rows):
+    rows = make_rows(60)
+    leaky = rows["query"].where(rows["intent"] != "tax_planning", rows["query"] + " tax_planning")
+    rows.assign(query=leaky).to_csv(tmp_path / "leaky.csv", index=False)
+    code, said = call("validate", tmp_path / "leaky.csv")
+    assert code == 1 and "20 of 20 rows of tax_planning that say their own label" in said
+    test = make_rows(20, seed=1)
+    test.loc[0, ["query", "intent"]] = [rows["query"][0].upper(), rows["intent"][0]]
+    with pytest.warns(UserWarning, match="in training too"):
+        publish(rows, "mine", "1.0.0", description="", holdout_rows=test)
+    code, said = call("validate", "mine", "--json")
+    assert (code, json.loads(said)["issues"]) == (
+        1,
+        ["Found 1 held-out rows whose text is in training too"],
+    )
+
+
+@pytest.mark.parametrize("command", ["list", "show", "validate", "review", "add", "diff"])
 def test_every_help_has_an_example(call, command):
     assert f"Example: nivesh data {command}" in call(command, "--help")[1]
 

@@ -1,0 +1,179 @@
+"""Rows that deserve a second look: likely label errors, intents that overlap, flipped answers.
+
+Tables name rows by id and hold no text: callers join texts and anonymise what they show.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nivesh_lib.evaluation.crossval import predicted_labels, probabilities
+from nivesh_lib.evaluation.metrics import Column, Estimate, confusion, wilson
+
+
+@dataclass(frozen=True, eq=False)
+class Flips:
+    """What changed between two models on the same rows.
+
+    Both tables have the columns ``id``, ``label``, ``before`` and ``now``, the most confident
+    answers of the new model first. The rates are shares of all compared rows.
+    """
+
+    lost: pd.DataFrame  # was right, now wrong
+    won: pd.DataFrame  # was wrong, now right
+    negative_rate: Estimate
+    positive_rate: Estimate
+
+
+def likely_label_errors(
+    frame: pd.DataFrame, oof: pd.DataFrame, *, label: str = "intent"
+) -> pd.DataFrame:
+    """Return the rows whose given label is likely wrong, the least plausible first.
+
+    Confident learning (Northcutt, Jiang and Chuang 2021): a row is doubted where a model that
+    never saw it is surer of another label than it usually is of that label's own rows.
+    Only this table and these labels are looked at, one model at a time.
+
+    Parameters
+    ----------
+    frame
+        Columns ``id`` and ``label``: the rows to examine.
+    oof
+        Out-of-fold probabilities, which must cover these rows.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``id``, ``label``, ``suggested`` (the most probable label) and ``score``: the probability
+        of the given label, 0 to 1, low where it is doubtful.
+
+    Raises
+    ------
+    ValueError
+        A row without probabilities, or a label without a column.
+    """
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    table = _aligned(oof, frame["id"])
+    given = _codes(frame[label], table.columns)
+    if len(frame) == 0:
+        return pd.DataFrame(columns=["id", "label", "suggested", "score"])
+    proba = table.to_numpy(dtype=float)
+    with warnings.catch_warnings():
+        # A label without rows, or with a single one, has nothing to be compared with.
+        warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
+        doubted = find_label_issues(
+            given, proba, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
+    scores = get_label_quality_scores(given, proba, method="self_confidence")
+    suggested = table.columns.to_numpy(dtype=object)[proba.argmax(axis=1)]
+    found = pd.DataFrame(
+        {
+            "id": frame["id"].to_numpy(),
+            "label": frame[label].to_numpy(),
+            "suggested": suggested,
+            "score": scores,
+        }
+    )
+    return found.iloc[doubted].reset_index(drop=True)
+
+
+def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -> pd.DataFrame:
+    """Return the pairs of labels whose rows are confused in both directions, the worst first.
+
+    Confusion in one direction may be a model that prefers a label; in both, the texts do not
+    tell the two apart, and their definitions or labels are worth a look.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``first``, ``second``, ``first_as_second`` and ``second_as_first`` (rows), ``share`` of
+        both labels' rows with its 95 % interval ``low``, ``high`` (Wilson), and ``n``, these
+        rows. The intervals are for each pair by itself, not for the worst of many.
+    """
+    counts = confusion(y_true, y_pred, labels).to_numpy()
+    support = counts.sum(axis=1)
+    rows = []
+    for i, j in itertools.combinations(range(len(labels)), 2):
+        there, back = int(counts[i, j]), int(counts[j, i])
+        if there and back:
+            n = int(support[i] + support[j])
+            share = (there + back) / n
+            rows.append((labels[i], labels[j], there, back, share, *wilson(share, n), n))
+    rows.sort(key=lambda row: (-row[4], row[:2]))
+    columns = ["first", "second", "first_as_second", "second_as_first", "share", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def flips(
+    frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame, *, label: str = "intent"
+) -> Flips:
+    """Compare two models' answers to the same rows, such as the last champion's and a new one's.
+
+    The negative flip rate is the share of rows that were right and are wrong now (Yan et al.
+    2021, "Positive-congruent training"): what users notice even where accuracy rose.
+
+    Parameters
+    ----------
+    frame
+        Columns ``id`` and ``label``. Rows that one of the tables lacks are left out, since an
+        older version has fewer; the rates say how many were compared.
+    before, now
+        Out-of-fold tables.
+
+    Raises
+    ------
+    ValueError
+        No row is in both tables.
+    """
+    rows = frame[frame["id"].isin(before["id"]) & frame["id"].isin(now["id"])]
+    if rows.empty:
+        raise ValueError("the two tables have no row of the frame in common")
+    old, new = (_answers(oof, rows["id"]) for oof in (before, now))
+    true = rows[label].to_numpy(dtype=object)
+    sure = _aligned(now, rows["id"]).max(axis=1).to_numpy()
+    table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
+    lost, won = (old == true) & (new != true), (old != true) & (new == true)
+    order = np.argsort(-sure, kind="stable")
+    return Flips(
+        *(table.iloc[order[mask[order]]].reset_index(drop=True) for mask in (lost, won)),
+        *(_rate(mask) for mask in (lost, won)),
+    )
+
+
+def _rate(mask: np.ndarray) -> Estimate:
+    share = float(mask.mean())
+    return Estimate(share, *wilson(share, len(mask)), len(mask))
+
+
+def _answers(oof: pd.DataFrame, ids: pd.Series) -> np.ndarray:
+    by_id = dict(zip(oof["id"], predicted_labels(oof), strict=True))
+    return ids.map(by_id).to_numpy(dtype=object)
+
+
+def _aligned(oof: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
+    """Return the probabilities of these rows, in their order."""
+    if oof["id"].duplicated().any():
+        raise ValueError("an id occurs twice in the out-of-fold table")
+    missing = ids[~ids.isin(oof["id"])]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(ids)} rows have no out-of-fold probabilities, "
+            f"{missing.iloc[0]!r} the first"
+        )
+    return probabilities(oof).set_axis(oof["id"], axis=0).loc[ids]
+
+
+def _codes(given: pd.Series, labels: pd.Index) -> np.ndarray:
+    codes = labels.get_indexer(pd.Index(given))
+    if (codes < 0).any():
+        strange = given.iloc[int(np.argmax(codes < 0))]
+        raise ValueError(f"label {strange!r} has no column of probabilities")
+    return codes

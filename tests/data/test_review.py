@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+
+from nivesh_lib.data.review import COLUMNS, read_review, write_review
+from nivesh_lib.data.versions import load_dataset, publish
+from nivesh_lib.errors import DataError
+
+
+@pytest.fixture
+def data(home, make_rows):
+    """mine@1.0.0: 48 training rows, 12 held out; one text holds a phone number."""
+    rows = make_rows(60)
+    rows["query"] += [" call +91 98765 43210" if n % 2 else "" for n in range(60)]
+    publish(rows, "mine", "1.0.0", description="")
+    return load_dataset("mine@1.0.0")
+
+
+@pytest.fixture
+def file(data, tmp_path):
+    return write_review(tmp_path / "review.csv", doubted(data), reviewer="asha")
+
+
+def doubted(data, n=6):
+    rows = data.train.head(n).rename(columns={"intent": "label"})
+    return rows[["id", "query", "label"]].assign(suggested="goal_planning", score=0.125)
+
+
+def cells(path):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def fill(path, *edits, columns=COLUMNS, add=()):
+    """Change cells as ``(row from 0, column, text)``, as a person in a spreadsheet would."""
+    rows = cells(path)
+    for row, column, text in edits:
+        rows[row][column] = text
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*rows, *add])
+    return path
+
+
+def other(label):
+    return "loan_inquiry" if label != "loan_inquiry" else "tax_planning"
+
+
+def refusal(file, data, **options):
+    with pytest.raises(DataError) as caught:
+        read_review(file, data, **options)
+    return str(caught.value)
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def test_the_file_has_the_doubtful_rows_and_empty_cells_to_fill_in(file, data):
+    rows = cells(file)
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["id"] for row in rows] == data.train["id"].head(6).tolist()
+    assert {(r["decision"], r["new_label"], r["note"], r["reviewer"]) for r in rows} == {
+        ("", "", "", "asha")
+    }
+    assert rows[0]["score"] == "0.1250"
+
+
+def test_texts_are_anonymised_and_spreadsheets_are_told_that_they_are_utf_8(file):
+    raw = file.read_bytes()
+    assert raw.startswith(b"\xef\xbb\xbf")
+    assert b"[PHONE]" in raw and b"98765" not in raw
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+def test_a_text_that_looks_like_a_formula_is_written_as_text_and_read_back(
+    home, make_rows, tmp_path, start
+):
+    rows = make_rows(60)
+    publish(rows.assign(query=start + rows["query"]), "mine", "1.0.0", description="")
+    data = load_dataset("mine")
+    path = write_review(tmp_path / "a.csv", doubted(data), reviewer="=1+1")
+    assert all(row["query"].startswith(f"'{start}") for row in cells(path))
+    [decision] = read_review(fill(path, (0, "decision", "drop")), data)
+    assert decision.who == "=1+1"
+
+
+def test_an_existing_file_is_never_overwritten(file, data):
+    before = file.read_bytes()
+    with pytest.raises(DataError, match=r"review\.csv exists and may hold decisions; name another"):
+        write_review(file, doubted(data))
+    assert file.read_bytes() == before
+
+
+def test_of_writers_at_the_same_time_one_succeeds_and_leaves_a_whole_file(data, tmp_path):
+    path = tmp_path / "new" / "review.csv"
+
+    def write(n):
+        try:
+            return write_review(path, doubted(data, 40), reviewer=f"r{n}")
+        except DataError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        written = [found for found in pool.map(write, range(16)) if found]
+    assert written == [path]
+    assert len({row["reviewer"] for row in cells(path)}) == 1 and len(cells(path)) == 40
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_named(data, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(DataError, match="taken cannot be written"):
+        write_review(tmp_path / "taken" / "review.csv", doubted(data))
+
+
+def test_without_rows_nothing_is_written(data, tmp_path):
+    with pytest.raises(DataError, match="no rows to review"):
+        write_review(tmp_path / "review.csv", doubted(data).head(0))
+    assert not (tmp_path / "review.csv").exists()
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def test_decisions_are_read_with_who_and_why(file, data):
+    labels = [row["label"] for row in cells(file)]
+    fill(
+        file,
+        (0, "decision", "relabel"), (0, "new_label", other(labels[0])), (0, "note", "asks a loan"),
+        (1, "decision", " Drop "), (1, "reviewer", "ravi"), (1, "note", "of +91 98765 43210"),
+        (2, "decision", "keep"),
+    )  # fmt: skip
+    first, second, third = read_review(file, data)
+    assert (first.action, first.label, first.new_label) == ("relabel", labels[0], other(labels[0]))
+    assert (first.who, first.note) == ("asha", "asks a loan")
+    assert (second.action, second.who, second.note) == ("drop", "ravi", "of [PHONE]")
+    assert (third.action, third.new_label) == ("keep", "")
+
+
+def test_a_file_that_a_spreadsheet_saved_with_semicolons_can_be_read(file, data):
+    fill(file, (0, "decision", "drop"))
+    with file.open(newline="") as source:
+        rows = list(csv.reader(source))
+    with file.open("w", newline="") as target:
+        csv.writer(target, delimiter=";").writerows(rows)
+    assert "add --delimiter ';'" in refusal(file, data)
+    assert len(read_review(file, data, delimiter=";")) == 1
+
+
+def test_a_file_in_which_nothing_is_decided_says_so(file, data):
+    assert "none of its 6 rows is decided; write keep, relabel, drop" in refusal(file, data)
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([("id", "zzz")], "id 'zzz' is no row of mine@1.0.0"),
+        ([("id", "")], "id is missing"),
+        ([("query", "another text")], "the query is not that of mine@1.0.0"),
+        ([("label", "gold")], "label is 'gold', in mine@1.0.0 it is 'tax_planning'; write another"),
+        ([("decision", "relable")], "'relable' is not keep, relabel, drop or empty (did you mean"),
+        ([("decision", "relabel")], "decision is relabel, and new_label is empty"),
+        ([("new_label", "loan_inquiry")], "new_label is 'loan_inquiry' but decision is 'empty'"),
+        (
+            [("decision", "keep"), ("new_label", "loan_inquiry")],
+            "new_label is 'loan_inquiry' but decision is 'keep', not relabel",
+        ),
+        (
+            [("decision", "relabel"), ("new_label", "loan_inqiry")],
+            "'loan_inqiry' is not in the labels (did you mean 'loan_inquiry'?)",
+        ),
+        (
+            [("decision", "relabel"), ("new_label", "tax_planning")],
+            "new_label 'tax_planning' is the label that the row has; write keep",
+        ),
+        ([("decision", "drop"), ("reviewer", " ")], "reviewer is empty"),
+    ],
+)
+def test_a_wrong_line_is_named_by_its_number(file, data, edits, message):
+    row = next(n for n, line in enumerate(cells(file)) if line["label"] == "tax_planning")
+    said = refusal(fill(file, *[(row, *edit) for edit in edits]), data)
+    assert f"line {row + 2}: " in said and message in said
+    assert said.endswith("Correct the file; nothing was published.")
+
+
+def test_all_problems_come_at_once_in_the_order_of_lines(file, data):
+    again = cells(file)[0]
+    fill(
+        file,
+        (1, "id", "zzz"), (3, "decision", "relable"), (4, "label", "x"), (4, "query", "y"),
+        add=[again],
+    )  # fmt: skip
+    said = refusal(file, data).splitlines()
+    assert said[0].endswith("review.csv has 5 problems:")
+    assert [line.split(":")[0].strip() for line in said[1:6]] == [
+        "line 3", "line 5", "line 6", "line 6", "line 8",
+    ]  # fmt: skip
+    assert f"id {again['id']!r} is in line 2 already" in said[5]
+
+
+def test_a_text_over_several_lines_does_not_shift_the_numbers(home, make_rows, tmp_path):
+    rows = make_rows(60)
+    publish(rows.assign(query=rows["query"] + "\nand more"), "mine", "1.0.0", description="")
+    data = load_dataset("mine")
+    path = write_review(tmp_path / "a.csv", doubted(data))
+    assert "line 6: decision 'x'" in refusal(fill(path, (2, "decision", "x")), data)
+
+
+def test_a_held_out_row_cannot_be_reviewed(file, data):
+    held = data.manifest["holdout"][0]
+    assert f"line 2: id {held!r} is held out" in refusal(fill(file, (0, "id", held)), data)
+
+
+def test_a_review_of_another_dataset_is_told_in_one_line(file, make_rows):
+    publish(make_rows(60, seed=9), "other", "1.0.0", description="")
+    said = refusal(file, load_dataset("other"))
+    assert "none of its 6 ids is a training row of other@1.0.0" in said and "\n" not in said
+
+
+def test_missing_columns_and_another_kind_of_file_are_named(file, data, tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"PK\x03\x04 a spreadsheet")
+    assert "zip or Excel" in refusal(tmp_path / "a.csv", data)
+    assert "does not exist" in refusal(tmp_path / "b.csv", data)
+    fill(file, columns=[name for name in COLUMNS if name not in ("note", "decision", "score")])
+    assert "has no column decision, note; a review file has id, query" in refusal(file, data)
+
+
+def test_one_text_is_not_given_two_labels(home, make_rows, tmp_path):
+    rows = make_rows(60)
+    twins = rows.assign(query=rows["query"].str.upper())
+    publish(pd.concat([rows, twins]), "mine", "1.0.0", description="")
+    data = load_dataset("mine")
+    text = data.train["query"].str.casefold()
+    pair = data.train[text == text[0]].rename(columns={"intent": "label"})
+    shown = pair[["id", "query", "label"]].assign(suggested="x", score=0.1)
+    path = write_review(tmp_path / "a.csv", shown, reviewer="asha")
+    new = other(pair["label"].iloc[0])
+    fill(path, (0, "decision", "relabel"), (0, "new_label", new))
+    assert "line 2: another row has this text and another label" in refusal(path, data)
+    fill(path, (1, "decision", "relabel"), (1, "new_label", new))
+    assert len(read_review(path, data)) == 2
