@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.backbones import (
     find_backbone,
@@ -18,9 +17,10 @@ from nivesh_lib.models.backbones import (
     save_pretrained,
     weights_sha256,
 )
-from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.linear import linear_weights, softmax
-from nivesh_lib.models.training import Encoded, logits_of
+from nivesh_lib.models.training import logits_of, unlabelled
 from nivesh_lib.models.wordpieces import WordPieces
 
 _CACHE: dict[bytes, np.ndarray] | None = None
@@ -54,6 +54,8 @@ class EmbeddingClassifier(TextClassifier):
         ``minilm``, ``distilbert`` or a folder; see `backbones.find_backbone`.
     C : float
         Inverse regularisation strength of the logistic regression.
+    glosses : bool
+        Read the Hindi words of a text in English; see `hinglish.glossed`.
     max_length : int
         Word pieces of a text that are read.
     random_state : int, optional
@@ -72,11 +74,13 @@ class EmbeddingClassifier(TextClassifier):
         self,
         backbone: str = "minilm",
         C: float = 10.0,
+        glosses: bool = True,
         max_length: int = 128,
         random_state: int | None = 42,
     ) -> None:
         self.backbone = backbone
         self.C = C
+        self.glosses = glosses
         self.max_length = max_length
         self.random_state = random_state
 
@@ -94,12 +98,7 @@ class EmbeddingClassifier(TextClassifier):
         self.coef_, self.intercept_ = linear_weights(linear)
         return self
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return class probabilities, shape (n, n_classes)."""
-        check_is_fitted(self)
-        texts = [prepare(text) for text in as_texts(X)]
-        if not texts:
-            return np.empty((0, len(self.classes_)))
+    def _proba(self, texts: list[str]) -> np.ndarray:
         features = self._features(texts) - self.centre_
         return softmax(features @ self.coef_.T + self.intercept_)
 
@@ -110,6 +109,8 @@ class EmbeddingClassifier(TextClassifier):
 
     def _features(self, texts: list[str]) -> np.ndarray:
         """Return the features of each text, (n, 3 * width) float32."""
+        if self.glosses:
+            texts = [glossed(text) for text in texts]
         if _CACHE is None:
             return self._compute(texts)
         start = hashlib.sha256(f"{self._source} {self.max_length} ".encode())
@@ -125,7 +126,7 @@ class EmbeddingClassifier(TextClassifier):
 
     def _compute(self, texts: list[str]) -> np.ndarray:
         ids = self._pieces.encode(texts, self.max_length)
-        rows = Encoded(ids, np.zeros(len(ids), dtype=np.int64), self._pieces.pad_id)
+        rows = unlabelled(ids, self._pieces.pad_id)
         return logits_of(self._network, rows).astype(np.float32)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
