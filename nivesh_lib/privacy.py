@@ -463,6 +463,11 @@ def anonymize_query(query: str) -> str:
     return "".join(pieces) + query[at:]
 
 
+def hide_password(text: str) -> str:
+    """Return a text with the password of every address in it replaced by stars."""
+    return re.sub(r"(://[^/\s:@]*:)[^/\s]+@", r"\1***@", text)
+
+
 def anonymize_frame(frame: pd.DataFrame, columns: Sequence[str] = ("query",)) -> pd.DataFrame:
     """Return a copy with the text in ``columns`` anonymised; absent columns are ignored."""
     copy = frame.copy()

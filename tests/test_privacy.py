@@ -20,6 +20,7 @@ from nivesh_lib.privacy import (
     anonymize_frame,
     anonymize_query,
     find_pii,
+    hide_password,
     show,
 )
 
@@ -515,6 +516,19 @@ def test_show_hides_queries_and_nothing_else():
     assert list(shown) == ["query", "note"] and shown["note"].equals(frame["note"].head(2))
     assert "call [PHONE]" in shown._repr_html_()
     assert frame["query"][0] == "call 9876543210"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("http://team:s3cret@mlflow.lan:5000 is down", "http://team:***@mlflow.lan:5000 is down"),
+        ("postgresql://u:p@ss@db/mlflow", "postgresql://u:***@db/mlflow"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("http://mlflow.lan:5000/#/models", "http://mlflow.lan:5000/#/models"),
+    ],
+)
+def test_the_password_of_an_address_is_hidden(text, told):
+    assert hide_password(text) == told
 
 
 def test_a_frame_is_copied_and_numbers_stay():

@@ -10,12 +10,20 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
 
 _UNITS = {"p95_ms": " ms"}
+_KNOWN = (
+    "accuracy_target",
+    "latency_target_ms",
+    "min_confidence",
+    "business_impact",
+    "marks",
+)
 _SHARES = ("accuracy_target", "min_confidence")
 _NAMES = {"macro_f1": "macro-F1", "p95_ms": "latency p95"}
 
@@ -82,6 +90,9 @@ def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
 
 def _check(table: Mapping[str, Any], place: str) -> None:
     """Refuse a value that cannot be what its name says."""
+    for name in set(table) - set(_KNOWN):  # other models have other marks, so only slips are told
+        for meant in get_close_matches(name, _KNOWN, n=1, cutoff=0.85):
+            raise DataError(f"{place}: {name} is not known. Write {meant}")
     marks = table.get("marks", {})
     if not isinstance(marks, dict):
         raise DataError(f"{place}: marks = {marks!r} is no table. Write one line for each notebook")

@@ -93,6 +93,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return class probabilities, shape (n, n_classes), columns as in ``classes_``."""
+        check_is_fitted(self)
+        texts = [prepare(text) for text in as_texts(X)]
+        return self._proba(texts) if texts else np.empty((0, len(self.classes_)))
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        """Return the probabilities of one or more texts that `prepare` has seen."""
         raise NotImplementedError
 
     def predict(self, X: Iterable[str]) -> np.ndarray:

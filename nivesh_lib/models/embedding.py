@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.backbones import (
     find_backbone,
@@ -18,9 +17,10 @@ from nivesh_lib.models.backbones import (
     save_pretrained,
     weights_sha256,
 )
-from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.linear import linear_weights, softmax
-from nivesh_lib.models.training import Encoded, logits_of
+from nivesh_lib.models.training import logits_of, unlabelled
 from nivesh_lib.models.wordpieces import WordPieces
 
 _CACHE: dict[bytes, np.ndarray] | None = None
@@ -54,16 +54,21 @@ class FrozenEncoder:
         A backbone's, as `backbones.find_backbone` returns it, or one that `save` wrote.
     max_length : int
         Word pieces of a text that are read.
+    glosses : bool
+        Read the Hindi words of a text in English; see `hinglish.glossed`.
     """
 
-    def __init__(self, folder: Path, max_length: int) -> None:
+    def __init__(self, folder: Path, max_length: int, *, glosses: bool = True) -> None:
         self.max_length = max_length
+        self.glosses = glosses
         self._network = _features_network(load_encoder(folder))
         self._pieces = WordPieces.from_folder(folder)
         self._source = weights_sha256(folder)
 
     def features(self, texts: list[str]) -> np.ndarray:
         """Return the features of texts that `base.prepare` saw, (n, 3 * width) float32."""
+        if self.glosses:
+            texts = [glossed(text) for text in texts]
         if _CACHE is None:
             return self._compute(texts)
         start = hashlib.sha256(f"{self._source} {self.max_length} ".encode())
@@ -79,7 +84,7 @@ class FrozenEncoder:
 
     def _compute(self, texts: list[str]) -> np.ndarray:
         ids = self._pieces.encode(texts, self.max_length)
-        rows = Encoded(ids, np.zeros(len(ids), dtype=np.int64), self._pieces.pad_id)
+        rows = unlabelled(ids, self._pieces.pad_id)
         return logits_of(self._network, rows).astype(np.float32)
 
     def save(self, directory: Path) -> None:
@@ -99,6 +104,8 @@ class EmbeddingClassifier(TextClassifier):
         ``minilm``, ``distilbert`` or a folder; see `backbones.find_backbone`.
     C : float
         Inverse regularisation strength of the logistic regression.
+    glosses : bool
+        Read the Hindi words of a text in English; see `hinglish.glossed`.
     max_length : int
         Word pieces of a text that are read.
     random_state : int, optional
@@ -117,18 +124,22 @@ class EmbeddingClassifier(TextClassifier):
         self,
         backbone: str = "minilm",
         C: float = 10.0,
+        glosses: bool = True,
         max_length: int = 128,
         random_state: int | None = 42,
     ) -> None:
         self.backbone = backbone
         self.C = C
+        self.glosses = glosses
         self.max_length = max_length
         self.random_state = random_state
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Read the features and learn the linear model."""
         texts, labels = as_training(X, y)
-        self.encoder_ = FrozenEncoder(find_backbone(self.backbone), self.max_length)
+        self.encoder_ = FrozenEncoder(
+            find_backbone(self.backbone), self.max_length, glosses=self.glosses
+        )
         features = self.encoder_.features(texts)
         self.centre_ = features.mean(axis=0)
         linear = LogisticRegression(
@@ -138,12 +149,7 @@ class EmbeddingClassifier(TextClassifier):
         self.coef_, self.intercept_ = linear_weights(linear)
         return self
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return class probabilities, shape (n, n_classes)."""
-        check_is_fitted(self)
-        texts = [prepare(text) for text in as_texts(X)]
-        if not texts:
-            return np.empty((0, len(self.classes_)))
+    def _proba(self, texts: list[str]) -> np.ndarray:
         features = self.encoder_.features(texts) - self.centre_
         return softmax(features @ self.coef_.T + self.intercept_)
 
@@ -158,7 +164,7 @@ class EmbeddingClassifier(TextClassifier):
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         from safetensors.numpy import load_file
 
-        self.encoder_ = FrozenEncoder(directory, self.max_length)
+        self.encoder_ = FrozenEncoder(directory, self.max_length, glosses=self.glosses)
         head = load_file(directory / "head.safetensors")
         self.coef_, self.intercept_ = head["coef"], head["intercept"]
         self.centre_ = head["centre"]

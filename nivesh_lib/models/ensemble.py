@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_model
 
@@ -71,11 +70,8 @@ class EnsembleClassifier(TextClassifier):
                 raise ValueError(f"the classes of {kind} are not those of the first member")
         return joined
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return class probabilities, shape (n, n_classes)."""
-        check_is_fitted(self)
-        texts = as_texts(X)
-        return np.mean([model.predict_proba(texts) for model in self.members_.values()], axis=0)
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return np.mean([model._proba(texts) for model in self.members_.values()], axis=0)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         for kind, model in self.members_.items():

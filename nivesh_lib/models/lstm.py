@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.backbones import find_backbone
-from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.linear import softmax
 from nivesh_lib.models.training import (
     Encoded,
     Recipe,
     logits_of,
+    rewriter,
     seeded,
     train,
-    watched_rows,
+    unlabelled,
+    watched_mask,
     without_decay,
 )
 from nivesh_lib.models.wordpieces import WordPieces
@@ -49,6 +51,11 @@ class LstmClassifier(TextClassifier):
         Of the rows of each class, watched for stopping; 0 trains on all for ``epochs``.
     batch_size, learning_rate, weight_decay, label_smoothing
         Of AdamW and the cross-entropy.
+    slips : float
+        Share of the words that get a slip of the thumb, another in each epoch; see
+        `augmentation.with_slips`.
+    glosses : bool
+        Read the Hindi words of a text in English; see `hinglish.glossed`.
     max_length : int
         Word pieces of a text that are read.
     random_state : int, optional
@@ -79,6 +86,8 @@ class LstmClassifier(TextClassifier):
         learning_rate: float = 3e-3,
         weight_decay: float = 0.01,
         label_smoothing: float = 0.1,
+        slips: float = 0.0,
+        glosses: bool = True,
         max_length: int = 64,
         random_state: int | None = 42,
         verbose: bool = False,
@@ -96,6 +105,8 @@ class LstmClassifier(TextClassifier):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.slips = slips
+        self.glosses = glosses
         self.max_length = max_length
         self.random_state = random_state
         self.verbose = verbose
@@ -106,8 +117,10 @@ class LstmClassifier(TextClassifier):
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
         self._pieces = WordPieces.from_folder(folder)
-        rows = Encoded(self._pieces.encode(texts, self.max_length), targets, self._pieces.pad_id)
-        rows, watched = watched_rows(rows, self.validation_share, self.random_state)
+        rows = Encoded(self._encode(texts), targets, self._pieces.pad_id)
+        aside = watched_mask(targets, self.validation_share, self.random_state)
+        watched = rows.part(aside) if aside.any() else None
+        rows, kept = rows.part(~aside), [texts[n] for n in np.flatnonzero(~aside)]
         recipe = Recipe(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -125,8 +138,19 @@ class LstmClassifier(TextClassifier):
             groups = without_decay(
                 list(self._network.parameters()), self.learning_rate, self.weight_decay
             )
-            self.history_ = train(self._network, groups, rows, recipe, watched)
+            self.history_ = train(
+                self._network,
+                groups,
+                rows,
+                recipe,
+                watched,
+                rewriter(self._encode, kept, self.slips),
+            )
         return self
+
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        read = [glossed(text) for text in texts] if self.glosses else texts
+        return self._pieces.encode(read, self.max_length)
 
     def _vectors(self, folder: Path) -> Any:
         import torch
@@ -146,14 +170,9 @@ class LstmClassifier(TextClassifier):
             word_dropout=self.word_dropout,
         )
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return class probabilities, shape (n, n_classes)."""
-        check_is_fitted(self)
-        texts = [prepare(text) for text in as_texts(X)]
-        if not texts:
-            return np.empty((0, len(self.classes_)))
-        ids = self._pieces.encode(texts, self.max_length)
-        rows = Encoded(ids, np.zeros(len(ids), dtype=np.int64), self._pieces.pad_id)
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        ids = self._encode(texts)
+        rows = unlabelled(ids, self._pieces.pad_id)
         return softmax(logits_of(self._network, rows))
 
     def _dump(self, directory: Path) -> dict[str, Any]:

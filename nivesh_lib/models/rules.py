@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import regex
-from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
@@ -84,10 +83,8 @@ class RulesClassifier(TextClassifier):
             for rule in rules
         ]
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
+    def _proba(self, texts: list[str]) -> np.ndarray:
         """Return each label's share of the matched weight, shape (n, n_classes)."""
-        check_is_fitted(self)
-        texts = [prepare(text) for text in as_texts(X)]
         # Never quite 0, so that a text without a match still has an answer.
         scores = np.tile(self.prior_ * max(self.prior_weight, 1e-9), (len(texts), 1))
         for row, text in enumerate(texts):

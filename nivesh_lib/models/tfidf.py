@@ -11,9 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.hinglish import extended
 from nivesh_lib.models.linear import linear_weights, softmax
 
 
@@ -31,6 +31,8 @@ class TfidfClassifier(TextClassifier):
         Longest word and character n-grams; characters start at 2. 0 leaves a family out.
     min_df : int
         Texts in which an n-gram must occur to be used.
+    glosses : bool
+        Read the Hindi words of a text in English too; see `hinglish.glossed`.
     balanced : bool
         Weight classes by their inverse frequency.
     random_state : int, optional
@@ -51,6 +53,7 @@ class TfidfClassifier(TextClassifier):
         word_ngram_max: int = 2,
         char_ngram_max: int = 5,
         min_df: int = 1,
+        glosses: bool = True,
         balanced: bool = False,
         random_state: int | None = 42,
     ) -> None:
@@ -58,6 +61,7 @@ class TfidfClassifier(TextClassifier):
         self.word_ngram_max = word_ngram_max
         self.char_ngram_max = char_ngram_max
         self.min_df = min_df
+        self.glosses = glosses
         self.balanced = balanced
         self.random_state = random_state
 
@@ -77,8 +81,9 @@ class TfidfClassifier(TextClassifier):
         """Learn vocabularies, weights and the linear model."""
         texts, labels = as_training(X, y)
         self.vectorizers_ = self._new_vectorizers()
+        read = self._read(texts)
         features = sp.hstack(
-            [v.fit_transform(texts) for v in self.vectorizers_.values()], format="csr"
+            [v.fit_transform(read) for v in self.vectorizers_.values()], format="csr"
         )
         linear = LogisticRegression(
             C=self.C,
@@ -91,14 +96,13 @@ class TfidfClassifier(TextClassifier):
         self.coef_, self.intercept_ = linear_weights(linear)
         return self
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return class probabilities, shape (n, n_classes)."""
-        check_is_fitted(self)
-        texts = [prepare(text) for text in as_texts(X)]
-        if not texts:
-            return np.empty((0, len(self.classes_)))
-        features = sp.hstack([v.transform(texts) for v in self.vectorizers_.values()], format="csr")
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        read = self._read(texts)
+        features = sp.hstack([v.transform(read) for v in self.vectorizers_.values()], format="csr")
         return softmax(features @ self.coef_.T + self.intercept_)
+
+    def _read(self, texts: list[str]) -> list[str]:
+        return [extended(text) for text in texts] if self.glosses else texts
 
     def top_terms(self, label: str, n: int = 8) -> list[str]:
         """Return the word n-grams that speak most for ``label``."""

@@ -8,18 +8,22 @@ that, and not a smaller model, is what makes fine-tuning on two cores bearable.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.augmentation import with_slips
 from nivesh_lib.models.wordpieces import by_length, padded, shuffled
 
 _PRECISIONS = ("auto", "bf16", "fp32")
 _PREDICT_ROWS = 64
+
+# A random generator -> the ids of every row, in the order of the rows.
+Rewriter = Callable[[np.random.Generator], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Encoded:
         """Return the rows where ``mask`` is true."""
         kept = [self.ids[n] for n in np.flatnonzero(mask).tolist()]
         return Encoded(kept, self.targets[mask], self.pad_id)
+
+
+def unlabelled(ids: Sequence[np.ndarray], pad_id: int) -> Encoded:
+    """Return rows that are only to be answered; their class numbers say nothing."""
+    return Encoded(ids, np.zeros(len(ids), dtype=np.int64), pad_id)
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,7 @@ def train(
     rows: Encoded,
     recipe: Recipe,
     validation: Encoded | None = None,
+    rewritten: Rewriter | None = None,
 ) -> list[dict[str, float]]:
     """Train in place with AdamW (Loshchilov and Hutter 2019) and return the history.
 
@@ -114,6 +124,8 @@ def train(
     validation
         Rows to watch: the history gains their loss and accuracy, and the weights end as those of
         the epoch with the least loss. With ``patience``, training stops that many epochs later.
+    rewritten
+        Writes the texts of all rows anew for each epoch; see `models.augmentation`.
 
     Returns
     -------
@@ -134,6 +146,8 @@ def train(
     best: tuple[float, dict[str, Any]] | None = None
     for epoch in range(1, recipe.epochs + 1):
         total = 0.0
+        if rewritten is not None:
+            rows = replace(rows, ids=rewritten(rng))
         order = shuffled(rows.lengths, recipe.batch_size, rng)
         for batch in _progress(order, batches, epoch, recipe):
             ids, mask = _tensors(rows, batch, where)
@@ -225,16 +239,23 @@ def logits_of(network: Any, rows: Encoded, *, precision: str = "fp32") -> np.nda
     return found[np.argsort(order)].astype(np.float64)
 
 
-def watched_rows(rows: Encoded, share: float, seed: int | None) -> tuple[Encoded, Encoded | None]:
-    """Set a share of the rows of each class aside; None where no class has enough."""
+def watched_mask(targets: np.ndarray, share: float, seed: int | None) -> np.ndarray:
+    """Return which rows, (n,), to set aside: a share of each class, none of the smallest."""
     rng = np.random.default_rng(seed)
-    watched = np.zeros(len(rows.ids), dtype=bool)
-    for target in np.unique(rows.targets):
-        members = np.flatnonzero(rows.targets == target)
+    watched = np.zeros(len(targets), dtype=bool)
+    for target in np.unique(targets):
+        members = np.flatnonzero(targets == target)
         watched[rng.permutation(members)[: int(share * len(members))]] = True
-    if not watched.any():
-        return rows, None
-    return rows.part(~watched), rows.part(watched)
+    return watched
+
+
+def rewriter(
+    encode: Callable[[list[str]], list[np.ndarray]], texts: list[str], slips: float
+) -> Rewriter | None:
+    """Return what writes the texts anew for each epoch, with slips; None where there are none."""
+    if not slips:
+        return None
+    return lambda rng: encode(with_slips(texts, slips, rng))
 
 
 def without_decay(

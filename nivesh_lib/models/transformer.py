@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.backbones import (
     find_backbone,
@@ -16,14 +15,17 @@ from nivesh_lib.models.backbones import (
     load_tokenizer,
     save_pretrained,
 )
-from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.linear import softmax
 from nivesh_lib.models.training import (
     Encoded,
     Recipe,
     logits_of,
+    rewriter,
     seeded,
     train,
+    unlabelled,
     without_decay,
 )
 from nivesh_lib.models.wordpieces import WordPieces
@@ -43,6 +45,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": None,
         "direct": False,
         "freeze_embeddings": False,
+        "slips": 0.0,
+        "glosses": False,
         "max_length": 128,
     },
 }
@@ -70,6 +74,11 @@ class TransformerClassifier(TextClassifier):
         between was trained to tell whether sentences follow each other, or not at all.
     freeze_embeddings : bool
         Leave the table of word pieces as it is: half of the parameters, and little of the gain.
+    slips : float
+        Share of the words that get a slip of the thumb, another in each epoch; see
+        `augmentation.with_slips`.
+    glosses : bool
+        Read the Hindi words of a text in English; see `hinglish.glossed`.
     max_length : int
         Word pieces of a text that are read. Batches are padded to their own longest text only.
     precision : str
@@ -106,6 +115,8 @@ class TransformerClassifier(TextClassifier):
         dropout: float | None = 0.0,
         direct: bool = True,
         freeze_embeddings: bool = True,
+        slips: float = 0.1,
+        glosses: bool = True,
         max_length: int = 128,
         precision: str = "auto",
         random_state: int | None = 42,
@@ -123,6 +134,8 @@ class TransformerClassifier(TextClassifier):
         self.dropout = dropout
         self.direct = direct
         self.freeze_embeddings = freeze_embeddings
+        self.slips = slips
+        self.glosses = glosses
         self.max_length = max_length
         self.precision = precision
         self.random_state = random_state
@@ -148,7 +161,13 @@ class TransformerClassifier(TextClassifier):
             model = load_classifier(folder, self.classes_.tolist())
             self._prepare(model)
             self._network = _logits_network(model)
-            self.history_ = train(self._network, self._groups(model), rows, recipe)
+            self.history_ = train(
+                self._network,
+                self._groups(model),
+                rows,
+                recipe,
+                rewritten=rewriter(self._encode, texts, self.slips),
+            )
         return self
 
     def _read_tokenizer(self, folder: Path) -> None:
@@ -156,7 +175,8 @@ class TransformerClassifier(TextClassifier):
         self._pieces = WordPieces(self._tokenizer.backend_tokenizer, self._tokenizer.pad_token_id)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        return self._pieces.encode(texts, self.max_length)
+        read = [glossed(text) for text in texts] if self.glosses else texts
+        return self._pieces.encode(read, self.max_length)
 
     def _prepare(self, model: Any) -> None:
         import torch
@@ -187,14 +207,9 @@ class TransformerClassifier(TextClassifier):
             groups += without_decay(parameters, rate, self.weight_decay)
         return groups
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return class probabilities, shape (n, n_classes)."""
-        check_is_fitted(self)
-        texts = [prepare(text) for text in as_texts(X)]
-        if not texts:
-            return np.empty((0, len(self.classes_)))
+    def _proba(self, texts: list[str]) -> np.ndarray:
         ids = self._encode(texts)
-        rows = Encoded(ids, np.zeros(len(ids), dtype=np.int64), self._pieces.pad_id)
+        rows = unlabelled(ids, self._pieces.pad_id)
         return softmax(logits_of(self._network, rows))
 
     def _dump(self, directory: Path) -> dict[str, Any]:

@@ -114,10 +114,8 @@ class Calibrated(_Wrapper):
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature {self.temperature!r} is not above 0 and finite")
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return the tempered probabilities, shape (n, n_classes)."""
-        check_is_fitted(self)
-        proba = self.model_.predict_proba(X)
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        proba = self.model_._proba(texts)
         if self.temperature == 1:
             return proba
         return softmax(np.log(np.clip(proba, _SMALLEST, None)) / self.temperature)
@@ -238,10 +236,8 @@ class Abstaining(_Wrapper):
             return np.ones(len(certainty), dtype=bool)
         return certainty >= self.threshold
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return the probabilities of the model inside, shape (n, n_classes)."""
-        check_is_fitted(self)
-        return self.model_.predict_proba(X)
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return self.model_._proba(texts)
 
     def predict(self, X: Iterable[str]) -> np.ndarray:
         """Return the labels of the model inside, for accepted texts and others."""

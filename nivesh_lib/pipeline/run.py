@@ -26,6 +26,7 @@ from nivesh_lib.pipeline.spec import (
     parse_settings,
     resolve_parameters,
 )
+from nivesh_lib.privacy import hide_password
 from nivesh_lib.records import NUMBER, read_object
 from nivesh_lib.reproducibility import environment, git_state
 
@@ -79,9 +80,10 @@ class RunRecord:
     complete: bool = False
 
     def write(self, folder: Path) -> None:
-        """Write ``run.json`` in one step."""
+        """Write ``run.json`` in one step; reports are passed on, so without a password."""
         partial = folder / ".run.json.partial"
-        partial.write_text(json.dumps(self.__dict__, ensure_ascii=False, indent=1) + "\n")
+        told = self.__dict__ | {"mlflow_uri": hide_password(self.mlflow_uri)}
+        partial.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
         partial.replace(folder / "run.json")
 
 

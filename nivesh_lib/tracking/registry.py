@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.privacy import hide_password
 from nivesh_lib.tracking.runs import check_store
 
 
@@ -40,8 +41,8 @@ def fetch_model(uri: str) -> Path:
     except Exception as error:  # MLflow's own, and those of every artifact store
         why = (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(".")
         raise ModelError(
-            f"{uri}: cannot be fetched from {store} ({why}). `make ui` shows the models that "
-            "are there; MLFLOW_TRACKING_URI names another store"
+            hide_password(f"{uri}: cannot be fetched from {store} ({why}). ")
+            + "`make ui` shows the models that are there; MLFLOW_TRACKING_URI names another store"
         ) from None
     return _model_directory(uri, copied)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.privacy import anonymize_query, hide_password
 from nivesh_lib.records import read_object
 from nivesh_lib.reproducibility import disable_telemetry, environment, git_state, set_seeds
 
@@ -530,10 +530,10 @@ def check_store() -> str:
     try:
         _client().search_experiments(max_results=1)
     except Exception as error:
-        why = str(error).splitlines()[0][:200]
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise NiveshError(
-            f"tracking store {tracking_uri()}: cannot be opened ({why}). "
-            "Check MLFLOW_TRACKING_URI; without it a SQLite file below mlruns/ is used"
+            hide_password(f"tracking store {tracking_uri()}: cannot be opened ({why}). ")
+            + "Check MLFLOW_TRACKING_URI; without it a SQLite file below mlruns/ is used"
         ) from None
     finally:
         for name, value in before.items():

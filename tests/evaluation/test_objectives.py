@@ -159,6 +159,7 @@ def test_other_data_has_a_file_of_its_own_for_all_its_versions(write, tmp_path):
         ("[m.marks]\n03_tfidf = 1.5", r"marks\.03_tfidf = 1\.5 is not"),
         ("[m]\nmarks = 0.7", r"marks = 0\.7 is no table"),
         ("accuracy_target = 0.9", "accuracy_target = 0.9 stands alone"),
+        ("[m]\nacuracy_target = 0.9", "acuracy_target is not known. Write accuracy_target"),
     ],
 )
 def test_a_value_that_cannot_be_an_objective_is_named_with_its_file(write, text, message):

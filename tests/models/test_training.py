@@ -10,9 +10,10 @@ from nivesh_lib.models.training import (
     Recipe,
     autocast,
     logits_of,
+    rewriter,
     seeded,
     train,
-    watched_rows,
+    watched_mask,
     without_decay,
 )
 
@@ -85,19 +86,36 @@ def test_logits_come_back_in_the_order_asked():
     np.testing.assert_allclose(logits_of(network, data), alone, rtol=1e-6)
 
 
-def test_a_share_of_each_class_is_watched_and_nothing_is_in_both():
-    data = Encoded([np.array([n + 1]) for n in range(100)], np.arange(100) % 2, 0)
-    kept, watched = watched_rows(data, 0.2, seed=1)
-    assert np.bincount(watched.targets).tolist() == [10, 10]
-    seen = [int(one[0]) for one in [*kept.ids, *watched.ids]]
-    assert sorted(seen) == list(range(1, 101))
+def test_a_share_of_each_class_is_watched():
+    targets = np.arange(100) % 2
+    watched = watched_mask(targets, 0.2, seed=1)
+    assert np.bincount(targets[watched]).tolist() == [10, 10]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_nothing_is_watched_where_no_class_has_enough(share):
-    data = Encoded([np.array([1])] * 4, np.array([0, 0, 1, 1]), 0)
-    kept, watched = watched_rows(data, share, seed=1)
-    assert watched is None and len(kept.ids) == 4
+    assert not watched_mask(np.array([0, 0, 1, 1]), share, seed=1).any()
+
+
+def test_rows_are_written_anew_for_each_epoch():
+    asked = []
+
+    def rewritten(rng):
+        asked.append(rng.random())
+        return rows().ids
+
+    with seeded(0):
+        network = Bag()
+        groups = [{"params": list(network.parameters()), "lr": 0.1}]
+        train(network, groups, rows(), Recipe(epochs=3, batch_size=8), rewritten=rewritten)
+    assert len(set(asked)) == 3
+
+
+def test_the_rewriter_encodes_texts_with_slips_and_is_none_without():
+    anew = rewriter(lambda texts: texts, ["insurance for my parents"] * 50, 0.5)
+    first, second = anew(np.random.default_rng(0)), anew(np.random.default_rng(1))
+    assert first != second and len(set(first)) > 1
+    assert rewriter(lambda texts: texts, ["insurance"], 0.0) is None
 
 
 def test_biases_and_frozen_parameters_do_not_decay():

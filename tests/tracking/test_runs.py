@@ -189,10 +189,11 @@ def test_a_server_that_does_not_answer_is_reported_at_once(monkeypatch):
 
     from nivesh_lib.errors import NiveshError
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:s3cret@127.0.0.1:9")
     started = time.monotonic()
-    with pytest.raises(NiveshError, match="cannot be opened"):
+    with pytest.raises(NiveshError, match=r"team:\*\*\*@127\.0\.0\.1:9: cannot be opened") as told:
         runs.check_store()
+    assert "s3cret" not in str(told.value)
     assert time.monotonic() - started < 20
 
 
