@@ -237,3 +237,21 @@ def top_confusions(
     ]
     pairs.sort(key=lambda pair: (-pair[2], -pair[3]))
     return pd.DataFrame(pairs[:n], columns=["true", "predicted", "rows", "share of true"])
+
+
+def changed_confusions(
+    y_true: Column, y_before: Column, y_pred: Column, labels: Sequence[str], n: int = 8
+) -> pd.DataFrame:
+    """Return the wrong pairs whose rows changed most from one model's answers to another's.
+
+    ``true``, ``predicted``, and how many rows ``before`` and ``after``; the largest change first.
+    """
+    counts = [confusion(y_true, column, labels).to_numpy() for column in (y_before, y_pred)]
+    pairs = [
+        (labels[i], labels[j], int(counts[0][i, j]), int(counts[1][i, j]))
+        for i in range(len(labels))
+        for j in range(len(labels))
+        if i != j and counts[0][i, j] != counts[1][i, j]
+    ]
+    pairs.sort(key=lambda pair: (-abs(pair[3] - pair[2]), pair[:2]))
+    return pd.DataFrame(pairs[:n], columns=["true", "predicted", "before", "after"])

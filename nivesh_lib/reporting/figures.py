@@ -149,6 +149,27 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
     return axes
 
 
+def word_bars(examples: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Axes:
+    """Draw what each word adds to an answer: title -> words and weights, one block for each."""
+    lines: list[tuple[str, float | None]] = []
+    for title, (words, weights) in examples.items():
+        lines += [(title, None), *zip(shortened(words, 24), weights, strict=True)]
+    axes = _axes(8, 0.6 + 0.24 * len(lines))
+    for row, (_, weight) in enumerate(lines):
+        if weight is not None:
+            axes.barh(row, weight, color=ACCENT if weight >= 0 else WARM, height=0.7)
+    axes.set_yticks(range(len(lines)), ["" if weight is None else name for name, weight in lines])
+    for row, (name, weight) in enumerate(lines):
+        if weight is None:
+            place = axes.get_yaxis_transform()
+            axes.text(0.02, row, name, transform=place, va="center", weight="bold", size=9)
+    axes.axvline(0, color=SOFT, lw=1)
+    axes.set_ylim(len(lines) - 0.5, -0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("probability of the answer that the word adds")
+    return axes
+
+
 def confusion_heatmap(table: pd.DataFrame) -> Axes:
     """Draw a confusion table, rows true and columns predicted, as shares of the true label.
 

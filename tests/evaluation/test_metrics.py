@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from nivesh_lib.evaluation import metrics
 from nivesh_lib.evaluation.metrics import (
     Estimate,
+    changed_confusions,
     confusion,
     paired_difference,
     per_class,
@@ -227,3 +228,11 @@ def test_wilson_s_interval_has_the_published_values(share, n, low, high):
 def test_a_share_comes_with_wilson_s_interval():
     found = share_of(np.array([True, False, False, False]))
     assert (found.value, found.low, found.high, found.n) == (0.25, *wilson(0.25, 4), 4)
+
+
+def test_the_pairs_whose_errors_changed_most_come_first():
+    true = ["a"] * 4 + ["b"] * 3
+    before = ["b", "b", "b", "a", "b", "b", "c"]
+    after = ["a", "a", "a", "a", "b", "c", "c"]
+    found = changed_confusions(true, before, after, ["a", "b", "c"])
+    assert found.to_numpy().tolist() == [["a", "b", 3, 0], ["b", "c", 1, 2]]

@@ -20,6 +20,7 @@ from nivesh_lib.reporting.figures import (
     reliability_of,
     risk_coverage,
     shortened,
+    word_bars,
 )
 
 matplotlib.use("Agg")
@@ -245,3 +246,10 @@ def test_curves_show_both_losses_and_mark_the_best_epoch():
 def test_curves_without_watched_rows_show_training_alone():
     axes = learning_curves([{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.0}])
     assert len(axes.get_lines()) == 1
+
+
+def test_words_are_drawn_below_the_title_of_their_example():
+    axes = word_bars({"one": (["my", "emi"], [0.1, 0.4]), "two": (["80C"], [-0.2])})
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["", "my", "emi", "", "80C"]
+    assert [text.get_text() for text in axes.texts] == ["one", "two"]
+    assert [bar.get_width() for bar in axes.patches] == [0.1, 0.4, -0.2]
