@@ -188,7 +188,7 @@ def add(
     import warnings
 
     from nivesh_lib.data.importing import read_rows
-    from nivesh_lib.data.versions import publish
+    from nivesh_lib.data.publishing import publish
 
     _check_call(file, holdout, reviewed, extends, store)
     taxonomy = [part.strip() for part in labels.split(",")] if labels else None

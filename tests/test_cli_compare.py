@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nivesh_lib.cli import app
-from nivesh_lib.data.versions import load_dataset, publish
+from nivesh_lib.data.publishing import publish
+from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 
 LABELS = ["loan", "rent", "tax"]

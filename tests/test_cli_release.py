@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from nivesh_lib import cli_release
 from nivesh_lib.cli import app
-from nivesh_lib.data.versions import load_dataset, publish
+from nivesh_lib.data.publishing import publish
+from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import ChecksumError, DataError, HoldoutError, ModelError
 from nivesh_lib.ledger import ledger_path, openings
 from nivesh_lib.models.base import get_model

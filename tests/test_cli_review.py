@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nivesh_lib.cli_data import data_app
-from nivesh_lib.data.versions import load_dataset, publish, resolve
+from nivesh_lib.data.publishing import publish
+from nivesh_lib.data.versions import load_dataset, resolve
 from nivesh_lib.errors import NiveshError
 
 WORDS = ("alpha", "beta", "gamma", "delta", "kappa", "sigma", "omega", "theta")

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
+from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.review import COLUMNS, read_review, write_review
-from nivesh_lib.data.versions import load_dataset, publish
+from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.revision import Decision, summary
-from nivesh_lib.data.versions import list_versions, load_dataset, publish, resolve
+from nivesh_lib.data.versions import list_versions, load_dataset, resolve
 from nivesh_lib.errors import DataError
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from nivesh_lib import privacy
 from nivesh_lib.data import validation
+from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.validation import find_issues, validate_intent_data
-from nivesh_lib.data.versions import load_dataset, publish
+from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 
 

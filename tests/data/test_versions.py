@@ -9,15 +9,9 @@ import fsspec
 import pandas as pd
 import pytest
 
+from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.schema import LABELS, label_to_id
-from nivesh_lib.data.versions import (
-    DATA_VERSIONS,
-    list_versions,
-    load_dataset,
-    parse_ref,
-    publish,
-    resolve,
-)
+from nivesh_lib.data.versions import DATA_VERSIONS, list_versions, load_dataset, parse_ref, resolve
 from nivesh_lib.errors import ChecksumError, DataError, MissingExtra
 
 
@@ -522,7 +516,7 @@ SCRIPT = """
 import os, signal, sys
 import pandas as pd
 from pathlib import Path
-from nivesh_lib.data import storage, versions
+from nivesh_lib.data import publishing, storage
 
 calls = 0
 def die_at(function, number):
@@ -540,7 +534,7 @@ if stage == "sync":
 if stage == "rename":
     Path.rename = die_at(Path.rename, int(number))
 rows = pd.DataFrame({"query": sys.argv[3:], "intent": ["a", "b"] * (len(sys.argv[3:]) // 2)})
-versions.publish(rows, "mine", sys.argv[2], description="")
+publishing.publish(rows, "mine", sys.argv[2], description="")
 """
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from nivesh_lib.data.versions import publish
+from nivesh_lib.data.publishing import publish
 from nivesh_lib.pipeline.run import run_pipeline
 
 PARAMETERS = 'DATASET: str = "toy@1.0.0"\nSLEEP: float = 0.0  # seconds'

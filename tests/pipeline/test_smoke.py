@@ -10,7 +10,7 @@ import pandas as pd
 from typer.testing import CliRunner
 
 from nivesh_lib.cli import app
-from nivesh_lib.data.versions import publish
+from nivesh_lib.data.publishing import publish
 from nivesh_lib.pipeline.run import run_pipeline
 from tests.conftest import REPOSITORY
 

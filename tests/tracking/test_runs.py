@@ -10,7 +10,8 @@ import mlflow
 import pandas as pd
 import pytest
 
-from nivesh_lib.data.versions import load_dataset, publish
+from nivesh_lib.data.publishing import publish
+from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.reporting.figures import label_bars
 from nivesh_lib.tracking import runs

@@ -1,0 +1,346 @@
+"""Publishing a dataset version: checks, split, folder; all of it or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from nivesh_lib.data.assembly import (
+    check_conflicts,
+    check_learnable,
+    check_unseen,
+    cross_split_duplicates,
+    decide_folds,
+    decide_sides,
+    extend,
+    make_ids,
+    new_rows,
+)
+from nivesh_lib.data.revision import Decision, changes_of, revise, summary
+from nivesh_lib.data.schema import LABELS, is_iso_date, normalise, schema_failures
+from nivesh_lib.data.splits import NEAR, mask_amounts, near_duplicate_pairs
+from nivesh_lib.data.storage import (
+    clear_leftovers,
+    locked,
+    upload,
+    write_folder,
+)
+from nivesh_lib.data.versions import (
+    DataVersion,
+    Manifest,
+    _read_sides,
+    is_draft,
+    manifest_sha256,
+    parse_ref,
+    read_manifest,
+    resolve,
+    version_key,
+    versions_of,
+)
+from nivesh_lib.errors import DataError
+from nivesh_lib.paths import data_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def publish(
+    rows: pd.DataFrame | None,
+    name: str,
+    version: str,
+    *,
+    description: str,
+    labels: Sequence[str] | None = None,
+    parent: str | None = None,
+    holdout_rows: pd.DataFrame | None = None,
+    review: Sequence[Decision] = (),
+    sources: Sequence[str] = (),
+    licence: str = "",
+    task: str = "intent_classification",
+    created: str | None = None,
+    seed: int = 42,
+    store: str | None = None,
+) -> DataVersion:
+    """Write a new version, whole or not at all, and return it.
+
+    Numbers: PATCH for corrected rows, MINOR for added ones, MAJOR, which is demanded, for other
+    labels.
+
+    Parameters
+    ----------
+    rows
+        Columns ``query`` and ``intent``, optionally ``id`` and those of ``schema.OPTIONAL``.
+        With ``parent``, only what is new; None where a review is all there is.
+    labels
+        Labels in id order, each with a training row; by default those of the parent or the newest
+        version, then new ones.
+    parent
+        The version to extend: its rows keep id, side and fold. A new row that near-duplicates
+        one on the other side is refused; one near a training row joins its fold.
+    holdout_rows
+        Exactly these new rows are held out. Without them 20 % of the new rows are chosen.
+    review
+        What a person decided about training rows of the parent (``data.review``). The parent
+        stays as it is; the new version's manifest lists every change.
+    created
+        ISO date; today by default.
+    store
+        URL below which the data file goes (``s3://bucket/nivesh``); the manifest stays here.
+    """
+    name, version = _full_ref(f"{name}@{version}")
+    created = created or datetime.now(UTC).date().isoformat()
+    if not is_iso_date(created):
+        raise DataError(f"created {created!r} is no ISO date; write 2026-01-25.")
+    with locked(data_dir()):
+        clear_leftovers(data_dir() / name)
+        base = _check_version(name, version, parent)
+        task = str(base.manifest["task"]) if base else task
+        new = None
+        if rows is not None:
+            new = new_rows(*(_with_intent(part, task) for part in (rows, holdout_rows)))
+        elif not review or holdout_rows is not None:
+            raise DataError("There are no training rows to publish.")
+        frame = _joined(base, new, review)
+        frame["id"] = make_ids(frame, name)
+        ordered = _ordered_labels(name, version, base, frame["intent"], labels)
+        _check_rows(frame, ordered)
+        pairs = near_duplicate_pairs([mask_amounts(text) for text in frame["query"]])
+        earlier = _earlier_sides(name, version)
+        frame["side"] = decide_sides(frame, pairs, earlier, seed)
+        if task != "out_of_scope":  # there, kinds that nobody has seen are the point
+            check_learnable(frame, ordered)
+        check_unseen(frame)
+        frame["fold"] = decide_folds(frame, pairs, seed)
+        manifest: Manifest = {
+            "name": name,
+            "version": version,
+            "task": task,
+            "labels": ordered,
+            "description": description,
+            "created": created,
+            "schema_version": "1.0",
+            "licence": licence,
+            "sources": list(sources),
+            "parent": base.version if base else None,
+            "transformation": _transformation(
+                base, new, review, given=holdout_rows is not None, seed=seed
+            ),
+            **_changes(base, review, created),
+            **_split_facts(frame),
+            "cross_split_duplicates": cross_split_duplicates(frame, pairs),
+        }
+        published = _write(frame, manifest, store)
+    _warn_of_duplicates(published)
+    return published
+
+
+def _full_ref(ref: str) -> tuple[str, str]:
+    name, version = parse_ref(ref)
+    if version is None:
+        raise DataError(f"{ref!r} needs a version, such as {name}@1.0.0.")
+    return name, version
+
+
+def _with_intent(rows: pd.DataFrame | None, task: str) -> Any:
+    return (
+        rows.rename(columns={"kind": "intent"})
+        if rows is not None and task == "out_of_scope"
+        else rows
+    )
+
+
+def _check_version(name: str, version: str, parent: str | None) -> DataVersion | None:
+    """Return the parent, after refusing a version that exists or comes too late."""
+    known = versions_of(name)
+    base = None
+    if parent is not None:
+        parent = parent if "@" in parent else f"{name}@{parent}"
+        if _full_ref(parent)[0] != name:
+            raise DataError(
+                f"The parent {parent} is another dataset; {name} has {', '.join(known)}."
+            )
+        base = resolve(parent)
+    if version in known and not is_draft(version):
+        raise DataError(f"{name}@{version} exists and is never edited; publish the next version.")
+    children = [v for v in known if resolve(f"{name}@{v}").parent == version]
+    if children:
+        raise DataError(f"{name}@{version} is the parent of {children[0]}; publish another draft.")
+    released = [v for v in known if not is_draft(v)]
+    newest = base.version if base else released[-1] if released else None
+    too_old = newest is not None and version_key(version) <= version_key(newest)
+    if too_old and (base is not None or not is_draft(version)):
+        hint = "its parent" if base else "the newest; name a --extends version to branch from"
+        raise DataError(f"{name}@{version} is not newer than {newest}, {hint}.")
+    return base
+
+
+def _ordered_labels(
+    name: str, version: str, base: DataVersion | None, used: pd.Series, labels: Sequence[str] | None
+) -> list[str]:
+    """Return the labels in id order; refuse a changed set without a new MAJOR number."""
+    older = [
+        v for v in versions_of(name) if not is_draft(v) and version_key(v) < version_key(version)
+    ]
+    before = base or (resolve(f"{name}@{older[-1]}") if older else None)
+    known = list(before.labels if before else LABELS)
+    present = set(used.dropna())
+    if labels is None:
+        ordered = [label for label in known if label in present or base]
+        ordered += sorted(present.difference(known))
+    else:
+        ordered = [label.strip() for label in labels]
+        _check_given_labels(ordered, present)
+    changes = [f"{label!r} is new" for label in ordered if label not in known]
+    changes += [f"{label!r} is gone" for label in known if label not in ordered]
+    if not changes and ordered != known:
+        changes = ["their order differs, and with it their ids"]
+    major = before is None or version_key(version)[0] > version_key(before.version)[0]
+    if changes and before and not major and not is_draft(version):
+        more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
+        raise DataError(
+            f"{name}@{version} changes the labels of {before.version}: {', '.join(changes[:8])}"
+            f"{more}. Trained models would break: correct the rows, extend {before.version} with "
+            f"--extends, or publish version {version_key(before.version)[0] + 1}.0.0."
+        )
+    return ordered
+
+
+def _check_given_labels(ordered: list[str], present: set[str]) -> None:
+    twice = [label for label, n in Counter(ordered).items() if n > 1 or not label]
+    if twice:
+        raise DataError(f"The labels name {twice[0]!r} twice or leave one empty.")
+    strange = sorted(present.difference(ordered))
+    if strange:
+        raise DataError(
+            f"The rows have {', '.join(map(repr, strange))}, not among the labels given: "
+            f"{', '.join(ordered)}. Correct the rows or the labels."
+        )
+
+
+def _check_rows(frame: pd.DataFrame, labels: Sequence[str]) -> None:
+    failures = schema_failures(frame.drop(columns=["side", "fold", "place"]), labels)
+    if failures:
+        column, reason, row = failures[0]
+        place = "" if row is None else f"{frame['place'].iloc[row] or frame['id'].iloc[row]}: "
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise DataError(f"{place}{column} {reason}{more}. Correct the rows.")
+    check_conflicts(frame)
+
+
+def _earlier_sides(name: str, version: str) -> dict[str, set[str]]:
+    sides: dict[str, set[str]] = {}
+    for other in versions_of(name):
+        if other != version:
+            frame = _read_sides(resolve(f"{name}@{other}"))
+            for query, side in zip(frame["query"], frame["side"], strict=True):
+                sides.setdefault(normalise(query), set()).add(side)
+    return sides
+
+
+def _joined(
+    base: DataVersion | None, new: pd.DataFrame | None, review: Sequence[Decision]
+) -> pd.DataFrame:
+    """Return a parent's rows as the review leaves them, and the new ones after them."""
+    if base is None:
+        if new is None or review:
+            raise DataError("A review changes the rows of a version; name it as the parent.")
+        return new
+    revised = revise(_read_sides(base), review)
+    return revised.assign(place="") if new is None else extend(revised, new)
+
+
+def _changes(base: DataVersion | None, review: Sequence[Decision], created: str) -> Manifest:
+    if base is None or not review:
+        return {}
+    return {"changes": changes_of(review, column=base.label_column, when=created)}
+
+
+def _transformation(
+    base: DataVersion | None,
+    new: pd.DataFrame | None,
+    review: Sequence[Decision],
+    *,
+    given: bool,
+    seed: int,
+) -> str:
+    reviewed = summary(review) if review else ""
+    if new is None:
+        return reviewed
+    start = f"{base.rows} rows of {base.ref} and " if base else ""
+    held = "given" if given else f"20 % of the new rows, stratified, seed {seed}"
+    return (
+        f"{start}{len(new)} new rows; holdout {held}; near-duplicates (character 3-5-gram cosine "
+        f"of {NEAR} or more, amounts masked) share side and fold"
+        + (f"; {reviewed}" if reviewed else "")
+    )
+
+
+def _split_facts(frame: pd.DataFrame) -> Manifest:
+    by_side = {side: frame[frame["side"] == side] for side in ("train", "holdout")}
+    train = by_side["train"]
+    return {
+        "rows": len(frame),
+        "label_counts": {
+            side: {label: int(n) for label, n in sorted(Counter(part["intent"]).items())}
+            for side, part in by_side.items()
+        },
+        "holdout": by_side["holdout"]["id"].tolist(),
+        "folds": [part["id"].tolist() for _, part in train.groupby("fold")],
+    }
+
+
+def _warn_of_duplicates(version: DataVersion) -> None:
+    exact, near = version.manifest["cross_split_duplicates"].values()
+    if exact or near:
+        warnings.warn(
+            f"{version.ref}: {exact} held-out rows are in training too and {near} nearly so; "
+            "scores on this holdout are a little too good.",
+            stacklevel=3,
+        )
+
+
+def _write(frame: pd.DataFrame, manifest: Manifest, store: str | None) -> DataVersion:
+    name, folder = manifest["name"], f"v{manifest['version']}"
+    label_column = "kind" if manifest["task"] == "out_of_scope" else "intent"
+    rows = frame.drop(columns=["side", "fold", "place"]).rename(columns={"intent": label_column})
+    raw = _rows_json(rows).encode()
+    path = f"{store.rstrip('/')}/{name}/{folder}/{name}.json" if store else f"{name}.json"
+    manifest |= {"path": path, "sha256": hashlib.sha256(raw).hexdigest()}
+    manifest["manifest_sha256"] = manifest_sha256(manifest)
+    files = {"manifest.json": _manifest_json(manifest).encode()}
+    if store:
+        upload(path, raw, replace=is_draft(manifest["version"]))
+    else:
+        files[path] = raw
+    target = data_dir() / name / folder
+    try:
+        write_folder(target, files)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error.strerror}.") from error
+    return read_manifest(target)
+
+
+def _rows_json(rows: pd.DataFrame) -> str:
+    """Return a JSON list with one row a line, missing cells left out."""
+    records = (
+        {key: cell for key, cell in row.items() if isinstance(cell, str)}
+        for row in rows.to_dict("records")
+    )
+    return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in records) + "\n]\n"
+
+
+def _manifest_json(manifest: Manifest) -> str:
+    """Return JSON with one line for each key, and one for each fold and change."""
+    lines = []
+    for key, value in manifest.items():
+        shown = json.dumps(value, ensure_ascii=False)
+        if key in ("folds", "changes"):
+            items = (json.dumps(item, ensure_ascii=False) for item in value)
+            shown = "[\n    " + ",\n    ".join(items) + "\n  ]"
+        lines.append(f"  {json.dumps(key)}: {shown}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
