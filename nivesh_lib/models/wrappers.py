@@ -183,11 +183,13 @@ class Abstaining(_Wrapper):
         return self
 
     @classmethod
-    def of(cls, fitted: TextClassifier, X: Iterable[str], **params: Any) -> Self:
-        """Wrap a model that was fitted already on the texts ``X``."""
+    def of(cls, fitted: TextClassifier, X: Iterable[str] | Surprise, **params: Any) -> Self:
+        """Wrap a model that was fitted already on the texts ``X``, or on those of a `Surprise`."""
+        if isinstance(X, Surprise):
+            params |= {"backbone": X.backbone, "max_length": X.max_length}
         wrapped = cls(model=clone(fitted), **params)
         wrapped._take(fitted)
-        wrapped.surprise_ = wrapped._surprise().fit(X)
+        wrapped.surprise_ = X if isinstance(X, Surprise) else wrapped._surprise().fit(X)
         return wrapped
 
     def _surprise(self) -> Surprise:

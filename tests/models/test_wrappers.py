@@ -103,6 +103,13 @@ def test_surprise_is_that_of_a_distance_fitted_on_the_same_texts(abstaining):
     np.testing.assert_array_equal(abstaining.surprise(QUERIES), alone.of(QUERIES))
 
 
+def test_a_distance_that_was_fitted_already_is_taken_as_it_is(abstaining, plain):
+    known = Surprise(tiny()).fit(TEXTS)
+    model = Abstaining.of(Calibrated.of(plain, temperature=0.5), known, threshold=0.4)
+    assert model.surprise_ is known and model.backbone == known.backbone
+    np.testing.assert_array_equal(model.certainty(QUERIES), abstaining.certainty(QUERIES))
+
+
 def test_texts_unlike_the_training_rows_surprise_more():
     loans = [f"{verb} a {kind} loan of {n} lakh" for verb in ("take", "repay") for kind in
              ("home", "car", "gold") for n in range(1, 9)]  # fmt: skip

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from nivesh_lib.reporting.figures import (
     calendar_bars,
     confusion_heatmap,
+    difference_dots,
     grouped_shares,
     interval_dots,
     label_bars,
@@ -20,6 +21,7 @@ from nivesh_lib.reporting.figures import (
     reliability_of,
     risk_coverage,
     shortened,
+    size_curves,
 )
 
 matplotlib.use("Agg")
@@ -245,3 +247,19 @@ def test_curves_show_both_losses_and_mark_the_best_epoch():
 def test_curves_without_watched_rows_show_training_alone():
     axes = learning_curves([{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.0}])
     assert len(axes.get_lines()) == 1
+
+
+def test_differences_beyond_the_margin_stand_out():
+    found = {"far": {"value": -0.1, "low": -0.15, "high": -0.06}}
+    found |= {"near": {"value": -0.04, "low": -0.09, "high": 0.01}}
+    axes = difference_dots(found, margin=0.05)
+    near, far = [line for line in axes.get_lines() if len(line.get_xdata()) == 2][-2:]
+    assert near.get_color() != far.get_color()
+    assert list(far.get_xdata()) == pytest.approx([-15, -6])
+
+
+def test_a_curve_has_a_tick_for_each_size():
+    table = pd.DataFrame({"rows": [120.0, 240.0], "macro_f1": [0.5, 0.6]})
+    table = table.assign(macro_f1_low=0.4, macro_f1_high=0.7)
+    axes = size_curves({"tfidf": table})
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["120", "240"]
