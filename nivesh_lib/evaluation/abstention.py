@@ -17,6 +17,7 @@ from scipy.stats import norm, rankdata
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
+from nivesh_lib.evaluation.crossval import aligned, predicted_labels, probabilities
 from nivesh_lib.evaluation.metrics import Estimate, _percentile, _resampled, wilson
 
 ACCEPTED = 0.95  # share of in-scope queries that must be acted on
@@ -69,6 +70,14 @@ class Routing:
     acceptance_95: Estimate
     recall_95: Estimate
     by_kind: pd.DataFrame
+
+    def as_row(self) -> dict[str, float]:
+        """Return thresholds, cost and estimates (with ``_low`` and ``_high``) as one flat row."""
+        row = {"threshold": self.threshold, "threshold_95": self.threshold_95, "cost": self.cost}
+        for name in ("acceptance", "recall", "acceptance_95", "recall_95"):
+            found = getattr(self, name)
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        return row
 
 
 # --- risk and coverage -----------------------------------------------------------
@@ -317,6 +326,72 @@ def scope_scores(
             if part is frame:
                 answers = np.asarray(fitted.classes_)[proba.argmax(axis=1)]
                 table.loc[held, "right"] = answers == part.loc[held, label].to_numpy()
+    return tables[0], tables[1]
+
+
+def fold_surprise(
+    known: Any,
+    frame: pd.DataFrame,
+    outside: pd.DataFrame,
+    *,
+    text: str = "query",
+    fold: str = "fold",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the surprise of each row to what was fitted without its fold, inside and outside.
+
+    Parameters
+    ----------
+    known
+        Has ``fit(texts)``, which returns what has ``of(texts)``, as `models.familiarity.Surprise`.
+        It needs no labels, so that no classifier is fitted.
+    """
+    found = np.full(len(frame), np.nan), np.full(len(outside), np.nan)
+    for k in frame[fold].unique():
+        fitted = known.fit(frame.loc[frame[fold] != k, text].tolist())
+        for values, part in zip(found, (frame, outside), strict=True):
+            held = (part[fold] == k).to_numpy()
+            values[held] = fitted.of(part.loc[held, text].tolist())
+    return found
+
+
+def recorded_scope_scores(
+    frame: pd.DataFrame,
+    oof: pd.DataFrame,
+    outside: pd.DataFrame,
+    answers: pd.DataFrame,
+    *,
+    surprise: tuple[np.ndarray, np.ndarray],
+    label: str = "intent",
+    fold: str = "fold",
+    kind: str = "kind",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what `scope_scores` does, from recorded answers.
+
+    Parameters
+    ----------
+    oof
+        Out-of-fold probabilities of the rows of ``frame``, in their order.
+    answers
+        What the models of the folds said of ``outside``: id, fold and probabilities. Of several
+        answers to a query that of its own fold counts.
+    surprise
+        Of rows inside and outside, as `fold_surprise` returns it.
+
+    Raises
+    ------
+    ValueError
+        A row outside without an answer of its fold.
+    """
+    own = answers.merge(outside[["id", fold]].rename(columns={fold: "fold"}), on=["id", "fold"])
+    told = probabilities(oof), probabilities(aligned(own, outside["id"]))
+    tables = [
+        pd.DataFrame(
+            {"fold": part[fold], "confidence": proba.max(axis=1).to_numpy(), "surprise": strange}
+        )
+        for part, proba, strange in zip((frame, outside), told, surprise, strict=True)
+    ]
+    tables[0]["right"] = predicted_labels(oof) == frame[label].to_numpy()
+    tables[1]["right"], tables[1]["kind"] = False, outside[kind]
     return tables[0], tables[1]
 
 

@@ -7,7 +7,7 @@ the recorded answers to probes; nothing is predicted here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -67,6 +67,29 @@ def behaviour(
     ]
     rows = [(kind, test, e.n, e.value, e.low, e.high) for kind, test, e in found if e.n]
     return pd.DataFrame(rows, columns=["kind", "test", "rows", "failed", "low", "high"])
+
+
+def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the failure rates of several models as text, one column each, in per cent.
+
+    Parameters
+    ----------
+    tables
+        Model -> table, as `behaviour` returns it.
+    """
+    shown = [
+        table.assign(
+            model=name,
+            told=[
+                f"{100 * row.failed:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+                for row in table.itertuples()
+            ],
+        )
+        for name, table in tables.items()
+    ]
+    wide = pd.concat(shown).pivot(index=["kind", "test"], columns="model", values="told")
+    order = pd.concat(shown)[["kind", "test"]].drop_duplicates()
+    return wide.loc[pd.MultiIndex.from_frame(order), list(tables)].fillna("")
 
 
 _Found = list[tuple[str, str, Estimate]]

@@ -6,17 +6,27 @@ them; labels as one column.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from nivesh_lib.evaluation.metrics import Column, Estimate, _percentile, _resampled, wilson
+from nivesh_lib.evaluation.metrics import (
+    Column,
+    Estimate,
+    _percentile,
+    _resampled,
+    share_of,
+    wilson,
+)
 
 N_BINS = 15  # Guo et al. 2017
 BESIDE = 2  # bins on either side whose gaps help to tell the sign of a bin's own
+LARGE = 0.08  # a calibration error that a temperature has to quarter
 SMALLEST = 1e-12  # probability that a logarithm still takes
 _LOG_TEMPERATURES = (-3.0, 3.0)  # 0.05 to 20
 
@@ -37,6 +47,27 @@ class Calibration:
     before: Estimate
     after: Estimate
     helped: bool
+
+    @property
+    def goal(self) -> float:
+        """What the error may be afterwards: a quarter of one that is large, else no more."""
+        return self.before.value / 4 if self.before.value >= LARGE else max(self.before.value, 0.0)
+
+    def applied(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return answers of the folds' models, each at the temperature of its fold.
+
+        Parameters
+        ----------
+        table
+            ``id``, ``fold`` and a probability for each label.
+        """
+        labels = [name for name in table if name not in ("id", "fold")]
+        mended = table.copy()
+        for fold, temperature in self.by_fold.items():
+            held = (table["fold"] == fold).to_numpy()
+            if held.any() and temperature != 1:
+                mended.loc[held, labels] = scaled(table.loc[held, labels].to_numpy(), temperature)
+        return mended
 
     def __str__(self) -> str:
         if not self.helped:
@@ -280,3 +311,67 @@ def cross_fitted_temperature(
         return Calibration(1.0, as_it_was, oof_proba.copy(), before, before, helped=False)
     temperature = fit_temperature(oof_proba[used], labels[used])
     return Calibration(temperature, by_fold, calibrated, before, after, helped=True)
+
+
+def answered(confidence: np.ndarray, right: np.ndarray, bar: float) -> dict[str, Estimate]:
+    """Return the share of queries answered at a bar of confidence, and of answers that are right.
+
+    Returns
+    -------
+    dict
+        ``answered``, and ``right`` where anything is answered; Wilson intervals.
+    """
+    sure, correct = _checked(confidence, right)
+    acted = sure >= bar
+    found = {"answered": share_of(acted)}
+    return found | ({"right": share_of(correct[acted])} if acted.any() else {})
+
+
+def calibration_table(
+    calibrations: Mapping[str, Calibration],
+    before: Mapping[str, pd.DataFrame],
+    y: Column,
+    *,
+    rows: np.ndarray,
+    bar: float | None = None,
+    n_boot: int = 2000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Return what calibration does to each model, one row each.
+
+    Parameters
+    ----------
+    before
+        Model -> out-of-fold probabilities (n, n_labels) as they were.
+    y : column (n,)
+        True labels.
+    rows : mask (n,)
+        Rows to judge on, those that the temperatures were fitted on.
+    bar : float, optional
+        A confidence from which on queries are answered.
+
+    Returns
+    -------
+    DataFrame
+        model, temperature, ``ece_before`` and ``ece_after`` (each with ``_low`` and ``_high``),
+        ``brier_before`` and ``brier_after``; with a bar ``answered_…``, the share of queries, and
+        ``right_…``, the share of those that is right, missing where none is answered.
+    """
+    table = []
+    labels = np.asarray(y, dtype=object)[rows]
+    for name, one in calibrations.items():
+        row: dict[str, Any] = {"model": name, "temperature": one.temperature}
+        told = {"before": (before[name], one.before), "after": (one.proba, one.after)}
+        for when, (_, error) in told.items():
+            ends = {f"ece_{when}_low": error.low, f"ece_{when}_high": error.high}
+            row |= {f"ece_{when}": error.value, **ends}
+        for when, (proba, _) in told.items():
+            row[f"brier_{when}"] = brier(proba[rows], labels, n_boot=n_boot, seed=seed).value
+        for when, (proba, _) in told.items():
+            if bar is None:
+                continue
+            acted = answered(confidence_of(proba[rows]), is_right(proba[rows], labels), bar)
+            row[f"answered_{when}"] = acted["answered"].value
+            row[f"right_{when}"] = acted["right"].value if "right" in acted else float("nan")
+        table.append(row)
+    return pd.DataFrame(table)

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest
 
 from nivesh_lib.evaluation.metrics import Column, Estimate, paired_difference, score
@@ -69,6 +70,16 @@ class Comparison:
         """Return plain values, ready for JSON."""
         return asdict(self) | {"models": [asdict(model) for model in self.models]}
 
+    def table(self) -> pd.DataFrame:
+        """Return one row for each model, best first.
+
+        ``rank``, ``model``, both scores with ``_low`` and ``_high``, and against the champion:
+        ``difference`` of the metric with its interval, ``only_this`` and ``only_champion`` (rows
+        that one alone got right), ``p_mcnemar`` and ``p`` (of the metric), both corrected, and
+        ``differs``; these are missing for the champion itself.
+        """
+        return pd.DataFrame([_flat(model) for model in self.models])
+
     @property
     def ties(self) -> tuple[str, ...]:
         """The models whose difference to the champion may be chance, best first."""
@@ -87,6 +98,23 @@ class Comparison:
         if all(model.to_champion.value.value < 0 for model in others if model.to_champion):
             return f"{self.champion} is better than each of the others, by more than chance."
         return f"{self.champion} differs from each of the others by more than chance."
+
+
+def _flat(model: Ranked) -> dict[str, Any]:
+    row: dict[str, Any] = {"rank": model.rank, "model": model.model}
+    for name in METRICS:
+        row |= _columns(name, getattr(model, name))
+    apart = model.to_champion
+    if apart is not None:
+        row |= _columns("difference", apart.value)
+        row |= {"only_this": apart.only_this, "only_champion": apart.only_other}
+        row |= {"p_mcnemar": apart.p_mcnemar_corrected, "p": apart.p_corrected}
+        row["differs"] = apart.differs
+    return row
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -50,6 +50,25 @@ def predicted_labels(oof: pd.DataFrame) -> np.ndarray:
     return table.columns.to_numpy(dtype=object)[table.to_numpy().argmax(axis=1)]
 
 
+def aligned(oof: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
+    """Return the rows of a recorded out-of-fold table in the order of ``ids``.
+
+    Raises
+    ------
+    ValueError
+        An id occurs twice in the table, or not at all.
+    """
+    if oof["id"].duplicated().any():
+        raise ValueError("an id occurs twice in the out-of-fold table")
+    missing = ids[~ids.isin(oof["id"])]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(ids)} rows have no out-of-fold probabilities, "
+            f"{missing.iloc[0]!r} the first"
+        )
+    return oof.set_index("id", drop=False).loc[ids].reset_index(drop=True)
+
+
 def cross_validate(
     model: Any,
     frame: pd.DataFrame,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.crossval import predicted_labels, probabilities
+from nivesh_lib.evaluation.crossval import aligned, predicted_labels, probabilities
 from nivesh_lib.evaluation.metrics import Column, Estimate, confusion, wilson
 
 
@@ -29,6 +29,14 @@ class Flips:
     won: pd.DataFrame  # was wrong, now right
     negative_rate: Estimate
     positive_rate: Estimate
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return the counts and rates as one flat row, without the rows themselves."""
+        row: dict[str, float | int] = {"lost": len(self.lost), "won": len(self.won)}
+        for name, rate in (("negative", self.negative_rate), ("positive", self.positive_rate)):
+            row |= {f"{name}_rate": rate.value, f"{name}_rate_low": rate.low}
+            row |= {f"{name}_rate_high": rate.high, "rows": rate.n}
+        return row
 
 
 def likely_label_errors(
@@ -61,7 +69,7 @@ def likely_label_errors(
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    table = _aligned(oof, frame["id"])
+    table = probabilities(aligned(oof, frame["id"]))
     given = _codes(frame[label], table.columns)
     if len(frame) == 0:
         return pd.DataFrame(columns=["id", "label", "suggested", "score"])
@@ -112,6 +120,20 @@ def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -
     return pd.DataFrame(rows, columns=columns)
 
 
+def confused_within(y_true: Column, y_pred: Column, pairs: pd.DataFrame) -> np.ndarray:
+    """Return which rows one of two labels was taken for the other, shape (n,).
+
+    Parameters
+    ----------
+    pairs
+        ``first`` and ``second``, such as the head of `overlapping_intents`.
+    """
+    either = {frozenset(pair) for pair in zip(pairs["first"], pairs["second"], strict=True)}
+    return np.array(
+        [frozenset(pair) in either for pair in zip(y_true, y_pred, strict=True)], dtype=bool
+    )
+
+
 def flips(
     frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame, *, label: str = "intent"
 ) -> Flips:
@@ -138,7 +160,7 @@ def flips(
         raise ValueError("the two tables have no row of the frame in common")
     old, new = (_answers(oof, rows["id"]) for oof in (before, now))
     true = rows[label].to_numpy(dtype=object)
-    sure = _aligned(now, rows["id"]).max(axis=1).to_numpy()
+    sure = probabilities(aligned(now, rows["id"])).max(axis=1).to_numpy()
     table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
     lost, won = (old == true) & (new != true), (old != true) & (new == true)
     order = np.argsort(-sure, kind="stable")
@@ -156,19 +178,6 @@ def _rate(mask: np.ndarray) -> Estimate:
 def _answers(oof: pd.DataFrame, ids: pd.Series) -> np.ndarray:
     by_id = dict(zip(oof["id"], predicted_labels(oof), strict=True))
     return ids.map(by_id).to_numpy(dtype=object)
-
-
-def _aligned(oof: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
-    """Return the probabilities of these rows, in their order."""
-    if oof["id"].duplicated().any():
-        raise ValueError("an id occurs twice in the out-of-fold table")
-    missing = ids[~ids.isin(oof["id"])]
-    if len(missing):
-        raise ValueError(
-            f"{len(missing)} of {len(ids)} rows have no out-of-fold probabilities, "
-            f"{missing.iloc[0]!r} the first"
-        )
-    return probabilities(oof).set_axis(oof["id"], axis=0).loc[ids]
 
 
 def _codes(given: pd.Series, labels: pd.Index) -> np.ndarray:

@@ -25,7 +25,12 @@ _KNOWN = (
     "marks",
 )
 _SHARES = ("accuracy_target", "min_confidence")
-_NAMES = {"macro_f1": "macro-F1", "p95_ms": "latency p95"}
+_NAMES = {
+    "macro_f1": "macro-F1",
+    "p95_ms": "latency p95",
+    "calibration_error": "calibration error",
+    "let_through": "share of queries of no intent that is let through",
+}
 
 
 @dataclass(frozen=True)

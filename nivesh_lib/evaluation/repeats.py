@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from nivesh_lib.evaluation.crossval import CrossValidation, cross_validate
+from nivesh_lib.evaluation.crossval import CrossValidation, cross_validate, predicted_labels
 from nivesh_lib.evaluation.intervals import FoldInterval, fold_interval
 from nivesh_lib.evaluation.slices import headline_mask
 
@@ -85,10 +85,10 @@ def repeated_cross_validate(
             )
         )
     scores = pd.concat(
-        [_fold_scores(run, frame, label).assign(repeat=n) for n, run in enumerate(runs)],
+        [fold_scores(run.oof, frame, label=label).assign(repeat=n) for n, run in enumerate(runs)],
         ignore_index=True,
     )
-    return RepeatedCrossValidation(tuple(runs), scores, _intervals(scores))
+    return RepeatedCrossValidation(tuple(runs), scores, fold_intervals(scores))
 
 
 def _new_folds(labels: pd.Series, groups: pd.Series, n_folds: int, seed: int) -> np.ndarray:
@@ -105,8 +105,21 @@ def _seeded(model: Any, seed: int) -> Any:
     return clone(model).set_params(**dict.fromkeys(names, seed))
 
 
-def _fold_scores(run: CrossValidation, frame: pd.DataFrame, label: str) -> pd.DataFrame:
-    true, predicted, folds = frame[label].to_numpy(), run.predicted, run.oof["fold"].to_numpy()
+def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent") -> pd.DataFrame:
+    """Return accuracy and macro-F1 of each fold over the rows that headline scores use.
+
+    Parameters
+    ----------
+    oof, frame
+        The same rows in the same order.
+
+    Returns
+    -------
+    DataFrame
+        repeat (0), fold, n_train, n_test, n_scored, accuracy, macro_f1. Folds without a row that
+        is scored are left out.
+    """
+    true, predicted, folds = frame[label].to_numpy(), predicted_labels(oof), oof["fold"].to_numpy()
     natural = headline_mask(frame)
     rows = []
     for number in np.unique(folds):
@@ -128,13 +141,37 @@ def _fold_scores(run: CrossValidation, frame: pd.DataFrame, label: str) -> pd.Da
     return pd.DataFrame(rows)
 
 
+def fold_table(oofs: Mapping[str, pd.DataFrame], frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the spread over folds of each model's macro-F1.
+
+    Returns
+    -------
+    DataFrame
+        model, folds, mean, std, low, high (`fold_interval`), worst and best fold, correction.
+    """
+    rows = []
+    for name, oof in oofs.items():
+        scores = fold_scores(oof, frame)
+        found, each = fold_intervals(scores)["macro_f1"], scores["macro_f1"]
+        ends = (found.value, found.std, found.low, found.high, float(each.min()), float(each.max()))
+        rows.append((name, found.n, *ends, found.correction))
+    columns = ["model", "folds", "mean", "std", "low", "high", "worst", "best", "correction"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def _macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
     present = sorted(set(true))
     return float(f1_score(true, predicted, labels=present, average="macro", zero_division=0.0))
 
 
-def _intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
-    """Return the interval over folds of each metric; a fold's size is what it leaves out."""
+def fold_intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
+    """Return the interval over folds of each metric; a fold's size is what it leaves out.
+
+    Parameters
+    ----------
+    scores
+        As `fold_scores` returns them, of one or more repeats.
+    """
     n_train, n_test = float(scores["n_train"].mean()), float(scores["n_test"].mean())
     return {
         metric: fold_interval(scores[metric].tolist(), n_train=n_train, n_test=n_test)

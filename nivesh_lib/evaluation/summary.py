@@ -153,3 +153,8 @@ def result_of(
         "confusion": confusion(true, predicted, labels).to_dict("split"),
         "slices": [] if slices is None else slices.to_dict("records"),
     }
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table as a list of flat dicts; what is missing becomes None, which JSON knows."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")

@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.metrics import score
+from nivesh_lib.evaluation.metrics import score, share_of
 from nivesh_lib.evaluation.slices import MIN_ROWS, headline_mask
 
 _COLUMNS = ("cut", "until", "n_train", "n_test", "n_unseen")
@@ -74,6 +74,37 @@ def temporal_scores(
         rows.append((_day(start), until, len(known), len(true), unseen, *chain(*values)))
     names = [f"{metric}{suffix}" for metric in _METRICS for suffix in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=[*_COLUMNS, *names])
+
+
+def accuracy_over_time(
+    frame: pd.DataFrame, right: np.ndarray, *, parts: int = 5, time: str = "created_at"
+) -> pd.DataFrame:
+    """Return accuracy by when a query was asked, in parts of about as many rows.
+
+    Folds mix dates, so a model knows both sides of each row: a fall towards the end says that
+    later queries are harder, not that the model has aged; `temporal_scores` tells that.
+
+    Returns
+    -------
+    DataFrame
+        first, last (dates), rows, accuracy, low, high (Wilson). Empty where rows have no dates or
+        fewer than 20 a part.
+    """
+    columns = ["first", "last", "rows", "accuracy", "low", "high"]
+    dated = (frame[time].notna() if time in frame else pd.Series(False, index=frame.index)).values
+    if dated.sum() < parts * MIN_ROWS:
+        return pd.DataFrame(columns=columns)
+    days, correct = _dates(frame.loc[dated, time], time).dt.floor("D"), np.asarray(right)[dated]
+    edges = np.unique(days.quantile(np.linspace(0, 1, parts + 1)[1:-1], interpolation="higher"))
+    part = np.searchsorted(edges, days, side="right")  # rows of one day are never parted
+    rows = []
+    for number in np.unique(part):
+        mine = days[part == number]
+        found = share_of(correct[part == number])
+        rows.append(
+            (_day(mine.min()), _day(mine.max()), found.n, found.value, found.low, found.high)
+        )
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _dates(column: pd.Series, name: str) -> pd.Series:

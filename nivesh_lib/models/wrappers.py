@@ -7,21 +7,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 from scipy.special import expit
 from sklearn.base import clone
-from sklearn.covariance import ledoit_wolf
-from sklearn.model_selection import KFold
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.backbones import find_backbone
-from nivesh_lib.models.base import TextClassifier, as_texts, load_model, prepare
-from nivesh_lib.models.embedding import FrozenEncoder, remember_features
+from nivesh_lib.models.base import TextClassifier, as_texts, load_model
+from nivesh_lib.models.embedding import remember_features
+from nivesh_lib.models.familiarity import Surprise
 from nivesh_lib.models.linear import softmax
 
 _SMALLEST = 1e-12  # probability that a logarithm still takes
-_RIDGE = 1e-8  # features have length one, so that a variance is about 1e-3
-_FOLDS = 5  # for the distances of training rows that their own statistics did not see
 
 
 class _Wrapper(TextClassifier):
@@ -132,9 +127,7 @@ class Abstaining(_Wrapper):
     ``predict`` and ``predict_proba`` are those of the model inside: there is no label for what is
     out of scope. ``accepts`` says for each text whether to route it or hand it over. Its score,
     ``certainty``, is the confidence of the answer, which should be calibrated, times how familiar
-    the text looks: a logistic function of its Mahalanobis distance from the training rows in a
-    frozen encoder's features. One Gaussian for all rows serves as well as one for each class
-    (Kamoi and Kobayashi 2020, on Lee et al. 2018), with the covariance of Ledoit and Wolf 2004.
+    the text looks: a logistic function of its distance from the training rows, `Surprise`.
 
     Parameters
     ----------
@@ -186,29 +179,21 @@ class Abstaining(_Wrapper):
         texts, labels = as_texts(X), list(y)
         with remember_features():
             self._fit_inner(texts, labels)
-            self._fit_distance(texts)
+            self.surprise_ = self._surprise().fit(texts)
         return self
 
     @classmethod
-    def of(cls, fitted: TextClassifier, X: Iterable[str], **params: Any) -> Self:
-        """Wrap a model that was fitted already on the texts ``X``."""
+    def of(cls, fitted: TextClassifier, X: Iterable[str] | Surprise, **params: Any) -> Self:
+        """Wrap a model that was fitted already on the texts ``X``, or on those of a `Surprise`."""
+        if isinstance(X, Surprise):
+            params |= {"backbone": X.backbone, "max_length": X.max_length}
         wrapped = cls(model=clone(fitted), **params)
         wrapped._take(fitted)
-        wrapped._fit_distance(as_texts(X))
+        wrapped.surprise_ = X if isinstance(X, Surprise) else wrapped._surprise().fit(X)
         return wrapped
 
-    def _fit_distance(self, texts: list[str]) -> None:
-        if len(texts) < _FOLDS - 1:
-            raise ValueError(f"{len(texts)} texts are too few to learn distances from; pass 4")
-        self.encoder_ = FrozenEncoder(find_backbone(self.backbone), self.max_length)
-        features = self.encoder_.features([prepare(text) for text in texts])
-        # Rows lie near their own mean; those left out of it are as far away as new ones will be.
-        parts = KFold(min(_FOLDS, len(texts)), shuffle=True, random_state=self.random_state or 0)
-        held = np.empty(len(texts))
-        for others, part in parts.split(features):
-            held[part] = _distance(features[part], *_gaussian(features[others]))
-        self.centre_, self.whitening_ = _gaussian(features)
-        self.usual_, self.spread_ = float(held.mean()), max(float(held.std()), 1e-9)
+    def _surprise(self) -> Surprise:
+        return Surprise(self.backbone, self.max_length, self.random_state)
 
     def surprise(self, X: Iterable[str]) -> np.ndarray:
         """Return how far each text is from the training rows, shape (n,).
@@ -216,11 +201,7 @@ class Abstaining(_Wrapper):
         In standard deviations of held-out training rows: 0 is usual, 3 is strange.
         """
         check_is_fitted(self)
-        texts = [prepare(text) for text in as_texts(X)]
-        if not texts:
-            return np.empty(0)
-        distance = _distance(self.encoder_.features(texts), self.centre_, self.whitening_)
-        return (distance - self.usual_) / self.spread_
+        return self.surprise_.of(X)
 
     def certainty(self, X: Iterable[str]) -> np.ndarray:
         """Return confidence times familiarity of each text, between 0 and 1, shape (n,)."""
@@ -245,35 +226,8 @@ class Abstaining(_Wrapper):
         return self.model_.predict(X)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        from safetensors.numpy import save_file
-
-        (directory / "encoder").mkdir()
-        self.encoder_.save(directory / "encoder")
-        gaussian = {"centre": self.centre_, "whitening": self.whitening_}
-        save_file(gaussian, directory / "distance.safetensors")
-        usual = {"usual": self.usual_, "spread": self.spread_}
-        return super()._dump(directory) | usual
+        return super()._dump(directory) | self.surprise_.dump(directory)
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        from safetensors.numpy import load_file
-
         super()._restore(directory, state)
-        self.encoder_ = FrozenEncoder(directory / "encoder", self.max_length)
-        gaussian = load_file(directory / "distance.safetensors")
-        self.centre_, self.whitening_ = gaussian["centre"], gaussian["whitening"]
-        self.usual_, self.spread_ = float(state["usual"]), float(state["spread"])
-
-
-def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean (width,) and a matrix (width, width) that makes the covariance one."""
-    rows = features.astype(np.float64)
-    covariance, _ = ledoit_wolf(rows)
-    covariance += _RIDGE * np.eye(len(covariance))  # texts that are all the same have none
-    root = cholesky(covariance, lower=True)
-    whitening = solve_triangular(root, np.eye(len(root)), lower=True).T
-    return rows.mean(axis=0).astype(np.float32), np.ascontiguousarray(whitening, np.float32)
-
-
-def _distance(features: np.ndarray, centre: np.ndarray, whitening: np.ndarray) -> np.ndarray:
-    """Return the squared Mahalanobis distance of each row, shape (n,) float64."""
-    return (((features - centre) @ whitening).astype(np.float64) ** 2).sum(axis=1)
+        self.surprise_ = self._surprise().restore(directory, state)

@@ -170,6 +170,35 @@ def word_bars(examples: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> 
     return axes
 
 
+def difference_dots(
+    differences: Mapping[str, Any], *, margin: float = 0.0, unit: str = "points of accuracy"
+) -> Axes:
+    """Draw differences of shares with their intervals, in points, around a line at none.
+
+    Parameters
+    ----------
+    differences : mapping
+        Name -> value, low, high, as shares of 1.
+    margin : float
+        Half the width of the shaded band of differences that are let pass, as a share of 1.
+    """
+    names = list(differences)[::-1]
+    axes = _axes(8, 0.9 + 0.36 * max(len(names), 1))
+    ends = 100 * np.array([[differences[n][k] for k in ("low", "value", "high")] for n in names])
+    axes.axvline(0, color=SOFT, lw=1)
+    if margin:
+        axes.axvspan(-100 * margin, 100 * margin, color=SOFT, alpha=0.25, lw=0)
+    for row, (low, value, high) in enumerate(ends):
+        beyond = low > 100 * margin or high < -100 * margin
+        colour = WARM if beyond else ACCENT
+        axes.plot([low, high], [row, row], color=colour, lw=2)
+        axes.plot([value], [row], "o", color=colour, ms=6)
+    axes.set_yticks(range(len(names)), shortened(names))
+    axes.set_xlabel(f"{unit}, with 95 % interval")
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    return axes
+
+
 def confusion_heatmap(table: pd.DataFrame) -> Axes:
     """Draw a confusion table, rows true and columns predicted, as shares of the true label.
 
@@ -266,6 +295,30 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
     axes.set_xlabel("share of queries that are answered")
     axes.set_ylabel("share of answers that are wrong")
     axes.legend(frameon=False, loc="upper left")
+    return axes
+
+
+def size_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "macro_f1") -> Axes:
+    """Draw a score, with interval, against the number of rows learned from.
+
+    Parameters
+    ----------
+    curves : mapping of DataFrame
+        Name -> ``rows`` and the metric with ``_low`` and ``_high``; rows double from point to
+        point, so they are on a logarithmic scale.
+    """
+    axes = _axes(7, 3.6)
+    colours = itertools.cycle((ACCENT, WARM, INK, SOFT))
+    for (name, table), colour in zip(curves.items(), colours, strict=False):
+        axes.plot(table["rows"], table[metric], "o-", ms=5, color=colour, label=name)
+        bounds = table[f"{metric}_low"], table[f"{metric}_high"]
+        axes.vlines(table["rows"], *bounds, color=colour, alpha=0.35)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({round(rows) for table in curves.values() for rows in table["rows"]})
+    axes.set_xticks(ticks, [f"{rows:,}" for rows in ticks])
+    axes.set_xlabel("rows to learn from")
+    axes.set_ylabel(metric.replace("macro_f1", "macro-F1"))
+    axes.legend(frameon=False)
     return axes
 
 

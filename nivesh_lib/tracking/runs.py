@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,17 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A model that a step left: its results, out-of-fold table, answers to probes, directory."""
+
+    step: str
+    result: dict[str, Any]
+    oof: pd.DataFrame
+    probes: pd.DataFrame | None
+    directory: Path
+
+
 class Run:
     """What a notebook holds while it runs. Made by `start_run`."""
 
@@ -246,6 +258,35 @@ class Run:
             if result.get("dataset") == self.params.get("DATASET"):
                 return pd.read_parquet(path)
         return None
+
+    def recorded_models(self) -> dict[str, Recorded]:
+        """Return the models that other steps left for the same dataset, by name.
+
+        Raises
+        ------
+        NiveshError
+            There is none.
+        """
+        found: dict[str, Recorded] = {}
+        for root in self._roots():
+            steps = {one.step for one in found.values()}
+            for path in sorted((root / "results").glob("*.json")):
+                result = read_object(path, {"model": str, "metrics": dict, "dataset": str})
+                step = path.stem
+                if not result or step in {*steps, self.step}:
+                    continue
+                oof = self._upstream_table("oof", step)
+                if oof is None or result["dataset"] != self.params.get("DATASET"):
+                    continue
+                name = result["model"] if result["model"] not in found else step
+                probes = self._upstream_table("probes", step)
+                found[name] = Recorded(step, result, oof, probes, root / "models" / step)
+        if not found:
+            raise NiveshError(
+                f"no model was evaluated on {self.params.get('DATASET')} yet, so there is nothing "
+                f"to judge. `nivesh run --dataset {self.params.get('DATASET')}` evaluates them"
+            )
+        return found
 
     def _roots(self) -> list[Path]:
         if _mode() == "interactive":

@@ -16,13 +16,16 @@ from nivesh_lib.evaluation.abstention import (
     cross_fitted_routing,
     expected_cost,
     fit_familiarity,
+    fold_surprise,
     outside_recall,
+    recorded_scope_scores,
     risk_coverage,
     risk_coverage_area,
     scope_scores,
     separation,
     threshold_accepting,
 )
+from nivesh_lib.evaluation.crossval import cross_validate
 
 COSTS = Costs(wrong_route=1.0, hand_over=0.3)
 
@@ -282,3 +285,49 @@ def test_every_row_is_scored_by_the_model_that_did_not_see_its_fold():
     assert inside.right.tolist() == [True, False, True, True]
     assert inside.index.tolist() == [3, 2, 1, 0]
     assert outside.confidence.tolist() == [0.9, 0.8] and not outside.right.any()
+
+
+class Known:
+    """Surprised by every text that it was not fitted on."""
+
+    def fit(self, X):
+        self.seen_ = set(X)
+        return self
+
+    def of(self, X):
+        return np.array([float(text not in self.seen_) for text in X])
+
+
+def test_recorded_answers_give_what_fitting_the_models_again_gives():
+    frame = pd.DataFrame(
+        {"query": list("cdxy"), "intent": ["a", "b", "b", "b"], "fold": [0, 1, 0, 1]},
+        index=[3, 2, 1, 0],
+    ).assign(id=list("cdxy"))
+    others = pd.DataFrame({"query": list("ez"), "id": list("ez"), "kind": ["k", "j"]})
+    others["fold"] = [1, 0]
+    asked = pd.DataFrame({"probe": "o", "id": list("ez"), "fold": -1, "query": list("ez")})
+    run = cross_validate(Memory(), frame, labels=["a", "b"], probes=asked)
+    found = recorded_scope_scores(
+        frame,
+        run.oof,
+        others,
+        run.probes.drop(columns="probe"),
+        surprise=fold_surprise(Known(), frame, others),
+    )
+    for recorded, fitted in zip(found, scope_scores(Memory(), frame, others), strict=True):
+        pd.testing.assert_frame_equal(recorded, fitted[recorded.columns], check_dtype=False)
+
+
+def test_a_row_outside_without_an_answer_of_its_fold_is_refused():
+    frame = pd.DataFrame({"id": ["r"], "intent": ["a"], "fold": [0]})
+    oof = pd.DataFrame({"id": ["r"], "fold": [0], "a": [1.0]})
+    others = pd.DataFrame({"id": ["o"], "kind": ["k"], "fold": [4]})
+    nothing = np.zeros(1), np.zeros(1)
+    with pytest.raises(ValueError, match="have no out-of-fold probabilities"):
+        recorded_scope_scores(frame, oof, others, oof.assign(id="o"), surprise=nothing)
+
+
+def test_a_routing_is_one_flat_row():
+    row = cross_fitted_routing(*scored(apart=2.0), costs=COSTS).as_row()
+    assert row["recall_low"] <= row["recall"] <= row["recall_high"]
+    assert all(isinstance(value, float) for value in row.values())

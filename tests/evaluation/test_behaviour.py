@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nivesh_lib.evaluation.behaviour import behaviour, changed
+from nivesh_lib.evaluation.behaviour import behaviour, changed, side_by_side
 from nivesh_lib.evaluation.metrics import wilson
 from nivesh_lib.evaluation.probes import EN, HINGLISH, OWN_WISH
 
@@ -81,3 +81,13 @@ def test_the_interval_over_pairs_covers_when_models_of_a_pair_agree():
 
 def test_tests_that_were_not_asked_are_left_out():
     assert behaviour(FRAME, OOF, table([], ids="", probe="other")).empty
+
+
+def test_models_stand_side_by_side_in_per_cent_and_a_missing_test_is_empty():
+    one = pd.DataFrame([("direction", "a", 10, 0.1, 0.02, 0.4)], columns=COLUMNS)
+    two = pd.DataFrame([("invariance", "b", 10, 0.5, 0.24, 0.76)], columns=COLUMNS)
+    found = side_by_side({"x": one, "y": two})
+    assert found.to_numpy().tolist() == [["10 [2, 40]", ""], ["", "50 [24, 76]"]]
+
+
+COLUMNS = ["kind", "test", "rows", "failed", "low", "high"]

@@ -6,8 +6,10 @@ import pytest
 from sklearn import metrics
 
 from nivesh_lib.evaluation.calibration import (
+    answered,
     brier,
     calibration_error,
+    calibration_table,
     confidence_of,
     cross_fitted_temperature,
     fit_temperature,
@@ -194,3 +196,38 @@ def test_one_fold_is_too_few():
     proba, y, folds = answers(20)
     with pytest.raises(ValueError, match="fewer than 2 folds"):
         cross_fitted_temperature(proba, y, folds, rows=folds == 0)
+
+
+# --- tables ----------------------------------------------------------------------
+
+
+def test_each_answer_is_mended_at_the_temperature_of_its_fold():
+    proba, y, folds = answers(temperature=3.0)
+    found = cross_fitted_temperature(proba, y, folds, n_boot=50)
+    table = pd.concat([pd.DataFrame({"id": range(len(y)), "fold": folds}), proba], axis=1)
+    pd.testing.assert_frame_equal(found.applied(table)[LABELS], found.proba)
+    assert found.applied(table)["id"].tolist() == table["id"].tolist()
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(3.0, 0.25), (1.0, 1.0)])
+def test_a_large_error_has_to_be_quartered_and_a_small_one_must_not_grow(temperature, share):
+    proba, y, folds = answers(temperature=temperature)
+    found = cross_fitted_temperature(proba, y, folds, n_boot=50)
+    assert found.goal == pytest.approx(share * max(found.before.value, 0))
+
+
+def test_the_table_tells_what_a_bar_does_before_and_after():
+    proba, y, folds = answers(temperature=3.0)
+    one = cross_fitted_temperature(proba, y, folds, n_boot=50)
+    rows = folds > 0
+    (row,) = calibration_table({"m": one}, {"m": proba}, y, rows=rows, bar=0.7, n_boot=50).to_dict(
+        "records"
+    )
+    sure = confidence_of(proba)[rows] >= 0.7
+    assert row["answered_before"] == sure.mean() > row["answered_after"]
+    assert row["right_before"] == is_right(proba, y)[rows][sure].mean() < row["right_after"]
+
+
+def test_a_bar_that_nothing_reaches_has_no_share_right():
+    found = answered(np.array([0.5, 0.6]), np.array([1, 0]), 0.9)
+    assert set(found) == {"answered"} and found["answered"].value == 0

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 
-from nivesh_lib.evaluation.crossval import cross_validate
+from nivesh_lib.evaluation.crossval import aligned, cross_validate
 
 LABELS = ["tax", "goal", "loan", "budget"]
 
@@ -158,3 +158,18 @@ def test_probes_that_would_mislead_are_refused_before_any_fit(frame, change, mes
 
     with pytest.raises(ValueError, match=message):
         cross_validate(Unfittable(), frame, labels=LABELS, probes=change(probes_of(frame)))
+
+
+def test_a_recorded_table_comes_in_the_order_asked_for():
+    oof = pd.DataFrame({"id": ["a", "b", "c"], "fold": [0, 1, 2], "tax": [0.1, 0.2, 0.3]})
+    found = aligned(oof, pd.Series(["c", "a"], index=[7, 9]))
+    assert found.to_dict("list") == {"id": ["c", "a"], "fold": [2, 0], "tax": [0.3, 0.1]}
+
+
+@pytest.mark.parametrize(
+    ("ids", "asked", "message"),
+    [(["a", "a"], ["a"], "an id occurs twice"), (["a", "b"], ["a", "z"], "1 of 2 rows .* 'z'")],
+)
+def test_a_recorded_table_that_does_not_fit_is_refused(ids, asked, message):
+    with pytest.raises(ValueError, match=message):
+        aligned(pd.DataFrame({"id": ids, "fold": 0, "tax": 1.0}), pd.Series(asked))

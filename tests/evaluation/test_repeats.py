@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import f1_score
 
 from nivesh_lib.evaluation.crossval import cross_validate
-from nivesh_lib.evaluation.repeats import repeated_cross_validate
+from nivesh_lib.evaluation.repeats import fold_table, repeated_cross_validate
 
 LABELS = ["goal", "loan", "tax"]
 
@@ -122,3 +122,14 @@ def test_mean_deviation_and_interval_are_over_all_folds(frame):
 def test_what_cannot_be_repeated_is_refused(frame, options, message):
     with pytest.raises(ValueError, match=message):
         repeated(Lucky(), frame, **options)
+
+
+def test_the_fold_table_has_the_spread_of_scikit_learns_scores(frame):
+    run = cross_validate(Lucky(0), frame, labels=LABELS)
+    (row,) = fold_table({"lucky": run.oof}, frame).to_dict("records")
+    scores = [
+        f1_score(frame["intent"][held], run.predicted[held], average="macro")
+        for held in (frame["fold"].to_numpy() == k for k in range(5))
+    ]
+    assert (row["mean"], row["std"]) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
+    assert (row["worst"], row["best"], row["folds"]) == (min(scores), max(scores), 5)

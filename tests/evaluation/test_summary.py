@@ -11,6 +11,7 @@ from nivesh_lib.evaluation.summary import (
     averaged,
     gain_over,
     headline_scores,
+    plain_rows,
     result_of,
     slice_scores,
     view_scores,
@@ -157,3 +158,8 @@ def test_a_view_tells_what_is_still_right_and_what_changed(train, cv):
 
 def test_without_probes_no_view_is_scored(train, cv):
     assert view_scores(train.assign(id=range(100)), cv).empty
+
+
+def test_what_is_missing_in_a_table_becomes_none():
+    rows = plain_rows(pd.DataFrame({"model": ["a", "b"], "p": [0.5, float("nan")]}))
+    assert rows == [{"model": "a", "p": 0.5}, {"model": "b", "p": None}]

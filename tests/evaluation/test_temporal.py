@@ -6,7 +6,7 @@ import pytest
 from sklearn.base import BaseEstimator
 
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.temporal import temporal_scores
+from nivesh_lib.evaluation.temporal import accuracy_over_time, temporal_scores
 
 
 class Last(BaseEstimator):
@@ -96,3 +96,22 @@ def test_what_is_no_date_is_named(frame):
 def test_no_cut_is_refused(frame):
     with pytest.raises(ValueError, match="cuts is 0"):
         temporal_scores(Last(), frame, cuts=0)
+
+
+# --- answers over time -----------------------------------------------------------
+
+
+def test_accuracy_over_time_is_that_of_each_part_and_parts_no_day():
+    days = np.repeat(pd.date_range("2025-01-01", periods=50).strftime("%Y-%m-%d"), 4)
+    frame, right = pd.DataFrame({"created_at": days}), np.arange(200) < 100
+    found = accuracy_over_time(frame.sample(frac=1, random_state=0), right, parts=2)
+    assert found["rows"].sum() == 200 and found["last"][0] < found["first"][1]
+    ordered = accuracy_over_time(frame, right, parts=2)
+    assert ordered["accuracy"].tolist() == pytest.approx([1.0, 0.0], abs=0.05)
+
+
+def test_rows_without_dates_or_too_few_have_no_accuracy_over_time(frame):
+    right = np.ones(100, dtype=bool)
+    assert accuracy_over_time(frame.drop(columns="created_at"), right).empty
+    assert accuracy_over_time(frame, right, parts=6).empty
+    assert len(accuracy_over_time(frame, right, parts=5)) == 5

@@ -11,6 +11,7 @@ from nivesh_lib.errors import ModelError
 from nivesh_lib.evaluation.calibration import scaled
 from nivesh_lib.models import embedding
 from nivesh_lib.models.base import get_model, load_model, read_card
+from nivesh_lib.models.familiarity import Surprise
 from nivesh_lib.models.wrappers import Abstaining, Calibrated
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
@@ -97,12 +98,16 @@ def test_accepted_is_what_is_as_certain_as_the_threshold(abstaining, plain):
     assert all_of_them.accepts(texts).all()
 
 
-def test_surprise_is_the_mahalanobis_distance_in_spreads_of_rows_left_out(abstaining):
-    features = abstaining.encoder_.features(QUERIES).astype(float) - abstaining.centre_
-    inverse = (abstaining.whitening_ @ abstaining.whitening_.T).astype(float)
-    distance = np.einsum("ij,jk,ik->i", features, inverse, features)
-    expected = (distance - abstaining.usual_) / abstaining.spread_
-    np.testing.assert_allclose(abstaining.surprise(QUERIES), expected, rtol=1e-3)
+def test_surprise_is_that_of_a_distance_fitted_on_the_same_texts(abstaining):
+    alone = Surprise(tiny()).fit(TEXTS)
+    np.testing.assert_array_equal(abstaining.surprise(QUERIES), alone.of(QUERIES))
+
+
+def test_a_distance_that_was_fitted_already_is_taken_as_it_is(abstaining, plain):
+    known = Surprise(tiny()).fit(TEXTS)
+    model = Abstaining.of(Calibrated.of(plain, temperature=0.5), known, threshold=0.4)
+    assert model.surprise_ is known and model.backbone == known.backbone
+    np.testing.assert_array_equal(model.certainty(QUERIES), abstaining.certainty(QUERIES))
 
 
 def test_texts_unlike_the_training_rows_surprise_more():

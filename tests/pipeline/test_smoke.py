@@ -58,7 +58,7 @@ def _check_report(folder):
     page = (folder / "index.html").read_text()
     assert len(page) < 1_000_000
     assert not re.search(r'(src|href)="(https?:)?//(?!127\.0\.0\.1)', page)
-    for step in ("01_data_validation", "02_baseline", "03_tfidf", "08_drift"):
+    for step in ("01_data_validation", "02_baseline", "03_tfidf", "06_cv_and_bias", "08_drift"):
         assert f'href="notebooks/{step}.html"' in page
     assert (folder / "drift" / "08_drift" / "evidently.html").is_file()
     assert all(alt for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))

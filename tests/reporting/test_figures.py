@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from nivesh_lib.reporting.figures import (
     calendar_bars,
     confusion_heatmap,
+    difference_dots,
     grouped_shares,
     interval_dots,
     label_bars,
@@ -20,6 +21,7 @@ from nivesh_lib.reporting.figures import (
     reliability_of,
     risk_coverage,
     shortened,
+    size_curves,
     word_bars,
 )
 
@@ -253,3 +255,19 @@ def test_words_are_drawn_below_the_title_of_their_example():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["", "my", "emi", "", "80C"]
     assert [text.get_text() for text in axes.texts] == ["one", "two"]
     assert [bar.get_width() for bar in axes.patches] == [0.1, 0.4, -0.2]
+
+
+def test_differences_beyond_the_margin_stand_out():
+    found = {"far": {"value": -0.1, "low": -0.15, "high": -0.06}}
+    found |= {"near": {"value": -0.04, "low": -0.09, "high": 0.01}}
+    axes = difference_dots(found, margin=0.05)
+    near, far = [line for line in axes.get_lines() if len(line.get_xdata()) == 2][-2:]
+    assert near.get_color() != far.get_color()
+    assert list(far.get_xdata()) == pytest.approx([-15, -6])
+
+
+def test_a_curve_has_a_tick_for_each_size():
+    table = pd.DataFrame({"rows": [120.0, 240.0], "macro_f1": [0.5, 0.6]})
+    table = table.assign(macro_f1_low=0.4, macro_f1_high=0.7)
+    axes = size_curves({"tfidf": table})
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["120", "240"]

@@ -12,6 +12,7 @@ import pytest
 
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
+from nivesh_lib.errors import NiveshError
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.reporting.figures import label_bars
 from nivesh_lib.tracking import runs
@@ -215,3 +216,31 @@ def test_a_notebook_may_leave_a_second_model_and_its_history(home):
     assert load_model(run.directory / "models" / "05_distilbert.first").kind == "rules"
     left = sorted(path.name for path in (run.directory / "results").iterdir())
     assert left == ["05_distilbert.first.json", "05_distilbert.json"]
+
+
+def evaluated(run, **result):
+    data = load_dataset("toy@1.0.0")
+    oof = data.train[["id", "fold"]].assign(save=0.5, spend=0.5)
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    run.log({"metrics": {"macro_f1": estimate}, **result}, oof=oof, probes=oof.assign(probe="x"))
+
+
+def test_models_that_other_steps_left_are_read_by_name_and_nothing_else_is(home):
+    for step, model in (("02_baseline", "rules"), ("03_tfidf", "tfidf")):
+        evaluated(runs.start_run(step, PARAMS), model=model)
+    evaluated(runs.start_run("04_lstm", {**PARAMS, "DATASET": "other@1.0.0"}), model="lstm")
+    runs.start_run("08_drift", PARAMS).log({"metrics": {}, "headline": "no model"})
+    last = runs.start_run("06_cv_and_bias", PARAMS)
+    evaluated(last, model="tfidf")
+    found = last.recorded_models()
+    assert {name: one.step for name, one in found.items()} == {
+        "rules": "02_baseline",
+        "tfidf": "03_tfidf",
+    }
+    assert found["tfidf"].directory == last.directory / "models" / "03_tfidf"
+    assert len(found["tfidf"].oof) == len(found["tfidf"].probes) > 0
+
+
+def test_without_a_model_the_command_that_makes_one_is_named(home):
+    with pytest.raises(NiveshError, match=r"`nivesh run --dataset toy@1\.0\.0` evaluates"):
+        runs.start_run("06_cv_and_bias", PARAMS).recorded_models()
