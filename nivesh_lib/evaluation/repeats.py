@@ -85,10 +85,10 @@ def repeated_cross_validate(
             )
         )
     scores = pd.concat(
-        [_fold_scores(run, frame, label).assign(repeat=n) for n, run in enumerate(runs)],
+        [fold_scores(run, frame, label=label).assign(repeat=n) for n, run in enumerate(runs)],
         ignore_index=True,
     )
-    return RepeatedCrossValidation(tuple(runs), scores, _intervals(scores))
+    return RepeatedCrossValidation(tuple(runs), scores, fold_intervals(scores))
 
 
 def _new_folds(labels: pd.Series, groups: pd.Series, n_folds: int, seed: int) -> np.ndarray:
@@ -105,7 +105,17 @@ def _seeded(model: Any, seed: int) -> Any:
     return clone(model).set_params(**dict.fromkeys(names, seed))
 
 
-def _fold_scores(run: CrossValidation, frame: pd.DataFrame, label: str) -> pd.DataFrame:
+def fold_scores(
+    run: CrossValidation, frame: pd.DataFrame, *, label: str = "intent"
+) -> pd.DataFrame:
+    """Return accuracy and macro-F1 of each fold, over its rows that headline scores use.
+
+    Returns
+    -------
+    DataFrame
+        ``repeat`` (0), ``fold``, ``n_train``, ``n_test`` (rows left out), ``n_scored`` (those of
+        them that are scored), ``accuracy``, ``macro_f1``. A fold without such rows is left out.
+    """
     true, predicted, folds = frame[label].to_numpy(), run.predicted, run.oof["fold"].to_numpy()
     natural = headline_mask(frame)
     rows = []
@@ -133,8 +143,16 @@ def _macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(f1_score(true, predicted, labels=present, average="macro", zero_division=0.0))
 
 
-def _intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
-    """Return the interval over folds of each metric; a fold's size is what it leaves out."""
+def fold_intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
+    """Return accuracy and macro_f1 with the interval over folds, from a table of `fold_scores`.
+
+    A fold's size is what it leaves out, scored or not.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two folds.
+    """
     n_train, n_test = float(scores["n_train"].mean()), float(scores["n_test"].mean())
     return {
         metric: fold_interval(scores[metric].tolist(), n_train=n_train, n_test=n_test)
