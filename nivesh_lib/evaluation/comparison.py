@@ -66,8 +66,9 @@ class Comparison:
     models: tuple[Ranked, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self) | {"models": [asdict(model) for model in self.models]}
+        """Return plain values and the sentence, ready for JSON."""
+        models = [asdict(model) for model in self.models]
+        return asdict(self) | {"models": models, "sentence": self.sentence}
 
     @property
     def ties(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from nivesh_lib.evaluation.crossval import CrossValidation, cross_validate
+from nivesh_lib.evaluation.crossval import CrossValidation, cross_validate, predicted_labels
 from nivesh_lib.evaluation.intervals import FoldInterval, fold_interval
 from nivesh_lib.evaluation.slices import headline_mask
 
@@ -85,7 +85,7 @@ def repeated_cross_validate(
             )
         )
     scores = pd.concat(
-        [fold_scores(run, frame, label=label).assign(repeat=n) for n, run in enumerate(runs)],
+        [fold_scores(run.oof, frame, label=label).assign(repeat=n) for n, run in enumerate(runs)],
         ignore_index=True,
     )
     return RepeatedCrossValidation(tuple(runs), scores, fold_intervals(scores))
@@ -105,18 +105,21 @@ def _seeded(model: Any, seed: int) -> Any:
     return clone(model).set_params(**dict.fromkeys(names, seed))
 
 
-def fold_scores(
-    run: CrossValidation, frame: pd.DataFrame, *, label: str = "intent"
-) -> pd.DataFrame:
-    """Return accuracy and macro-F1 of each fold, over its rows that headline scores use.
+def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent") -> pd.DataFrame:
+    """Return accuracy and macro-F1 of each fold over the rows that headline scores use.
+
+    Parameters
+    ----------
+    oof, frame
+        The same rows in the same order.
 
     Returns
     -------
     DataFrame
-        ``repeat`` (0), ``fold``, ``n_train``, ``n_test`` (rows left out), ``n_scored`` (those of
-        them that are scored), ``accuracy``, ``macro_f1``. A fold without such rows is left out.
+        repeat (0), fold, n_train, n_test, n_scored, accuracy, macro_f1. Folds without a row that
+        is scored are left out.
     """
-    true, predicted, folds = frame[label].to_numpy(), run.predicted, run.oof["fold"].to_numpy()
+    true, predicted, folds = frame[label].to_numpy(), predicted_labels(oof), oof["fold"].to_numpy()
     natural = headline_mask(frame)
     rows = []
     for number in np.unique(folds):
@@ -144,14 +147,12 @@ def _macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def fold_intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
-    """Return accuracy and macro_f1 with the interval over folds, from a table of `fold_scores`.
+    """Return the interval over folds of each metric; a fold's size is what it leaves out.
 
-    A fold's size is what it leaves out, scored or not.
-
-    Raises
-    ------
-    ValueError
-        Fewer than two folds.
+    Parameters
+    ----------
+    scores
+        As `fold_scores` returns them, of one or more repeats.
     """
     n_train, n_test = float(scores["n_train"].mean()), float(scores["n_test"].mean())
     return {

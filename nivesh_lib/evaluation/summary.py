@@ -143,7 +143,7 @@ def result_of(
     metrics["threads"] = latency["threads"]
     metrics["size_bytes"] = size_bytes
     metrics["fit_seconds"] = sum(cv.fit_seconds) / len(cv.fit_seconds)
-    folds = fold_scores(cv, train)
+    folds = fold_scores(cv.oof, train)
     metrics |= _over_folds(folds)
     objectives = objectives_for(step, dataset=dataset)
     judged = judge_all(metrics, objectives)
