@@ -178,4 +178,5 @@ def _over_folds(folds: pd.DataFrame) -> dict[str, Any]:
 
 def _told(folds: pd.DataFrame) -> list[dict[str, Any]]:
     named = folds.rename(columns={"n_scored": "n"})
-    return named.reindex(columns=["fold", "n", "accuracy", "macro_f1"]).to_dict("records")
+    rows = named.reindex(columns=["fold", "n", "accuracy", "macro_f1"]).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]

@@ -71,7 +71,7 @@ def comparison_of(results: Mapping[str, Record]) -> dict[str, Any] | None:
         ``high``, ``p`` (corrected) and ``differs``.
     """
     found = evaluation_of(results)
-    told = found[1].get("comparison") if found else None
+    told: Any = found[1].get("comparison") if found else None
     if fits(told, _COMPARISON) and all(_is_apart(m.get("to_champion")) for m in told["models"]):
         return _whole(told)
     if fits(told, [_RANKED]) and told:
@@ -116,10 +116,12 @@ def _from_rows(rows: Sequence[Row]) -> dict[str, Any] | None:
     models = []
     for row in rows:
         value, p = interval(row, "difference"), number(row, "p")
-        apart = value and p is not None and {**value._asdict(), "p": p, "differs": p < _ALPHA}
-        if apart and None in (apart["low"], apart["high"]):
-            return None
-        models.append({"rank": row["rank"], "model": row["model"], "to_champion": apart or None})
+        apart = None
+        if row.get("difference") is not None:  # None of the champion
+            if value is None or p is None or value.low is None or value.high is None:
+                return None
+            apart = {**value._asdict(), "p": p, "differs": p < _ALPHA}
+        models.append({"rank": row["rank"], "model": row["model"], "to_champion": apart})
     champions = [model["model"] for model in models if not model["to_champion"]]
     if len(champions) != 1:
         return None
@@ -180,6 +182,15 @@ def _rows(record: Record, key: str, *needed: str) -> list[Row]:
     return [row for row in told if isinstance(row, Mapping) and all(name in row for name in needed)]
 
 
+def _ranked(record: Record, key: str, *names: str) -> list[Row]:
+    """Return the rows of models that have an estimate, in the order of the comparison."""
+    told = comparison_of({"": record})
+    order = [model["model"] for model in told["models"]] if told else []
+    rows = [row for row in _rows(record, key, "model") if interval(row, *names)]
+    known = {name: place for place, name in enumerate(order)}
+    return sorted(rows, key=lambda row: known.get(text(row, "model"), len(order)))
+
+
 def _of_100(row: Row, *names: str) -> str:
     found = interval(row, *names)
     return of_100(found) if found else ""
@@ -189,7 +200,7 @@ def _of_100(row: Row, *names: str) -> str:
 
 
 def _folds(record: Record) -> Part | None:
-    rows = [row for row in _rows(record, "folds", "model") if interval(row, *_FOLD_MEANS)]
+    rows = _ranked(record, "folds", *_FOLD_MEANS)
     cells = [
         (
             Cell(text(row, "model"), text(row, "metric").replace("macro_f1", "macro-F1")),
@@ -205,7 +216,7 @@ def _folds(record: Record) -> Part | None:
     return Part(
         said=(
             "The intervals above are about other queries for the models as they are. These are "
-            "about models trained on other rows of the same size, which is why they are wider.",
+            "about models trained on other rows of the same size, so most are wider.",
         ),
         table=table(("Model", "Macro-F1, mean over folds", "Standard deviation", "Folds"), cells),
         note=f"95 % intervals corrected by {' and '.join(corrections)}." if corrections else "",
@@ -219,7 +230,7 @@ _FOLD_MEANS = ("value", "mean")
 
 
 def _calibration(record: Record) -> Part | None:
-    rows = [row for row in _rows(record, "calibration", "model") if interval(row, *_BEFORE)]
+    rows = _ranked(record, "calibration", *_BEFORE)
     if not rows:
         return None
     best = next((row for row in rows if row["model"] == record.get("model")), rows[0])
@@ -256,6 +267,10 @@ def _off(row: Row) -> str:
     told = f"That of {row['model']} is off by {before} points on average"
     if row.get("helped") is False:
         return told + "; calibration does not lower that."
+    found = interval(row, *_AFTER)
+    if found and found.low is not None and found.low <= 0:
+        most = "" if found.high is None else f" (at most {100 * found.high:.1f})"
+        return told + f"; after calibration these queries show no difference{most}."
     return told + (f", after calibration by {after}." if after else ".")
 
 
@@ -286,30 +301,28 @@ def _brier(row: Row) -> Cell:
 
 
 def _routing(record: Record) -> Part | None:
-    """Return what is turned away, from rows for each score or one row with both."""
-    ways = [
-        (label, way)
+    """Return what is turned away, one row for each score that certainty is told by."""
+    rows = [
+        row
         for row in _rows(record, "routing")
-        for label, way in _ways(row)
-        if interval(way, "recall_95") or interval(way, "auroc")
+        if interval(row, "recall_95") or interval(row, "auroc")
     ]
-    if not ways:
+    if not rows:
         return None
-    row = {name: value for each in _rows(record, "routing") for name, value in each.items()}
     cells = [
         (
-            Cell(label),
-            share(interval(way, "recall_95")),
-            scaled(interval(way, "auroc"), "{:.3f}", by=1),
+            Cell(_judged_by(row)),
+            share(interval(row, "recall_95")),
+            scaled(interval(row, "auroc"), "{:.3f}", by=1),
         )
-        for label, way in ways
+        for row in rows
     ]
     columns = ("Judged by", "Out-of-scope turned away, of 100", "AUROC")
     return Part(
         said=(
             "A query that belongs to none of the intents should go to a person. How many do, when "
             "95 of 100 queries that do belong are still answered?",
-            *_cost(row),
+            *_cost(rows[-1]),  # of the score that is used
         ),
         table=table(columns, cells),
         note="Thresholds are chosen on other rows than those they are judged on. AUROC: how often "
@@ -324,24 +337,9 @@ _SCORES = {
 }
 
 
-def _ways(row: Row) -> list[tuple[str, Row]]:
-    for name in ("score", "way", "by", "certainty", "name"):
-        if isinstance(row.get(name), str):
-            return [(_SCORES.get(row[name], row[name]), row)]
-    found = []
-    for kind, label in _SCORES.items():
-        inner = row.get(kind)
-        way = dict(inner) if isinstance(inner, Mapping) else {}
-        for measure in ("auroc", "recall_95"):
-            for end in ("", "_low", "_high"):
-                for name in (f"{measure}_{kind}{end}", f"{kind}_{measure}{end}"):
-                    if name in row:
-                        way[measure + end] = row[name]
-        if way:
-            found.append((label, way))
-    if not found:
-        return [(text(row, "model") or "the model", row)]
-    return found
+def _judged_by(row: Row) -> str:
+    name = text(row, "score", "model")
+    return _SCORES.get(name, name)
 
 
 def _cost(row: Row) -> list[str]:
@@ -357,7 +355,7 @@ def _cost(row: Row) -> list[str]:
     if recall:
         said += f" and {recall} of 100 outside are turned away"
     if cost is not None:
-        said += f"; a query costs {cost:.3f} of a wrong route on average"
+        said += f"; a query costs {cost:.3f} on average, in the unit of the costs that were set"
     return [said + "."]
 
 
@@ -370,7 +368,7 @@ def _gaps(record: Record) -> Part | None:
         return None
     cells = [
         (
-            Cell(text(row, "segment")),
+            Cell(_who(row)),
             count(row, "rows", "n"),
             scaled(interval(row, "difference"), "{:+.1f}"),
             Cell(_verdict_of(row)),
@@ -395,8 +393,8 @@ def _verdict_of(row: Row) -> str:
 
 
 def _flagged(rows: Sequence[Row]) -> str:
-    gaps = [text(row, "segment") for row in rows if _verdict_of(row) == "gap"]
-    unsure = [text(row, "segment") for row in rows if _verdict_of(row) == "cannot tell"]
+    gaps = [_who(row) for row in rows if _verdict_of(row) == "gap"]
+    unsure = [row for row in rows if _verdict_of(row) == "cannot tell"]
     told = f"Sure gaps: {', '.join(gaps)}." if gaps else "No segment has a gap that is sure."
     if unsure:
         told += f" For {len(unsure)} of {len(rows)} these rows cannot tell."
@@ -425,7 +423,9 @@ def _segments(record: Record) -> Part | None:
         "Handed over, of 100",
     )
     made = table(columns, cells)
-    return made and Part(
+    if made is None:
+        return None
+    return Part(
         title="Each segment by itself",
         table=made,
         note="Too sure: mean confidence minus the share that is right. Segments of few rows are "
@@ -434,7 +434,8 @@ def _segments(record: Record) -> Part | None:
 
 
 def _who(row: Row) -> str:
-    return text(row, "slice", "segment", "group")
+    """Return a segment's name as it is said: ``income_segment=low`` is income segment: low."""
+    return text(row, "slice", "segment", "group").replace("_", " ").replace("=", ": ")
 
 
 def _flips(record: Record) -> Part | None:
@@ -449,7 +450,9 @@ def _flips(record: Record) -> Part | None:
         for row in rows
     ]
     made = table(("What changes", "Queries", "Another answer, of 100", "Than the control"), cells)
-    return made and Part(
+    if made is None:
+        return None
+    return Part(
         title="Does it matter who asks, or how?",
         said=("Pairs of queries that differ in one thing only, which should change no answer.",),
         table=made,
@@ -469,13 +472,13 @@ def _against_control(row: Row) -> Cell:
 
 
 def _behaviour(record: Record) -> Part | None:
-    rows = [row for row in _rows(record, "behaviour", "test") if interval(row, "failed")]
+    rows = [row for row in _ranked(record, "behaviour", "failed") if text(row, "test")]
     if not rows:
         return None
     models = list(dict.fromkeys(text(row, "model") for row in rows))
     best = record.get("model") if record.get("model") in models else models[0]
     of_best = sorted(
-        (row for row in rows if text(row, "model") == best), key=lambda r: -number_of_failed(r)
+        (row for row in rows if text(row, "model") == best), key=lambda r: -_failing(r)
     )
     cells = [
         (
@@ -500,8 +503,7 @@ def _behaviour(record: Record) -> Part | None:
     )
 
 
-def number_of_failed(row: Row) -> float:
-    """Return the share that failed, to sort by."""
+def _failing(row: Row) -> float:
     found = interval(row, "failed")
     return found.value if found else 0.0
 
@@ -509,7 +511,7 @@ def number_of_failed(row: Row) -> float:
 def _others(rows: Sequence[Row], row: Row, best: Any) -> str:
     same = [r for r in rows if (r["test"], r.get("kind")) == (row["test"], row.get("kind"))]
     return " · ".join(
-        f"{text(other, 'model')} {100 * number_of_failed(other):.0f}"
+        f"{text(other, 'model')}\u00a0{100 * _failing(other):.0f}"
         for other in same
         if text(other, "model") != best
     )
@@ -543,7 +545,7 @@ def _help(record: Record) -> Part | None:
 
 
 def _what(row: Row) -> str:
-    return text(row, "group", "what", "name", "reason", "sentence")
+    return _who(row) or text(row, "what", "sentence")
 
 
 def _most_to_win(row: Row) -> tuple[str, ...]:
@@ -564,7 +566,9 @@ def _overlaps(record: Record) -> Part | None:
         for row in rows[:_MOST]
     ]
     made = table(("Intents", "Taken for each other", "Of 100 of their queries"), cells)
-    return made and Part(
+    if made is None:
+        return None
+    return Part(
         title="Intents that overlap",
         said=(
             "Confused in both directions: the texts do not tell the two apart, and their "

@@ -273,7 +273,9 @@ def _judgements(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
             if model := result.get("model"):
                 key = (model, judged["objective"])
                 found.setdefault(key, {**judged, "model": model, "result": name})
-    return list(found.values())
+    order = [model["model"] for model in leaderboard(results)]
+    known = {name: place for place, name in enumerate(order)}
+    return sorted(found.values(), key=lambda judged: known.get(judged["model"], len(order)))
 
 
 def _objectives(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -90,13 +90,17 @@ def scaled(found: Interval | None, pattern: str = "{:.1f}", *, by: float = 100) 
     """Return a cell for an interval times ``by``: of 100, or in points."""
     if found is None:
         return Cell("not measured")
-    return Cell(pattern.format(by * found.value + 0.0), _ends(found, pattern, by))
+    return Cell(_unsigned_zero(pattern.format(by * found.value)), _ends(found, pattern, by))
 
 
 def _ends(found: Interval, pattern: str, by: float) -> str:
     if found.low is None or found.high is None:
         return ""
-    return f"{pattern.format(by * found.low)} to {pattern.format(by * found.high)}"
+    return " to ".join(_unsigned_zero(pattern.format(by * e)) for e in (found.low, found.high))
+
+
+def _unsigned_zero(told: str) -> str:
+    return told[1:] if float(told) == 0 and told[0] in "+-" else told
 
 
 def share(found: Interval | None) -> Cell:

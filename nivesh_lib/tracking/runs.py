@@ -374,7 +374,7 @@ class Run:
 
         A notebook that logs again writes to the same children.
         """
-        folds = record.get("folds")
+        folds: Any = record.get("folds")
         if not (record.get("model") and fits(folds, [{"*": NUMBER}])):
             return  # no model's, or a table over several models
         client, parent = _client(), self._tags["mlflow.runName"]
