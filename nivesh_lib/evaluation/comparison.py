@@ -67,8 +67,9 @@ class Comparison:
     models: tuple[Ranked, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self) | {"models": [asdict(model) for model in self.models]}
+        """Return plain values and the sentence, ready for JSON."""
+        models = [asdict(model) for model in self.models]
+        return asdict(self) | {"models": models, "sentence": self.sentence}
 
     def table(self) -> pd.DataFrame:
         """Return one row for each model, best first.

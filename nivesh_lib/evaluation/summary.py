@@ -18,6 +18,7 @@ from nivesh_lib.evaluation.metrics import (
 )
 from nivesh_lib.evaluation.objectives import file_of, judge_all, none_set, objectives_for
 from nivesh_lib.evaluation.probes import VIEW, answers
+from nivesh_lib.evaluation.repeats import fold_intervals, fold_scores
 from nivesh_lib.evaluation.slices import by_slice, headline_mask, masks_by_column, masks_by_tag
 
 SLICE_COLUMNS = ("selection", "language", "income_segment")
@@ -126,6 +127,12 @@ def result_of(
         As `headline_scores` returns them.
     latency
         As `measure_latency` returns it, milliseconds.
+
+    Returns
+    -------
+    dict
+        Its ``folds`` have fold, n (scored rows), accuracy and macro_f1; ``metrics`` has their mean
+        with the interval over folds, and their standard deviation.
     """
     rows = headline_mask(train)
     true, predicted = train["intent"][rows], cv.predicted[rows]
@@ -136,6 +143,8 @@ def result_of(
     metrics["threads"] = latency["threads"]
     metrics["size_bytes"] = size_bytes
     metrics["fit_seconds"] = sum(cv.fit_seconds) / len(cv.fit_seconds)
+    folds = fold_scores(cv.oof, train)
+    metrics |= _over_folds(folds)
     objectives = objectives_for(step, dataset=dataset)
     judged = judge_all(metrics, objectives)
     return {
@@ -152,9 +161,27 @@ def result_of(
         "per_class": per_class(true, predicted, labels).reset_index().to_dict("records"),
         "confusion": confusion(true, predicted, labels).to_dict("split"),
         "slices": [] if slices is None else slices.to_dict("records"),
+        "folds": _told(folds),
     }
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a table as a list of flat dicts; what is missing becomes None, which JSON knows."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _over_folds(folds: pd.DataFrame) -> dict[str, Any]:
+    if len(folds) < 2:  # nothing to tell a spread from
+        return {}
+    metrics: dict[str, Any] = {}
+    for name, over in fold_intervals(folds).items():
+        told = over.as_dict()
+        metrics[f"{name}_fold_std"] = told.pop("std")
+        metrics[f"{name}_fold_mean"] = told
+    return metrics
+
+
+def _told(folds: pd.DataFrame) -> list[dict[str, Any]]:
+    named = folds.rename(columns={"n_scored": "n"})
+    rows = named.reindex(columns=["fold", "n", "accuracy", "macro_f1"]).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]

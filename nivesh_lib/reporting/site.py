@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.ledger import Opening, openings
-from nivesh_lib.records import NUMBER, fits, read_object
+from nivesh_lib.records import NUMBER, read_object
+from nivesh_lib.reporting.holdout import holdout
+from nivesh_lib.reporting.sections import comparison_of, evaluation_of, sections, unread
+from nivesh_lib.reporting.steps import figures, notebook_of, source_of, steps
+from nivesh_lib.reporting.tables import p_value
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_UI = "http://127.0.0.1:5000"
 _ABOUT_INTENTS = "about-intents"  # tag of remarks that hold for the shipped data only
 _ABOUT_CODE = "about-code"  # tag of remarks that only make sense beside a code cell
 _ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
-_SCORE_NAMES = {
-    "macro_f1": "macro-F1",
-    "out_of_scope": "out-of-scope queries turned away",
-    "in_scope": "in-scope queries turned away",
-    "accuracy_of_answered": "accuracy where it answers",
-}
 # What the pages read of a step's results; a notebook may leave more, and need not leave all.
 _RESULT = {
     "headline?": str,
@@ -151,20 +144,30 @@ def _result_files(run: Path) -> list[Path]:
 
 
 def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the evaluated models, best macro-F1 first.
+    """Return the evaluated models, best macro-F1 first, or as a paired comparison has them.
 
     Each entry has ``step``, ``model``, ``f1`` and ``accuracy`` (value, low, high,
-    n), ``p95`` in milliseconds or None, ``bytes`` or None.
+    n), ``p95`` in milliseconds or None, ``bytes`` or None; ``rank`` such as ``2=``, empty
+    without a comparison, and ``apart``: the paired difference to the champion, or None.
     """
-    board = []
+    told = comparison_of(results)
+    compared = {model["model"]: model for model in told["models"]} if told else {}
+    order = {name: place for place, name in enumerate(compared)}
+    judge = evaluation_of(results)
+    board: list[dict[str, Any]] = []
     for step, result in results.items():
         metrics = result.get("metrics", {})
         if not (result.get("model") and {"macro_f1", "accuracy"} <= set(metrics)):
             continue
+        if judge and step == judge[0]:  # it names the best model, and is none of its own
+            continue
+        here = compared.get(result["model"], {})
         board.append(
             {
                 "step": step,
                 "model": result["model"],
+                "rank": here.get("rank", ""),
+                "apart": here.get("to_champion"),
                 "f1": metrics["macro_f1"],
                 "accuracy": metrics["accuracy"],
                 "rows": metrics["macro_f1"]["n"],
@@ -172,7 +175,7 @@ def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
                 "bytes": metrics.get("size_bytes"),
             }
         )
-    return sorted(board, key=lambda m: -m["f1"]["value"])
+    return sorted(board, key=lambda m: (order.get(m["model"], len(order)), -m["f1"]["value"]))
 
 
 def human_bytes(size: float | None) -> str:
@@ -209,7 +212,7 @@ def _data_warning(issues: Sequence[str]) -> list[str]:
 
 def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the verdict of a run as a few plain sentences; bad data comes first."""
-    board = leaderboard(results)
+    board, told = leaderboard(results), comparison_of(results)
     issues = data_issues(results)
     said = _data_warning(issues)
     if not board:
@@ -222,10 +225,9 @@ def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     if len(board) > 1:
         runner = board[1]
-        apart = f1["low"] > runner["f1"]["high"]
         said.append(
-            f"Second: {runner['model']}, {runner['f1']['value']:.3f}. "
-            + ("The intervals do not overlap." if apart else "The intervals overlap.")
+            f"Second: {runner['model']}, {runner['f1']['value']:.3f}{_apart(runner)}. "
+            + (told["sentence"] if told else _UNPAIRED)
         )
     judged = results[best["step"]].get("judgements", [])
     for word, sentence in (
@@ -247,6 +249,35 @@ def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return said
 
 
+_UNPAIRED = (
+    "Whether that is more than chance, a paired test on the same queries tells: "
+    "notebook 06 or `nivesh compare`."
+)
+
+
+def _apart(model: Mapping[str, Any]) -> str:
+    if not model["apart"]:
+        return ""
+    apart = model["apart"]
+    return (
+        f" ({apart['value']:+.3f}, paired 95 % interval {apart['low']:+.3f} to "
+        f"{apart['high']:+.3f}, corrected p {p_value(apart['p'])})"
+    )
+
+
+def _judgements(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return every verdict on an objective, each model and objective once."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, result in results.items():
+        for judged in result.get("judgements", []):
+            if model := result.get("model"):
+                key = (model, judged["objective"])
+                found.setdefault(key, {**judged, "model": model, "result": name})
+    order = [model["model"] for model in leaderboard(results)]
+    known = {name: place for place, name in enumerate(order)}
+    return sorted(found.values(), key=lambda judged: known.get(judged["model"], len(order)))
+
+
 def _objectives(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the file that models were judged by, and what is said where it sets nothing."""
     told = [r["objectives"] for r in results.values() if r.get("objectives")]
@@ -258,108 +289,8 @@ def _drift(run: Path, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         drift = result.get("drift")
         if drift:
             page = f"drift/{step}/evidently.html"
-            return {**drift, "page": page if (run / page).is_file() else ""}
+            return {**drift, "step": step, "page": page if (run / page).is_file() else ""}
     return None
-
-
-def _small_png(path: Path) -> bytes:
-    """Return a figure with 64 colours: plots need no more, and it is a third of the size."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(64).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _figures(run: Path, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    shown = []
-    for step, result in results.items():
-        for figure in result.get("figures", []):
-            path = run / figure["file"]
-            if path.is_file():
-                data = base64.b64encode(_small_png(path)).decode()
-                shown.append({**figure, "data": data, "step": step, "page": _page(run, step)})
-    return shown
-
-
-def notebook_of(name: str) -> str:
-    """Return the notebook that left a result: one may leave several, ``<notebook>.<part>``."""
-    return name.partition(".")[0]
-
-
-def _page(run: Path, step: str) -> str:
-    page = f"notebooks/{notebook_of(step)}.html"
-    return page if (run / page).is_file() else ""
-
-
-def _outcome(step: str, entry: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> str:
-    if entry["status"] == "done":
-        reused = " (nothing changed, reused)" if entry.get("cached_from") else ""
-        if step not in results:
-            return "done, but left no results that can be read" + reused
-        return str(results[step].get("headline", "")) + reused
-    if entry["status"] == "skipped":
-        return f"skipped: {entry.get('why')}"
-    failure = entry.get("failure") or {}
-    return f"failed: {failure.get('cause')}: {failure.get('detail')}"
-
-
-def _steps(
-    run: Path, record: Mapping[str, Any], results: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    rows = []
-    for step, entry in sorted(record["steps"].items()):
-        run_id, experiment = entry.get("mlflow_run_id"), results.get(step, {}).get("experiment_id")
-        rows.append(
-            {
-                "step": step,
-                "page": _page(run, step),
-                "outcome": _outcome(step, entry, results),
-                "seconds": entry.get("seconds") or "",
-                "run_id": run_id or "",
-                "mlflow": f"{_UI}/#/experiments/{experiment}/runs/{run_id}" if experiment else "",
-            }
-        )
-    return rows
-
-
-def _holdout(dataset: str) -> dict[str, Any]:
-    """Return what the ledger says: a sentence on this data, and every opening there was."""
-    try:
-        known = openings()
-    except NiveshError as error:
-        return {"said": "The ledger of openings is damaged.", "why": str(error), "openings": []}
-    of_it = [opening for opening in known if opening.data == dataset]
-    return {
-        "said": _opened(dataset, of_it),
-        "why": "",
-        "openings": [{**asdict(o), "told": _scores_of(o.scores)} for o in known],
-    }
-
-
-def _opened(dataset: str, of_it: Sequence[Opening]) -> str:
-    if not of_it:
-        return f"The holdout of {dataset} was not opened."
-    times, models = len(of_it), len({opening.model_hash for opening in of_it})
-    said = (
-        f"The holdout of {dataset} was opened {times} time{'s' * (times > 1)}, "
-        f"for {models} model{'s' * (models > 1)}."
-    )
-    return said + " Every further opening makes its scores a little less honest."
-
-
-def _scores_of(scores: Mapping[str, Any] | None) -> list[str]:
-    """Return the scores that have an interval, and the verdict; a crash leaves none."""
-    if scores is None:
-        return ["no scores: it ended before there were any"]
-    told = [
-        f"{_SCORE_NAMES.get(name, name)} {value['value']:.3f} "
-        f"({value['low']:.3f} to {value['high']:.3f})"
-        for name, value in scores.items()
-        if fits(value, _ESTIMATE)
-    ]
-    return told + ([f"objectives: {scores['verdict']}"] if "verdict" in scores else [])
 
 
 def build_site(run: Path) -> Path:
@@ -383,11 +314,11 @@ def build_site(run: Path) -> Path:
         for step, result in read_results(run).items()
         if record["steps"].get(notebook_of(step), {}).get("status") == "done"
     }
-    board = [
-        {**m, "page": _page(run, m["step"]), "size": human_bytes(m["bytes"])}
-        for m in leaderboard(results)
-    ]
-    steps = _steps(run, record, results)
+    sources = {
+        name: source_of(run, name, record, results.get(name, {}))
+        for name in [*results, *record["steps"]]
+    }
+    ran = steps(run, record, results)
     page = (
         _environment()
         .get_template("index.html.j2")
@@ -396,24 +327,25 @@ def build_site(run: Path) -> Path:
             run=record,
             answer=answer(results),
             issues=data_issues(results),
-            board=board,
-            judgements=[
-                {**j, "model": result["model"]}
-                for result in results.values()
-                for j in result.get("judgements", [])
-                if result.get("model")
-            ],
+            board=[{**m, "size": human_bytes(m["bytes"])} for m in leaderboard(results)],
+            comparison=comparison_of(results),
+            evaluated=(evaluation_of(results) or ("",))[0],
+            judgements=_judgements(results),
             objectives=_objectives(results),
+            sections=sections(results),
+            unread=unread(results),
+            sources=sources,
+            p_value=p_value,
             card=next((r["data_card"] for r in results.values() if r.get("data_card")), None),
             drift=_drift(run, results),
-            figures=_figures(run, results),
-            steps=steps,
+            figures=figures(run, results),
+            steps=ran,
             failed=[
                 {"step": s["step"], "why": s["outcome"]}
-                for s in steps
+                for s in ran
                 if record["steps"][s["step"]]["status"] != "done"
             ],
-            holdout=_holdout(record["dataset"]["ref"]),
+            holdout=holdout(record["dataset"]["ref"]),
         )
     )
     target, partial = run / "index.html", run / ".index.html.partial"

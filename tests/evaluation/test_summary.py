@@ -110,6 +110,30 @@ def test_the_tables_of_the_record_are_of_headline_rows(result):
     assert [row["support"] for row in result["per_class"]] == [30, 30]
 
 
+def test_one_fold_is_told_and_has_no_spread(result):
+    assert result["folds"] == [{"fold": 0, "n": 60, "accuracy": 1.0, "macro_f1": 1.0}]
+    assert not any("fold" in name for name in result["metrics"])
+
+
+def test_the_record_has_the_mean_over_folds_with_its_corrected_interval(train, cv, record):
+    folds = np.arange(100) % 4
+    wrong = folds == 3
+    oof = cv.oof.assign(fold=folds)
+    oof.loc[wrong, ["loan", "tax"]] = oof.loc[wrong, ["tax", "loan"]].to_numpy()
+    result = result_for("intents@1.1.0", train, CrossValidation(oof, (1.0,)))
+    assert [(row["fold"], row["n"], row["accuracy"]) for row in result["folds"]] == [
+        (0, 15, 1.0), (1, 15, 1.0), (2, 15, 1.0), (3, 15, 0.0)
+    ]  # fmt: skip
+    metrics = result["metrics"]
+    assert metrics["accuracy_fold_std"] == pytest.approx(0.5)
+    mean = metrics["accuracy_fold_mean"]
+    # t of 3 degrees of freedom, times 0.5 * sqrt(1/4 + 25/75)
+    assert mean["value"] == 0.75 and mean["n"] == 4 and "Nadeau" in mean["correction"]
+    assert mean["high"] - mean["value"] == pytest.approx(3.182446 * 0.5 * (7 / 12) ** 0.5)
+    assert {"macro_f1_fold_mean", "macro_f1_fold_std"} <= set(metrics)
+    assert json.loads(json.dumps(result)) == result
+
+
 def test_the_record_has_one_line_for_the_index(result):
     assert result["headline"] == "macro-F1 1.000 [0.940, 1.000]"
 

@@ -170,9 +170,80 @@ def test_the_objectives_are_shown_with_their_file(run):
     )
 
 
-def test_overlapping_intervals_are_said_to_overlap():
-    said = site.answer({"a": result("rules", 0.70), "b": result("tfidf", 0.72)})
-    assert "The intervals overlap." in said[1]
+TWO = {"a": result("rules", 0.70), "b": result("tfidf", 0.72)}
+
+
+def compared(*, best="rules", other="tfidf", differs=False):
+    apart = {"value": estimate(-0.02), "p_corrected": 0.3, "differs": differs}
+    models = [
+        {"rank": "1=", "model": best, "to_champion": None},
+        {"rank": "1=", "model": other, "to_champion": apart},
+    ]
+    told = {"metric": "macro_f1", "champion": best, "n": 100, "pairs": 1, "alpha": 0.05}
+    return {"comparison": {**told, "models": models, "sentence": f"{best} cannot be told."}}
+
+
+def test_without_a_paired_test_the_answer_says_what_makes_one():
+    said = site.answer(TWO)
+    assert said[1].startswith("Second: rules, 0.700. Whether that is more than chance")
+    assert "notebook 06 or `nivesh compare`" in said[1]
+
+
+def test_with_a_paired_test_the_answer_is_its_own():
+    said = site.answer({**TWO, "06": compared()})
+    assert said[1] == (
+        "Second: tfidf, 0.720 (-0.020, paired 95 % interval -0.070 to +0.030, corrected p 0.300). "
+        "rules cannot be told."
+    )
+
+
+def test_the_leaderboard_takes_order_and_ties_from_the_comparison():
+    board = site.leaderboard({**TWO, "c": result("new", 0.9), "06": compared()})
+    assert [(m["model"], m["rank"]) for m in board] == [
+        ("rules", "1="), ("tfidf", "1="), ("new", "")
+    ]  # fmt: skip
+    assert [bool(m["apart"]) for m in board] == [False, True, False]
+
+
+def test_the_step_that_compares_is_no_model_of_its_own():
+    judge = {**compared(), **result("tfidf", 0.72)}
+    assert [m["step"] for m in site.leaderboard({**TWO, "06": judge})] == ["a", "b"]
+
+
+def test_the_page_shows_ranks_differences_and_which_runs_they_came_from(run):
+    record = {**compared(), "mlflow_run_id": "beef" * 8, "experiment_id": "7"}
+    (run / "results" / "06_cv.json").write_text(json.dumps(record))
+    told = json.loads((run / "run.json").read_text())
+    told["steps"]["06_cv"] = {"status": "done"}
+    (run / "run.json").write_text(json.dumps(told))
+    page = site.build_site(run).read_text()
+    assert '<td data-label="Rank">1=</td>' in page and "-0.070 to +0.030, p 0.300" in page
+    assert "From 06_cv, MLflow run" in page
+    assert f'href="http://127.0.0.1:5000/#/experiments/7/runs/{"beef" * 8}"' in page
+    assert 'title="MLflow run abc123"' in page  # of a model
+
+
+def test_sections_are_on_the_page_as_tables_that_a_phone_can_show(run):
+    flips = {"attribute": "region <b>", "rows": 90, "flipped": 0.1}
+    record = {"flips": [{**flips, "flipped_low": 0.05, "flipped_high": 0.2}], "gaps": "odd"}
+    (run / "results" / "01_data.json").write_text(json.dumps(record))
+    page = site.build_site(run).read_text()
+    assert '<h2 id="segments">For whom does it fail?</h2>' in page
+    assert '<td data-label="Another answer, of 100">' in page
+    assert 'aria-label="region &lt;b&gt;: 10.0, from 5.0 to 20.0"' in page
+    assert "not of a shape that this report shows: gaps." in page
+    assert page.index('id="objectives"') < page.index('id="segments"') < page.index('id="holdout"')
+
+
+def test_an_objective_is_judged_once_for_a_model_the_best_model_first(run):
+    judged = [{"objective": "macro-F1 at least 0.5", "status": "met", "found": "0.7"}]
+    for step, name in (("02_rules", "rules"), ("01_data", "tfidf")):
+        record = result(name, 0.4, judgements=judged * 2)
+        (run / "results" / f"{step}.json").write_text(json.dumps(record))
+    page = site.build_site(run).read_text()
+    assert page.count("macro-F1 at least 0.5</td>") == 2
+    page = page[page.index('id="objectives"') :]
+    assert page.index(">accuracy at least 0.99<") < page.index("rules<br>")
 
 
 OPENING = {

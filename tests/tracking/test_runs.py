@@ -244,3 +244,64 @@ def test_models_that_other_steps_left_are_read_by_name_and_nothing_else_is(home)
 def test_without_a_model_the_command_that_makes_one_is_named(home):
     with pytest.raises(NiveshError, match=r"`nivesh run --dataset toy@1\.0\.0` evaluates"):
         runs.start_run("06_cv_and_bias", PARAMS).recorded_models()
+
+
+FOLDS = [{"fold": k, "n": 20, "accuracy": 0.5 + k / 10, "macro_f1": 0.4} for k in range(3)]
+
+
+def children(run):
+    below = f"tags.`{runs.PARENT}` = '{run.mlflow_run_id}'"
+    found = client().search_runs([run.experiment_id], filter_string=below)
+    return {one.info.run_name: one for one in found}
+
+
+def test_each_fold_is_a_finished_run_below_that_of_the_step(home):
+    run = runs.start_run("03_toy", PARAMS)
+    run.log({"metrics": {}, "model": "toy", "folds": FOLDS})
+    name = client().get_run(run.mlflow_run_id).info.run_name
+    below = children(run)
+    assert sorted(below) == [f"{name} fold {k}" for k in range(3)]
+    last = below[f"{name} fold 2"]
+    assert last.data.metrics == {"n": 20, "accuracy": 0.7, "macro_f1": 0.4}
+    assert (last.info.status, last.data.tags["nivesh.fold"]) == ("FINISHED", "2")
+    assert last.data.tags["nivesh.mode"] == "nbval"
+
+
+def test_a_second_model_has_folds_of_its_own_and_logging_again_adds_none(home):
+    run = runs.start_run("05_toy", PARAMS)
+    for _ in range(2):
+        run.log({"metrics": {}, "model": "small", "folds": FOLDS}, part="small")
+    run.log({"metrics": {}, "model": "large", "folds": FOLDS})
+    below = children(run)
+    assert len(below) == 6
+    assert {one.data.tags.get("nivesh.part") for one in below.values()} == {None, "small"}
+
+
+def test_folds_do_not_count_as_versions_of_the_run_name(home):
+    first = runs.start_run("03_toy", PARAMS)
+    first.log({"metrics": {}, "model": "toy", "folds": FOLDS})
+    second = runs.start_run("03_toy", PARAMS)
+    assert client().get_run(second.mlflow_run_id).info.run_name.endswith("_v2")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"folds": FOLDS},
+        {"model": "toy", "folds": "odd"},
+        {"model": "toy", "folds": [{"model": "a", "fold": 0, "accuracy": 0.5}]},
+        {"model": "toy", "folds": [{"accuracy": 0.5}]},
+        {"model": "toy"},
+    ],
+)
+def test_what_is_not_the_folds_of_one_model_has_no_child_runs(home, result):
+    run = runs.start_run("03_toy", PARAMS)
+    run.log({"metrics": {}, **result})
+    assert children(run) == {}
+
+
+def test_a_fold_that_a_killed_process_left_open_is_closed_with_its_run(home):
+    run = runs.start_run("03_toy", PARAMS)
+    client().create_run(run.experiment_id, run_name="left", tags={runs.PARENT: run.mlflow_run_id})
+    runs.close_run(run.mlflow_run_id, "KILLED")
+    assert children(run)["left"].info.status == "KILLED"

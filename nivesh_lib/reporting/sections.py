@@ -1,0 +1,639 @@
+"""The evaluation of a run in the order in which a stakeholder asks.
+
+All of it comes from the record of one notebook, whose keys are named in ``KEYS``. What is absent
+is left out, and so is what does not have the expected shape: records outlive the code that
+wrote them, and one odd table must not cost the rest of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nivesh_lib.records import NUMBER, fits
+from nivesh_lib.reporting.tables import (
+    Cell,
+    Part,
+    Section,
+    count,
+    interval,
+    number,
+    of_100,
+    p_value,
+    scaled,
+    share,
+    table,
+    text,
+)
+
+_KEYS = (
+    *("comparison", "calibration", "routing", "segments", "gaps", "flips", "behaviour"),
+    *("overlaps", "flipped", "leaks", "help"),
+)
+KEYS = (*_KEYS, "folds")  # a model's own record has folds too
+_MOST = 12  # rows of a table of findings, the first of which matter most
+_ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER}
+_COMPARISON = {
+    "metric": str,
+    "champion": str,
+    "n": int,
+    "pairs": int,
+    "alpha": NUMBER,
+    "sentence": str,
+    "models": [{"rank": str, "model": str}],
+}
+_RANKED = {"rank": str, "model": str}
+_ALPHA = 0.05
+_METRICS = {"macro_f1": "macro-F1"}
+_TIES = (
+    "Models that share a rank (=) cannot be told from the first of it: no difference shown, "
+    "which is no proof of none."
+)
+_APART = {"value": _ESTIMATE, "p_corrected": NUMBER, "differs": bool}
+
+Record = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def evaluation_of(results: Mapping[str, Record]) -> tuple[str, Record] | None:
+    """Return the step that evaluated the models together and its record, if one did."""
+    return next(((s, r) for s, r in results.items() if set(_KEYS) & set(r)), None)
+
+
+def comparison_of(results: Mapping[str, Record]) -> dict[str, Any] | None:
+    """Return how the models of a run compare, or None.
+
+    Returns
+    -------
+    dict
+        ``champion``, ``metric`` (empty where the record does not say), ``sentence``, ``note`` and
+        ``models``, each with ``rank``, ``model`` and ``to_champion``: None, or ``value``, ``low``,
+        ``high``, ``p`` (corrected) and ``differs``.
+    """
+    found = evaluation_of(results)
+    told: Any = found[1].get("comparison") if found else None
+    if fits(told, _COMPARISON) and all(_is_apart(m.get("to_champion")) for m in told["models"]):
+        return _whole(told)
+    if fits(told, [_RANKED]) and told:
+        return _from_rows(told)
+    return None
+
+
+def _is_apart(apart: Any) -> bool:
+    return apart is None or fits(apart, _APART)
+
+
+def _whole(told: Mapping[str, Any]) -> dict[str, Any]:
+    models = [
+        {
+            "rank": model["rank"],
+            "model": model["model"],
+            "to_champion": model.get("to_champion") and _flat(model["to_champion"]),
+        }
+        for model in told["models"]
+    ]
+    name = _METRICS.get(told["metric"], told["metric"])
+    pairs = told["pairs"]
+    note = (
+        f"Differences in {name} on the same {told['n']:,} queries, paired, with their 95 % "
+        f"interval; p is corrected for {pairs} pair{'s' * (pairs != 1)} of models (Holm). {_TIES}"
+    )
+    return {
+        "champion": told["champion"],
+        "metric": name,
+        "sentence": told["sentence"],
+        "note": note,
+        "models": models,
+    }
+
+
+def _flat(apart: Mapping[str, Any]) -> dict[str, Any]:
+    return {**apart["value"], "p": apart["p_corrected"], "differs": apart["differs"]}
+
+
+def _from_rows(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Return a comparison that was recorded as its table, one row a model."""
+    models = []
+    for row in rows:
+        value, p = interval(row, "difference"), number(row, "p")
+        apart = None
+        if row.get("difference") is not None:  # None of the champion
+            if value is None or p is None or value.low is None or value.high is None:
+                return None
+            apart = {**value._asdict(), "p": p, "differs": p < _ALPHA}
+        models.append({"rank": row["rank"], "model": row["model"], "to_champion": apart})
+    champions = [model["model"] for model in models if not model["to_champion"]]
+    if len(champions) != 1:
+        return None
+    ties = [m["model"] for m in models if m["to_champion"] and not m["to_champion"]["differs"]]
+    said = f"cannot be told from {', '.join(ties)}" if ties else "differs by more than chance"
+    return {
+        "champion": champions[0],
+        "metric": "",
+        "sentence": f"{champions[0]} {said}." if len(models) > 1 else "",
+        "note": f"Paired differences on the same queries; p is corrected (Holm). {_TIES}",
+        "models": models,
+    }
+
+
+def sections(results: Mapping[str, Record]) -> list[Section]:
+    """Return the sections that the evaluation of a run has something for, in reading order."""
+    found = evaluation_of(results)
+    if not found:
+        return []
+    step, record = found
+    made = []
+    for name, title, builders in _SECTIONS:
+        parts = tuple(part for build in builders if (part := build(record)) is not None)
+        if parts:
+            made.append(Section(name, title, parts, step))
+    return made
+
+
+def unread(results: Mapping[str, Record]) -> list[str]:
+    """Return the keys of the evaluation that are there and do not hold what the report shows."""
+    found = evaluation_of(results)
+    if not found:
+        return []
+    _, record = found
+    bad = [
+        key
+        for key in KEYS
+        if record.get(key) and key in _BUILDERS and _BUILDERS[key](record) is None
+    ]
+    return [
+        *(["comparison"] if record.get("comparison") and not comparison_of(results) else []),
+        *bad,
+    ]
+
+
+def _rows(record: Record, key: str, *needed: str) -> list[Row]:
+    """Return the rows under a key that have what is needed; one row may stand without a list.
+
+    A dict of dicts is read as a row for each model.
+    """
+    told = record.get(key)
+    if isinstance(told, Mapping):
+        nested = told and all(isinstance(row, Mapping) for row in told.values())
+        named = [{"model": name, **row} for name, row in told.items()] if nested else []
+        told = named if named and not set(needed) & set(told) else [told]
+    if not isinstance(told, list):
+        return []
+    return [row for row in told if isinstance(row, Mapping) and all(name in row for name in needed)]
+
+
+def _ranked(record: Record, key: str, *names: str) -> list[Row]:
+    """Return the rows of models that have an estimate, in the order of the comparison."""
+    told = comparison_of({"": record})
+    order = [model["model"] for model in told["models"]] if told else []
+    rows = [row for row in _rows(record, key, "model") if interval(row, *names)]
+    known = {name: place for place, name in enumerate(order)}
+    return sorted(rows, key=lambda row: known.get(text(row, "model"), len(order)))
+
+
+def _of_100(row: Row, *names: str) -> str:
+    found = interval(row, *names)
+    return of_100(found) if found else ""
+
+
+# --- how sure ----------------------------------------------------------------------------------
+
+
+def _folds(record: Record) -> Part | None:
+    rows = _ranked(record, "folds", *_FOLD_MEANS)
+    cells = [
+        (
+            Cell(text(row, "model"), text(row, "metric").replace("macro_f1", "macro-F1")),
+            scaled(interval(row, *_FOLD_MEANS), "{:.3f}", by=1),
+            scaled(interval({"std": row.get("std")}, "std"), "{:.3f}", by=1),
+            count(row, "n", "folds"),
+        )
+        for row in rows
+    ]
+    if not cells:
+        return None
+    corrections = sorted({text(row, "correction") for row in rows} - {""})
+    return Part(
+        said=(
+            "The intervals above are about other queries for the models as they are. These are "
+            "about models trained on other rows of the same size, so most are wider.",
+        ),
+        table=table(("Model", "Macro-F1, mean over folds", "Standard deviation", "Folds"), cells),
+        note=f"95 % intervals corrected by {' and '.join(corrections)}." if corrections else "",
+    )
+
+
+_FOLD_MEANS = ("value", "mean")
+
+
+# --- can its confidence be trusted -------------------------------------------------------------
+
+
+def _calibration(record: Record) -> Part | None:
+    rows = _ranked(record, "calibration", *_BEFORE)
+    if not rows:
+        return None
+    best = next((row for row in rows if row["model"] == record.get("model")), rows[0])
+    said = [f"How far is the stated confidence from the share that is right? {_off(best)}"]
+    if said_at := _at_the_bar(best):
+        said.append(said_at)
+    cells = [
+        (
+            Cell(text(row, "model")),
+            scaled(interval(row, *_BEFORE)),
+            scaled(interval(row, *_AFTER)),
+            scaled(interval({"t": row.get("temperature")}, "t"), "{:.2f}", by=1),
+            _brier(row),
+        )
+        for row in rows
+    ]
+    columns = ("Model", "Off before, points", "Off after, points", "Temperature", "Brier score")
+    return Part(
+        said=tuple(said),
+        table=table(columns, cells),
+        note="Expected calibration error of the answer given, without its bias: 0 is perfect, and "
+        "by chance an estimate can fall a little below. After: with a temperature from the other "
+        "folds. A temperature above 1 means that the model was too sure of itself. Brier score: "
+        "0 is best, 2 is worst.",
+    )
+
+
+_BEFORE = ("ece_before", "before", "error_before", "ece")
+_AFTER = ("ece_after", "after", "error_after")
+
+
+def _off(row: Row) -> str:
+    before, after = _of_100(row, *_BEFORE), _of_100(row, *_AFTER)
+    told = f"That of {row['model']} is off by {before} points on average"
+    if row.get("helped") is False:
+        return told + "; calibration does not lower that."
+    found = interval(row, *_AFTER)
+    if found and found.low is not None and found.low <= 0:
+        most = "" if found.high is None else f" (at most {100 * found.high:.1f})"
+        return told + f"; after calibration these queries show no difference{most}."
+    return told + (f", after calibration by {after}." if after else ".")
+
+
+def _at_the_bar(row: Row) -> str:
+    """Return what the objectives' bar of confidence lets through, where the record says so."""
+    answered = [_of_100(row, f"answered_{when}") for when in ("before", "after")]
+    right = [_of_100(row, f"right_{when}") for when in ("before", "after")]
+    if not all(answered) or not all(right):
+        return ""
+    return (
+        "At the confidence that the objectives ask for, it answers "
+        f"{answered[1]} of 100 queries, and {right[1]} of 100 of these answers are right; "
+        f"before calibration {answered[0]}, and {right[0]}."
+    )
+
+
+def _brier(row: Row) -> Cell:
+    before, after = (
+        scaled(interval(row, *names), "{:.3f}", by=1)
+        for names in (("brier_before", "brier"), ("brier_after",))
+    )
+    if after.text == "not measured":
+        return before
+    return Cell(after.text, f"before {before.text}" if before.text != "not measured" else "")
+
+
+# --- what is handed over -----------------------------------------------------------------------
+
+
+def _routing(record: Record) -> Part | None:
+    """Return what is turned away, one row for each score that certainty is told by."""
+    rows = [
+        row
+        for row in _rows(record, "routing")
+        if interval(row, "recall_95") or interval(row, "auroc")
+    ]
+    if not rows:
+        return None
+    cells = [
+        (
+            Cell(_judged_by(row)),
+            share(interval(row, "recall_95")),
+            scaled(interval(row, "auroc"), "{:.3f}", by=1),
+        )
+        for row in rows
+    ]
+    columns = ("Judged by", "Out-of-scope turned away, of 100", "AUROC")
+    return Part(
+        said=(
+            "A query that belongs to none of the intents should go to a person. How many do, when "
+            "95 of 100 queries that do belong are still answered?",
+            *_cost(rows[-1]),  # of the score that is used
+        ),
+        table=table(columns, cells),
+        note="Thresholds are chosen on other rows than those they are judged on. AUROC: how often "
+        "a query that belongs is trusted more than one that does not; 0.5 is chance.",
+    )
+
+
+_SCORES = {
+    "plain": "confidence alone",
+    "confidence": "confidence alone",
+    "certainty": "calibrated confidence and familiarity",
+}
+
+
+def _judged_by(row: Row) -> str:
+    name = text(row, "score", "model")
+    return _SCORES.get(name, name)
+
+
+def _cost(row: Row) -> list[str]:
+    """Return what the threshold of least cost does, where the record says so."""
+    threshold, cost = number(row, "threshold"), number(row, "cost")
+    accepted, recall = _of_100(row, "acceptance"), _of_100(row, "recall")
+    if threshold is None or not accepted:
+        return []
+    said = (
+        f"At the threshold of least cost, {threshold:.2f}, {accepted} of 100 queries in scope are "
+        "answered"
+    )
+    if recall:
+        said += f" and {recall} of 100 outside are turned away"
+    if cost is not None:
+        said += f"; a query costs {cost:.3f} on average, in the unit of the costs that were set"
+    return [said + "."]
+
+
+# --- for whom does it fail ---------------------------------------------------------------------
+
+
+def _gaps(record: Record) -> Part | None:
+    rows = [row for row in _rows(record, "gaps", "segment") if interval(row, "difference")]
+    if not rows:
+        return None
+    cells = [
+        (
+            Cell(_who(row)),
+            count(row, "rows", "n"),
+            scaled(interval(row, "difference"), "{:+.1f}"),
+            Cell(_verdict_of(row)),
+            scaled(interval({"d": row.get("detectable")}, "d")),
+        )
+        for row in rows
+    ]
+    columns = ("Who", "Queries", "Against the rest, points", "Verdict", "Smallest that would show")
+    return Part(
+        title="Is anyone answered less well?",
+        said=(_flagged(rows),),
+        table=table(columns, cells),
+        note="Difference in accuracy between a segment and all other queries. A gap is called one "
+        "only when its whole interval, corrected for the number of segments, lies beyond the "
+        "margin that is let pass. The last column is the smallest true difference that so many "
+        "rows would have shown four times out of five: below it, no news is not good news.",
+    )
+
+
+def _verdict_of(row: Row) -> str:
+    return text(row, "verdict", "status") or "not judged"
+
+
+def _flagged(rows: Sequence[Row]) -> str:
+    gaps = [_who(row) for row in rows if _verdict_of(row) == "gap"]
+    unsure = [row for row in rows if _verdict_of(row) == "cannot tell"]
+    told = f"Sure gaps: {', '.join(gaps)}." if gaps else "No segment has a gap that is sure."
+    if unsure:
+        told += f" For {len(unsure)} of {len(rows)} these rows cannot tell."
+    return told
+
+
+def _segments(record: Record) -> Part | None:
+    rows = [row for row in _rows(record, "segments") if interval(row, "accuracy") and _who(row)]
+    cells = [
+        (
+            Cell(_who(row), text(row, "model")),
+            count(row, "rows", "n"),
+            share(interval(row, "accuracy")),
+            scaled(interval(row, "macro_f1"), "{:.3f}", by=1),
+            scaled(interval(row, "calibration"), "{:+.1f}"),
+            scaled(interval(row, "abstained")),
+        )
+        for row in rows
+    ]
+    columns = (
+        "Who",
+        "Queries",
+        "Right, of 100",
+        "Macro-F1",
+        "Too sure, points",
+        "Handed over, of 100",
+    )
+    made = table(columns, cells)
+    if made is None:
+        return None
+    return Part(
+        title="Each segment by itself",
+        table=made,
+        note="Too sure: mean confidence minus the share that is right. Segments of few rows are "
+        "left out, since their intervals would say nothing.",
+    )
+
+
+def _who(row: Row) -> str:
+    """Return a segment's name as it is said: ``income_segment=low`` is income segment: low."""
+    return text(row, "slice", "segment", "group").replace("_", " ").replace("=", ": ")
+
+
+def _flips(record: Record) -> Part | None:
+    rows = [row for row in _rows(record, "flips", "attribute") if interval(row, "flipped")]
+    cells = [
+        (
+            Cell(text(row, "attribute"), text(row, "model")),
+            count(row, "rows", "n"),
+            share(interval(row, "flipped")),
+            _against_control(row),
+        )
+        for row in rows
+    ]
+    made = table(("What changes", "Queries", "Another answer, of 100", "Than the control"), cells)
+    if made is None:
+        return None
+    return Part(
+        title="Does it matter who asks, or how?",
+        said=("Pairs of queries that differ in one thing only, which should change no answer.",),
+        table=made,
+        note="Any change to a text can change an answer, so one name for another like it is the "
+        "control. More often: p below 0.05, by McNemar's exact test corrected for their number.",
+    )
+
+
+def _against_control(row: Row) -> Cell:
+    p = number(row, "p_control")
+    if p is None:
+        return Cell("")
+    return Cell("more often" if p < 0.05 else "no more often", f"p {p_value(p)}")
+
+
+# --- which behaviours fail ---------------------------------------------------------------------
+
+
+def _behaviour(record: Record) -> Part | None:
+    rows = [row for row in _ranked(record, "behaviour", "failed") if text(row, "test")]
+    if not rows:
+        return None
+    models = list(dict.fromkeys(text(row, "model") for row in rows))
+    best = record.get("model") if record.get("model") in models else models[0]
+    of_best = sorted(
+        (row for row in rows if text(row, "model") == best), key=lambda r: -_failing(r)
+    )
+    cells = [
+        (
+            Cell(text(row, "test"), text(row, "kind")),
+            count(row, "rows", "n"),
+            share(interval(row, "failed")),
+            Cell(_others(rows, row, best)),
+        )
+        for row in of_best
+    ]
+    name = best or "the model"
+    worst = of_best[0]
+    columns = ("Test", "Texts", f"{name} fails, of 100", "The others fail, of 100")
+    return Part(
+        said=(
+            "A change that keeps what is asked must keep the answer (invariance); one that says "
+            "more plainly what is wanted must not move it the wrong way (direction).",
+            f"{name} fails most often at “{text(worst, 'test')}”: "
+            f"{_of_100(worst, 'failed')} of 100.",
+        ),
+        table=table(columns, cells),
+    )
+
+
+def _failing(row: Row) -> float:
+    found = interval(row, "failed")
+    return found.value if found else 0.0
+
+
+def _others(rows: Sequence[Row], row: Row, best: Any) -> str:
+    same = [r for r in rows if (r["test"], r.get("kind")) == (row["test"], row.get("kind"))]
+    return " · ".join(
+        f"{text(other, 'model')}\u00a0{100 * _failing(other):.0f}"
+        for other in same
+        if text(other, "model") != best
+    )
+
+
+# --- where it errs, and what would help --------------------------------------------------------
+
+
+def _help(record: Record) -> Part | None:
+    rows = [row for row in _rows(record, "help") if _what(row)]
+    if not rows:
+        return None
+    cells = [
+        (
+            Cell(_what(row), text(row, "why", "note")),
+            count(row, "rows", "n"),
+            scaled(interval(row, "share", "share_of_errors")),
+            scaled(interval(row, "gain"), "{:+.1f}"),
+        )
+        for row in rows[:_MOST]
+    ]
+    columns = ("Where", "Queries", "Of 100 errors", "Accuracy to win, points")
+    said = [text(row, "sentence") for row in rows if text(row, "sentence")]
+    return Part(
+        title="What would help most",
+        said=tuple(said) or _most_to_win(rows[0]),
+        table=table(columns, cells),
+        note="Accuracy to win: if these queries were answered as well as all others, the most that "
+        "work on them alone can give. Groups overlap, so that gains do not add up.",
+    )
+
+
+def _what(row: Row) -> str:
+    return _who(row) or text(row, "what", "sentence")
+
+
+def _most_to_win(row: Row) -> tuple[str, ...]:
+    gain = interval(row, "gain")
+    if gain is None:
+        return ()
+    return (f"Most to win: {_what(row)}, {of_100(gain)} points of accuracy.",)
+
+
+def _overlaps(record: Record) -> Part | None:
+    rows = [row for row in _rows(record, "overlaps", "first", "second") if interval(row, "share")]
+    cells = [
+        (
+            Cell(f"{row['first']} and {row['second']}"),
+            Cell(_both_ways(row)),
+            scaled(interval(row, "share")),
+        )
+        for row in rows[:_MOST]
+    ]
+    made = table(("Intents", "Taken for each other", "Of 100 of their queries"), cells)
+    if made is None:
+        return None
+    return Part(
+        title="Intents that overlap",
+        said=(
+            "Confused in both directions: the texts do not tell the two apart, and their "
+            "definitions or labels are worth a look.",
+        ),
+        table=made,
+        note=f"The first {_MOST} of {len(rows)} pairs." if len(rows) > _MOST else "",
+    )
+
+
+def _both_ways(row: Row) -> str:
+    there, back = number(row, "first_as_second"), number(row, "second_as_first")
+    return "" if there is None or back is None else f"{there:.0f} and {back:.0f}"
+
+
+def _flipped(record: Record) -> Part | None:
+    said = tuple(
+        f"Against {text(row, 'before', 'other', 'than') or 'the simpler model'}: of 100 queries, "
+        f"{_of_100(row, *_WON)} that were wrong are right now"
+        f" and {_of_100(row, *_LOST)} that were right are wrong now."
+        for row in _rows(record, "flipped")
+        if interval(row, *_WON) and interval(row, *_LOST)
+    )
+    return Part(title="Was right, is wrong now", said=said) if said else None
+
+
+_WON = ("positive_rate", "won_share", "won")
+_LOST = ("negative_rate", "lost_share", "lost")
+
+
+def _leaks(record: Record) -> Part | None:
+    told = record.get("leaks")
+    title = "Did anything leak into the evaluation?"
+    if told == []:
+        return Part(title=title, said=("Nothing that the checks look for was found.",))
+    rows = _rows(record, "leaks")
+    said = tuple(
+        f"{'✘ ' if text(row, 'severity') == 'error' else ''}{message}"
+        for row in rows
+        if (message := text(row, "message", "sentence", "said"))
+    )
+    if not said and rows and number(rows[0], "found", "leaks", "count") == 0:
+        said = ("Nothing that the checks look for was found.",)
+    return Part(title=title, said=said) if said else None
+
+
+_Builder = Callable[[Record], Part | None]
+_BUILDERS: dict[str, _Builder] = {
+    "folds": _folds,
+    "calibration": _calibration,
+    "routing": _routing,
+    "gaps": _gaps,
+    "segments": _segments,
+    "flips": _flips,
+    "behaviour": _behaviour,
+    "help": _help,
+    "overlaps": _overlaps,
+    "flipped": _flipped,
+    "leaks": _leaks,
+}
+_SECTIONS: tuple[tuple[str, str, tuple[_Builder, ...]], ...] = (
+    ("folds", "Would other training rows give the same score?", (_folds,)),
+    ("confidence", "Can its confidence be trusted?", (_calibration,)),
+    ("handover", "What is handed over to a person?", (_routing,)),
+    ("segments", "For whom does it fail?", (_gaps, _segments, _flips)),
+    ("behaviour", "Which behaviours fail?", (_behaviour,)),
+    ("errors", "Where it errs, and what would help", (_help, _overlaps, _flipped, _leaks)),
+)
