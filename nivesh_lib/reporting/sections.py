@@ -126,7 +126,11 @@ def _from_rows(rows: Sequence[Row]) -> dict[str, Any] | None:
     if len(champions) != 1:
         return None
     ties = [m["model"] for m in models if m["to_champion"] and not m["to_champion"]["differs"]]
-    said = f"cannot be told from {', '.join(ties)}" if ties else "differs by more than chance"
+    said = (
+        f"cannot be told from {', '.join(ties)}"
+        if ties
+        else "differs from each of the others by more than chance"
+    )
     return {
         "champion": champions[0],
         "metric": "",

@@ -150,24 +150,21 @@ def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
     n), ``p95`` in milliseconds or None, ``bytes`` or None; ``rank`` such as ``2=``, empty
     without a comparison, and ``apart``: the paired difference to the champion, or None.
     """
-    told = comparison_of(results)
+    told = _comparison(results)
     compared = {model["model"]: model for model in told["models"]} if told else {}
     order = {name: place for place, name in enumerate(compared)}
-    judge = evaluation_of(results)
     board: list[dict[str, Any]] = []
-    for step, result in results.items():
-        metrics = result.get("metrics", {})
-        if not (result.get("model") and {"macro_f1", "accuracy"} <= set(metrics)):
-            continue
-        if judge and step == judge[0]:  # it names the best model, and is none of its own
-            continue
-        here = compared.get(result["model"], {})
+    for step, result in _evaluated(results).items():
+        metrics = result["metrics"]
+        name = step if step in compared else result["model"]  # two may have the same name
+        here = compared.get(name, {})
         board.append(
             {
                 "step": step,
                 "model": result["model"],
                 "rank": here.get("rank", ""),
                 "apart": here.get("to_champion"),
+                "place": order.get(name, len(order)),
                 "f1": metrics["macro_f1"],
                 "accuracy": metrics["accuracy"],
                 "rows": metrics["macro_f1"]["n"],
@@ -175,7 +172,27 @@ def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
                 "bytes": metrics.get("size_bytes"),
             }
         )
-    return sorted(board, key=lambda m: (order.get(m["model"], len(order)), -m["f1"]["value"]))
+    return sorted(board, key=lambda m: (m["place"], -m["f1"]["value"]))
+
+
+def _evaluated(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the results of models; the step that compares them is none of its own."""
+    judge = evaluation_of(results)
+    return {
+        step: result
+        for step, result in results.items()
+        if result.get("model")
+        and {"macro_f1", "accuracy"} <= set(result.get("metrics", {}))
+        and not (judge and step == judge[0])
+    }
+
+
+def _comparison(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the paired comparison where it has every model: ranks among some would mislead."""
+    told = comparison_of(results)
+    names = {model["model"] for model in told["models"]} if told else set()
+    covers = all(names & {step, r["model"]} for step, r in _evaluated(results).items())
+    return told if covers else None
 
 
 def human_bytes(size: float | None) -> str:
@@ -212,7 +229,7 @@ def _data_warning(issues: Sequence[str]) -> list[str]:
 
 def answer(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the verdict of a run as a few plain sentences; bad data comes first."""
-    board, told = leaderboard(results), comparison_of(results)
+    board, told = leaderboard(results), _comparison(results)
     issues = data_issues(results)
     said = _data_warning(issues)
     if not board:
@@ -328,7 +345,7 @@ def build_site(run: Path) -> Path:
             answer=answer(results),
             issues=data_issues(results),
             board=[{**m, "size": human_bytes(m["bytes"])} for m in leaderboard(results)],
-            comparison=comparison_of(results),
+            comparison=_comparison(results),
             evaluated=(evaluation_of(results) or ("",))[0],
             judgements=_judgements(results),
             objectives=_objectives(results),

@@ -198,11 +198,23 @@ def test_with_a_paired_test_the_answer_is_its_own():
 
 
 def test_the_leaderboard_takes_order_and_ties_from_the_comparison():
-    board = site.leaderboard({**TWO, "c": result("new", 0.9), "06": compared()})
-    assert [(m["model"], m["rank"]) for m in board] == [
-        ("rules", "1="), ("tfidf", "1="), ("new", "")
-    ]  # fmt: skip
-    assert [bool(m["apart"]) for m in board] == [False, True, False]
+    board = site.leaderboard({**TWO, "06": compared()})
+    assert [(m["model"], m["rank"]) for m in board] == [("rules", "1="), ("tfidf", "1=")]
+    assert [bool(m["apart"]) for m in board] == [False, True]
+
+
+def test_a_comparison_that_lacks_a_model_ranks_nobody():
+    results = {**TWO, "c": result("new", 0.9), "06": compared()}
+    assert [m["model"] for m in site.leaderboard(results)] == ["new", "tfidf", "rules"]
+    assert {m["rank"] for m in site.leaderboard(results)} == {""}
+    assert "notebook 06" in site.answer(results)[1]
+
+
+def test_two_models_of_one_name_are_told_apart_by_their_steps():
+    results = {"a": result("tfidf", 0.7), "b": result("tfidf", 0.8)}
+    told = compared(best="tfidf", other="b")
+    board = site.leaderboard({**results, "06": told})
+    assert [(m["step"], bool(m["apart"])) for m in board] == [("a", False), ("b", True)]
 
 
 def test_the_step_that_compares_is_no_model_of_its_own():
