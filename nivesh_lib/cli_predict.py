@@ -88,9 +88,10 @@ def answers(texts: list[str], model: Path) -> list[dict[str, Any]]:
 def as_line(answer: dict[str, Any]) -> str:
     """Return an answer as a line to read."""
     others = ", ".join(f"{a['intent']} {a['confidence']:.2f}" for a in answer["alternatives"])
-    return f"{answer['intent']} {answer['confidence']:.2f}" + (
-        f"   (else {others})" if others else ""
-    )
+    told = f"{answer['intent']} {answer['confidence']:.2f}"
+    if answer.get("abstained"):
+        told = f"hand over   (rather than {told})"
+    return told + (f"   (else {others})" if others else "")
 
 
 def _same(output: Path, input_: str) -> bool:

@@ -203,16 +203,20 @@ class Abstaining(_Wrapper):
         check_is_fitted(self)
         return self.surprise_.of(X)
 
-    def certainty(self, X: Iterable[str]) -> np.ndarray:
-        """Return confidence times familiarity of each text, between 0 and 1, shape (n,)."""
+    def certainty(self, X: Iterable[str], proba: np.ndarray | None = None) -> np.ndarray:
+        """Return confidence times familiarity of each text, between 0 and 1, shape (n,).
+
+        ``proba``, what `predict_proba` said of the texts, spares asking the model again.
+        """
         texts = as_texts(X)
         with remember_features():  # a model inside may ask the same encoder
             familiarity = expit(self.steepness * (self.midpoint - self.surprise(texts)))
-            return self.predict_proba(texts).max(axis=1, initial=0.0) * familiarity
+            known = self.predict_proba(texts) if proba is None else proba
+        return known.max(axis=1, initial=0.0) * familiarity
 
-    def accepts(self, X: Iterable[str]) -> np.ndarray:
-        """Return whether to act on the answer to each text, shape (n,)."""
-        certainty = self.certainty(X)
+    def accepts(self, X: Iterable[str], proba: np.ndarray | None = None) -> np.ndarray:
+        """Return whether to act on the answer to each text, shape (n,); see `certainty`."""
+        certainty = self.certainty(X, proba)
         if self.threshold is None:
             return np.ones(len(certainty), dtype=bool)
         return certainty >= self.threshold

@@ -10,7 +10,10 @@ from nivesh_lib.models.base import TextClassifier, as_texts, load_model
 
 
 class Predictor:
-    """A loaded model that answers ``{intent, confidence, alternatives}``."""
+    """A loaded model that answers ``{intent, confidence, alternatives}``.
+
+    An abstaining model adds ``abstained``: true means that the query should go to a person.
+    """
 
     def __init__(self, model: TextClassifier, *, n_alternatives: int = 2) -> None:
         self.model = model
@@ -27,7 +30,8 @@ class Predictor:
         if not texts:
             return []
         answers = []
-        for row in self.model.predict_proba(texts):
+        proba = self.model.predict_proba(texts)
+        for row in proba:
             # Stable, so that the first of equals wins here as in the model's own `predict`.
             order = (-row).argsort(kind="stable")[: self.n_alternatives + 1]
             ranked = [
@@ -35,4 +39,7 @@ class Predictor:
                 for i in order
             ]
             answers.append({**ranked[0], "alternatives": ranked[1:]})
+        if accepts := getattr(self.model, "accepts", None):
+            for answer, accepted in zip(answers, accepts(texts, proba), strict=True):
+                answer["abstained"] = not accepted
         return answers

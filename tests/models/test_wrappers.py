@@ -180,3 +180,10 @@ def test_a_loaded_wrapper_is_as_certain_and_wraps_the_same(abstaining, tmp_path)
     assert loaded.model.temperature == 0.5
     refitted = loaded.fit(TEXTS, LABELS)
     assert refitted.predict(TEXTS).tolist() == LABELS
+
+
+def test_known_probabilities_are_not_asked_for_again(monkeypatch):
+    model = Abstaining(model=get_model("tfidf"), threshold=0.3, backbone=tiny()).fit(TEXTS, LABELS)
+    proba, expected = model.predict_proba(QUERIES), model.accepts(QUERIES)
+    monkeypatch.setattr(Abstaining, "_proba", lambda self, texts: pytest.fail("asked again"))
+    assert (model.accepts(QUERIES, proba) == expected).all()

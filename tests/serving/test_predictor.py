@@ -48,6 +48,22 @@ def test_of_equals_the_first_wins_as_in_predict():
     ]
 
 
+class Doubtful(Double):
+    """Acts on short texts only."""
+
+    def accepts(self, X, proba):
+        return np.array(
+            [len(text) < 5 and row.max() > 0.5 for text, row in zip(X, proba, strict=True)]
+        )
+
+
+def test_an_abstaining_model_says_what_to_hand_over_and_others_do_not():
+    long, short = Predictor(Doubtful(0.2, 0.8)).predict(["what is this", "loan"])
+    assert (long["abstained"], short["abstained"]) == (True, False)
+    assert long["intent"] == short["intent"] == "goal"
+    assert "abstained" not in Predictor(Double(0.2, 0.8)).predict(["loan"])[0]
+
+
 def test_an_answer_is_plain_json_with_short_digits():
     (answer,) = Predictor(Double(1 / 3, 2 / 3)).predict(["?"])
     assert json.loads(json.dumps(answer))["confidence"] == 0.6667
