@@ -81,8 +81,8 @@ def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         table.assign(
             model=name,
             told=[
-                f"{100 * row.failed:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
-                for row in table.itertuples()
+                f"{100 * failed:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+                for failed, low, high in table[["failed", "low", "high"]].to_numpy(dtype=float)
             ],
         )
         for name, table in tables.items()

@@ -62,8 +62,8 @@ def shares_of_errors(
                 "gain_high": high,
             }
         )
-    rows.sort(key=lambda row: -row["gain"])
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
 _COLUMNS = [

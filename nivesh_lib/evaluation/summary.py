@@ -167,7 +167,8 @@ def result_of(
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a table as a list of flat dicts; what is missing becomes None, which JSON knows."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _over_folds(folds: pd.DataFrame) -> dict[str, Any]:

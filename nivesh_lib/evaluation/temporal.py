@@ -91,7 +91,8 @@ def accuracy_over_time(
         fewer than 20 a part.
     """
     columns = ["first", "last", "rows", "accuracy", "low", "high"]
-    dated = (frame[time].notna() if time in frame else pd.Series(False, index=frame.index)).values
+    has_dates = frame[time].notna() if time in frame else pd.Series(False, index=frame.index)
+    dated = has_dates.to_numpy(dtype=bool)
     if dated.sum() < parts * MIN_ROWS:
         return pd.DataFrame(columns=columns)
     days, correct = _dates(frame.loc[dated, time], time).dt.floor("D"), np.asarray(right)[dated]
