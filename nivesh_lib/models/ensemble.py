@@ -13,6 +13,11 @@ from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_mod
 _MEMBERS: dict[str, dict[str, Any]] = {"tfidf": {}, "embedding": {}, "transformer": {}}
 
 
+def default_members() -> list[str]:
+    """Return the kinds of models that an ensemble has unless told otherwise."""
+    return list(_MEMBERS)
+
+
 class EnsembleClassifier(TextClassifier):
     """The average of the members' probabilities.
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from nivesh_lib.models.backbones import find_backbone
 from nivesh_lib.models.base import MODELS, get_model
+from nivesh_lib.models.ensemble import default_members
 from nivesh_lib.models.transformer import PRESETS
 
 OURS = ("tfidf", "lstm", "embedding", "transformer", "ensemble")
@@ -83,7 +84,7 @@ def _ours() -> list[Candidate]:
             name=kind,
             about="ours, default parameters",
             learn=functools.partial(_learn_ours, kind),
-            params=get_model(kind).get_params(deep=False),
+            params=_params(kind),
             fine_tuned=kind == "transformer",
         )
         for kind in OURS
@@ -101,6 +102,17 @@ def _ours() -> list[Candidate]:
             default=False,
         ),
     ]
+
+
+def _params(kind: str) -> dict[str, Any]:
+    """Return a model's default parameters, members' too: the recipe's hash covers all of them."""
+    model = get_model(kind)
+    params = model.get_params(deep=False)
+    if kind == "ensemble":
+        params["members"] = {
+            member: get_model(member).get_params(deep=False) for member in default_members()
+        }
+    return params
 
 
 def _peers() -> list[Candidate]:

@@ -122,6 +122,8 @@ def test_a_recipe_s_hash_follows_its_parameters():
     known = candidates()
     assert known["transformer"].sha256 != known["transformer-seed"].sha256
     assert known["svm"].sha256 == candidates()["svm"].sha256
+    told = known["ensemble"].params["members"]["transformer"]  # a new default is a new recipe
+    assert told == dict(known["transformer"].params)
     assert known["trainer-dynamic"].shortest().epochs == 1
 
 
