@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 from scipy.stats import norm, rankdata
-from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from nivesh_lib.evaluation.crossval import aligned, predicted_labels, probabilities
@@ -282,53 +281,6 @@ def fit_familiarity(
     return Familiarity(float(fitted.intercept_[0] + shift) / slope, slope)
 
 
-def scope_scores(
-    model: Any,
-    frame: pd.DataFrame,
-    outside: pd.DataFrame,
-    *,
-    text: str = "query",
-    label: str = "intent",
-    fold: str = "fold",
-    kind: str = "kind",
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what a clone of ``model`` fitted without each fold says of its rows and of others.
-
-    Parameters
-    ----------
-    model
-        Has ``fit``, ``predict_proba``, ``classes_`` and ``surprise``, as
-        `models.wrappers.Abstaining` does.
-    outside : DataFrame
-        Queries that belong to no label, with ``kind`` and ``fold``: each is scored by the model
-        of its own fold, so that it is seen once, as rows inside are.
-
-    Returns
-    -------
-    inside, outside : DataFrame
-        ``confidence``, ``surprise``, ``right``, ``fold``, in the rows' order; ``kind`` outside.
-    """
-    tables = [pd.DataFrame(index=part.index) for part in (frame, outside)]
-    for table, part in zip(tables, (frame, outside), strict=True):
-        table["fold"] = part[fold].to_numpy()
-        table[["confidence", "surprise"]] = np.nan
-        table["right"] = False
-    tables[1]["kind"] = outside[kind].to_numpy()
-    for k in sorted(frame[fold].unique()):
-        train = frame[frame[fold] != k]
-        fitted = clone(model).fit(train[text].tolist(), train[label].tolist())
-        for table, part in zip(tables, (frame, outside), strict=True):
-            held = (part[fold] == k).to_numpy()
-            texts = part.loc[held, text].tolist()
-            proba = fitted.predict_proba(texts)
-            table.loc[held, "confidence"] = proba.max(axis=1, initial=0.0)
-            table.loc[held, "surprise"] = fitted.surprise(texts)
-            if part is frame:
-                answers = np.asarray(fitted.classes_)[proba.argmax(axis=1)]
-                table.loc[held, "right"] = answers == part.loc[held, label].to_numpy()
-    return tables[0], tables[1]
-
-
 def fold_surprise(
     known: Any,
     frame: pd.DataFrame,
@@ -365,10 +317,13 @@ def recorded_scope_scores(
     fold: str = "fold",
     kind: str = "kind",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what `scope_scores` does, from recorded answers.
+    """Return what the models of the folds say of rows inside and outside, from recorded answers.
 
     Parameters
     ----------
+    outside : DataFrame
+        Queries that belong to no label, with ``id``, ``kind`` and ``fold``: each counts once, as
+        the model of its own fold answered it, as rows inside do.
     oof
         Out-of-fold probabilities of the rows of ``frame``, in their order.
     answers
@@ -376,6 +331,11 @@ def recorded_scope_scores(
         answers to a query that of its own fold counts.
     surprise
         Of rows inside and outside, as `fold_surprise` returns it.
+
+    Returns
+    -------
+    inside, outside : DataFrame
+        ``fold``, ``confidence``, ``surprise``, ``right``, in the rows' order; ``kind`` outside.
 
     Raises
     ------
@@ -465,7 +425,7 @@ _Line = tuple[Familiarity | None, float, float]
 
 
 def certainty_of(rows: pd.DataFrame, familiarity: Familiarity | None) -> np.ndarray:
-    """Return confidence times familiarity for rows of `scope_scores`, shape (n,)."""
+    """Return confidence times familiarity for rows of `recorded_scope_scores`, shape (n,)."""
     confidence = rows["confidence"].to_numpy()
     return (
         confidence
