@@ -93,6 +93,9 @@ def _folders(runs: list[str]) -> list[tuple[Path, RunRecord]]:
     from nivesh_lib.pipeline.run import read_record
 
     found: dict[Path, tuple[Path, RunRecord]] = {}
+    if "" in runs:
+        place = paths.relative(paths.runs_dir())
+        raise DataError(f"no run has an empty name; names are the folders in {place}")
     for name in runs or ["latest"]:
         named = paths.latest_run() if name == "latest" else paths.runs_dir() / name
         folder = named if named.is_dir() or name == "latest" else Path(name)
@@ -151,7 +154,7 @@ def _entries(folder: Path, record: RunRecord, train: pd.DataFrame) -> Iterator[E
         )
     for step, result in read_results(folder).items():
         path = folder / "oof" / f"{step}.parquet"
-        if result.get("model") and path.is_file():
+        if result.get("model") and "macro_f1" in result["metrics"]:
             name = result["model"]
             yield Entry(name, name, record.run, step, _predicted(path, train))
 
@@ -167,14 +170,33 @@ def _predicted(path: Path, train: pd.DataFrame) -> np.ndarray:
     wanted = "id, fold and a probability for each label, for every training row"
     try:
         table = pd.read_parquet(path)
-        by_id = dict(zip(table["id"], predicted_labels(table), strict=True))
-        if set(by_id) != set(train["id"]) or len(by_id) != len(table):
+        if not _is_sound(table, train):
             raise ValueError
+        by_id = dict(zip(table["id"], predicted_labels(table), strict=True))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{paths.relative(path)}: does not hold {wanted}. `nivesh run --force` makes it again"
         ) from error
     return train["id"].map(by_id).to_numpy(dtype=object)
+
+
+def _is_sound(table: pd.DataFrame, train: pd.DataFrame) -> bool:
+    """Return whether a table has every row once, in its fold, with probabilities of the labels."""
+    import numpy as np
+
+    from nivesh_lib.evaluation.crossval import probabilities
+
+    folds = dict(zip(train["id"], train["fold"], strict=True))
+    proba = probabilities(table)
+    values = proba.to_numpy(dtype=float)
+    return bool(
+        len(table) == len(train)
+        and dict(zip(table["id"], table["fold"], strict=True)) == folds
+        and set(proba.columns) == set(train["intent"])
+        and np.isfinite(values).all()
+        and (values >= 0).all()
+        and np.allclose(values.sum(axis=1), 1, atol=1e-3)
+    )
 
 
 def _listed_once(found: list[Entry]) -> tuple[list[Entry], list[str]]:

@@ -70,7 +70,7 @@ def _run_folder(run: str | None) -> Path:
     from nivesh_lib.errors import DataError
     from nivesh_lib.paths import latest_run, runs_dir
 
-    places = [latest_run()] if run is None else [runs_dir() / run, Path(run)]
+    places = [latest_run()] if run in (None, "latest") else [runs_dir() / str(run), Path(str(run))]
     folder = next((place for place in places if (place / "results").is_dir()), None)
     if folder is None:
         raise DataError(f"There is no run in {places[0]}; make one with `nivesh run`.")

@@ -171,7 +171,7 @@ def _sha256(line: bytes) -> str:
 
 def _verified(path: Path, raw: bytes) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
-    seen = {START}
+    seen, unscored = {START}, set[str]()
     for number, line in enumerate(raw.splitlines(), start=1):
         place = f"{path}, line {number}"
         entry = _parsed(place, line)
@@ -182,6 +182,15 @@ def _verified(path: Path, raw: bytes) -> list[dict[str, Any]]:
             )
         if entry["id"] in seen:
             raise DataError(f"{place}: is there twice. {_restore(path)}")
+        if entry["kind"] == "scores":
+            if entry["opening"] not in unscored:
+                raise DataError(
+                    f"{place}: scores of an opening that is not above it, or has some already. "
+                    f"{_restore(path)}"
+                )
+            unscored.remove(entry["opening"])
+        else:
+            unscored.add(entry["id"])
         seen.add(entry["id"])
         entries.append(entry)
     _check_committed(path, seen)
@@ -193,9 +202,8 @@ def _parsed(place: str, line: bytes) -> dict[str, Any]:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         entry = None
-    if not fits(entry, {"kind": str, "previous": str}) or not fits(
-        entry, _SHAPES.get(entry["kind"], {})
-    ):
+    known = fits(entry, {"kind": str, "previous": str}) and entry["kind"] in _SHAPES
+    if not known or not fits(entry, _SHAPES[entry["kind"]]):
         raise DataError(
             f"{place}: is no entry of the ledger, edited or cut short. Look at it with `git diff` "
             "and restore it with git; a piece of a line at the end may be deleted."

@@ -191,3 +191,31 @@ def test_wrong_usage_is_exit_code_2(add_run, arguments):
 
 def test_help_has_an_example():
     assert "Example: nivesh compare" in compare("--help").output
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda t: t.drop(columns="tax"),
+        lambda t: t.rename(columns={"tax": "zzz"}),
+        lambda t: t.assign(extra=0.0),
+        lambda t: t.assign(tax=np.nan),
+        lambda t: t.assign(tax=t["tax"] + 0.5),
+        lambda t: t.assign(loan=-t["loan"]),
+        lambda t: t.assign(fold=t["fold"] + 1),
+        lambda t: t.iloc[1:],
+    ],
+)
+def test_a_damaged_table_is_refused_and_not_compared(add_run, damage):
+    folder = add_run("one", {"02_a": ("rules", 0.5), "03_b": ("tfidf", 0.8)})
+    path = folder / "oof" / "03_b.parquet"
+    damage(pd.read_parquet(path)).to_parquet(path, index=False)
+    with pytest.raises(DataError, match=r"03_b\.parquet: does not hold id, fold and a prob"):
+        compare("one")
+
+
+def test_a_model_without_its_table_is_not_passed_over(add_run):
+    folder = add_run("one", {"02_a": ("rules", 0.5), "03_b": ("tfidf", 0.8)})
+    (folder / "oof" / "03_b.parquet").unlink()
+    with pytest.raises(DataError, match=r"03_b\.parquet: does not hold"):
+        compare("one")

@@ -72,6 +72,7 @@ def test_openings_are_counted_by_data_version_and_by_model_and_carry_their_score
         (lambda lines: [*lines, lines[0]], "line 4: is there twice"),
         (lambda lines: [*lines, lines[0][:40]], "line 4: is no entry"),
         (lambda lines: [*lines, "[]"], "line 4: is no entry"),
+        (lambda lines: [lines[0].replace('"opening"', '"zzz"')], "line 1: is no entry"),
         (lambda lines: [lines[0].replace('"rows": 20', '"rows": "x"')], "line 1: is no entry"),
     ],
 )
@@ -83,6 +84,19 @@ def test_a_line_that_was_edited_removed_or_moved_is_noticed(path, change, messag
         read_ledger()
     with pytest.raises(DataError, match=message):
         write()
+
+
+def test_an_opening_has_scores_once_and_after_it(path):
+    first = write()
+    with writing() as one:
+        one.append("scores", {"opening": first, "scores": {"accuracy": 1}})
+    for opening in (first, "0" * 64):
+        line = {"kind": "scores", "previous": "0" * 64, "timestamp": "", "scores": {}}
+        with path.open("a") as file:
+            file.write(json.dumps(line | {"opening": opening}) + "\n")
+        with pytest.raises(DataError, match="line 3: scores of an opening that is not above it"):
+            read_ledger()
+        edit(path, lambda lines: lines[:2])
 
 
 def test_committed_lines_that_are_cut_off_the_end_are_noticed(path):

@@ -161,9 +161,8 @@ def _check_version(name: str, version: str, parent: str | None) -> DataVersion |
     if parent is not None:
         parent = parent if "@" in parent else f"{name}@{parent}"
         if _full_ref(parent)[0] != name:
-            raise DataError(
-                f"The parent {parent} is another dataset; {name} has {', '.join(known)}."
-            )
+            there = ", ".join(known) or "no version"
+            raise DataError(f"The parent {parent} is another dataset; {name} has {there}.")
         base = resolve(parent)
     if version in known and not is_draft(version):
         raise DataError(f"{name}@{version} exists and is never edited; publish the next version.")

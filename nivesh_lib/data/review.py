@@ -111,7 +111,8 @@ def read_review(
             f"{path} has no column {', '.join(missing)}; a review file has {', '.join(COLUMNS)}. "
             "Write one with `nivesh data review`."
         )
-    lines = [_line(table, number) for number in range(len(table.rows))]
+    filled = (n for n, row in enumerate(table.rows) if any(plain(cell) for cell in row.values()))
+    lines = [_line(table, number) for number in filled]  # spreadsheets leave empty rows behind
     rows = _Rows.of(data, labels)
     _refuse_another_version(path, lines, rows)
     problems = [(line.number, what) for line in lines for what in rows.problems(line)]

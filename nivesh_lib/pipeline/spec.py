@@ -93,7 +93,8 @@ class Pipeline:
         found = found or [s for s in self.steps if s.name.startswith(name)]
         if len(found) != 1:
             names = ", ".join(s.name for s in self.steps)
-            raise SpecError(f"no step {name!r} in pipeline.toml. There are: {names}")
+            several = " Repeat --only for each." if "," in name else ""
+            raise SpecError(f"no step {name!r} in pipeline.toml.{several} There are: {names}")
         return found[0]
 
     def with_needs(self, names: Iterable[str]) -> tuple[Step, ...]:

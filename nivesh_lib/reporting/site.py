@@ -366,6 +366,6 @@ def build_site(run: Path) -> Path:
         )
     )
     target, partial = run / "index.html", run / ".index.html.partial"
-    partial.write_text(page, encoding="utf-8")
+    partial.write_text(page, encoding="utf-8", errors="replace")  # half a surrogate pair
     partial.replace(target)
     return target

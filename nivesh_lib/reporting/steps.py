@@ -39,13 +39,22 @@ def source_of(run: Path, name: str, record: Mapping[str, Any], result: Mapping[s
     return Source(notebook_of(name), page_of(run, name), run_id, mlflow)
 
 
-def _small_png(path: Path) -> bytes:
-    """Return a figure with 64 colours: plots need no more, and it is a third of the size."""
+def _small_png(run: Path, name: str) -> bytes | None:
+    """Return a run's figure with 64 colours: plots need no more, and it is a third of the size.
+
+    None where there is none, or something else.
+    """
     from PIL import Image
 
+    path = run / name
+    if not path.resolve().is_relative_to((run / "figures").resolve()):
+        return None  # a record can name any file; only a run's figures belong on its page
     buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(64).save(buffer, "PNG", optimize=True)
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB").quantize(64).save(buffer, "PNG", optimize=True)
+    except OSError:
+        return None
     return buffer.getvalue()
 
 
@@ -54,9 +63,9 @@ def figures(run: Path, results: Mapping[str, Mapping[str, Any]]) -> list[dict[st
     shown = []
     for step, result in results.items():
         for figure in result.get("figures", []):
-            path = run / figure["file"]
-            if path.is_file():
-                data = base64.b64encode(_small_png(path)).decode()
+            png = _small_png(run, figure["file"])
+            if png:
+                data = base64.b64encode(png).decode()
                 shown.append({**figure, "data": data, "step": step, "page": page_of(run, step)})
     return shown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,8 +60,10 @@ def number(row: Mapping[str, Any], *names: str) -> float | None:
     """Return the first of these that is a finite number, or None."""
     for name in names:
         value = row.get(name)
-        if isinstance(value, NUMBER) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
+        if isinstance(value, NUMBER) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError):  # an integer that no float can hold
+                if math.isfinite(found := float(value)):
+                    return found
     return None
 
 

@@ -245,3 +245,8 @@ def test_one_text_is_not_given_two_labels(home, make_rows, tmp_path):
     assert "line 2: another row has this text and another label" in refusal(path, data)
     fill(path, (1, "decision", "relabel"), (1, "new_label", new))
     assert len(read_review(path, data)) == 2
+
+
+def test_empty_rows_that_a_spreadsheet_left_are_passed_over(file, data):
+    fill(file, (0, "decision", "keep"), add=[dict.fromkeys(COLUMNS, ""), {"note": "  "}])
+    assert len(read_review(file, data)) == 1

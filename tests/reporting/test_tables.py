@@ -56,3 +56,7 @@ def test_a_table_leaves_out_columns_without_anything_in_them():
     assert made is not None and made.columns == ("name", "kept")
     assert made.rows[1] == (Cell("b"), Cell("2"))
     assert table(("name",), []) is None
+
+
+def test_a_number_that_no_float_can_hold_is_none():
+    assert number({"rows": 10**400}, "rows") is None

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from nivesh_lib.reporting.steps import figures
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run" / "figures" / "03_toy"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "scores.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "elsewhere.png")
+    (folder / "broken.png").write_text("no picture")
+    return tmp_path / "run"
+
+
+def shown(run, file):
+    return figures(run, {"03_toy": {"figures": [{"file": file, "title": "t", "alt": "a"}]}})
+
+
+def test_a_figure_of_the_run_is_embedded(run):
+    (found,) = shown(run, "figures/03_toy/scores.png")
+    assert found["data"] and found["step"] == "03_toy"
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["figures/03_toy/gone.png", "figures/03_toy/broken.png", "../elsewhere.png", "/etc/passwd"],
+)
+def test_what_is_no_figure_of_the_run_is_left_out(run, file):
+    assert shown(run, file) == []
