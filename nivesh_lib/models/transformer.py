@@ -96,7 +96,8 @@ class TransformerClassifier(TextClassifier):
     Notes
     -----
     The saved directory is also a model of the hub's format: ``transformers`` loads it with
-    ``AutoModelForSequenceClassification.from_pretrained``.
+    ``AutoModelForSequenceClassification.from_pretrained``. Texts that go there past this class
+    need `base.prepare` and, with ``glosses``, `hinglish.glossed` first.
     """
 
     kind: ClassVar[str] = "transformer"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nivesh_lib.models.base import get_model
+from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.transformer import PRESETS, TransformerClassifier
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
@@ -18,7 +19,8 @@ def test_plain_transformers_loads_the_directory_and_answers_the_same_2post(tmp_p
     model = small_model("transformer").fit(TEXTS, LABELS)
     folder = model.save(tmp_path / "model")
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokens = AutoTokenizer.from_pretrained(folder)(QUERIES, padding=True, return_tensors="pt")
+    read = [glossed(query) for query in QUERIES]  # what is outside the network, as its page says
+    tokens = AutoTokenizer.from_pretrained(folder)(read, padding=True, return_tensors="pt")
     with torch.inference_mode():
         proba = theirs(**tokens).logits.softmax(dim=1).numpy()
     np.testing.assert_allclose(proba, model.predict_proba(QUERIES), rtol=1e-4)
