@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ def cross_validate(
     label: str = "intent",
     fold: str = "fold",
     probes: pd.DataFrame | None = None,
+    models_to: Path | None = None,
 ) -> CrossValidation:
     """Fit a clone of ``model`` for each fold and predict the rows left out.
 
@@ -87,6 +89,9 @@ def cross_validate(
         Other texts, never trained on, with the columns probe, id, fold and query. The model
         that left fold ``fold`` out answers; with fold -1 each model does, and the answer
         appears once for each fold.
+    models_to : Path, optional
+        Folder that keeps the fitted models, each saved as `fold_directory` says, so that what is
+        made from a model later can be judged on the rows that it never saw.
 
     Raises
     ------
@@ -108,11 +113,18 @@ def cross_validate(
         seconds.append(time.perf_counter() - started)
         predicted = fitted.predict_proba(frame.loc[held, text].tolist())
         proba.loc[held, list(fitted.classes_)] = predicted
+        if models_to is not None:
+            fitted.save(fold_directory(models_to, k))
         if probes is not None:
             asked.append(_answers(fitted, probes, k, columns=sorted(labels)))
     oof = pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
     answered = pd.concat(asked, ignore_index=True) if asked else None
     return CrossValidation(oof, tuple(seconds), answered)
+
+
+def fold_directory(folder: Path, fold: int) -> Path:
+    """Return where the model that never saw the rows of ``fold`` is kept below ``folder``."""
+    return folder / f"fold_{fold}"
 
 
 def _check_probes(probes: pd.DataFrame, fold_of: dict[Any, int]) -> None:

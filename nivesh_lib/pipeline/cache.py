@@ -18,7 +18,10 @@ from nivesh_lib.pipeline.spec import Step, read_notebook, source_of
 from nivesh_lib.records import NUMBER, read_object
 
 # Where a step leaves things below a run directory: <kind>/<step> or <kind>/<step>.<suffix>.
-KINDS = ("results", "oof", "probes", "models", "figures", "drift", "notebooks", "logs")
+KINDS = (
+    *("results", "oof", "probes", "models", "folds"),
+    *("figures", "drift", "notebooks", "logs"),
+)
 # What the worker says of a step; anything else in its place is as good as no record.
 STEP_RECORD = {
     "status": str,

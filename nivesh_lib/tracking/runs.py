@@ -263,6 +263,15 @@ class Run:
                 return pd.read_parquet(path)
         return None
 
+    def upstream_path(self, kind: str, step: str, name: str) -> Path | None:
+        """Return what ``step`` wrote to its `path` for the same dataset, or None."""
+        for root in self._roots():
+            path = root / kind / step / name
+            result = read_object(root / "results" / f"{step}.json")
+            if path.exists() and result and result.get("dataset") == self.params.get("DATASET"):
+                return path
+        return None
+
     def recorded_models(self) -> dict[str, Recorded]:
         """Return the models that other steps left for the same dataset, by name.
 

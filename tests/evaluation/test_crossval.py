@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 
-from nivesh_lib.evaluation.crossval import aligned, cross_validate
+from nivesh_lib.evaluation.crossval import aligned, cross_validate, fold_directory
 
 LABELS = ["tax", "goal", "loan", "budget"]
 
@@ -158,6 +158,22 @@ def test_probes_that_would_mislead_are_refused_before_any_fit(frame, change, mes
 
     with pytest.raises(ValueError, match=message):
         cross_validate(Unfittable(), frame, labels=LABELS, probes=change(probes_of(frame)))
+
+
+class Saved(Memoriser):
+    """Writes down which rows it was trained on."""
+
+    def save(self, directory):
+        directory.mkdir(parents=True)
+        (directory / "rows.txt").write_text("\n".join(self.known_))
+
+
+def test_the_model_kept_for_a_fold_never_saw_its_rows(frame, tmp_path):
+    cross_validate(Saved(), frame, labels=LABELS, models_to=tmp_path)
+    assert len(list(tmp_path.iterdir())) == frame["fold"].nunique()
+    for fold, rows in frame.groupby("fold"):
+        known = (fold_directory(tmp_path, fold) / "rows.txt").read_text().splitlines()
+        assert set(known) == set(frame["query"]) - set(rows["query"])
 
 
 def test_a_recorded_table_comes_in_the_order_asked_for():

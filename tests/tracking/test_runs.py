@@ -305,3 +305,14 @@ def test_a_fold_that_a_killed_process_left_open_is_closed_with_its_run(home):
     client().create_run(run.experiment_id, run_name="left", tags={runs.PARENT: run.mlflow_run_id})
     runs.close_run(run.mlflow_run_id, "KILLED")
     assert children(run)["left"].info.status == "KILLED"
+
+
+def test_what_a_step_left_is_found_by_the_next_one_for_the_same_dataset_only(home):
+    first = runs.start_run("05_toy", PARAMS)
+    (kept := first.path("folds", "transformer")).mkdir()
+    assert first.upstream_path("folds", "05_toy", "transformer") is None  # not recorded yet
+    first.log({"metrics": {}})
+    later = runs.start_run("07_toy", PARAMS)
+    assert later.upstream_path("folds", "05_toy", "transformer") == kept
+    other = runs.start_run("07_toy", {**PARAMS, "DATASET": "other@1.0.0"})
+    assert other.upstream_path("folds", "05_toy", "transformer") is None
