@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,30 @@ def cross_validate(
     oof = pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
     answered = pd.concat(asked, ignore_index=True) if asked else None
     return CrossValidation(oof, tuple(seconds), answered)
+
+
+def answers_of(
+    models: Mapping[int, Any],
+    frame: pd.DataFrame,
+    *,
+    labels: Sequence[str],
+    text: str = "query",
+    fold: str = "fold",
+) -> pd.DataFrame:
+    """Return the out-of-fold table of fitted models, of which each answers the fold it is named by.
+
+    Raises
+    ------
+    ValueError
+        A fold of ``frame`` has no model.
+    """
+    if missing := sorted(set(frame[fold]) - set(models)):
+        raise ValueError(f"no model was given for fold {missing[0]}; there are {sorted(models)}")
+    proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
+    for k, rows in frame.groupby(fold):
+        answered = models[k].predict_proba(rows[text].tolist())
+        proba.loc[rows.index, list(models[k].classes_)] = answered
+    return pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
 
 
 def fold_directory(folder: Path, fold: int) -> Path:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 
-from nivesh_lib.evaluation.crossval import aligned, cross_validate, fold_directory
+from nivesh_lib.evaluation.crossval import aligned, answers_of, cross_validate, fold_directory
 
 LABELS = ["tax", "goal", "loan", "budget"]
 
@@ -174,6 +174,19 @@ def test_the_model_kept_for_a_fold_never_saw_its_rows(frame, tmp_path):
     for fold, rows in frame.groupby("fold"):
         known = (fold_directory(tmp_path, fold) / "rows.txt").read_text().splitlines()
         assert set(known) == set(frame["query"]) - set(rows["query"])
+
+
+def test_models_fitted_before_answer_as_they_did_in_cross_validation(frame):
+    models = {}
+    for k in sorted(frame["fold"].unique()):
+        others = frame[frame["fold"] != k]
+        models[k] = Memoriser().fit(others["query"].tolist(), others["intent"].tolist())
+    pd.testing.assert_frame_equal(
+        answers_of(models, frame, labels=LABELS),
+        cross_validate(Memoriser(), frame, labels=LABELS).oof,
+    )
+    with pytest.raises(ValueError, match="no model was given for fold 0"):
+        answers_of({1: models[1]}, frame, labels=LABELS)
 
 
 def test_a_recorded_table_comes_in_the_order_asked_for():
