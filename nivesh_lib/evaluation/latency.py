@@ -1,19 +1,75 @@
-"""How long one query takes, and how much room a model needs."""
+"""How long queries take, and how much room a model needs on disk."""
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nivesh_lib.reproducibility import environment
+
+BATCH_SIZES = (1, 8, 32)
+_FEWEST = 5  # calls that are timed however long they take
+
+Predict = Callable[[list[str]], Any]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model answers batches of one size, and on what it was measured.
+
+    Milliseconds are those of one call, thus of ``batch_size`` queries; ``per_second`` counts
+    queries over all ``n`` calls, the slow ones among them. ``threads`` is 0 where their number was
+    not limited; ``flags`` are those of the processor that decide what int8 and bfloat16 bring.
+    """
+
+    batch_size: int
+    threads: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    per_second: float
+    n: int
+    processor: str
+    flags: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self) | {"flags": list(self.flags)}
+
+
+@dataclass(frozen=True)
+class Raced:
+    """One model of a `race`.
+
+    ``ms`` is the median of its rounds and ``worst_ms`` the slowest of them. ``times_as_fast`` as
+    the first model is the median of the rounds' ratios, ``times_low`` and ``times_high`` the
+    least and greatest of them.
+    """
+
+    model: str
+    ms: float
+    worst_ms: float
+    times_as_fast: float
+    times_low: float
+    times_high: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
 
 def measure_latency(
-    predict: Callable[[list[str]], Any],
+    predict: Predict,
     queries: Sequence[str],
     *,
     warmup: int = 20,
@@ -35,19 +91,169 @@ def measure_latency(
     dict
         ``p50_ms``, ``p95_ms``, ``p99_ms``, ``n`` and ``threads`` (0: not limited).
     """
+    _check(queries, 1)
+    with _nothing_old_to_collect():
+        elapsed = _elapsed_ms(predict, queries, 1, warmup=warmup, repeats=repeats)
+    p50, p95, p99 = np.percentile(elapsed, [50, 95, 99])
+    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "n": repeats, "threads": _threads()}
+
+
+def speed_of(
+    predict: Predict,
+    queries: Sequence[str],
+    *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    warmup: int = 10,
+    repeats: int = 200,
+    seconds: float = 5.0,
+) -> list[Speed]:
+    """Time batches of each size, after a warm-up; one `Speed` for each size.
+
+    What ``predict`` does with a text, cleaning and tokenising, is in the time. How many threads it
+    may use is decided when its libraries are loaded: `isolated.speed_in_process` sets their number.
+
+    Parameters
+    ----------
+    predict : callable
+        Takes a list of queries.
+    queries : sequence of str
+        Used in turn; at least as many distinct ones as the largest batch, so that no batch holds
+        one twice.
+    warmup, repeats : int
+        Calls that are thrown away, calls that count, for each size.
+    seconds : float
+        Time after which no further call begins for a size, when at least five were timed: fewer
+        calls tell less of the tail, and ``n`` says how many there were.
+
+    Raises
+    ------
+    ValueError
+        Too few distinct queries, or a batch size below 1.
+    """
+    if min(batch_sizes, default=0) < 1:
+        raise ValueError(f"batch sizes {list(batch_sizes)}: need at least one, none below 1")
+    _check(queries, max(batch_sizes))
+    limits: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "seconds": seconds}
+    with _nothing_old_to_collect():
+        return [_speed(_elapsed_ms(predict, queries, size, **limits), size) for size in batch_sizes]
+
+
+def race(
+    models: Mapping[str, Predict],
+    queries: Sequence[str],
+    *,
+    rounds: int = 7,
+    calls: int = 30,
+    batch_size: int = 1,
+) -> list[Raced]:
+    """Time several models in turn, round after round, so that a busy machine slows all of them.
+
+    Each round asks every model the same batches, in reverse order every other round, and takes the
+    median of its calls. Ratios are taken inside a round, so they hold where times do not.
+
+    Parameters
+    ----------
+    models : mapping
+        Name -> callable that takes a list of queries. The first one is what others are held to.
+    rounds, calls : int
+        Rounds that count, after one that does not; calls of each model in a round.
+
+    Raises
+    ------
+    ValueError
+        No model, no round, or fewer distinct queries than a batch holds.
+    """
+    if not models or rounds < 1 or calls < 1:
+        raise ValueError(f"{len(models)} models, {rounds} rounds, {calls} calls: need one of each")
+    _check(queries, batch_size)
+    names, times = list(models), np.empty((rounds + 1, len(models)))
+    with _nothing_old_to_collect():
+        for lap in range(rounds + 1):
+            for at in range(len(names))[:: -1 if lap % 2 else 1]:
+                predict = models[names[at]]
+                elapsed = _elapsed_ms(predict, queries, batch_size, warmup=1, repeats=calls)
+                times[lap, at] = np.median(elapsed)
+    times = times[1:]
+    ratios = times[:, :1] / times
+    table = np.column_stack(
+        [
+            np.median(times, axis=0),
+            times.max(axis=0),
+            np.median(ratios, axis=0),
+            ratios.min(axis=0),
+            ratios.max(axis=0),
+        ]
+    )
+    return [Raced(name, *row) for name, row in zip(names, table.tolist(), strict=True)]
+
+
+def _check(queries: Sequence[str], batch_size: int) -> None:
     if not queries:
         raise ValueError("queries is empty; pass at least one")
-    for i in range(warmup):
-        predict([queries[i % len(queries)]])
-    elapsed = np.empty(repeats)
-    for i in range(repeats):
-        query = [queries[i % len(queries)]]
+    distinct = len(set(queries))
+    if distinct < batch_size:
+        raise ValueError(f"{distinct} distinct queries do not fill a batch of {batch_size}")
+
+
+def _batches(queries: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Yield batches of distinct queries in turn, without end."""
+    endless = cycle(dict.fromkeys(queries))
+    while True:
+        yield list(islice(endless, size))
+
+
+@contextmanager
+def _nothing_old_to_collect() -> Iterator[None]:
+    """Keep the collector out of what was there before; the garbage of the calls still counts."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _elapsed_ms(
+    predict: Predict,
+    queries: Sequence[str],
+    size: int,
+    *,
+    warmup: int,
+    repeats: int,
+    seconds: float = float("inf"),
+) -> np.ndarray:
+    """Return the milliseconds of each call that counts, shape (n,)."""
+    for batch in islice(_batches(queries, size), warmup):
+        predict(batch)
+    elapsed: list[int] = []
+    until = time.perf_counter_ns() + 1e9 * seconds
+    for batch in islice(_batches(queries, size), repeats):
+        if len(elapsed) >= _FEWEST and time.perf_counter_ns() > until:
+            break
         started = time.perf_counter_ns()
-        predict(query)
-        elapsed[i] = time.perf_counter_ns() - started
-    p50, p95, p99 = np.percentile(elapsed / 1e6, [50, 95, 99])
-    threads = int(os.environ.get("NIVESH_THREADS", "0"))
-    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "n": repeats, "threads": threads}
+        predict(batch)
+        elapsed.append(time.perf_counter_ns() - started)
+    return np.array(elapsed) / 1e6
+
+
+def _speed(elapsed: np.ndarray, size: int) -> Speed:
+    p50, p95, p99 = (float(value) for value in np.percentile(elapsed, [50, 95, 99]))
+    processor = environment()["processor"]
+    return Speed(
+        batch_size=size,
+        threads=_threads(),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        per_second=float(1000 * size * len(elapsed) / elapsed.sum()),
+        n=len(elapsed),
+        processor=processor["model"],
+        flags=tuple(processor["flags"]),
+    )
+
+
+def _threads() -> int:
+    return int(os.environ.get("NIVESH_THREADS", "0"))
 
 
 def directory_bytes(directory: Path | str) -> int:

@@ -21,10 +21,12 @@ _KNOWN = (
     "accuracy_target",
     "latency_target_ms",
     "min_confidence",
+    "max_optimisation_loss",
     "business_impact",
     "marks",
 )
-_SHARES = ("accuracy_target", "min_confidence")
+_SHARES = ("accuracy_target", "min_confidence", "max_optimisation_loss")
+ALLOWED_LOSS = 0.005  # accuracy, absolute, of an optimised model, where a file does not say
 _NAMES = {
     "macro_f1": "macro-F1",
     "p95_ms": "latency p95",
@@ -139,6 +141,11 @@ def _without_marks(table: Mapping[str, Any]) -> dict[str, Any]:
 def values_for(dataset: str, *, model: str = "intent_classifier") -> dict[str, Any]:
     """Return what a dataset's file says of ``model``, without the marks of notebooks."""
     return _without_marks(read_objectives(dataset).get(model, {}))
+
+
+def allowed_loss_for(dataset: str, *, model: str = "intent_classifier") -> float:
+    """Return how much accuracy an optimised ``model`` may lose to the one it was made from."""
+    return float(values_for(dataset, model=model).get("max_optimisation_loss", ALLOWED_LOSS))
 
 
 def objectives_for(step: str, *, dataset: str, model: str = "intent_classifier") -> list[Objective]:

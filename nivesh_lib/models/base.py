@@ -34,6 +34,7 @@ MODELS = {
     "ensemble": "nivesh_lib.models.ensemble:EnsembleClassifier",
     "calibrated": "nivesh_lib.models.wrappers:Calibrated",
     "abstaining": "nivesh_lib.models.wrappers:Abstaining",
+    "cascade": "nivesh_lib.models.cascade:Cascade",
 }
 MAX_CHARACTERS = 10_000  # characters of a text that are read
 _FORMAT = 1

@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
 _STYLE: Any = {
@@ -319,6 +320,166 @@ def size_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "macro_f1")
     axes.set_xlabel("rows to learn from")
     axes.set_ylabel(metric.replace("macro_f1", "macro-F1"))
     axes.legend(frameon=False)
+    return axes
+
+
+_LARGEST = 600.0  # area of the largest dot of a scatter, in square points
+
+
+def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
+    """Draw accuracy against latency, one dot for each model, its area the size on disk.
+
+    Parameters
+    ----------
+    points : sequence of mapping
+        ``name``, ``accuracy`` (value, low, high), ``ms`` for a query and ``bytes`` on disk, in
+        the order in which the models were made: the last one is marked.
+    """
+    axes = _axes(9, 4.8)
+    largest = max(point["bytes"] for point in points)
+    axes.set_xscale("log")
+    for place, point in enumerate(points):
+        newest = place == len(points) - 1
+        told, colour = point["accuracy"], ACCENT if newest else INK
+        axes.plot([point["ms"]] * 2, [told["low"], told["high"]], color=SOFT, lw=1.2, zorder=1)
+        area = max(_LARGEST * point["bytes"] / largest, 12)
+        axes.scatter(
+            [point["ms"]],
+            [told["value"]],
+            s=area,
+            color=colour if newest else "white",
+            edgecolor=colour,
+            lw=1.6,
+            zorder=2 + 1 / area,  # a small dot stays visible on a large one
+        )
+    _widen(axes, [point["ms"] for point in points])
+    axes.set_xlabel("milliseconds for one query (logarithmic)")
+    axes.set_ylabel("accuracy, with 95 % interval")
+    names = shortened([point["name"] for point in points], 28)
+    sized = [f"{n}, {_megabytes(p['bytes'])}" for n, p in zip(names, points, strict=True)]
+    _label_dots(axes, sized)
+    return axes
+
+
+def _widen(axes: Axes, values: Sequence[float]) -> None:
+    """Leave room for labels on a logarithmic axis, and name ticks in plain numbers."""
+    axes.set_xlim(min(values) / 2, max(values) * 4)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 9.5e6 else f"{size / 1e6:.1f} MB"
+
+
+# Where a label may stand: right or left of its dot, and how many of its heights above.
+_RISES = (0, 0.8, -0.8, 1.6, -1.6, 2.4, -2.4, 3.2, -3.2, 4, -4, 5, -5)
+_BESIDE = [(side, rise) for rise in _RISES for side in (1, -1)]
+_GAP = 5.0  # pixels between things
+
+
+def _label_dots(axes: Axes, names: Sequence[str]) -> None:
+    """Write a name beside each dot, where it covers least of other names, dots and intervals.
+
+    The last dot chooses first. A line leads to a name that is not right beside its dot.
+    """
+    figure: Any = axes.get_figure(root=True)
+    figure.draw_without_rendering()  # positions are known only then
+    frame, dots, to_points = axes.get_window_extent(), list(axes.collections), 72 / figure.dpi
+    taken = [*map(_box_of_dot, dots), *(line.get_window_extent() for line in axes.lines)]
+    taken = [box.padded(_GAP / 2) for box in taken]
+    for name, dot in list(zip(names, dots, strict=True))[::-1]:
+        own = _box_of_dot(dot)
+        style: Any = {"fontsize": 9, "weight": "bold" if dot is dots[-1] else "normal"}
+        measured = axes.text(0.5, 0.5, name, transform=axes.transAxes, **style)
+        size = measured.get_window_extent()
+        measured.remove()
+        boxes = [_moved(size, own, side, rise) for side, rise in _BESIDE]
+        best = min(boxes, key=lambda box: _covered(box, taken, frame))
+        taken.append(best)
+        left = best.x1 < own.x1
+        across = (best.x1 if left else best.x0) - (own.x0 + own.x1) / 2
+        up = (best.y0 + best.y1 - own.y0 - own.y1) / 2
+        lead = {"arrowstyle": "-", "lw": 0.8, "color": INK, "relpos": (int(left), 0.5)}
+        lead |= {"shrinkA": 0, "shrinkB": own.width / 2 * to_points}
+        axes.annotate(
+            name,
+            dot.get_offsets()[0],
+            xytext=(across * to_points, up * to_points),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            arrowprops=lead if abs(up) > best.height else None,
+            **style,
+        )
+
+
+def _box_of_dot(dot: Any) -> Bbox:
+    x, y = dot.get_offset_transform().transform(dot.get_offsets()[0])
+    radius = float(np.sqrt(dot.get_sizes()[0])) / 2 * dot.figure.dpi / 72
+    return Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
+
+
+def _moved(written: Bbox, dot: Bbox, side: int, rise: float) -> Bbox:
+    """Return the box of a text that is moved to one side of a dot."""
+    left = dot.x1 + _GAP if side > 0 else dot.x0 - _GAP - written.width
+    lower = (dot.y0 + dot.y1 - written.height) / 2 + rise * written.height
+    return Bbox.from_bounds(left, lower, written.width, written.height)
+
+
+def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
+    """Return the area that a box shares with others or has outside of the frame, in pixels."""
+    shared = [Bbox.intersection(box, other) for other in taken]
+    inside = Bbox.intersection(box, frame)
+    outside = box.width * box.height - (inside.width * inside.height if inside else 0.0)
+    return sum(part.width * part.height for part in shared if part) + outside
+
+
+def cascade_curve(
+    curve: pd.DataFrame,
+    *,
+    chosen: Mapping[str, Any] | None = None,
+    allowed_loss: float | None = None,
+) -> Axes:
+    """Draw what a cascade loses to its teacher, for each share that the student answers.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        ``share`` and ``loss`` (accuracy, of 1) on the rows that thresholds are chosen on, as
+        `evaluation.cascade.cascade_curve` returns them.
+    chosen : mapping, optional
+        ``share`` and ``loss``, each with value, low and high: the cross-fitted ones.
+    allowed_loss : float, optional
+        A dashed line.
+    """
+    axes = _axes(7, 3.8)
+    axes.axhline(0, color=SOFT, lw=1)
+    axes.plot(
+        100 * curve["share"], -100 * curve["loss"], color=ACCENT, lw=2, label="on the same rows"
+    )
+    if allowed_loss is not None:
+        axes.axhline(-100 * allowed_loss, color=WARM, ls="--", lw=1.5)
+        told = f"at most {100 * allowed_loss:g} points may be lost"
+        axes.annotate(told, (0.5, -100 * allowed_loss), va="top", color=WARM, fontsize=9)
+    if chosen is not None:
+        share, loss = chosen["share"], chosen["loss"]
+        reach = [[loss["high"] - loss["value"]], [loss["value"] - loss["low"]]]
+        axes.errorbar(
+            [100 * share["value"]],
+            [-100 * loss["value"]],
+            yerr=100 * np.array(reach),
+            fmt="o",
+            color=INK,
+            ms=7,
+            lw=1.5,
+            label="threshold from other folds, with 95 % interval",
+        )
+        axes.legend(frameon=False, loc="upper left")
+    axes.set_xlim(0, 101)
+    axes.set_xlabel("of 100 queries, those that the student answers")
+    axes.set_ylabel("accuracy against the\nteacher alone, points")
     return axes
 
 

@@ -1,8 +1,9 @@
 """The evaluation of a run in the order in which a stakeholder asks.
 
-All of it comes from the record of one notebook, whose keys are named in ``KEYS``. What is absent
-is left out, and so is what does not have the expected shape: records outlive the code that
-wrote them, and one odd table must not cost the rest of the report.
+It comes from the record of one notebook, whose keys are named in ``KEYS``, and from that of the
+one that judged optimised models (``gates``, ``speeds``, ``recommendation``). What is absent is left
+out, and so is what does not have the expected shape: records outlive the code that wrote them, and
+one odd table must not cost the rest of the report.
 """
 
 from __future__ import annotations
@@ -142,23 +143,28 @@ def _from_rows(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 def sections(results: Mapping[str, Record]) -> list[Section]:
     """Return the sections that the evaluation of a run has something for, in reading order."""
-    found = evaluation_of(results)
-    if not found:
-        return []
-    step, record = found
     made = []
-    for name, title, builders in _SECTIONS:
-        parts = tuple(part for build in builders if (part := build(record)) is not None)
-        if parts:
-            made.append(Section(name, title, parts, step))
+    for found, told in ((evaluation_of(results), _SECTIONS), (_optimised(results), _SMALLER)):
+        step, record = found or ("", {})
+        for name, title, builders in told:
+            parts = tuple(part for build in builders if (part := build(record)) is not None)
+            if parts:
+                made.append(Section(name, title, parts, step))
     return made
+
+
+def _optimised(results: Mapping[str, Record]) -> tuple[str, Record] | None:
+    """Return the step that judged optimised models and its record, if one did."""
+    return next(((step, record) for step, record in results.items() if record.get("gates")), None)
 
 
 def unread(results: Mapping[str, Record]) -> list[str]:
     """Return the keys of the evaluation that are there and do not hold what the report shows."""
+    smaller = _optimised(results)
+    odd = ["gates"] if smaller and _gates(smaller[1]) is None else []
     found = evaluation_of(results)
     if not found:
-        return []
+        return odd
     _, record = found
     bad = [
         key
@@ -168,6 +174,7 @@ def unread(results: Mapping[str, Record]) -> list[str]:
     return [
         *(["comparison"] if record.get("comparison") and not comparison_of(results) else []),
         *bad,
+        *odd,
     ]
 
 
@@ -619,6 +626,70 @@ def _leaks(record: Record) -> Part | None:
     return Part(title=title, said=said) if said else None
 
 
+# --- how small and fast ------------------------------------------------------------------------
+
+
+def _gates(record: Record) -> Part | None:
+    """Return the verdict on each optimised model, one row each."""
+    rows = [row for row in _rows(record, "gates", "name", "verdict") if text(row, "name")]
+    if not rows:
+        return None
+    cells = [
+        (
+            Cell(text(row, "name")),
+            Cell(text(row, "verdict"), "may lose more" * (row.get("may_lose_more") is True)),
+            scaled(interval(row, "difference"), "{:+.1f}"),
+            share(interval(row, "agreement")),
+            _single_query(record, text(row, "name")),
+            scaled(interval({"size": row.get("times_as_small")}, "size"), "{:.1f}", by=1),
+        )
+        for row in rows
+    ]
+    columns = (
+        "Model",
+        "Verdict",
+        "Accuracy, points",
+        "Same answers, of 100",
+        "One query, p50 ms",
+        "Times as small",
+    )
+    allowed = number(rows[0], "allowed_loss")
+    most = "" if allowed is None else f" Refused: it loses more than {100 * allowed:g} points."
+    recommended: Any = record.get("recommendation")
+    told = text(recommended, "sentence") if isinstance(recommended, Mapping) else ""
+    return Part(
+        said=(told,) if told else (),
+        table=table(columns, cells),
+        note=f"Against {text(rows[0], 'reference') or 'the model they were made from'}, on the "
+        f"same out-of-fold queries.{most} May lose more: the point holds, the interval reaches "
+        f"beyond.{_measured_on(record)}",
+    )
+
+
+def _single_queries(record: Record) -> list[Row]:
+    return [row for row in _rows(record, "speeds", "model") if number(row, "batch_size") == 1]
+
+
+def _single_query(record: Record, model: str) -> Cell:
+    """Return the time of a single query at the fewest threads, with its p95."""
+    rows = [row for row in _single_queries(record) if row["model"] == model]
+    rows.sort(key=lambda row: number(row, "threads") or 0)
+    p50, p95 = (number(rows[0], name) if rows else None for name in ("p50_ms", "p95_ms"))
+    if p50 is None:
+        return Cell("not measured")
+    return Cell(f"{p50:.2f}", "" if p95 is None else f"p95 {p95:.2f}")
+
+
+def _measured_on(record: Record) -> str:
+    for row in _single_queries(record):
+        flags = row.get("flags")
+        named = [flag for flag in flags if isinstance(flag, str)] if isinstance(flags, list) else []
+        with_flags = f" ({', '.join(named)})" if named else ""
+        if processor := text(row, "processor"):
+            return f" Measured on {processor}{with_flags}."
+    return ""
+
+
 _Builder = Callable[[Record], Part | None]
 _BUILDERS: dict[str, _Builder] = {
     "folds": _folds,
@@ -633,7 +704,9 @@ _BUILDERS: dict[str, _Builder] = {
     "flipped": _flipped,
     "leaks": _leaks,
 }
-_SECTIONS: tuple[tuple[str, str, tuple[_Builder, ...]], ...] = (
+_Told = tuple[tuple[str, str, tuple[_Builder, ...]], ...]
+_SMALLER: _Told = (("optimisation", "How small and fast can it be?", (_gates,)),)
+_SECTIONS: _Told = (
     ("folds", "Would other training rows give the same score?", (_folds,)),
     ("confidence", "Can its confidence be trusted?", (_calibration,)),
     ("handover", "What is handed over to a person?", (_routing,)),

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import gc
+import itertools
+import json
 import time
 
 import pytest
 
-from nivesh_lib.evaluation.latency import directory_bytes, measure_latency, saved_bytes
+from nivesh_lib.evaluation.latency import (
+    directory_bytes,
+    measure_latency,
+    race,
+    saved_bytes,
+    speed_of,
+)
+
+QUERIES = [f"query {n}" for n in range(10)]
 
 
 def test_a_call_of_known_length_is_measured_in_milliseconds():
@@ -43,6 +54,100 @@ def test_the_limit_on_threads_is_recorded(monkeypatch, limit, threads):
 def test_no_queries_are_refused():
     with pytest.raises(ValueError, match="queries is empty"):
         measure_latency(len, [])
+
+
+def test_each_batch_size_has_its_times_and_its_throughput():
+    one, four = speed_of(lambda _: time.sleep(0.004), QUERIES, batch_sizes=(1, 4), repeats=10)
+    assert (one.batch_size, four.batch_size, four.n) == (1, 4, 10)
+    assert 4 <= one.p50_ms <= one.p95_ms <= one.p99_ms
+    assert four.per_second == pytest.approx(4 * one.per_second, rel=0.5)
+
+
+def test_a_slow_call_lowers_the_throughput_though_not_the_median():
+    pauses = iter([0.1, *[0] * 9])
+    (speed,) = speed_of(
+        lambda _: time.sleep(next(pauses)), QUERIES, batch_sizes=(1,), warmup=0, repeats=10
+    )
+    assert speed.p50_ms < 10 and speed.per_second < 100
+
+
+def test_batches_hold_distinct_queries_in_turn():
+    asked = []
+    speed_of(asked.append, QUERIES[:5] * 2, batch_sizes=(3,), warmup=1, repeats=3)
+    names = [[QUERIES.index(query) for query in batch] for batch in asked]
+    assert names == [[0, 1, 2], [0, 1, 2], [3, 4, 0], [1, 2, 3]]
+
+
+def test_timing_ends_after_the_seconds_given_but_not_before_five_calls():
+    (speed,) = speed_of(lambda _: time.sleep(0.01), QUERIES, batch_sizes=(1,), seconds=0)
+    assert speed.n == 5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"), [((1, 11), "do not fill a batch of 11"), ((), "at least"), ((0,), "none")]
+)
+def test_batches_that_cannot_be_filled_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        speed_of(len, QUERIES, batch_sizes=sizes)
+
+
+def test_processor_and_threads_stand_beside_the_numbers(monkeypatch):
+    monkeypatch.setenv("NIVESH_THREADS", "2")
+    monkeypatch.setattr(
+        "nivesh_lib.evaluation.latency.environment",
+        lambda: {"processor": {"model": "Some CPU", "flags": ["avx2"]}},
+    )
+    (speed,) = speed_of(len, QUERIES, batch_sizes=(1,), repeats=5)
+    assert (speed.threads, speed.processor, speed.flags) == (2, "Some CPU", ("avx2",))
+    assert json.loads(json.dumps(speed.as_dict()))["flags"] == ["avx2"]
+
+
+def test_what_was_in_memory_before_is_kept_from_the_collector_while_timing():
+    frozen = []
+    speed_of(lambda _: frozen.append(gc.get_freeze_count()), QUERIES, batch_sizes=(1,), repeats=5)
+    assert min(frozen) > 0 and gc.get_freeze_count() == 0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only ``clock(name, ms)`` moves, which also notes who was asked."""
+    now, asked = [0], []
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
+
+    def takes(name, *ms):
+        pauses = itertools.cycle(ms)
+
+        def predict(_):
+            asked.append(name)
+            now[0] += int(1e6 * next(pauses))
+
+        return predict
+
+    takes.asked = asked
+    return takes
+
+
+def test_models_that_race_take_turns_and_the_first_is_the_measure(clock):
+    models = {"slow": clock("slow", 4), "fast": clock("fast", 1)}
+    slow, fast = race(models, QUERIES, rounds=3, calls=5)
+    assert [name for name, _ in itertools.groupby(clock.asked)] == ["slow", "fast"] * 2 + ["slow"]
+    assert (slow.ms, slow.times_as_fast, fast.ms, fast.times_as_fast) == (4, 1, 1, 4)
+
+
+def test_a_round_that_is_slow_for_all_changes_no_ratio(clock):
+    # Six calls a round, one of them not counted; the third of four rounds takes ten times as long.
+    pace = [1] * 12 + [10] * 6 + [1] * 6
+    models = {"one": clock("one", *(2 * ms for ms in pace)), "two": clock("two", *pace)}
+    one, two = race(models, QUERIES, rounds=3, calls=5)
+    assert (one.ms, one.worst_ms) == (2, 20)
+    assert two.times_low == two.times_as_fast == two.times_high == 2
+
+
+@pytest.mark.parametrize("odd", [{"models": {}}, {"rounds": 0}, {"calls": 0}, {"batch_size": 11}])
+def test_a_race_of_nothing_is_refused(odd):
+    given = {"models": {"one": len}, "queries": QUERIES, "rounds": 1, "calls": 1, **odd}
+    with pytest.raises(ValueError, match=r"need one of each|do not fill"):
+        race(given.pop("models"), given.pop("queries"), **given)
 
 
 def test_a_directory_is_as_large_as_its_files(tmp_path):

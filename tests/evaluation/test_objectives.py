@@ -6,6 +6,7 @@ from nivesh_lib.errors import DataError
 from nivesh_lib.evaluation.objectives import (
     MODEL_OBJECTIVES,
     Objective,
+    allowed_loss_for,
     judge,
     judge_all,
     listed,
@@ -151,6 +152,8 @@ def test_other_data_has_a_file_of_its_own_for_all_its_versions(write, tmp_path):
         ("[m]\naccuracy_target = 99", "accuracy_target = 99 is not"),
         ("[m]\naccuracy_target = true", "accuracy_target = True is not"),
         ("[m]\nmin_confidence = -0.1", r"min_confidence = -0\.1 is not"),
+        ("[m]\nmax_optimisation_loss = 2", "max_optimisation_loss = 2 is not"),
+        ("[m]\nmax_optimization_loss = 0", "is not known. Write max_optimisation_loss"),
         ("[m]\nmin_confidence = nan", "min_confidence = nan is not"),
         ('[m]\nlatency_target_ms = "fast"', "latency_target_ms = 'fast' is not a number above 0"),
         ("[m]\nlatency_target_ms = 0", "latency_target_ms = 0 is not"),
@@ -166,6 +169,14 @@ def test_a_value_that_cannot_be_an_objective_is_named_with_its_file(write, text,
     write(text)
     with pytest.raises(DataError, match=rf"objectives\.toml.*{message}"):
         read_objectives()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "allowed"), [(INTENTS, 0.01), (MINE, 0.005)], ids=["said", "not said"]
+)
+def test_an_optimised_model_may_lose_what_the_file_says_or_half_a_point(write, dataset, allowed):
+    write("[intent_classifier]\nmax_optimisation_loss = 0.01")
+    assert allowed_loss_for(dataset) == allowed
 
 
 def test_the_view_follows_its_file_and_leaves_out_marks(write):

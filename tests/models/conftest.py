@@ -85,6 +85,9 @@ def small_model(kind: str) -> TextClassifier:
         return get_model(kind, model=get_model("tfidf"), temperature=0.5)
     if kind == "abstaining":
         return get_model(kind, model=get_model("tfidf"), threshold=0.5, backbone=tiny())
+    if kind == "cascade":
+        teacher = get_model("embedding", C=1000.0, backbone=tiny())
+        return get_model(kind, student=get_model("tfidf"), teacher=teacher, threshold=0.6)
     given = SMALL.get(kind, {})
     return get_model(kind, **given | ({"backbone": tiny()} if kind in SMALL else {}))
 

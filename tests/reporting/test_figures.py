@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from nivesh_lib.reporting.figures import (
     calendar_bars,
+    cascade_curve,
     confusion_heatmap,
+    cost_scatter,
     difference_dots,
     grouped_shares,
     interval_dots,
@@ -271,3 +274,44 @@ def test_a_curve_has_a_tick_for_each_size():
     table = table.assign(macro_f1_low=0.4, macro_f1_high=0.7)
     axes = size_curves({"tfidf": table})
     assert [label.get_text() for label in axes.get_xticklabels()] == ["120", "240"]
+
+
+def cost(name, ms, megabytes, value=0.84):
+    told = estimate(value, value - 0.02, value + 0.02)
+    return {"name": name, "accuracy": told, "ms": ms, "bytes": megabytes * 1e6}
+
+
+COSTS = [cost("fp32", 6.5, 91), cost("int8", 0.9, 23), cost("pruned", 6.6, 91, 0.835)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_each_model_is_a_dot_and_the_last_one_is_marked(n):
+    axes = cost_scatter(COSTS[:n])
+    dots = [(*dot.get_offsets()[0], dot.get_sizes()[0]) for dot in axes.collections]
+    assert [dot[:2] for dot in dots] == [(p["ms"], p["accuracy"]["value"]) for p in COSTS[:n]]
+    fills = [dot.get_facecolor()[0].tolist() for dot in axes.collections]
+    assert fills[-1] != [1, 1, 1, 1] and fills[:-1] == [[1, 1, 1, 1]] * (n - 1)
+
+
+def test_the_area_of_a_dot_is_the_size_on_disk():
+    large, small, _ = (dot.get_sizes()[0] for dot in cost_scatter(COSTS).collections)
+    assert large / small == pytest.approx(91 / 23)
+
+
+@pytest.mark.parametrize("n", [2, 6, 9])
+def test_names_beside_dots_that_lie_close_do_not_cover_each_other(n):
+    close = [cost(f"technique {k}", 2 + 0.1 * k, 20, 0.84 + 0.001 * k) for k in range(n)]
+    axes = cost_scatter(close)
+    axes.figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to them
+    shared = [a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k]]
+    assert len(boxes) == n and not any(shared)
+
+
+def test_a_cascade_is_drawn_in_points_with_what_other_folds_chose():
+    curve = pd.DataFrame({"share": [0.0, 0.5, 1.0], "loss": [0.0, -0.01, 0.02]})
+    chosen = {"share": estimate(), "loss": estimate(0.001, -0.01, 0.012)}
+    axes = cascade_curve(curve, chosen=chosen, allowed_loss=0.002)
+    drawn = {tuple(round(float(y), 6) for y in line.get_ydata()) for line in axes.lines}
+    assert {(0, 1, -2), (-0.2, -0.2), (-0.1,)} <= drawn
+    assert [text.get_text() for text in axes.texts] == ["at most 0.2 points may be lost"]

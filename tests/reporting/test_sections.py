@@ -14,6 +14,8 @@ from nivesh_lib.evaluation.bias import accuracy_gaps, flip_rates, gap_table, seg
 from nivesh_lib.evaluation.calibration import brier, cross_fitted_temperature
 from nivesh_lib.evaluation.comparison import compare
 from nivesh_lib.evaluation.crossval import predicted_labels, probabilities
+from nivesh_lib.evaluation.gates import judge, recommended
+from nivesh_lib.evaluation.latency import Speed
 from nivesh_lib.evaluation.leakage import Leak
 from nivesh_lib.evaluation.mistakes import flips, overlapping_intents
 from nivesh_lib.evaluation.probes import INTRODUCED, POLITE
@@ -266,3 +268,51 @@ def test_long_tables_are_cut_and_say_so(record):
     pair = {"first": "a", "second": "b", "first_as_second": 2, "second_as_first": 1, "share": 0.1}
     part = by_id({**record, "overlaps": [pair] * 20})["errors"].parts[1]
     assert len(part.table.rows) == 12 and part.note == "The first 12 of 20 pairs."
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """What a notebook records of two optimised models, the second much worse."""
+    rng, n = np.random.default_rng(0), 300
+    frame = pd.DataFrame({"id": [f"q{i}" for i in range(n)], "fold": np.arange(n) % 5})
+    frame["intent"] = rng.choice(LABELS, n)
+    fp32, bad = (table_of(frame, rng, share) for share in (0.9, 0.5))
+    judgements = [
+        judge(name, t, fp32, frame, n_boot=50) for name, t in (("int8", fp32), ("x", bad))
+    ]
+    speeds = {
+        (name, size): Speed(size, 1, ms, 2 * ms, 3 * ms, 100, 200, "Some CPU", ("avx2",))
+        for name, ms in (("fp32", 6.0), ("int8", 1.0))
+        for size in (1, 8)
+    }
+    single = {name: speed for (name, size), speed in speeds.items() if size == 1}
+    advice = recommended(judgements, single, {"fp32": 4, "int8": 1, "x": 1}, {})
+    told = {
+        "gates": [judged.as_dict() for judged in judgements],
+        "speeds": [{"model": name, **speed.as_dict()} for (name, _), speed in speeds.items()],
+        "recommendation": advice.as_dict(),
+    }
+    return json.loads(json.dumps(told))
+
+
+def test_optimised_models_are_told_with_verdict_and_recommendation(optimised):
+    (section,) = sections({"07": optimised})
+    (part,) = section.parts
+    assert (section.id, section.step) == ("optimisation", "07")
+    assert part.said[0].startswith("int8 is recommended: 1.00 ms")
+    assert [row[1].text for row in part.table.rows] == ["kept", "refused"]
+    assert [row[4].text for row in part.table.rows] == ["1.00", "not measured"]
+    assert "Measured on Some CPU (avx2)." in part.note
+
+
+def test_both_notebooks_have_their_sections(record, optimised):
+    assert [s.id for s in sections({"06": record, "07": optimised})] == [*ALL, "optimisation"]
+
+
+@pytest.mark.parametrize("key", ["gates", "speeds", "recommendation"])
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_an_odd_record_of_optimised_models_breaks_nothing(optimised, key, odd):
+    results = {"07": {**optimised, key: odd}}
+    made = sections(results)
+    assert len(made) == (key != "gates")
+    assert unread(results) == (["gates"] if key == "gates" and odd else [])
