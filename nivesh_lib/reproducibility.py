@@ -126,14 +126,17 @@ def author() -> str:
         return ""
 
 
-def _processor() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return the processor: its ``model``, and which ``flags`` it has of those that decide speed
+    and rounding of small numbers; none where the system does not tell.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return {"model": platform.processor(), "flags": []}
     pairs = (line.partition(":") for line in text.splitlines())
     fields = {name.strip(): value.strip() for name, _, value in pairs}
-    told = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"}
+    told = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"}
     return {
         "model": fields.get("model name", platform.processor()),
         "flags": sorted(told & set(fields.get("flags", "").split())),
@@ -153,7 +156,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": machine(),
         "cores": os.cpu_count(),
         "threads": os.environ.get("NIVESH_THREADS", "unset"),
         "packages": {package: _version(package) for package in _PACKAGES},

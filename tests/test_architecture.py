@@ -30,6 +30,7 @@ HOMES = {
     "pandera": {"data"},
     "torch": {"models"},
     "transformers": {"models"},
+    "onnx": {"models"},
     "onnxruntime": {"models"},
     "mlflow": {"tracking"},
     "evidently": {"reporting"},

@@ -31,6 +31,8 @@ MODELS = {
     "lstm": "nivesh_lib.models.lstm:LstmClassifier",
     "embedding": "nivesh_lib.models.embedding:EmbeddingClassifier",
     "transformer": "nivesh_lib.models.transformer:TransformerClassifier",
+    "onnx": "nivesh_lib.models.onnx:OnnxClassifier",
+    "onnx_tfidf": "nivesh_lib.models.onnx_tfidf:OnnxTfidf",
     "ensemble": "nivesh_lib.models.ensemble:EnsembleClassifier",
     "calibrated": "nivesh_lib.models.wrappers:Calibrated",
     "abstaining": "nivesh_lib.models.wrappers:Abstaining",

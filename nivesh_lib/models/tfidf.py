@@ -97,9 +97,12 @@ class TfidfClassifier(TextClassifier):
         return self
 
     def _proba(self, texts: list[str]) -> np.ndarray:
+        return softmax(self._logits(texts))
+
+    def _logits(self, texts: list[str]) -> np.ndarray:
         read = self._read(texts)
         features = sp.hstack([v.transform(read) for v in self.vectorizers_.values()], format="csr")
-        return softmax(features @ self.coef_.T + self.intercept_)
+        return np.asarray(features @ self.coef_.T + self.intercept_, dtype=np.float64)
 
     def _read(self, texts: list[str]) -> list[str]:
         return [extended(text) for text in texts] if self.glosses else texts

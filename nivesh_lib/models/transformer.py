@@ -209,9 +209,11 @@ class TransformerClassifier(TextClassifier):
         return groups
 
     def _proba(self, texts: list[str]) -> np.ndarray:
-        ids = self._encode(texts)
-        rows = unlabelled(ids, self._pieces.pad_id)
-        return softmax(logits_of(self._network, rows))
+        return softmax(self._logits(texts))
+
+    def _logits(self, texts: list[str]) -> np.ndarray:
+        rows = unlabelled(self._encode(texts), self._pieces.pad_id)
+        return logits_of(self._network, rows)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         save_pretrained(self._network.model, directory)

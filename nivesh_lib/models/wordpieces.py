@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,23 @@ class WordPieces:
     def size(self) -> int:
         """Return the number of word pieces in the vocabulary."""
         return int(self._tokenizer.get_vocab_size())
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> WordPieces:
+        """Read what `description` returned."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(json.dumps(description))
+        return cls(tokenizer, tokenizer.token_to_id("[PAD]") or tokenizer.token_to_id("<pad>"))
+
+    def description(self) -> dict[str, Any]:
+        """Return the content of ``tokenizer.json``."""
+        return dict(json.loads(self._tokenizer.to_str()))
+
+    def words(self, text: str) -> list[str]:
+        """Return the parts of a text that are cut into pieces one by one, as pieces see them."""
+        read = self._tokenizer.normalizer.normalize_str(text)
+        return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(read)]
 
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""

@@ -1,0 +1,229 @@
+"""The fine-tuned transformer on ONNX Runtime: smaller, faster, and without torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
+
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_model, prepare
+from nivesh_lib.models.linear import softmax
+from nivesh_lib.models.onnx_graph import float_graph, int8_graph
+from nivesh_lib.models.onnx_session import Graph
+from nivesh_lib.models.transformer import TransformerClassifier
+from nivesh_lib.models.vocabulary import load_packed, reachable, save_packed
+from nivesh_lib.models.wordpieces import by_length, padded
+from nivesh_lib.models.wrappers import _Wrapper
+from nivesh_lib.reproducibility import machine
+
+PRECISIONS = ("int8", "fp32")
+# The largest difference of a probability that another machine may make. An answer that leads by
+# more than twice as much keeps its label.
+TOLERANCE = 0.05
+# Written for this purpose; no row of any dataset.
+PROBES = (
+    "how much should i put aside every month",
+    "can my salary carry the EMI of a ₹45 lakh flat in Nagpur?",
+    "kharcha kahan zyada ho raha hai",
+    "which is better for me, an index fund or a fixed deposit",
+    "how do I get rid of three credit card bills",
+    "tax bachane ka sabse aasan tareeka",
+    "how many months of rent should lie in a savings account for a rainy day",
+    "will 2 crore be enough to stop working at 58",
+    "is a term plan of 1cr worth its premium",
+    "show what I paid to the grocer last week",
+    "split 80k a month between needs and wants",
+    "hello, what can you do?",
+)
+_ROWS = 64  # of a batch
+
+
+class OnnxClassifier(_Wrapper):
+    """A `TransformerClassifier` as an ONNX graph; answers need neither torch nor transformers.
+
+    Texts are prepared and cut into word pieces as in the model that was exported.
+
+    Parameters
+    ----------
+    model : TransformerClassifier
+        The model to export; ``fit`` fits a copy of it, exports that and forgets it.
+    precision : str
+        ``int8``: a quarter of the size, several times as fast, with small differences. ``fp32``:
+        the same numbers but for rounding.
+    fallback : str, optional
+        Directory of a saved model that answers where the int8 answers come out differently; see
+        Notes. A relative path starts at the directory of this model.
+    random_state : int, optional
+        Seed of the model inside; None leaves it its own.
+
+    Notes
+    -----
+    int8 sums depend on the processor's instructions (VNNI or none). A saved int8 model holds its
+    answers to `PROBES` and the machine that gave them. Loading asks again: where a probability
+    differs by more than `TOLERANCE`, the fallback answers, with a warning, or loading fails.
+
+    int8 texts are answered one at a time: in a batch they would share the scales of a layer's
+    input, and a text's answer would depend on its neighbours.
+    """
+
+    kind: ClassVar[str] = "onnx"
+
+    def __init__(
+        self,
+        model: TextClassifier | None = None,
+        precision: str = "int8",
+        fallback: str | None = None,
+        random_state: int | None = None,
+    ) -> None:
+        self.model = model
+        self.precision = precision
+        self.fallback = fallback
+        self.random_state = random_state
+
+    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
+        """Fit the model inside and export it."""
+        self._check()
+        self._fit_inner(as_texts(X), list(y))
+        return self
+
+    @classmethod
+    def of(
+        cls, fitted: TextClassifier, *, precision: str = "int8", fallback: str | None = None
+    ) -> Self:
+        """Export a model that was fitted already."""
+        exported = cls(model=clone(fitted), precision=precision, fallback=fallback)
+        exported._check()
+        exported._take(fitted)
+        return exported
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether the fallback answers, because int8 answers come out differently here."""
+        return self._substitute is not None
+
+    _substitute: Any = None
+
+    def _check(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+
+    def _take(self, fitted: TextClassifier) -> None:
+        if not isinstance(fitted, TransformerClassifier):
+            raise ValueError(f"a model of kind {fitted.kind!r} is not exported; pass a transformer")
+        check_is_fitted(fitted)
+        pieces, kept = reachable(fitted._pieces)
+        graph = float_graph(fitted._network.model, kept, fitted.max_length)
+        if self.precision == "int8":
+            graph = int8_graph(graph)
+        self.classes_ = fitted.classes_
+        self._substitute = None
+        self._open(clone(fitted), pieces, graph.SerializeToString(deterministic=True))
+        self.machine_ = machine()
+        self.probes_ = self._answers_to_probes()
+
+    def _open(self, reader: Any, pieces: Any, content: bytes) -> None:
+        # An unfitted transformer, without a network, so that texts are read by the same lines.
+        self._reader = reader
+        self._reader._pieces = pieces
+        self._graph = Graph(content)
+
+    def _answers_to_probes(self) -> np.ndarray:
+        return self._proba([prepare(text) for text in PROBES])
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return softmax(self._logits(texts))
+
+    def _logits(self, texts: list[str]) -> np.ndarray:
+        if self._substitute is not None:
+            return np.asarray(self._substitute._logits(texts))
+        ids = self._reader._encode(texts)
+        lengths = np.array([len(row) for row in ids])
+        logits = np.empty((len(ids), len(self.classes_)))
+        for batch in by_length(lengths, 1 if self.precision == "int8" else _ROWS):
+            table, mask = padded([ids[row] for row in batch], self._reader._pieces.pad_id)
+            logits[batch] = self._graph(ids=table, mask=mask)
+        return logits
+
+    def _dump(self, directory: Path) -> dict[str, Any]:
+        (directory / "model.onnx").write_bytes(self._graph.content)
+        save_packed(self._reader._pieces, directory)
+        return {
+            "model": {"kind": self._reader.kind, "params": self._reader.get_params(deep=False)},
+            "machine": self.machine_,
+            "probes": self.probes_.tolist(),
+        }
+
+    def _restore(self, directory: Path, state: dict[str, Any]) -> None:
+        told = state["model"]
+        self.model = get_model(told["kind"], **told["params"])
+        content = (directory / "model.onnx").read_bytes()
+        self._open(clone(self.model), load_packed(directory), content)
+        self.machine_ = state["machine"]
+        self.probes_ = np.array(state["probes"])
+        if self.precision == "int8":
+            self._compare(directory)
+
+    def _compare(self, directory: Path) -> None:
+        """Ask the probes again, and turn to the fallback where the answers differ."""
+        gap = float(np.abs(self._answers_to_probes() - self.probes_).max())
+        if gap <= TOLERANCE:
+            return
+        what = (
+            f"{directory}: int8 answers differ on this machine by up to {gap:.2f} of probability, "
+            f"{TOLERANCE} is allowed (made on {_named(self.machine_)}, this is "
+            f"{_named(machine())})"
+        )
+        if self.fallback is None:
+            raise ModelError(
+                f"{what}. Export again here, OnnxClassifier.of(model, precision='int8'), "
+                "or load the fp32 model"
+            )
+        substitute = load_model(directory / Path(self.fallback).expanduser())
+        if substitute.classes_.tolist() != self.classes_.tolist():
+            raise ModelError(f"{self.fallback}: its classes are not those of {directory}")
+        self._substitute = substitute
+        warnings.warn(f"{what}. {self.fallback} answers instead", stacklevel=2)
+
+
+def _named(told: dict[str, Any]) -> str:
+    return f"{told['model'] or 'an unknown processor'} with {' '.join(told['flags']) or 'no flags'}"
+
+
+class _HasLogits(Protocol):
+    def _logits(self, texts: list[str]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near the answers of two models are.
+
+    ``largest`` is the largest absolute difference of a logit, ``agreement`` the share of texts
+    with the same label, and ``n`` the number of texts.
+    """
+
+    largest: float
+    agreement: float
+    n: int
+
+
+def parity(model: _HasLogits, other: _HasLogits, texts: Iterable[str]) -> Parity:
+    """Compare two models with the same classes, such as one and its export, on texts.
+
+    Raises
+    ------
+    ValueError
+        No texts.
+    """
+    read = [prepare(text) for text in as_texts(texts)]
+    if not read:
+        raise ValueError("texts is empty; pass at least one")
+    one, two = model._logits(read), other._logits(read)
+    same = one.argmax(axis=1) == two.argmax(axis=1)
+    return Parity(float(np.abs(one - two).max()), float(same.mean()), len(read))

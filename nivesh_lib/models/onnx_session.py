@@ -1,0 +1,57 @@
+"""An ONNX graph that answers, on ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+
+class Graph:
+    """A graph, as the bytes of its file, and the session that runs it.
+
+    Parameters
+    ----------
+    content : bytes
+        Of an ``.onnx`` file without external data.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self._session = _session(content)
+        self._types = {put.name: _NUMPY[put.type] for put in self._session.get_inputs()}
+
+    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+        """Return the graph's output for arrays named as its inputs, cast to their types."""
+        fed = {name: value.astype(self._types[name], copy=False) for name, value in inputs.items()}
+        return np.asarray(self._session.run(None, fed)[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles take the bytes along and make a session of their own."""
+        return Graph, (self.content,)
+
+
+_NUMPY = {"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(float)": np.float32}
+
+
+def _session(content: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.inter_op_num_threads = 1  # the graph is a chain
+    options.enable_mem_pattern = False  # plans memory by shape, and every length is another shape
+    options.log_severity_level = 3
+    # Without VNNI, sums of products of signed 8-bit weights can overflow; this avoids it.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def threads() -> int:
+    """Return how many threads to use, 0 for one a core: NIVESH_THREADS, else OMP_NUM_THREADS."""
+    for variable in ("NIVESH_THREADS", "OMP_NUM_THREADS"):
+        given = os.environ.get(variable, "")
+        if given.isdigit():
+            return int(given)
+    return 0
