@@ -311,7 +311,9 @@ _UPI_SURE = _address(
     rf"(?![^\W_]|\.(?:com|co|in)\b)|@[a-z0-9.]+\.npci{_WHOLE}"
 )
 _MAILER_PARTS = ("mail", "yahoo", "outlook", "rediff", "icloud", "proton")  # one is in each name
-_OTHER_CASES = frozenset("İıſK")  # what re.I takes for i, s and k, and str.lower does not
+_OTHER_CASES = frozenset(
+    "\u0130\u0131\u017f\u212a"
+)  # what re.I takes for i, s and k, and str.lower does not
 _NO_HANDLE = re.compile(
     "all|any|best|close|cmp|discount|high|home|least|low|ltp|market|mkt|most|nav|office|open|par"
     "|premium|price|rate|school|the|work",

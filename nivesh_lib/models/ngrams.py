@@ -77,7 +77,7 @@ def _counted(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _names(vectorizer: TfidfVectorizer) -> dict[str, int]:
-    """Return the number of each n-gram; one that was given its vocabulary copies it on first use."""
+    """Return the number of each n-gram; a vocabulary that was given is copied on first use only."""
     return getattr(vectorizer, "vocabulary_", vectorizer.vocabulary)
 
 

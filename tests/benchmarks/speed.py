@@ -56,8 +56,9 @@ def repeated(measure: Callable[[], float], n: int) -> list[float]:
 def single_queries(n_rounds: int = 12) -> list[tuple[float, float]]:
     """Return the median seconds of a query in each round: our TF-IDF model, a plain pipeline.
 
-    Seconds of the processor, so that what else runs counts little. Both have the same rows and kinds of n-grams; ours also takes out personal data and reads
-    Hindi words in English. No query is among the rows, and each is asked once.
+    Seconds of the processor, so that what else runs counts little. Both have the same rows and
+    kinds of n-grams; ours also takes out personal data and reads Hindi words in English. No query
+    is among the rows, and each is asked once.
     """
     from nivesh_lib.data.versions import load_dataset
     from nivesh_lib.models.tfidf import TfidfClassifier
