@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +54,18 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file of --output.")
     ] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Queries that the model is given at once.")
+    ] = 32,
+    progress: Annotated[
+        bool | None,
+        typer.Option(
+            "--progress/--no-progress",
+            help="Show a bar on standard error; default: where it is a terminal, and the answers "
+            "to a FILE go elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -72,10 +85,18 @@ def predict(
         raise typer.BadParameter("--text and --delimiter are for a FILE with columns")
     if output and input_ and _same(output, input_):
         raise typer.BadParameter(f"--output {output}: is the input; name another file")
+    if progress is None:
+        progress = input_ is not None and sys.stderr.isatty() and not _shown(output)
     queries = _queries(texts or [], input_, text, delimiter)
+    # A person who types gets an answer to every line.
+    window = 1 if input_ == STDIN and sys.stdin.isatty() else None
     with _sink(output, overwrite) as write:
-        for line in _lines(queries, _load(model), as_json):
-            write(line)
+        asked, kept = itertools.tee(queries)
+        answers = _load(model).predict_batch(
+            (query.text for query in asked), batch_size, window=window, progress=progress
+        )
+        for answer, query in zip(answers, kept, strict=True):
+            write(_line(answer, query, as_json))
 
 
 def answers(texts: list[str], model: Path) -> list[dict[str, Any]]:
@@ -98,30 +119,27 @@ def _same(output: Path, input_: str) -> bool:
     return output.exists() and Path(input_).exists() and output.samefile(input_)
 
 
+def _shown(output: Path | None) -> bool:
+    """Whether the answers appear on a terminal, where a bar would get between them."""
+    return output is None and sys.stdout.isatty()
+
+
 def _queries(
     texts: list[str], input_: str | None, text: str | None, delimiter: str | None
-) -> Iterator[list[Query]]:
-    """Return the queries in blocks; a person who types gets an answer to every line."""
-    from nivesh_lib.data.queries import BLOCK, Query, blocks, query_lines, read_queries
+) -> Iterator[Query]:
+    from nivesh_lib.data.queries import Query, query_lines, read_queries
 
     if input_ is None:
-        return blocks(Query(text, {}) for text in texts)
+        return (Query(text, {}) for text in texts)
     if input_ == STDIN:
-        lines = query_lines("standard input", sys.stdin.buffer)
-        return blocks(lines, 1 if sys.stdin.isatty() else BLOCK)
-    return blocks(read_queries(input_, text, delimiter=delimiter))
+        return query_lines("standard input", sys.stdin.buffer)
+    return read_queries(input_, text, delimiter=delimiter)
 
 
-def _lines(queries: Iterable[list[Query]], predictor: Predictor, as_json: bool) -> Iterator[str]:
-    """Yield the answers to each block, one a line."""
-    for block in queries:
-        answered = predictor.predict([query.text for query in block])
-        yield "\n".join(
-            json.dumps({**answer, **query.origin}, ensure_ascii=False)
-            if as_json
-            else as_line(answer)
-            for answer, query in zip(answered, block, strict=True)
-        )
+def _line(answer: dict[str, Any], query: Query, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({**answer, **query.origin}, ensure_ascii=False)
+    return as_line(answer)
 
 
 @contextlib.contextmanager

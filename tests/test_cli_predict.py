@@ -60,6 +60,27 @@ def test_answers_do_not_depend_on_blocks(tmp_path, model):
     assert [a["row"] for a in answers] == list(range(1, 601))
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_answers_do_not_depend_on_the_batch_size(tmp_path, model, size):
+    (tmp_path / "q.txt").write_text("\n".join(X * 30))
+    arguments = ["--input", tmp_path / "q.txt", "--model", model, "--json"]
+    done = predict(*arguments, "--batch-size", size)
+    assert answered(done.output) == answered(predict(*arguments).output)
+
+
+def test_a_batch_holds_at_least_one_query(tmp_path, model):
+    done = predict("tax?", "--model", model, "--batch-size", 0)
+    assert done.exit_code == 2 and "--batch-size" in done.output
+
+
+def test_a_bar_is_shown_on_request_and_answers_stay_as_they_are(tmp_path, model):
+    (tmp_path / "q.txt").write_text("\n".join(X * 30))
+    arguments = ["--input", tmp_path / "q.txt", "--model", model]
+    plain, with_bar = predict(*arguments), predict(*arguments, "--progress")
+    assert plain.stderr == "" and "queries" in with_bar.stderr
+    assert plain.stdout == with_bar.stdout and len(plain.stdout.splitlines()) == 120
+
+
 def test_answers_appear_while_the_input_is_still_open(model):
     process = started("--input", "-", "--model", model, "--json")
     process.stdin.write("tax?\n" * 256)

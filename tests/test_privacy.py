@@ -116,6 +116,7 @@ FOUND = [
     ("rahul at gmail dot com", "[EMAIL]"),
     ("rahul [at] gmail [dot] com", "[EMAIL]"),
     ("rahul @ gmail.com ya rahul@gmail", "[EMAIL] ya [EMAIL]"),
+    ("rahul at gma\x07il dot com, asha at ymaıl dot com", "[EMAIL], [EMAIL]"),
     # phone
     ("call 9876543210", "call [PHONE]"),
     ("+91 98765 43210", "[PHONE]"),
@@ -477,6 +478,69 @@ def test_findings_are_ordered_apart_and_rebuild_the_output(text):
     tags = [f"[{found.kind}]" for found in findings] + [""]
     assert ends == sorted(ends) and all(found.start < found.end for found in findings)
     assert anonymize_query(text) == "".join(a + b for a, b in zip(kept, tags, strict=True))
+
+
+# --- no pattern is spared that would have matched ---------------------------------
+
+
+def every_candidate(view: str):
+    """All patterns on any text, in the order of `privacy._candidates`."""
+    p, spans, checked = privacy, privacy._spans, privacy._checked
+    yield from p._gstins(view)
+    yield from p._upis(view)
+    yield from spans(view, "EMAIL", p._EMAIL, p._EMAIL_BARE, p._EMAIL_SPELT)
+    yield from spans(view, "AADHAAR", p._AADHAAR_WORD)
+    yield from p._pans(view)
+    yield from spans(view, "", p._REFERENCE, p._FOLIO, p._BANK_CODE)
+    yield from p._accounts(view)
+    yield from checked(view, "CARD", p._luhn, p._CARD_LONG, p._CARD)
+    yield from checked(view, "AADHAAR", p._verhoeff, p._AADHAAR)
+    yield from spans(view, "IFSC", p._IFSC, p._IFSC_WORD, p._IFSC_OTHER)
+    yield from p._phones(view)
+
+
+def assert_nothing_is_missed(text: str) -> None:
+    found = find_pii(text)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(privacy, "_candidates", every_candidate)
+        assert find_pii(text) == found
+
+
+@pytest.mark.parametrize("text", [text for text, _ in FOUND] + KEPT)
+def test_skipped_patterns_would_have_found_nothing(text):
+    assert_nothing_is_missed(text)
+
+
+# fmt: off
+more_pieces = st.one_of(pieces, st.sampled_from([
+    "1234", "5", "2 3 4 5", "29", "ABCPE 1234 F", "A B C P E 1 2 3 4 F", "hdfc0cagsbk", "ifsc ",
+    "HDFC 0", "₹", "½", "\u0131", "\u017f", "\u212a", " at gma\u0131l dot com", "outlook", "é",
+    "६७", "९८७६५", "①", "\x07", "UTR ", "A", "F", "Z",
+]))
+# fmt: on
+
+
+@settings(steady, max_examples=600)
+@given(st.one_of(st.text(max_size=60), st.lists(more_pieces, max_size=9).map("".join)))
+def test_skipped_patterns_would_have_found_nothing_in_random_text(text):
+    assert_nothing_is_missed(text)
+
+
+def test_letters_of_other_cases_are_known():
+    taken = {char for char in map(chr, range(128, 0x30000)) if re.match("[a-z]", char, re.I)}
+    assert taken == privacy._OTHER_CASES
+
+
+def test_every_mail_service_has_one_of_the_telling_parts():
+    names = privacy._MAILER.removeprefix("(?:").removesuffix(")").split("|")
+    assert all(any(part in name for part in privacy._MAILER_PARTS) for name in names)
+
+
+@pytest.mark.parametrize("text", ["plain ASCII", "₹50 – ½", "a\u200bb ﬁ é", "tab\tbell\x07"])
+def test_each_character_of_a_view_comes_from_its_place(text):
+    view, index = privacy._view(text)
+    folded = "".join(privacy._fold(text[at]) for at in index)
+    assert view == folded == "".join(map(privacy._fold, text))
 
 
 # --- the surface ----------------------------------------------------------------

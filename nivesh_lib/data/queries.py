@@ -31,7 +31,7 @@ from nivesh_lib.data.tables import (
 from nivesh_lib.errors import DataError
 
 KINDS = {".txt": "txt", **EXTENSIONS}
-BLOCK = 256  # texts that a model is given at once
+_ROWS = 256  # of a Parquet file that are read at once
 
 Rows = Iterator[tuple[int | None, dict[str, Any]]]  # the line where known, and the cells
 
@@ -68,23 +68,6 @@ def query_lines(name: object, lines: Iterable[bytes]) -> Iterator[Query]:
     """Take every line, blank ones too, as one text; ``name`` is for messages."""
     for row, line in enumerate(decoded_lines(name, lines), start=1):
         yield Query(line.removesuffix("\n").removesuffix("\r"), {"row": row})
-
-
-def blocks(queries: Iterable[Query], size: int = BLOCK) -> Iterator[list[Query]]:
-    """Yield up to ``size`` at a time; what comes before a refused row is yielded first."""
-    block: list[Query] = []
-    try:
-        for query in queries:
-            block.append(query)
-            if len(block) == size:
-                yield block
-                block = []
-    except DataError:
-        if block:
-            yield block
-        raise
-    if block:
-        yield block
 
 
 def _bytes_lines(path: Path) -> Iterator[bytes]:
@@ -160,7 +143,7 @@ def _parquet_rows(path: Path, column: str, _: str) -> Rows:
         require_column(path, columns, column, "--text")
         return [name for name in columns if name in (column, "id")]
 
-    for batch in parquet_batches(path, wanted, BLOCK):
+    for batch in parquet_batches(path, wanted, _ROWS):
         for cells in batch.to_pylist():
             yield None, cells
 

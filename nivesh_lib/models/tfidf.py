@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from nivesh_lib.models.base import TextClassifier, as_training
 from nivesh_lib.models.hinglish import extended
 from nivesh_lib.models.linear import linear_weights, softmax
+from nivesh_lib.models.ngrams import LinearNgrams
 
 
 class TfidfClassifier(TextClassifier):
@@ -94,15 +95,17 @@ class TfidfClassifier(TextClassifier):
         ).fit(features, labels)
         self.classes_ = linear.classes_
         self.coef_, self.intercept_ = linear_weights(linear)
+        self._ngrams = LinearNgrams(self.vectorizers_.values(), self.coef_)
         return self
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         return softmax(self._logits(texts))
 
     def _logits(self, texts: list[str]) -> np.ndarray:
-        read = self._read(texts)
-        features = sp.hstack([v.transform(read) for v in self.vectorizers_.values()], format="csr")
-        return np.asarray(features @ self.coef_.T + self.intercept_, dtype=np.float64)
+        scores = np.empty((len(texts), len(self.classes_)))
+        for row, text in zip(scores, self._read(texts), strict=True):
+            row[:] = self._ngrams.scores(text)
+        return scores + self.intercept_
 
     def _read(self, texts: list[str]) -> list[str]:
         return [extended(text) for text in texts] if self.glosses else texts
@@ -137,3 +140,4 @@ class TfidfClassifier(TextClassifier):
             vectorizer.vocabulary = {term: i for i, term in enumerate(vocabularies[name])}
             vectorizer.idf_ = tensors[f"idf_{name}"]
         self.coef_, self.intercept_ = tensors["coef"], tensors["intercept"]
+        self._ngrams = LinearNgrams(self.vectorizers_.values(), self.coef_)

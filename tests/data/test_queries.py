@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 
-from nivesh_lib.data.queries import blocks, query_lines, read_queries
+from nivesh_lib.data.queries import query_lines, read_queries
 from nivesh_lib.errors import DataError
 
 ROWS = [
@@ -138,9 +138,10 @@ def test_what_no_row_can_mend_is_refused_before_the_first_is_read(tmp_path, name
         read_queries(tmp_path / name, **options)
 
 
-def test_a_block_reads_no_further_than_its_last_line():
+def test_a_line_is_read_when_its_turn_comes():
     source = iter([b"one\n", b"two\n", b"three\n"])
-    assert [query.text for query in next(blocks(query_lines("x", source), 2))] == ["one", "two"]
+    queries = query_lines("x", source)
+    assert [next(queries).text, next(queries).text] == ["one", "two"]
     assert next(source) == b"three\n"
 
 
@@ -151,18 +152,7 @@ def test_a_file_of_many_rows_takes_no_more_memory_than_a_few(tmp_path, ending):
     path = write(tmp_path, ending, [{"query": "how to save tax " * 20}] * 20_000)
     assert path.stat().st_size > 6_000_000
     tracemalloc.start()
-    read = sum(len(block) for block in blocks(read_queries(path)))
+    read = sum(1 for _ in read_queries(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert read == 20_000 and peak < 1_000_000
-
-
-def test_what_comes_before_a_bad_row_is_a_block_of_its_own():
-    def source():
-        yield from "abc"
-        raise DataError("the fourth")
-
-    found = blocks(source(), 2)
-    assert [next(found), next(found)] == [["a", "b"], ["c"]]
-    with pytest.raises(DataError, match="the fourth"):
-        next(found)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from nivesh_lib.models.hinglish import extended, glossary, glossed
+from nivesh_lib.models.hinglish import _WORD, extended, glossary, glossed
 
 
 def test_hindi_words_are_read_in_english_and_the_rest_stays():
@@ -33,3 +35,9 @@ def test_each_form_is_listed_once_in_small_letters_and_names_no_product():
     assert not set(sure) & set(mixed)
     assert all(form.isascii() and form.isalpha() and form.islower() for form in sure | mixed)
     assert not {"sip", "emi", "ppf", "nps", "upi", "pan", "fd", "lakh", "gst"} & set(sure | mixed)
+
+
+def test_words_are_of_the_letters_that_any_case_of_a_to_z_has():
+    every = list(map(chr, range(0x30000)))
+    taken = [char for char in every if re.match("[a-z]", char, re.IGNORECASE)]
+    assert [char for char in every if _WORD.match(char)] == taken
