@@ -36,7 +36,7 @@ from nivesh_lib.reporting.tables import (
 )
 
 # A model's own record may have these too.
-KEYS = (*JUDGED, "folds", "repeats", "learning", "over_time", "temporal")
+KEYS = (*JUDGED, "folds", "repeats", "learning", "over_time", "temporal", "crossed")
 _MOST = 12  # rows of a table of findings, the first of which matter most
 
 
@@ -286,6 +286,28 @@ def _segments(record: Record) -> Part | None:
     )
 
 
+def _crossed(record: Record) -> Part | None:
+    """Return combinations of segments; a row's texts name what meets."""
+    rows = [row for row in rows_of(record, "crossed") if interval(row, "accuracy") and _meets(row)]
+    cells = [
+        (Cell(_meets(row)), count(row, "rows", "n"), share(interval(row, "accuracy")))
+        for row in rows
+    ]
+    made = table(("Who", "Queries", "Right, of 100"), cells)
+    if made is None:
+        return None
+    return Part(
+        title="Where segments meet",
+        table=made,
+        note="The lowest first. Each interval stands for itself: of many, the lowest is low by "
+        "chance too.",
+    )
+
+
+def _meets(row: Row) -> str:
+    return ", ".join(value for value in row.values() if isinstance(value, str))
+
+
 def _who(row: Row) -> str:
     """Return a segment's name as it is said: ``income_segment=low`` is income segment: low."""
     return text(row, "slice", "segment", "group").replace("_", " ").replace("=", ": ")
@@ -481,6 +503,7 @@ _BUILDERS: dict[str, _Builder] = {
     "routing": _routing,
     "gaps": _gaps,
     "segments": _segments,
+    "crossed": _crossed,
     "flips": _flips,
     "behaviour": _behaviour,
     "help": _help,
@@ -497,7 +520,7 @@ _SECTIONS: tuple[tuple[str, str, tuple[_Builder, ...]], ...] = (
     ("time", "Does it hold over time?", (stability.over_time, stability.temporal)),
     ("confidence", "Can its confidence be trusted?", (_calibration,)),
     ("handover", "What is handed over to a person?", (_routing,)),
-    ("segments", "For whom does it fail?", (_gaps, _segments, _flips)),
+    ("segments", "For whom does it fail?", (_gaps, _segments, _crossed, _flips)),
     ("behaviour", "Which behaviours fail?", (_behaviour,)),
     ("errors", "Where it errs, and what would help", (_help, _overlaps, _flipped, _leaks)),
 )

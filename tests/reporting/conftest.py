@@ -11,7 +11,7 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from nivesh_lib.evaluation.behaviour import behaviour
-from nivesh_lib.evaluation.bias import accuracy_gaps, flip_rates, gap_table, segment_scores
+from nivesh_lib.evaluation.bias import accuracy_gaps, crossed, flip_rates, gap_table, segment_scores
 from nivesh_lib.evaluation.calibration import brier, cross_fitted_temperature
 from nivesh_lib.evaluation.comparison import compare
 from nivesh_lib.evaluation.crossval import predicted_labels, probabilities
@@ -95,6 +95,7 @@ def record():
         "gaps": gap_table(accuracy_gaps(predicted["good"] == frame["intent"], masks)).to_dict(
             "records"
         ),
+        "crossed": crossed(frame, oof["good"], ["language", "income_segment"]).to_dict("records"),
         "flips": flip_rates(oof["good"], probes).to_dict("records"),
         "behaviour": [
             {"model": name, **row}

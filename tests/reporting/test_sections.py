@@ -58,7 +58,7 @@ ODD += [{"models": [], "champion": 1}, [{"rank": "1", "model": "good", "differen
     [
         *("comparison", "folds", "calibration", "routing", "segments", "gaps", "flips"),
         *("behaviour", "overlaps", "flipped", "help"),
-        *("repeats", "learning", "over_time", "temporal"),
+        *("repeats", "learning", "over_time", "temporal", "crossed"),
     ],
 )
 def test_an_odd_table_costs_no_other_one(record, key, odd):
@@ -71,7 +71,7 @@ def test_an_odd_table_costs_no_other_one(record, key, odd):
     "key",
     [
         *("calibration", "gaps", "flips", "behaviour", "overlaps", "help"),
-        *("repeats", "learning", "over_time", "temporal"),
+        *("repeats", "learning", "over_time", "temporal", "crossed"),
     ],
 )
 def test_a_row_without_numbers_breaks_nothing(record, key):
@@ -131,6 +131,12 @@ def test_sure_gaps_are_named_and_those_that_cannot_be_told_counted(record):
     unsure = {**gap, "segment": "language=en", "verdict": "cannot tell", "detectable": float("nan")}
     told = by_id({**record, "gaps": [gap, unsure]})["segments"].parts[0]
     assert told.said == ("Sure gaps: language: hi. For 1 of 2 these rows cannot tell.",)
+
+
+def test_combinations_of_segments_are_named_by_what_meets(record):
+    part = by_id(record)["segments"].parts[2]
+    assert part.title == "Where segments meet" and len(part.table.rows) == 6
+    assert part.table.rows[0][0].text == "en, high"
 
 
 def test_behaviours_of_the_best_model_stand_beside_those_of_the_others(record):
