@@ -141,7 +141,7 @@ data_app.command()(review)
 @data_app.command()
 def add(
     name: Annotated[str, typer.Argument(help="The dataset: small letters, digits, - and _.")],
-    version: Annotated[str, typer.Option(help="The new version; 0.x.y is a draft.")],
+    version: Annotated[str, typer.Option(help="Newer than what it extends; 0.x.y is a draft.")],
     file: Annotated[
         Path | None,
         typer.Argument(help="CSV, JSON, JSON Lines or Parquet; not needed with --review."),

@@ -31,6 +31,8 @@ from nivesh_lib.records import fits
 from nivesh_lib.reproducibility import committed
 
 START = "0" * 64  # what the first line follows
+# A ledger cannot tell the two apart: scores are written last.
+NO_SCORES = "no scores: it is still judging, or ended before there were any"
 _OPENING = dict.fromkeys(
     ("timestamp", "who", "why", "reason", "commit", "model", "model_hash", "data", "sha256"), str
 ) | {"rows": int}
@@ -42,7 +44,8 @@ class Opening:
     """One opening of the held-out rows of one data version.
 
     ``number`` counts the openings of this data version, ``of_model`` those of them for this
-    model, from 1. ``scores`` is None where the process ended before it had any.
+    model, from 1. ``scores`` is None while the process still judges, and for good where it ended
+    before it had any.
     """
 
     id: str

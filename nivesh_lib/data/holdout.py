@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 # Private, since no public function returns both sides of the split.
 from nivesh_lib.data.versions import _read_sides, resolve
 from nivesh_lib.errors import HoldoutError
-from nivesh_lib.ledger import Opening, openings, writing
+from nivesh_lib.ledger import NO_SCORES, Opening, openings, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +119,7 @@ def _refuse_repetition(known: list[Opening], data: str, model_hash: str, reason:
     if not same or reason.strip():
         return
     last = same[-1]
-    scored = "" if last.scores is not None else ", which ended without scores"
+    scored = "" if last.scores is not None else f" ({NO_SCORES})"
     raise HoldoutError(
         f"The holdout of {data} was opened for model {model_hash[:8]} before: "
         f"{last.timestamp} by {last.who}{scored}. A second look needs a reason, which the ledger "

@@ -68,8 +68,8 @@ def publish(
 ) -> DataVersion:
     """Write a new version, whole or not at all, and return it.
 
-    Numbers: PATCH for corrected rows, MINOR for added ones, MAJOR, which is demanded, for other
-    labels.
+    Other labels demand a new MAJOR number. Else any newer number will do; by custom MINOR counts
+    added rows and PATCH corrected ones.
 
     Parameters
     ----------

@@ -77,19 +77,6 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(number)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line, under a lock, and return when it is on disk."""
-    try:
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        _sync(path.parent)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
-
-
 @contextlib.contextmanager
 def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
     """Open a text file that appears under its name when the block ends, and only if it ends well.

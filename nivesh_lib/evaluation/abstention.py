@@ -6,7 +6,6 @@ have a true label; queries that belong to no label are outside, and acting on on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from scipy.stats import norm, rankdata
 from sklearn.linear_model import LogisticRegression
 
 from nivesh_lib.evaluation.crossval import aligned, predicted_labels, probabilities
-from nivesh_lib.evaluation.metrics import Estimate, _percentile, _resampled, wilson
+from nivesh_lib.evaluation.metrics import Estimate, share_of, wilson
 
 ACCEPTED = 0.95  # share of in-scope queries that must be acted on
 
@@ -107,35 +106,6 @@ def risk_coverage(certainty: np.ndarray, right: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def risk_coverage_area(
-    certainty: np.ndarray, right: np.ndarray, *, n_boot: int = 1000, seed: int = 42
-) -> Estimate:
-    """Return the mean risk over all coverages, AURC (Geifman and El-Yaniv 2017), lower is better.
-
-    Rows with equal certainty count as if in random order. The interval is a percentile bootstrap
-    over rows.
-    """
-    sure, correct = _checked(certainty, right)
-    value = float(_areas(sure[None, :], correct[None, :])[0])
-    draws = _resampled(len(sure), 1, n_boot, seed)
-    low, high = _percentile(np.concatenate([_areas(sure[rows], correct[rows]) for rows in draws]))
-    return Estimate(value, low, high, len(sure))
-
-
-def _areas(certainty: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the AURC of each row of (draws, n) arrays."""
-    order = np.argsort(-certainty, axis=1, kind="stable")
-    sure, wrong = (np.take_along_axis(a, order, axis=1) for a in (certainty, 1.0 - right))
-    # Inside a run of equal certainties every row is as wrong as the run is on average.
-    starts = np.ones(sure.shape, dtype=bool)
-    starts[:, 1:] = np.diff(sure, axis=1) != 0
-    run = np.cumsum(starts.ravel()) - 1
-    mean = np.bincount(run, wrong.ravel()) / np.bincount(run)
-    return (mean[run].reshape(sure.shape).cumsum(axis=1) / np.arange(1, sure.shape[1] + 1)).mean(
-        axis=1
-    )
-
-
 def _checked(certainty: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sure, correct = np.asarray(certainty, dtype=float), np.asarray(right, dtype=float)
     if sure.shape != correct.shape or sure.ndim != 1 or not len(sure):
@@ -172,38 +142,6 @@ def threshold_accepting(inside: np.ndarray, accepted: float = ACCEPTED) -> float
     return float(ordered[int(np.floor((1 - accepted) * len(ordered) + 1e-9))])
 
 
-def outside_recall(
-    inside: np.ndarray,
-    outside: np.ndarray,
-    *,
-    accepted: float = ACCEPTED,
-    n_boot: int = 2000,
-    seed: int = 42,
-) -> Estimate:
-    """Return the share of rows outside that is handed over while ``accepted`` of those inside pass.
-
-    The interval is a percentile bootstrap over both, since the threshold rests on a sample too;
-    where all or no rows outside are caught it is Wilson's.
-    """
-    first, second = _both(inside, outside)
-    value = float((second < threshold_accepting(first, accepted)).mean())
-    if value in (0.0, 1.0):
-        return Estimate(value, *wilson(value, len(second)), len(second))
-    at = int(np.floor((1 - accepted) * len(first) + 1e-9))
-    drawn = []
-    pairs = (_resampled(len(part), 1, n_boot, seed + k) for k, part in enumerate((first, second)))
-    for of_first, of_second in zip(*map(_rejoined, pairs), strict=True):
-        bounds = np.partition(first[of_first], at, axis=1)[:, at]
-        drawn.append((second[of_second] < bounds[:, None]).mean(axis=1))
-    return Estimate(value, *_percentile(np.concatenate(drawn)), len(second))
-
-
-def _rejoined(blocks: Any) -> list[np.ndarray]:
-    """Return draws in blocks of 100, so that those of two samples go together."""
-    drawn = np.concatenate([np.asarray(block, dtype=np.int32) for block in blocks])
-    return [drawn[start : start + 100] for start in range(0, len(drawn), 100)]
-
-
 def _both(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(inside, dtype=float), np.asarray(outside, dtype=float)
     if not len(first) or not len(second):
@@ -212,26 +150,6 @@ def _both(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 # --- the line --------------------------------------------------------------------
-
-
-def expected_cost(
-    certainty: np.ndarray,
-    right: np.ndarray,
-    threshold: float,
-    *,
-    costs: Costs,
-    weight: np.ndarray | None = None,
-) -> float:
-    """Return the mean cost of a query; rows outside count as not ``right``.
-
-    Parameters
-    ----------
-    weight : array (n,), optional
-        How much each row counts, such as to make rows outside as frequent as in traffic.
-    """
-    sure, correct = _checked(certainty, right)
-    paid = np.where(sure >= threshold, costs.wrong_route * (1 - correct), costs.hand_over)
-    return float(np.average(paid, weights=weight))
 
 
 def cheapest_threshold(
@@ -413,10 +331,10 @@ def cross_fitted_routing(
         threshold,
         threshold_95,
         float(paid),
-        _share(by_row["passed"]),
-        _share(1 - without["passed"]),
-        _share(by_row["passed_95"]),
-        _share(1 - without["passed_95"]),
+        share_of(by_row["passed"].to_numpy()),
+        share_of(1 - without["passed"].to_numpy()),
+        share_of(by_row["passed_95"].to_numpy()),
+        share_of(1 - without["passed_95"].to_numpy()),
         by_kind[["rows", "recall", "recall_95"]].reset_index(),
     )
 
@@ -466,8 +384,3 @@ def _tried(rows: pd.DataFrame, line: _Line, costs: Costs, kind: str, outside: in
         },
         index=rows.index,
     )
-
-
-def _share(passed: Sequence[float] | pd.Series) -> Estimate:
-    value = float(np.mean(passed))
-    return Estimate(value, *wilson(value, len(passed)), len(passed))

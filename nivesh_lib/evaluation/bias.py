@@ -24,7 +24,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from nivesh_lib.evaluation.behaviour import changed
 from nivesh_lib.evaluation.crossval import predicted_labels, probabilities
-from nivesh_lib.evaluation.metrics import Estimate, share_of
+from nivesh_lib.evaluation.metrics import Estimate, share_of, wilson
 from nivesh_lib.evaluation.probes import CASUAL, INTRODUCED, POLITE, VIEW, answers
 from nivesh_lib.evaluation.slices import MIN_ROWS, by_slice
 
@@ -118,20 +118,37 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def crossed(frame: pd.DataFrame, oof: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return rows, accuracy and macro-F1 for each combination of values of several columns.
+    """Return the scores of each combination of values of several columns.
 
     A segment can do well on the whole and badly where it meets another (Fairlearn's
-    MetricFrame). Combinations of fewer than ``MIN_ROWS`` rows are left out.
+    MetricFrame).
+
+    Returns
+    -------
+    DataFrame
+        The columns; rows, accuracy with its Wilson interval (``_low``, ``_high``), macro_f1.
+        Combinations of fewer than ``MIN_ROWS`` rows are left out; empty where none is left, or
+        where the frame lacks one of the columns.
     """
     true, predicted, _ = _judged(frame, oof)
-    missing = frame[list(columns)].isna().any(axis=1).to_numpy()
+    names = list(columns)
+    whole = frame.reindex(columns=names).notna().all(axis=1).to_numpy()
+    if not whole.any():
+        return pd.DataFrame(columns=[*names, *_OF_CROSSED])
     table = MetricFrame(
         metrics={"rows": count, "accuracy": accuracy_score, "macro_f1": _macro_f1},
-        y_true=true[~missing],
-        y_pred=predicted[~missing],
-        sensitive_features=frame.loc[~missing, list(columns)].astype(str),
+        y_true=true[whole],
+        y_pred=predicted[whole],
+        sensitive_features=frame.loc[whole, names].astype(str),
     ).by_group
-    return table[table["rows"] >= MIN_ROWS].astype({"rows": int}).reset_index()
+    table = table[table["rows"] >= MIN_ROWS].astype({"rows": int}).reset_index()
+    pairs = zip(table["accuracy"], table["rows"], strict=True)
+    ends = np.array([wilson(float(share), int(n)) for share, n in pairs]).reshape(-1, 2)
+    table[["accuracy_low", "accuracy_high"]] = ends
+    return table[[*names, *_OF_CROSSED]]
+
+
+_OF_CROSSED = ("rows", "accuracy", "accuracy_low", "accuracy_high", "macro_f1")
 
 
 def _macro_f1(y_true: Sequence[str], y_pred: Sequence[str]) -> float:

@@ -218,11 +218,6 @@ def brier(proba: pd.DataFrame, y: Column, *, n_boot: int = 2000, seed: int = 42)
     return _mean(((proba.to_numpy() - targets) ** 2).sum(axis=1), n_boot, seed)
 
 
-def log_loss(proba: pd.DataFrame, y: Column, *, n_boot: int = 2000, seed: int = 42) -> Estimate:
-    """Return the mean negative log-likelihood of the true label, in nats."""
-    return _mean(_losses(proba.to_numpy(), _columns_of(proba, y)), n_boot, seed)
-
-
 def _losses(proba: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(proba[np.arange(len(columns)), columns], SMALLEST, None))
 

@@ -138,21 +138,6 @@ def check_augmented(frame: pd.DataFrame) -> list[Leak]:
     return [Leak("augmented", message, _ids(frame, np.flatnonzero(made)))] if made.any() else []
 
 
-def check_order(
-    train: pd.DataFrame, test: pd.DataFrame, *, column: str = "created_at"
-) -> list[Leak]:
-    """Find training rows that are not older than the oldest test row of a temporal split.
-
-    Dates are ISO text of one form, so that they sort as text. Rows without one count as neither.
-    """
-    tested = test[column].dropna()
-    if tested.empty:
-        return []
-    late = np.flatnonzero((train[column] >= tested.min()).fillna(False))
-    message = f"Found {len(late)} training rows that are not older than the first test row"
-    return [Leak("order", message, _ids(train, late))] if len(late) else []
-
-
 # --- labels in the text ------------------------------------------------------------------------
 
 

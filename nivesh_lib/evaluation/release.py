@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.metrics import Column, Estimate, score, wilson
+from nivesh_lib.evaluation.metrics import Column, Estimate, score, share_of
 from nivesh_lib.evaluation.objectives import Judgement, Objective, judge_all
 from nivesh_lib.evaluation.slices import by_slice, masks_by_column, masks_by_tag
 from nivesh_lib.evaluation.summary import SLICE_COLUMNS
@@ -53,12 +53,6 @@ def overall(judged: Sequence[Judgement]) -> str:
     return next((s for s in ("not met", "undecided", "met") if s in found), "not judged")
 
 
-def share(mask: np.ndarray) -> Estimate:
-    """Return the share of True, with Wilson's interval (Wilson 1927)."""
-    found = float(np.mean(mask))
-    return Estimate(found, *wilson(found, len(mask)), len(mask))
-
-
 def turned_away(
     accepted: np.ndarray, accepted_out: np.ndarray, right: np.ndarray
 ) -> dict[str, Estimate]:
@@ -77,5 +71,5 @@ def turned_away(
         ``out_of_scope`` and ``in_scope``, the shares turned away, and
         ``accuracy_of_answered`` where any query in scope is answered.
     """
-    told = {"out_of_scope": share(~accepted_out), "in_scope": share(~accepted)}
-    return told | ({"accuracy_of_answered": share(right[accepted])} if accepted.any() else {})
+    told = {"out_of_scope": share_of(~accepted_out), "in_scope": share_of(~accepted)}
+    return told | ({"accuracy_of_answered": share_of(right[accepted])} if accepted.any() else {})

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.ledger import Opening, openings
+from nivesh_lib.ledger import NO_SCORES, Opening, openings
 from nivesh_lib.records import NUMBER, fits
 
 _ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
@@ -45,9 +45,9 @@ def _opened(dataset: str, of_it: Sequence[Opening]) -> str:
 
 
 def _scores_of(scores: Mapping[str, Any] | None) -> list[str]:
-    """Return the scores that have an interval, and the verdict; a crash leaves none."""
+    """Return the scores that have an interval, and the verdict."""
     if scores is None:
-        return ["no scores: it ended before there were any"]
+        return [NO_SCORES]
     told = [
         f"{_SCORE_NAMES.get(name, name)} {value['value']:.3f} "
         f"({value['low']:.3f} to {value['high']:.3f})"

@@ -11,7 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nivesh_lib.records import NUMBER, fits
+from nivesh_lib.reporting import stability
+from nivesh_lib.reporting.comparison import (
+    JUDGED,
+    Record,
+    Row,
+    comparison_of,
+    evaluation_of,
+    ranked,
+    rows_of,
+)
 from nivesh_lib.reporting.tables import (
     Cell,
     Part,
@@ -27,118 +36,9 @@ from nivesh_lib.reporting.tables import (
     text,
 )
 
-_KEYS = (
-    *("comparison", "calibration", "routing", "segments", "gaps", "flips", "behaviour"),
-    *("overlaps", "flipped", "leaks", "help"),
-)
-KEYS = (*_KEYS, "folds")  # a model's own record has folds too
+# A model's own record may have these too.
+KEYS = (*JUDGED, "folds", "repeats", "learning", "over_time", "temporal", "crossed")
 _MOST = 12  # rows of a table of findings, the first of which matter most
-_ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER}
-_COMPARISON = {
-    "metric": str,
-    "champion": str,
-    "n": int,
-    "pairs": int,
-    "alpha": NUMBER,
-    "sentence": str,
-    "models": [{"rank": str, "model": str}],
-}
-_RANKED = {"rank": str, "model": str}
-_ALPHA = 0.05
-_METRICS = {"macro_f1": "macro-F1"}
-_TIES = (
-    "Models that share a rank (=) cannot be told from the first of it: no difference shown, "
-    "which is no proof of none."
-)
-_APART = {"value": _ESTIMATE, "p_corrected": NUMBER, "differs": bool}
-
-Record = Mapping[str, Any]
-Row = Mapping[str, Any]
-
-
-def evaluation_of(results: Mapping[str, Record]) -> tuple[str, Record] | None:
-    """Return the step that evaluated the models together and its record, if one did."""
-    return next(((s, r) for s, r in results.items() if set(_KEYS) & set(r)), None)
-
-
-def comparison_of(results: Mapping[str, Record]) -> dict[str, Any] | None:
-    """Return how the models of a run compare, or None.
-
-    Returns
-    -------
-    dict
-        ``champion``, ``metric`` (empty where the record does not say), ``sentence``, ``note`` and
-        ``models``, each with ``rank``, ``model`` and ``to_champion``: None, or ``value``, ``low``,
-        ``high``, ``p`` (corrected) and ``differs``.
-    """
-    found = evaluation_of(results)
-    told: Any = found[1].get("comparison") if found else None
-    if fits(told, _COMPARISON) and all(_is_apart(m.get("to_champion")) for m in told["models"]):
-        return _whole(told)
-    if fits(told, [_RANKED]) and told:
-        return _from_rows(told)
-    return None
-
-
-def _is_apart(apart: Any) -> bool:
-    return apart is None or fits(apart, _APART)
-
-
-def _whole(told: Mapping[str, Any]) -> dict[str, Any]:
-    models = [
-        {
-            "rank": model["rank"],
-            "model": model["model"],
-            "to_champion": model.get("to_champion") and _flat(model["to_champion"]),
-        }
-        for model in told["models"]
-    ]
-    name = _METRICS.get(told["metric"], told["metric"])
-    pairs = told["pairs"]
-    note = (
-        f"Differences in {name} on the same {told['n']:,} queries, paired, with their 95 % "
-        f"interval; p is corrected for {pairs} pair{'s' * (pairs != 1)} of models (Holm). {_TIES}"
-    )
-    return {
-        "champion": told["champion"],
-        "metric": name,
-        "sentence": told["sentence"],
-        "note": note,
-        "models": models,
-    }
-
-
-def _flat(apart: Mapping[str, Any]) -> dict[str, Any]:
-    return {**apart["value"], "p": apart["p_corrected"], "differs": apart["differs"]}
-
-
-def _from_rows(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Return a comparison that was recorded as its table, one row a model."""
-    models = []
-    for row in rows:
-        value, p = interval(row, "difference"), number(row, "p")
-        apart = None
-        if row.get("difference") is not None:  # None of the champion
-            if value is None or p is None or value.low is None or value.high is None:
-                return None
-            apart = {**value._asdict(), "p": p, "differs": p < _ALPHA}
-        models.append({"rank": row["rank"], "model": row["model"], "to_champion": apart})
-    champions = [model["model"] for model in models if not model["to_champion"]]
-    if len(champions) != 1:
-        return None
-    ties = [m["model"] for m in models if m["to_champion"] and not m["to_champion"]["differs"]]
-    said = (
-        f"cannot be told from {', '.join(ties)}"
-        if ties
-        else "differs from each of the others by more than chance"
-    )
-    return {
-        "champion": champions[0],
-        "metric": "",
-        "sentence": f"{champions[0]} {said}." if len(models) > 1 else "",
-        "note": f"Paired differences on the same queries; p is corrected (Holm). {_TIES}",
-        "models": models,
-    }
 
 
 def sections(results: Mapping[str, Record]) -> list[Section]:
@@ -178,70 +78,16 @@ def unread(results: Mapping[str, Record]) -> list[str]:
     ]
 
 
-def _rows(record: Record, key: str, *needed: str) -> list[Row]:
-    """Return the rows under a key that have what is needed; one row may stand without a list.
-
-    A dict of dicts is read as a row for each model.
-    """
-    told = record.get(key)
-    if isinstance(told, Mapping):
-        nested = told and all(isinstance(row, Mapping) for row in told.values())
-        named = [{"model": name, **row} for name, row in told.items()] if nested else []
-        told = named if named and not set(needed) & set(told) else [told]
-    if not isinstance(told, list):
-        return []
-    return [row for row in told if isinstance(row, Mapping) and all(name in row for name in needed)]
-
-
-def _ranked(record: Record, key: str, *names: str) -> list[Row]:
-    """Return the rows of models that have an estimate, in the order of the comparison."""
-    told = comparison_of({"": record})
-    order = [model["model"] for model in told["models"]] if told else []
-    rows = [row for row in _rows(record, key, "model") if interval(row, *names)]
-    known = {name: place for place, name in enumerate(order)}
-    return sorted(rows, key=lambda row: known.get(text(row, "model"), len(order)))
-
-
 def _of_100(row: Row, *names: str) -> str:
     found = interval(row, *names)
     return of_100(found) if found else ""
-
-
-# --- how sure ----------------------------------------------------------------------------------
-
-
-def _folds(record: Record) -> Part | None:
-    rows = _ranked(record, "folds", *_FOLD_MEANS)
-    cells = [
-        (
-            Cell(text(row, "model"), text(row, "metric").replace("macro_f1", "macro-F1")),
-            scaled(interval(row, *_FOLD_MEANS), "{:.3f}", by=1),
-            scaled(interval({"std": row.get("std")}, "std"), "{:.3f}", by=1),
-            count(row, "n", "folds"),
-        )
-        for row in rows
-    ]
-    if not cells:
-        return None
-    corrections = sorted({text(row, "correction") for row in rows} - {""})
-    return Part(
-        said=(
-            "The intervals above are about other queries for the models as they are. These are "
-            "about models trained on other rows of the same size, so most are wider.",
-        ),
-        table=table(("Model", "Macro-F1, mean over folds", "Standard deviation", "Folds"), cells),
-        note=f"95 % intervals corrected by {' and '.join(corrections)}." if corrections else "",
-    )
-
-
-_FOLD_MEANS = ("value", "mean")
 
 
 # --- can its confidence be trusted -------------------------------------------------------------
 
 
 def _calibration(record: Record) -> Part | None:
-    rows = _ranked(record, "calibration", *_BEFORE)
+    rows = ranked(record, "calibration", *_BEFORE)
     if not rows:
         return None
     best = next((row for row in rows if row["model"] == record.get("model")), rows[0])
@@ -266,6 +112,7 @@ def _calibration(record: Record) -> Part | None:
         "by chance an estimate can fall a little below. After: with a temperature from the other "
         "folds. A temperature above 1 means that the model was too sure of itself. Brier score: "
         "0 is best, 2 is worst.",
+        figure="reliability",
     )
 
 
@@ -315,7 +162,7 @@ def _routing(record: Record) -> Part | None:
     """Return what is turned away, one row for each score that certainty is told by."""
     rows = [
         row
-        for row in _rows(record, "routing")
+        for row in rows_of(record, "routing")
         if interval(row, "recall_95") or interval(row, "auroc")
     ]
     if not rows:
@@ -338,6 +185,7 @@ def _routing(record: Record) -> Part | None:
         table=table(columns, cells),
         note="Thresholds are chosen on other rows than those they are judged on. AUROC: how often "
         "a query that belongs is trusted more than one that does not; 0.5 is chance.",
+        figure="hand_over",
     )
 
 
@@ -374,7 +222,7 @@ def _cost(row: Row) -> list[str]:
 
 
 def _gaps(record: Record) -> Part | None:
-    rows = [row for row in _rows(record, "gaps", "segment") if interval(row, "difference")]
+    rows = [row for row in rows_of(record, "gaps", "segment") if interval(row, "difference")]
     if not rows:
         return None
     cells = [
@@ -396,6 +244,7 @@ def _gaps(record: Record) -> Part | None:
         "only when its whole interval, corrected for the number of segments, lies beyond the "
         "margin that is let pass. The last column is the smallest true difference that so many "
         "rows would have shown four times out of five: below it, no news is not good news.",
+        figure="segments",
     )
 
 
@@ -413,7 +262,7 @@ def _flagged(rows: Sequence[Row]) -> str:
 
 
 def _segments(record: Record) -> Part | None:
-    rows = [row for row in _rows(record, "segments") if interval(row, "accuracy") and _who(row)]
+    rows = [row for row in rows_of(record, "segments") if interval(row, "accuracy") and _who(row)]
     cells = [
         (
             Cell(_who(row), text(row, "model")),
@@ -444,13 +293,35 @@ def _segments(record: Record) -> Part | None:
     )
 
 
+def _crossed(record: Record) -> Part | None:
+    """Return combinations of segments; a row's texts name what meets."""
+    rows = [row for row in rows_of(record, "crossed") if interval(row, "accuracy") and _meets(row)]
+    cells = [
+        (Cell(_meets(row)), count(row, "rows", "n"), share(interval(row, "accuracy")))
+        for row in rows
+    ]
+    made = table(("Who", "Queries", "Right, of 100"), cells)
+    if made is None:
+        return None
+    return Part(
+        title="Where segments meet",
+        table=made,
+        note="The lowest first. Each interval stands for itself: of many, the lowest is low by "
+        "chance too.",
+    )
+
+
+def _meets(row: Row) -> str:
+    return ", ".join(value for value in row.values() if isinstance(value, str))
+
+
 def _who(row: Row) -> str:
     """Return a segment's name as it is said: ``income_segment=low`` is income segment: low."""
     return text(row, "slice", "segment", "group").replace("_", " ").replace("=", ": ")
 
 
 def _flips(record: Record) -> Part | None:
-    rows = [row for row in _rows(record, "flips", "attribute") if interval(row, "flipped")]
+    rows = [row for row in rows_of(record, "flips", "attribute") if interval(row, "flipped")]
     cells = [
         (
             Cell(text(row, "attribute"), text(row, "model")),
@@ -469,6 +340,7 @@ def _flips(record: Record) -> Part | None:
         table=made,
         note="Any change to a text can change an answer, so one name for another like it is the "
         "control. More often: p below 0.05, by McNemar's exact test corrected for their number.",
+        figure="flips",
     )
 
 
@@ -483,7 +355,7 @@ def _against_control(row: Row) -> Cell:
 
 
 def _behaviour(record: Record) -> Part | None:
-    rows = [row for row in _ranked(record, "behaviour", "failed") if text(row, "test")]
+    rows = [row for row in ranked(record, "behaviour", "failed") if text(row, "test")]
     if not rows:
         return None
     models = list(dict.fromkeys(text(row, "model") for row in rows))
@@ -532,7 +404,7 @@ def _others(rows: Sequence[Row], row: Row, best: Any) -> str:
 
 
 def _help(record: Record) -> Part | None:
-    rows = [row for row in _rows(record, "help") if _what(row)]
+    rows = [row for row in rows_of(record, "help") if _what(row)]
     if not rows:
         return None
     cells = [
@@ -552,6 +424,7 @@ def _help(record: Record) -> Part | None:
         table=table(columns, cells),
         note="Accuracy to win: if these queries were answered as well as all others, the most that "
         "work on them alone can give. Groups overlap, so that gains do not add up.",
+        figure="help",
     )
 
 
@@ -567,7 +440,7 @@ def _most_to_win(row: Row) -> tuple[str, ...]:
 
 
 def _overlaps(record: Record) -> Part | None:
-    rows = [row for row in _rows(record, "overlaps", "first", "second") if interval(row, "share")]
+    rows = [row for row in rows_of(record, "overlaps", "first", "second") if interval(row, "share")]
     cells = [
         (
             Cell(f"{row['first']} and {row['second']}"),
@@ -600,7 +473,7 @@ def _flipped(record: Record) -> Part | None:
         f"Against {text(row, 'before', 'other', 'than') or 'the simpler model'}: of 100 queries, "
         f"{_of_100(row, *_WON)} that were wrong are right now"
         f" and {_of_100(row, *_LOST)} that were right are wrong now."
-        for row in _rows(record, "flipped")
+        for row in rows_of(record, "flipped")
         if interval(row, *_WON) and interval(row, *_LOST)
     )
     return Part(title="Was right, is wrong now", said=said) if said else None
@@ -615,7 +488,7 @@ def _leaks(record: Record) -> Part | None:
     title = "Did anything leak into the evaluation?"
     if told == []:
         return Part(title=title, said=("Nothing that the checks look for was found.",))
-    rows = _rows(record, "leaks")
+    rows = rows_of(record, "leaks")
     said = tuple(
         f"{'✘ ' if text(row, 'severity') == 'error' else ''}{message}"
         for row in rows
@@ -631,7 +504,7 @@ def _leaks(record: Record) -> Part | None:
 
 def _gates(record: Record) -> Part | None:
     """Return the verdict on each optimised model, one row each."""
-    rows = [row for row in _rows(record, "gates", "name", "verdict") if text(row, "name")]
+    rows = [row for row in rows_of(record, "gates", "name", "verdict") if text(row, "name")]
     if not rows:
         return None
     cells = [
@@ -667,7 +540,7 @@ def _gates(record: Record) -> Part | None:
 
 
 def _single_queries(record: Record) -> list[Row]:
-    return [row for row in _rows(record, "speeds", "model") if number(row, "batch_size") == 1]
+    return [row for row in rows_of(record, "speeds", "model") if number(row, "batch_size") == 1]
 
 
 def _single_query(record: Record, model: str) -> Cell:
@@ -692,11 +565,16 @@ def _measured_on(record: Record) -> str:
 
 _Builder = Callable[[Record], Part | None]
 _BUILDERS: dict[str, _Builder] = {
-    "folds": _folds,
+    "folds": stability.folds,
+    "repeats": stability.repeats,
+    "learning": stability.learning,
+    "over_time": stability.over_time,
+    "temporal": stability.temporal,
     "calibration": _calibration,
     "routing": _routing,
     "gaps": _gaps,
     "segments": _segments,
+    "crossed": _crossed,
     "flips": _flips,
     "behaviour": _behaviour,
     "help": _help,
@@ -707,10 +585,15 @@ _BUILDERS: dict[str, _Builder] = {
 _Told = tuple[tuple[str, str, tuple[_Builder, ...]], ...]
 _SMALLER: _Told = (("optimisation", "How small and fast can it be?", (_gates,)),)
 _SECTIONS: _Told = (
-    ("folds", "Would other training rows give the same score?", (_folds,)),
+    (
+        "folds",
+        "Would other training rows give the same score?",
+        (stability.folds, stability.repeats, stability.learning),
+    ),
+    ("time", "Does it hold over time?", (stability.over_time, stability.temporal)),
     ("confidence", "Can its confidence be trusted?", (_calibration,)),
     ("handover", "What is handed over to a person?", (_routing,)),
-    ("segments", "For whom does it fail?", (_gaps, _segments, _flips)),
+    ("segments", "For whom does it fail?", (_gaps, _segments, _crossed, _flips)),
     ("behaviour", "Which behaviours fail?", (_behaviour,)),
     ("errors", "Where it errs, and what would help", (_help, _overlaps, _flipped, _leaks)),
 )

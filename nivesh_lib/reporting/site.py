@@ -9,8 +9,9 @@ from typing import Any
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.records import NUMBER, read_object
+from nivesh_lib.reporting.comparison import comparison_of, evaluation_of
 from nivesh_lib.reporting.holdout import holdout
-from nivesh_lib.reporting.sections import comparison_of, evaluation_of, sections, unread
+from nivesh_lib.reporting.sections import sections, unread
 from nivesh_lib.reporting.steps import figures, notebook_of, source_of, steps
 from nivesh_lib.reporting.tables import p_value
 
@@ -141,6 +142,17 @@ def odd_results(run: Path) -> list[Path]:
 
 def _result_files(run: Path) -> list[Path]:
     return sorted((run / "results").glob("*.json"))
+
+
+def _damaged(run: Path, record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return name and step of the results that finished steps left and that cannot be read."""
+    named = [(path.stem, notebook_of(path.stem)) for path in odd_results(run)]
+    steps = record["steps"]
+    return [
+        {"name": name, "step": step}
+        for name, step in named
+        if steps.get(step, {}).get("status") == "done"
+    ]
 
 
 def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -351,6 +363,7 @@ def build_site(run: Path) -> Path:
             objectives=_objectives(results),
             sections=sections(results),
             unread=unread(results),
+            damaged=_damaged(run, record),
             sources=sources,
             p_value=p_value,
             card=next((r["data_card"] for r in results.values() if r.get("data_card")), None),

@@ -59,14 +59,18 @@ def _small_png(run: Path, name: str) -> bytes | None:
 
 
 def figures(run: Path, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return the figures that steps left, as base64 PNG with title, alternative text and page."""
-    shown = []
+    """Return the figures that steps left, as base64 PNG with title, alternative text and page.
+
+    ``id`` is what a link on the page may point to.
+    """
+    shown: list[dict[str, str]] = []
     for step, result in results.items():
         for figure in result.get("figures", []):
             png = _small_png(run, figure["file"])
             if png:
                 data = base64.b64encode(png).decode()
-                shown.append({**figure, "data": data, "step": step, "page": page_of(run, step)})
+                at = {"id": f"figure-{len(shown) + 1}", "step": step, "page": page_of(run, step)}
+                shown.append({**figure, "data": data, **at})
     return shown
 
 

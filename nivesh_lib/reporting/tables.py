@@ -38,12 +38,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Part:
-    """A table with the sentences before it and a note after it; any of them may be missing."""
+    """A table with the sentences before it and a note after it; any of them may be missing.
+
+    ``figure`` is the name under which its step left one of the same.
+    """
 
     title: str = ""
     said: tuple[str, ...] = ()
     table: Table | None = None
     note: str = ""
+    figure: str = ""
 
 
 @dataclass(frozen=True)

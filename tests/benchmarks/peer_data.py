@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,6 @@ import numpy as np
 
 from nivesh_lib.data.importing import drop_duplicates, read_rows, read_table
 from nivesh_lib.data.publishing import publish
-from nivesh_lib.data.storage import append_line
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 from nivesh_lib.evaluation.slices import headline_mask
@@ -143,9 +143,21 @@ def open_test(path: Path, ledger: Path, entry: Mapping[str, Any]) -> Labelled:
     """Return the rows of a test file, after the opening is in the ledger and on disk."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    append_line(ledger, json.dumps({"date": now, **entry, "sha256": sha256_of(path)}))
+    _append_line(ledger, json.dumps({"date": now, **entry, "sha256": sha256_of(path)}))
     rows = read_table(path).rows
     return Labelled([row[TEXT] for row in rows], [row[LABEL].strip() for row in rows])
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Append one line, under a lock, and return when it is on disk."""
+    try:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -134,7 +134,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_process_that_is_killed_before_it_has_scores_leaves_the_opening(first):
     assert subprocess.run([sys.executable, "-c", KILLED]).returncode == -signal.SIGKILL
     assert [opening.scores for opening in openings()] == [None]
-    with pytest.raises(HoldoutError, match="ended without scores"):
+    with pytest.raises(HoldoutError, match="no scores: it is still judging, or ended before"):
         check_opening("intents", model_hash="d")
 
 

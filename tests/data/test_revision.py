@@ -106,6 +106,11 @@ def test_an_out_of_scope_set_is_reviewed_by_kind(home, make_rows):
     assert load_dataset("oos@1.0.1").train["kind"][0] == new
 
 
+@pytest.mark.parametrize("version", ["1.0.1", "1.1.0", "2.0.0"])
+def test_a_correction_takes_any_newer_number_as_long_as_the_labels_stay(first, version):
+    assert reviewed(version, decisions("relabel")).labels == first.labels
+
+
 def test_other_labels_demand_a_major_number(first):
     [decision] = decisions("relabel")
     review = [replace(decision, new_label="gold")]

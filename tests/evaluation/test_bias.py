@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import power_proportions_2indep
+from statsmodels.stats.proportion import power_proportions_2indep, proportion_confint
 
 from nivesh_lib.evaluation.bias import (
     CONTROL,
@@ -198,6 +198,15 @@ def test_combinations_of_columns_have_scores_unless_they_are_rare(judged):
         ["low", "en", 85],
     ]
     assert table["accuracy"].tolist() == pytest.approx([1.0, 43 / 85])
+    ends = table.loc[1, ["accuracy_low", "accuracy_high"]].tolist()
+    assert ends == pytest.approx(proportion_confint(43, 85, method="wilson"), abs=1e-6)
+
+
+@pytest.mark.parametrize("columns", [["segment", "region"], ["nobody"]])
+def test_columns_that_say_nothing_have_no_combinations(judged, columns):
+    rows, oof = judged
+    table = crossed(rows.assign(nobody=None), oof, columns)
+    assert table.empty and list(table)[: len(columns)] == columns
 
 
 def test_rows_without_a_value_are_in_no_combination(judged):

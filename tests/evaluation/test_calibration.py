@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn import metrics
 
 from nivesh_lib.evaluation.calibration import (
     answered,
@@ -14,7 +13,6 @@ from nivesh_lib.evaluation.calibration import (
     cross_fitted_temperature,
     fit_temperature,
     is_right,
-    log_loss,
     reliability_bins,
     scaled,
 )
@@ -107,12 +105,6 @@ def test_the_brier_score_of_an_example():
     found = brier(proba, ["loan", "rent"])
     assert found.value == pytest.approx((0.09 + 0.04 + 0.01 + 0.01 + 0.81 + 0.64) / 2)
     assert found.low <= found.value <= found.high
-
-
-def test_the_log_loss_is_that_of_scikit_learn():
-    proba, y, _ = answers(200)
-    expected = metrics.log_loss(y, proba.to_numpy(), labels=LABELS)
-    assert log_loss(proba, y).value == pytest.approx(expected)
 
 
 def test_a_label_without_a_column_is_named():

@@ -26,6 +26,7 @@ def world(k, accuracy, seed=0):
 
 
 def true_macro_f1(table):
+    """Of P(true, predicted), or of P(predicted | true) where labels are equally frequent."""
     support, claimed = table.sum(axis=1), table.sum(axis=0)
     return float((2 * np.diag(table) / (support + claimed)).mean())
 
@@ -70,6 +71,21 @@ def test_the_interval_of_macro_f1_holds_the_truth_also_where_labels_are_rare(k, 
         found = score(true, drawn(rng, table, true), n_boot=200)["macro_f1"]
         held += found.low <= truth <= found.high
     assert lowest <= held / 300 <= 0.99
+
+
+def test_the_interval_of_a_difference_in_macro_f1_holds_the_truth_a_little_less_often():
+    first, other = world(14, 0.95), world(14, 0.7, seed=1)
+    second = 0.9 * first + 0.1 * other  # two models that mostly agree
+    share = np.linspace(1, 3, 14)[:, None] / np.linspace(1, 3, 14).sum()
+    truth = true_macro_f1(share * first) - true_macro_f1(share * second)
+    rng, held = np.random.default_rng(4), 0
+    for _ in range(400):
+        true = rng.choice(14, 200, p=share[:, 0])
+        one = drawn(rng, first, true)
+        two = np.where(rng.random(200) < 0.9, one, drawn(rng, other, true))
+        found = paired_difference(true, one, two, metric="macro_f1", n_boot=300)
+        held += found.low <= truth <= found.high
+    assert 0.89 <= held / 400 <= 0.97
 
 
 def test_a_bootstrap_of_rare_labels_would_hold_it_too_seldom():

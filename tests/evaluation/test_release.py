@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from statsmodels.stats.proportion import proportion_confint
 
 from nivesh_lib.evaluation.objectives import Judgement, Objective
-from nivesh_lib.evaluation.release import overall, release_scores, share, turned_away
+from nivesh_lib.evaluation.release import overall, release_scores, turned_away
 
 
 def judgement(status):
@@ -24,13 +23,6 @@ def judgement(status):
 )
 def test_the_verdict_is_the_worst_one(statuses, verdict):
     assert overall([judgement(status) for status in statuses]) == verdict
-
-
-def test_a_share_has_wilson_s_interval():
-    found = share(np.arange(40) < 13)
-    low, high = proportion_confint(13, 40, method="wilson")
-    assert (found.value, found.n) == (13 / 40, 40)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
 
 
 def test_what_is_turned_away_is_counted_in_and_out_of_scope():

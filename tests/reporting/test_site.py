@@ -6,6 +6,7 @@ import re
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.ledger import writing
@@ -106,6 +107,21 @@ def test_odd_results_are_left_out_and_can_be_named(run, odd):
     page = site.build_site(run).read_text()
     assert ">rules<" in page and ">tfidf<" not in page
     assert "left no results that can be read" in page
+
+
+def test_a_damaged_record_is_said_where_its_sections_would_stand(run):
+    assert 'id="damaged"' not in site.build_site(run).read_text()
+    path = run / "results" / "03_tfidf.embedding.json"  # of a part: no row of the steps table
+    path.write_text('{"model": "embed')
+    page = site.build_site(run).read_text()
+    assert "✘ 03_tfidf.embedding was run, but its record is damaged" in page
+    assert "<code>nivesh run --dataset toy@1.0.0 --only 03_tfidf --force</code>" in page
+    assert page.index('id="objectives"') < page.index('id="damaged"') < page.index('id="holdout"')
+
+
+def test_a_damaged_record_of_a_step_that_did_not_finish_is_no_news(run):
+    (run / "results" / "08_x.json").write_text("{")
+    assert 'id="damaged"' not in site.build_site(run).read_text()
 
 
 def test_a_model_without_accuracy_is_not_ranked():
@@ -247,6 +263,18 @@ def test_sections_are_on_the_page_as_tables_that_a_phone_can_show(run):
     assert page.index('id="objectives"') < page.index('id="segments"') < page.index('id="holdout"')
 
 
+def test_a_section_links_to_the_figure_that_its_step_left(run):
+    folder = run / "figures" / "01_data"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "flips.png")
+    figure = {"name": "flips", "file": "figures/01_data/flips.png", "title": "Who asks", "alt": "a"}
+    record = {"flips": [{"attribute": "region", "rows": 90, "flipped": 0.1}], "figures": [figure]}
+    (run / "results" / "01_data.json").write_text(json.dumps(record))
+    page = site.build_site(run).read_text()
+    assert 'Figure: <a href="#figure-1">Who asks</a>' in page
+    assert '<figure id="figure-1">' in page
+
+
 def test_an_objective_is_judged_once_for_a_model_the_best_model_first(run):
     judged = [{"objective": "macro-F1 at least 0.5", "status": "met", "found": "0.7"}]
     for step, name in (("02_rules", "rules"), ("01_data", "tfidf")):
@@ -284,7 +312,7 @@ def test_every_opening_is_shown_with_its_count_and_scores(run):
     page = site.build_site(run).read_text()
     assert "opened 3 times, for 2 models. Every further opening makes its scores a little" in page
     assert "accuracy 0.900 (0.850 to 0.950)<br>objectives: not met" in page
-    assert page.count("no scores: it ended before there were any") == 2
+    assert page.count("no scores: it is still judging, or ended before there were any") == 2
     assert "opening 3, 300 rows" in page and "its look 2" in page
     assert "again, because: labels changed" in page and "with uncommitted changes" in page
     assert "asha &lt;b&gt;" in page
