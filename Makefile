@@ -15,10 +15,10 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install run test nbval notebooks showcase lab ui bench bench-peers lint clean
+.PHONY: help install run test nbval notebooks showcase lab ui bench bench-peers bench-engines lint clean
 
 help: ## print this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else \
@@ -74,6 +74,9 @@ $(BENCH_INSTALLED): requirements.lock pyproject.toml
 
 bench-peers: $(BENCH_INSTALLED) ## quality and training time beside peers (ARGS="--help")
 	@$(BENCH_VENV)/bin/python -m tests.benchmarks.peers $(ARGS)
+
+bench-engines: $(BENCH_INSTALLED) ## speed and size beside other engines (ARGS="--short" for a trial)
+	@$(BENCH_VENV)/bin/python -m tests.benchmarks.engines $(ARGS)
 
 clean: ## remove virtual environments and caches; data, reports and mlruns stay
 	@rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -437,13 +437,7 @@ class Bench:
         self.write()
 
     def write(self) -> Path:
-        """Write the report under another name, then rename it."""
-        OUTPUT.mkdir(parents=True, exist_ok=True)
-        path = OUTPUT / f"{self.started:%Y%m%dT%H%M%SZ}.json"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(self.report, ensure_ascii=False, indent=1), encoding="utf-8")
-        partial.replace(path)
-        return path
+        return written(self.report, OUTPUT / f"{self.started:%Y%m%dT%H%M%SZ}.json")
 
     def finish(self) -> None:
         self.report["load_after"] = os.getloadavg()
@@ -453,8 +447,17 @@ class Bench:
         say(f"\n{LEFT_OUT}\n{self.write()}")
 
 
-def run_worker(job: Path, threads: int) -> None:
-    """Run the worker to its end; what it says goes to a file beside the job."""
+def written(report: dict[str, Any], path: Path) -> Path:
+    """Write a report under another name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def run_worker(job: Path, threads: int, worker: str = "peer_worker") -> None:
+    """Run a worker to its end; what it says goes to a file beside the job."""
     env = {
         **os.environ,
         **NO_TELEMETRY,
@@ -463,11 +466,12 @@ def run_worker(job: Path, threads: int) -> None:
         "TOKENIZERS_PARALLELISM": "true",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "CI": "true",  # what OpenVINO's packages take for a wish to send nothing
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
     }
     log = job.with_suffix(".log")
     with log.open("wb") as file:
-        command = [sys.executable, "-m", "tests.benchmarks.peer_worker", str(job)]
+        command = [sys.executable, "-m", f"tests.benchmarks.{worker}", str(job)]
         done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=file, stderr=file)
     if done.returncode < 0:
         raise Failed(f"its process was ended by {signal.Signals(-done.returncode).name}")

@@ -1,0 +1,136 @@
+"""One artefact made, or one engine measured, in a process of its own.
+
+``python -m tests.benchmarks.engine_worker JOB``: JOB is a JSON file that `engines.Bench` wrote; the
+answer goes to the path that it names. With ``make`` and ``engine`` in one job, both are done.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.engine_candidates import (
+    Engine,
+    Loaded,
+    Order,
+    artefacts,
+    engines,
+    pieces_of,
+)
+from tests.benchmarks.peer_data import Labelled
+from tests.benchmarks.peer_worker import peak_bytes
+
+MOST_CALLS = 2_000  # of one batch size; more would only fill the report
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """Make what the job names, then measure the engine that it names."""
+    root = Path(job["root"])
+    told: dict[str, Any] = {"make_seconds": {}}
+    for name in job["make"]:
+        started = time.perf_counter()
+        artefacts()[name].make(_order(root, job["order"]), root / name)
+        told["make_seconds"][name] = time.perf_counter() - started
+    if job.get("pieces"):
+        told["pieces"] = pieces_of(root, job["pieces"])
+    if job["engine"]:
+        told |= measured(engines()[job["engine"]], root, job)
+    return told
+
+
+def _order(root: Path, fields: dict[str, Any]) -> Order:
+    rows = {
+        name: Labelled(**fields[name]) if fields[name] else None
+        for name in ("train", "choosing", "rest")
+    }
+    return Order(root, **{**fields, **rows})
+
+
+def measured(engine: Engine, root: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Return the engine's labels, times in ms by batch size, loading time and peak memory."""
+    pin(job["threads"])
+    texts: list[str] = job["texts"]
+    started = time.perf_counter()
+    loaded = engine.load(root / engine.artefact, job["threads"])
+    told: dict[str, Any] = {"load_seconds": time.perf_counter() - started}
+    told["labels"] = answered(loaded, texts)  # which warms up every shape of a file too
+    told["times_ms"] = {
+        str(size): timed(loaded.predict, batches(texts, size), job["seconds"])
+        for size in engine.batches
+        if size in job["sizes"]
+    }
+    told["times_ms"]["file"] = timed(
+        lambda file: answered(loaded, file), [texts], job["seconds"], warm=True
+    )
+    told["read_ms"] = timed(loaded.read, batches(texts, 1), job["seconds"]) if loaded.read else []
+    told["facts"] = loaded.facts(texts) if loaded.facts else {}
+    told["peak_bytes"] = peak_bytes()
+    return told
+
+
+def pin(threads: int) -> None:
+    """Keep the process, with every thread it will start, on as many cores; Linux can."""
+    if hasattr(os, "sched_setaffinity"):
+        # The last ones: interrupts prefer the first.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+
+
+def answered(loaded: Loaded, texts: list[str]) -> list[str]:
+    """Return the label of each text of a file, in as many calls as the engine's user makes."""
+    step = loaded.file_rows or len(texts)
+    return [
+        str(label)
+        for start in range(0, len(texts), step)
+        for label in loaded.predict(texts[start : start + step])
+    ]
+
+
+def batches(texts: Sequence[str], size: int) -> list[list[str]]:
+    """Return full batches of texts in their order; what is left over is left out."""
+    full = len(texts) // size
+    return [list(texts[n * size : (n + 1) * size]) for n in range(full)]
+
+
+def timed(
+    call: Callable[[Any], Any], inputs: Sequence[Any], seconds: float, *, warm: bool = False
+) -> list[float]:
+    """Return the milliseconds of each call, inputs in turn, for about so many seconds.
+
+    Unless it is ``warm``, half as long before that is not counted, at most once through the
+    inputs: an engine that compiles for a shape has then done so. What is garbage before is
+    collected before; that of the calls counts.
+    """
+    if not inputs:
+        return []
+    until = time.perf_counter() + seconds / 2
+    for one in () if warm else inputs:
+        call(one)
+        if time.perf_counter() > until:
+            break
+    elapsed: list[float] = []
+    gc.collect()
+    gc.freeze()
+    until = time.perf_counter() + seconds
+    while not elapsed or (time.perf_counter() < until and len(elapsed) < MOST_CALLS):
+        one = inputs[len(elapsed) % len(inputs)]
+        started = time.perf_counter_ns()
+        call(one)
+        elapsed.append((time.perf_counter_ns() - started) / 1e6)
+    gc.unfreeze()
+    return elapsed
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    told = answer(job)
+    Path(job["answer"]).write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
