@@ -97,11 +97,9 @@ def cascaded(
 
 def _matched(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
     """Return the student's table with the rows and columns of the teacher's."""
-    mine, theirs = set(probabilities(student)), set(probabilities(teacher))
-    if mine != theirs:
-        raise ValueError(
-            f"student and teacher have other labels: {sorted(mine ^ theirs)[0]!r} is only in one"
-        )
+    mine, theirs = (set(map(str, probabilities(table))) for table in (student, teacher))
+    if alone := sorted(mine ^ theirs):
+        raise ValueError(f"student and teacher have other labels: {alone[0]!r} is only in one")
     rows = aligned(student, teacher["id"])[list(teacher)]
     if (rows["fold"].to_numpy() != teacher["fold"].to_numpy()).any():
         raise ValueError("student and teacher were made on other folds")

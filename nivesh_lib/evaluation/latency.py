@@ -122,8 +122,8 @@ def speed_of(
     warmup, repeats : int
         Calls that are thrown away, calls that count, for each size.
     seconds : float
-        Time after which no further call begins for a size, when at least five were timed: fewer
-        calls tell less of the tail, and ``n`` says how many there were.
+        Time after which no further call begins for a size, once at least five were timed: fewer
+        calls tell less of the tail, and ``n`` says how many there were. A warm-up ends then too.
 
     Raises
     ------
@@ -223,17 +223,24 @@ def _elapsed_ms(
     seconds: float = float("inf"),
 ) -> np.ndarray:
     """Return the milliseconds of each call that counts, shape (n,)."""
-    for batch in islice(_batches(queries, size), warmup):
-        predict(batch)
+    _calls(predict, islice(_batches(queries, size), warmup), seconds, fewest=1)
+    timed = islice(_batches(queries, size), repeats)
+    return np.array(_calls(predict, timed, seconds, fewest=_FEWEST)) / 1e6
+
+
+def _calls(
+    predict: Predict, batches: Iterator[list[str]], seconds: float, *, fewest: int
+) -> list[int]:
+    """Ask for each batch, or until the time is over; return the nanoseconds of each call."""
     elapsed: list[int] = []
     until = time.perf_counter_ns() + 1e9 * seconds
-    for batch in islice(_batches(queries, size), repeats):
-        if len(elapsed) >= _FEWEST and time.perf_counter_ns() > until:
+    for batch in batches:
+        if len(elapsed) >= fewest and time.perf_counter_ns() > until:
             break
         started = time.perf_counter_ns()
         predict(batch)
         elapsed.append(time.perf_counter_ns() - started)
-    return np.array(elapsed) / 1e6
+    return elapsed
 
 
 def _speed(elapsed: np.ndarray, size: int) -> Speed:

@@ -32,6 +32,11 @@ class Cascade(TextClassifier):
     random_state : int, optional
         Seed of both models inside; None leaves them their own.
 
+    Notes
+    -----
+    Of the rows that it was fitted on a student is surer than of any others. How many queries it
+    answers, and how fast that makes the cascade, is told by rows that it has not seen.
+
     Examples
     --------
     >>> from nivesh_lib.models.base import get_model

@@ -386,7 +386,8 @@ def _label_dots(axes: Axes, names: Sequence[str]) -> None:
     """
     figure: Any = axes.get_figure(root=True)
     figure.draw_without_rendering()  # positions are known only then
-    frame, dots, to_points = axes.get_window_extent(), list(axes.collections), 72 / figure.dpi
+    frame, to_points = axes.get_window_extent(), 72 / figure.dpi
+    dots: list[Any] = list(axes.collections)
     taken = [*map(_box_of_dot, dots), *(line.get_window_extent() for line in axes.lines)]
     taken = [box.padded(_GAP / 2) for box in taken]
     for name, dot in list(zip(names, dots, strict=True))[::-1]:
