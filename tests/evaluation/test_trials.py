@@ -32,10 +32,10 @@ class Reader:
 
 @pytest.fixture
 def frame():
-    rows = pd.DataFrame({"id": [f"r{i}" for i in range(100)]})
-    rows["intent"] = [LABELS[i % 2] for i in range(100)]
+    rows = pd.DataFrame({"id": [f"r{i}" for i in range(200)]})
+    rows["intent"] = [LABELS[i % 2] for i in range(200)]
     rows["query"] = rows["intent"] + " " + rows["id"]
-    return rows.assign(fold=[i // 2 % 5 for i in range(100)], selection="natural")
+    return rows.assign(fold=[i // 2 % 5 for i in range(200)], selection="natural")
 
 
 def of_folds(model):
@@ -62,7 +62,7 @@ def test_a_smaller_model_that_answers_alike_is_kept(trials):
 
 def test_a_model_whose_likes_lose_too_much_on_their_folds_is_refused(trials, frame):
     small = Reader(size=100)  # right itself: only the models without the rows can tell
-    folds = of_folds(small) | {0: Reader(wrong=frame["query"][frame["fold"] == 0][:2])}
+    folds = of_folds(small) | {0: Reader(wrong=frame["query"][frame["fold"] == 0][:4])}
     trials.add("small", small, folds)
     row = trials.table().loc["small"]
     assert row["verdict"] == "refused" and row["lost"] == pytest.approx(2.0)
