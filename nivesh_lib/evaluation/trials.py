@@ -170,3 +170,22 @@ class Trials:
     def judgements(self) -> list[Judgement]:
         """What the gate said of each model but the reference."""
         return [trial.judgement for trial in self.tried.values() if trial.judgement]
+
+    @property
+    def finding(self) -> str:
+        """What the latest model brought, as the title of a figure."""
+        judged = self.judgements[-1]
+        fast, small = judged.times_as_fast or 1.0, judged.times_as_small or 1.0
+        return (
+            f"{judged.name}: {fast:.1f} times as fast, {100 / small:.0f} % of the size, "
+            f"{judged.verdict}"
+        )
+
+    @property
+    def told(self) -> str:
+        """What the figure of all models shows, in words."""
+        return "Accuracy against latency: " + "; ".join(
+            f"{t.name} {t.accuracy.value:.3f} at {t.speeds[0].p50_ms:.2f} ms, "
+            f"{t.size_bytes / 1e6:.1f} MB"
+            for t in self.tried.values()
+        )

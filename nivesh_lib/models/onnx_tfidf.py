@@ -128,7 +128,8 @@ def _graph(fitted: TfidfClassifier) -> bytes:
     """Return the graph's file: ids and counts of each family, (rows, n-grams), to logits."""
     from onnx import TensorProto, helper, numpy_helper
 
-    inputs, constants, nodes = [], {"one": np.float32(1), "least": np.float32(1e-12)}, []
+    inputs, nodes = [], []
+    constants: dict[str, Any] = {"one": np.float32(1), "least": np.float32(1e-12)}
     constants |= {"axis": np.array([1], dtype=np.int64), "intercept": fitted.intercept_}
     total, start = "intercept", 0
     for family, vectorizer in fitted.vectorizers_.items():

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models import onnx as module
+from nivesh_lib.models.base import get_model, load_model, prepare, read_card
+from nivesh_lib.models.onnx import PROBES, TOLERANCE, OnnxClassifier, parity
+from nivesh_lib.models.onnx_graph import _int8_rows
+from nivesh_lib.models.onnx_session import threads
+
+from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
+
+MANY = TEXTS + QUERIES + ["", "loan " * 500, "[MASK] [PAD] tax", "₹50L का घर"]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return small_model("transformer").fit(TEXTS, LABELS)
+
+
+@pytest.fixture(scope="module")
+def exported(fitted):
+    return {
+        precision: OnnxClassifier.of(fitted, precision=precision) for precision in module.PRECISIONS
+    }
+
+
+@pytest.fixture
+def strange(exported):
+    """An int8 model that remembers other answers than it gives, as from another processor."""
+    model = copy.copy(exported["int8"])
+    model.probes_ = model.probes_[:, ::-1].copy()
+    model.machine_ = {"model": "Elsewhere", "flags": ["avx2"]}
+    return model
+
+
+# --- answers ---------------------------------------------------------------------
+
+
+def test_fp32_answers_are_those_of_torch_but_for_rounding(fitted, exported):
+    found = parity(fitted, exported["fp32"], MANY)
+    assert found.largest < 1e-4
+    assert (found.agreement, found.n) == (1.0, len(MANY))
+
+
+def test_int8_answers_are_near(fitted, exported):
+    found = parity(fitted, exported["int8"], MANY)
+    assert 0 < found.largest < 0.5
+
+
+def test_another_family_of_encoders_is_exported_too():
+    model = small_model("transformer").set_params(backbone=tiny("distilbert"), epochs=1)
+    exported = OnnxClassifier(model, precision="fp32").fit(TEXTS, LABELS)
+    assert parity(model.fit(TEXTS, LABELS), exported, MANY).largest < 1e-4
+
+
+def test_fit_and_of_make_the_same_file(fitted, exported):
+    model = OnnxClassifier(small_model("transformer")).fit(TEXTS, LABELS)
+    assert model._graph.content == exported["int8"]._graph.content
+
+
+def test_the_fitted_model_is_left_as_it_was(fitted):
+    before = fitted.predict_proba(QUERIES)
+    OnnxClassifier.of(fitted)
+    np.testing.assert_array_equal(fitted.predict_proba(QUERIES), before)
+
+
+@pytest.mark.parametrize("precision", module.PRECISIONS)
+def test_a_copy_answers_the_same(exported, precision):
+    model = exported[precision]
+    np.testing.assert_array_equal(
+        copy.deepcopy(model).predict_proba(MANY), model.predict_proba(MANY)
+    )
+
+
+def test_int8_answers_do_not_depend_on_neighbours_at_all(exported):
+    model = exported["int8"]
+    alone = np.vstack([model.predict_proba([text]) for text in MANY])
+    np.testing.assert_array_equal(model.predict_proba(MANY), alone)
+
+
+def test_int8_takes_a_fraction_of_the_room(fitted, exported, tmp_path):
+    sizes = {}
+    for name, model in {"torch": fitted, **exported}.items():
+        files = model.save(tmp_path / name).rglob("*")
+        sizes[name] = sum(path.stat().st_size for path in files if path.suffix in _WEIGHTS)
+    assert sizes["int8"] < sizes["fp32"] - 2 * (sizes["fp32"] - sizes["int8"]) / 3
+    assert sizes["int8"] < sizes["torch"]
+
+
+_WEIGHTS = (".onnx", ".safetensors")
+
+
+def test_rows_are_rounded_each_to_its_own_scale():
+    table = np.array([[1.0, -0.5], [100.0, 3.0], [0.0, 0.0]], dtype=np.float32)
+    rows, scales = _int8_rows(table)
+    assert rows.dtype == np.int8
+    assert (np.abs(rows * scales - table) <= scales / 2 + 1e-6).all()
+
+
+def test_no_texts_have_no_parity(fitted, exported):
+    with pytest.raises(ValueError, match="texts is empty"):
+        parity(fitted, exported["fp32"], [])
+
+
+# --- what is refused -------------------------------------------------------------
+
+
+def test_an_unknown_precision_is_refused(fitted):
+    with pytest.raises(ValueError, match="'int4' is not one of int8, fp32"):
+        OnnxClassifier.of(fitted, precision="int4")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "onnx_tfidf"])
+def test_a_model_that_has_no_such_graph_is_refused(kind):
+    with pytest.raises(ValueError, match="'rules' is not exported"):
+        get_model(kind, model=get_model("rules")).fit(TEXTS, LABELS)
+
+
+# --- saved and loaded ------------------------------------------------------------
+
+
+def test_a_loaded_model_needs_no_torch(exported, tmp_path):
+    folder = exported["int8"].save(tmp_path / "model")
+    code = (
+        "import json, sys\n"
+        "from nivesh_lib.models.base import load_model\n"
+        "labels = load_model(sys.argv[1]).predict(json.loads(sys.argv[2])).tolist()\n"
+        "heavy = {'torch', 'transformers', 'onnx'} & set(sys.modules)\n"
+        "print(json.dumps([labels, sorted(heavy)]))"
+    )
+    command = [sys.executable, "-c", code, str(folder), json.dumps(QUERIES)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(told) == [exported["int8"].predict(QUERIES).tolist(), []]
+
+
+def test_the_card_keeps_the_machine_and_its_answers_to_the_probes(exported, tmp_path):
+    state = read_card(exported["int8"].save(tmp_path / "model"))["state"]
+    assert set(state["machine"]) == {"model", "flags"}
+    expected = exported["int8"].predict_proba(PROBES)
+    np.testing.assert_array_equal(state["probes"], expected)
+
+
+def test_no_probe_holds_what_would_be_taken_out_as_personal():
+    assert [prepare(probe) for probe in PROBES] == list(PROBES)
+
+
+def test_other_answers_than_remembered_are_refused_and_told_apart(strange, tmp_path):
+    folder = strange.save(tmp_path / "model")
+    with pytest.raises(
+        ModelError, match=r"differ on this machine.*Elsewhere with avx2.*Export again"
+    ):
+        load_model(folder)
+
+
+def test_the_fallback_answers_where_int8_answers_differ(fitted, exported, strange, tmp_path):
+    exported["fp32"].save(tmp_path / "exact")
+    strange.fallback = "../exact"
+    folder = strange.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match=r"differ on this machine.*exact answers instead"):
+        loaded = load_model(folder)
+    assert loaded.falls_back and parity(fitted, loaded, MANY).largest < 1e-4
+
+
+def test_a_fallback_stays_away_while_it_is_not_needed(exported, tmp_path):
+    model = copy.copy(exported["int8"])
+    model.fallback = "../nowhere"
+    loaded = load_model(model.save(tmp_path / "model"))
+    assert not loaded.falls_back
+
+
+def test_a_fallback_with_other_classes_is_refused(strange, tmp_path):
+    get_model("tfidf").fit(TEXTS[4:], LABELS[4:]).save(tmp_path / "other")
+    strange.fallback = "../other"
+    with pytest.raises(ModelError, match="classes are not those"):
+        load_model(strange.save(tmp_path / "model"))
+
+
+def test_a_little_rounding_is_no_difference(exported, tmp_path):
+    model = copy.copy(exported["int8"])
+    model.probes_ = model.probes_ + 0.9 * TOLERANCE
+    assert not load_model(model.save(tmp_path / "model")).falls_back
+
+
+# --- threads ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"NIVESH_THREADS": "3", "OMP_NUM_THREADS": "2"}, 3),
+        ({"OMP_NUM_THREADS": "2"}, 2),
+        ({"OMP_NUM_THREADS": "4,2"}, 0),
+        ({}, 0),
+    ],
+)
+def test_threads_are_those_of_the_environment(monkeypatch, given, expected):
+    for variable in ("NIVESH_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    assert threads() == expected
