@@ -135,6 +135,7 @@ def artefacts() -> dict[str, Artefact]:
         "static": Artefact(_make_static, (FP32,), student),
         "cascade": Artefact(_make_cascade, ("static", "ours-int8"), ("nivesh_lib.models.cascade",)),
         "tfidf": Artefact(_make_tfidf),
+        "tfidf-onnx": Artefact(_make_tfidf_onnx, ("tfidf",), ("nivesh_lib.models.onnx_tfidf",)),
         "sklearn": Artefact(_make_sklearn),
     }
 
@@ -196,6 +197,7 @@ def _ours() -> list[Engine]:
         engine("static", "student, word-piece vectors", "static", floor=False),
         engine("cascade", "static, and ours-int8 where it is unsure", "cascade", floor=False),
         engine("tfidf", "word and character n-grams", "tfidf", floor=False),
+        engine("tfidf-onnx", "kind onnx_tfidf, the same", "tfidf-onnx", floor=False),
     ]
 
 
@@ -348,6 +350,12 @@ def lowest_threshold(
 
 def _make_tfidf(order: Order, target: Path) -> None:
     get_model("tfidf").fit(order.train.texts, order.train.labels).save(target)
+
+
+def _make_tfidf_onnx(order: Order, target: Path) -> None:
+    from nivesh_lib.models.onnx_tfidf import OnnxTfidf
+
+    OnnxTfidf.of(load_model(order.root / "tfidf")).save(target)
 
 
 def _make_sklearn(order: Order, target: Path) -> None:

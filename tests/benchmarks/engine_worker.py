@@ -1,7 +1,7 @@
-"""One artefact made, or one engine measured, in a process of its own.
+"""Artefacts made, or an engine measured, in a process of its own.
 
 ``python -m tests.benchmarks.engine_worker JOB``: JOB is a JSON file that `engines.Bench` wrote; the
-answer goes to the path that it names. With ``make`` and ``engine`` in one job, both are done.
+answer goes to the path that it names. A trial does everything in one process.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.engine_candidates import (
+    FP32,
     Engine,
     Loaded,
     Order,
@@ -30,18 +33,36 @@ MOST_CALLS = 2_000  # of one batch size; more would only fill the report
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
-    """Make what the job names, then measure the engine that it names."""
+    """Make the artefacts that the job names, then measure its engines; failures are told.
+
+    What needs something that failed is passed over.
+    """
     root = Path(job["root"])
-    told: dict[str, Any] = {"make_seconds": {}}
+    told: dict[str, Any] = {"make_seconds": {}, "engines": {}, "failed": {}}
     for name in job["make"]:
-        started = time.perf_counter()
-        artefacts()[name].make(_order(root, job["order"]), root / name)
-        told["make_seconds"][name] = time.perf_counter() - started
-    if job.get("pieces"):
-        told["pieces"] = pieces_of(root, job["pieces"])
-    if job["engine"]:
-        told |= measured(engines()[job["engine"]], root, job)
+        if all((root / before).exists() for before in artefacts()[name].after):
+            with _failure_in(told, f"making {name}", root / name):
+                order = _order(root, job["order"])
+                started = time.perf_counter()
+                artefacts()[name].make(order, root / name)
+                told["make_seconds"][name] = time.perf_counter() - started
+    if job.get("count_pieces") and (root / FP32).exists():
+        told["pieces"] = pieces_of(root, job["texts"])
+    for engine in (engines()[name] for name in job["engines"]):
+        if (root / engine.artefact).exists():
+            with _failure_in(told, f"{engine.name}, {job['threads']} threads"):
+                told["engines"][engine.name] = measured(engine, root, job)
     return told
+
+
+@contextmanager
+def _failure_in(told: dict[str, Any], what: str, half_made: Path | None = None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever an engine raises, the others go on
+        told["failed"][what] = f"{type(error).__name__}: {error}"
+        if half_made is not None:
+            shutil.rmtree(half_made, ignore_errors=True)
 
 
 def _order(root: Path, fields: dict[str, Any]) -> Order:

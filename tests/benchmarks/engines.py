@@ -36,7 +36,6 @@ from tests.benchmarks.engine_candidates import (
     FP32,
     Engine,
     Order,
-    artefacts,
     engines,
     missing,
     wanted,
@@ -97,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(thread_environment(max(args.threads)))
     with tempfile.TemporaryDirectory(prefix="bench-engines-") as folder:
         bench = Bench(args, Path(folder), intents())
-        bench.make()
-        bench.take_turns()
+        bench.measure()
         bench.tell()
     return 1 if bench.report["failed"] else 0
 
@@ -110,6 +108,7 @@ class Bench:
         self.args, self.folder, self.source = args, folder, source
         self.held = self.held_out(args.fold)
         self.chosen = [engine for engine in engines().values() if engine.name in args.engines]
+        self.pieces: list[int] = []  # of each text
         # Threads -> engine -> what the worker of each round told.
         self.told: dict[int, dict[str, list[dict[str, Any]]]] = {n: {} for n in args.threads}
         self.started = datetime.now(UTC)
@@ -143,43 +142,94 @@ class Bench:
         )
         say(", ".join(f"{name} {version}" for name, version in packages.items()))
         if self.args.short:
-            say("A trial: its figures say nothing about quality, and little about speed.")
+            say(
+                "A trial, all in one process: its figures say nothing about quality or memory, and "
+                "little about speed."
+            )
 
-    # --- artefacts -------------------------------------------------------------------------
+    # --- measurements ----------------------------------------------------------------------
 
-    def make(self) -> None:
-        """Make what the engines need; an engine whose artefact fails is left out."""
+    def measure(self) -> None:
+        """Make what the engines need, then let them take turns, every second round backwards."""
         self.leave_out_missing()
         if self.args.model:
             (self.folder / FP32).symlink_to(self.args.model.resolve())
-        made: dict[str, bool] = {}
-        for name in wanted(self.chosen):
-            ready = all(made[before] for before in artefacts()[name].after)
-            made[name] = ready and self.made(name)
-        self.chosen = [engine for engine in self.chosen if made[engine.artefact]]
-        if not made[FP32]:
-            raise NiveshError("there is no transformer to measure: see what failed above")
+        if self.args.short:  # in one process: most of the time would go into importing torch
+            self.make_and_turn(self.chosen, self.args.threads[0])
+            return
+        self.make_and_turn([], max(self.args.threads))
+        for number in range(self.args.rounds):
+            for threads in self.args.threads:
+                for engine in self.chosen[:: -1 if number % 2 else 1]:
+                    self.turn(engine, threads, number)
 
     def leave_out_missing(self) -> None:
         for engine in list(self.chosen):
             if absent := missing(engine):
                 self.chosen.remove(engine)
-                line = f"{engine.name} is left out: {', '.join(absent)} is not installed here"
+                verb = "is" if len(absent) == 1 else "are"
+                line = f"{engine.name} is left out: {', '.join(absent)} {verb} not there"
                 self.report["left_out"].append(line)
                 say(line)
 
-    def made(self, name: str) -> bool:
-        if (self.folder / name).exists():
-            return True
+    def make_and_turn(self, turns: Sequence[Engine], threads: int) -> None:
+        """Make every artefact, and measure these engines in the same process.
+
+        Raises
+        ------
+        NiveshError
+            There is no transformer, so that nothing can be measured.
+        """
+        names = [name for name in wanted(self.chosen) if not (self.folder / name).exists()]
+        job = {"make": names, "count_pieces": True, **self.turns(turns, threads, 0)}
+        self.note(self.worker(job, threads), threads)
+        if not self.has(FP32):
+            raise NiveshError("there is no transformer to measure: see what failed above")
+        self.chosen = [engine for engine in self.chosen if self.has(engine.artefact)]
+
+    def has(self, artefact: str) -> bool:
+        return (self.folder / artefact).exists()
+
+    def turn(self, engine: Engine, threads: int, number: int) -> None:
         try:
-            told = self.worker({"make": [name]}, max(self.args.threads))
+            self.note(self.worker(self.turns([engine], threads, number), threads), threads)
         except Failed as error:
-            self.failed(f"making {name}", error)
-            return False
+            self.failed(f"{engine.name}, {threads} threads", str(error))
+        if len(self.told[threads].get(engine.name, ())) <= number:
+            self.chosen = [one for one in self.chosen if one is not engine]
+
+    def turns(self, chosen: Sequence[Engine], threads: int, number: int) -> dict[str, Any]:
+        """Return the part of a job that says what to measure, and how."""
+        return {
+            "engines": [engine.name for engine in chosen],
+            "threads": threads,
+            "texts": [self.held.texts[row] for row in self.rows_of(number)],
+            "sizes": SIZES,
+            "seconds": self.args.seconds,
+        }
+
+    def rows_of(self, number: int) -> list[int]:
+        """Return the rows in the order of a round, the same for each engine."""
+        order: list[int] = np.random.default_rng(number).permutation(len(self.held.texts)).tolist()
+        return order
+
+    def note(self, told: dict[str, Any], threads: int) -> None:
+        """Keep what a worker told, and say how it went."""
         self.report["make_seconds"] |= told["make_seconds"]
-        size = directory_bytes(self.folder / name) / 1e6
-        sys.stderr.write(f"  {name}: made in {told['make_seconds'][name]:.1f} s, {size:.1f} MB\n")
-        return True
+        self.pieces = told.get("pieces", self.pieces)
+        for name, spent in told["make_seconds"].items():
+            size = directory_bytes(self.folder / name) / 1e6
+            sys.stderr.write(f"  {name}: made in {spent:.1f} s, {size:.1f} MB\n")
+        for name, figures in told["engines"].items():
+            self.told[threads].setdefault(name, []).append(figures)
+            p50 = statistics.median(figures["times_ms"]["1"])
+            sys.stderr.write(f"  {name}, threads {threads}: {p50:.3f} ms\n")
+        for what, error in told["failed"].items():
+            self.failed(what, error)
+
+    def failed(self, what: str, error: str) -> None:
+        self.report["failed"].append({"what": what, "error": error})
+        say(f"{what} failed: {error}")
 
     def order(self) -> dict[str, Any]:
         """Return the fields of `Order`, but for the folder."""
@@ -197,58 +247,16 @@ class Bench:
         rows = {name: asdict(part) for name, part in fields.items() if isinstance(part, Labelled)}
         return {**fields, **rows, "epochs": self.args.epochs}
 
-    # --- measurements ----------------------------------------------------------------------
-
-    def take_turns(self) -> None:
-        """Measure every engine once in each round, every second round backwards."""
-        told = self.worker({"pieces": self.held.texts}, 1)
-        self.pieces: list[int] = told["pieces"]
-        for number in range(self.args.rounds):
-            for threads in self.args.threads:
-                for engine in self.chosen[:: -1 if number % 2 else 1]:
-                    self.turn(engine, threads, number)
-        self.report["load_after"] = os.getloadavg()
-
-    def turn(self, engine: Engine, threads: int, number: int) -> None:
-        job = {
-            "engine": engine.name,
-            "threads": threads,
-            "texts": self.in_order(number),
-            "sizes": SIZES,
-            "seconds": self.args.seconds,
-        }
-        try:
-            told = self.worker(job, threads)
-        except Failed as error:
-            self.failed(f"{engine.name}, {threads} threads", error)
-            self.chosen = [one for one in self.chosen if one is not engine]
-            return
-        self.told[threads].setdefault(engine.name, []).append(told)
-        p50 = statistics.median(told["times_ms"]["1"])
-        sys.stderr.write(f"  round {number + 1}, {threads} thr., {engine.name}: {p50:.3f} ms\n")
-
-    def in_order(self, number: int) -> list[str]:
-        """Return the texts in the order of a round, the same for each engine."""
-        return [self.held.texts[row] for row in self.rows_of(number)]
-
-    def rows_of(self, number: int) -> list[int]:
-        order: list[int] = np.random.default_rng(number).permutation(len(self.held.texts)).tolist()
-        return order
-
     def worker(self, job: dict[str, Any], threads: int) -> dict[str, Any]:
         """Run a worker in a fresh process and return its answer."""
         files = [self.folder / f"{part}.json" for part in ("job", "answer")]
         fixed = {"root": str(self.folder), "order": self.order(), "answer": str(files[1])}
-        job = {"make": [], "engine": None, **fixed, **job}
+        job = {"make": [], "engines": [], **fixed, **job}
         files[0].write_text(json.dumps(job), encoding="utf-8")
         files[1].unlink(missing_ok=True)
         run_worker(files[0], threads, "engine_worker")
         told: dict[str, Any] = json.loads(files[1].read_text("utf-8"))
         return told
-
-    def failed(self, what: str, error: Failed) -> None:
-        self.report["failed"].append({"what": what, "error": str(error)})
-        say(f"{what} failed: {error}")
 
     # --- the report ------------------------------------------------------------------------
 
@@ -279,6 +287,7 @@ class Bench:
             "sizes": sizes,
             "quality": quality,
             "marks": [mark.as_dict() for mark in found],
+            "load_after": os.getloadavg(),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         path = OUTPUT / f"engines-{self.started:%Y%m%dT%H%M%SZ}.json"

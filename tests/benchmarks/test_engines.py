@@ -212,6 +212,26 @@ def test_a_trial_has_one_round_and_one_thread_and_chooses_no_threshold():
     assert (args.threads, args.rounds, args.epochs, args.threshold) == ([1], 1, 1, 0.9)
 
 
+def test_what_fails_in_a_worker_is_told_and_what_needs_it_is_passed_over(tmp_path, monkeypatch):
+    def broken(order, target):
+        target.mkdir()
+        raise OSError("disk full")
+
+    made = engine_candidates.Artefact(lambda order, target: target.mkdir())
+    stubs = {
+        "transformer": engine_candidates.Artefact(broken),
+        "onnx": engine_candidates.Artefact(made.make, after=("transformer",)),
+        "tfidf": made,
+    }
+    monkeypatch.setattr(engine_worker, "artefacts", lambda: stubs)
+    order = {"train": {"texts": [], "labels": []}, "choosing": None, "rest": None, "epochs": 1}
+    job = {"root": str(tmp_path), "make": list(stubs), "order": order, "engines": ["ort-fp32"]}
+    answer = engine_worker.answer(job)
+    assert answer["failed"] == {"making transformer": "OSError: disk full"}
+    assert list(answer["make_seconds"]) == ["tfidf"] and answer["engines"] == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["tfidf"]
+
+
 def test_batches_are_full_and_in_order():
     assert engine_worker.batches(["a", "b", "c", "d", "e"], 2) == [["a", "b"], ["c", "d"]]
 
@@ -263,22 +283,21 @@ class Stub(bench.Bench):
     broken: tuple[str, ...] = ()
 
     def worker(self, job, threads):
-        if job.get("make"):
-            (name,) = job["make"]
-            self.fail(name)
+        answer = {"make_seconds": {}, "engines": {}, "failed": {}, "pieces": [16] * 160}
+        for name in job.get("make", ()):
+            if name in self.broken:
+                answer["failed"][f"making {name}"] = "it is broken"
+                continue
+            answer["make_seconds"][name] = 1.0
             (self.folder / name).mkdir()
             size = {"transformer": 900, "ours-int8": 200, "static": 20}.get(name, 100)
             (self.folder / name / "weights.json").write_text("0" * size)
-            return {"make_seconds": {name: 1.0}}
-        if job.get("pieces"):
-            return {"pieces": [16] * len(job["pieces"])}
-        self.fail(job["engine"])
+        if set(job["engines"]) & set(self.broken):
+            raise Failed("it crashed")
         by_text = dict(zip(self.held.texts, self.held.labels, strict=True))
-        return told(SINGLE[job["engine"]], [by_text[text] for text in job["texts"]])
-
-    def fail(self, name):
-        if name in self.broken:
-            raise Failed(f"{name} is broken")
+        labels = [by_text[text] for text in job["texts"]]
+        answer["engines"] = {name: told(SINGLE[name], labels) for name in job["engines"]}
+        return answer
 
 
 @pytest.fixture
@@ -300,8 +319,8 @@ def stub(tmp_path, monkeypatch):
 
 def test_a_run_measures_in_turns_prints_the_marks_and_writes_the_report(stub, tmp_path, capsys):
     one = stub()
-    for step in (one.make, one.take_turns, one.tell):
-        step()
+    one.measure()
+    one.tell()
     printed = capsys.readouterr().out
     assert "Marks: 12 of 12 met" in printed and "median 16 word pieces" in printed
     (path,) = (tmp_path / "out").iterdir()
@@ -312,18 +331,18 @@ def test_a_run_measures_in_turns_prints_the_marks_and_writes_the_report(stub, tm
 
 
 def test_what_fails_is_named_and_the_rest_goes_on(stub, capsys):
-    one = stub("onnx-int8", "static")
-    for step in (one.make, one.take_turns, one.tell):
-        step()
+    one = stub("onnx-int8", "tfidf")
+    one.measure()
+    one.tell()
     printed = capsys.readouterr().out
-    assert "making onnx-int8 failed: onnx-int8 is broken" in printed
-    assert {engine.name for engine in one.chosen} == set(SINGLE) - {"ort-int8", "static", "cascade"}
-    assert len(one.report["failed"]) == 2 and "unknown cascade on a file" in printed
+    assert "making onnx-int8 failed: it is broken" in printed
+    assert {engine.name for engine in one.chosen} == set(SINGLE) - {"ort-int8", "tfidf"}
+    assert len(one.report["failed"]) == 2 and "tfidf not measured" in printed
 
 
 def test_without_a_transformer_there_is_nothing_to_measure(stub):
     with pytest.raises(NiveshError, match="failed above"):
-        stub("transformer").make()
+        stub("transformer").measure()
 
 
 def test_the_judged_fold_reaches_neither_training_nor_choosing(stub):
