@@ -33,6 +33,8 @@ MODELS = {
     "transformer": "nivesh_lib.models.transformer:TransformerClassifier",
     "onnx": "nivesh_lib.models.onnx:OnnxClassifier",
     "onnx_tfidf": "nivesh_lib.models.onnx_tfidf:OnnxTfidf",
+    "static": "nivesh_lib.models.static:StaticClassifier",
+    "quantized": "nivesh_lib.models.compress:QuantizedClassifier",
     "ensemble": "nivesh_lib.models.ensemble:EnsembleClassifier",
     "calibrated": "nivesh_lib.models.wrappers:Calibrated",
     "abstaining": "nivesh_lib.models.wrappers:Abstaining",
