@@ -13,7 +13,7 @@ from nivesh_lib.models import onnx as module
 from nivesh_lib.models.base import get_model, load_model, prepare, read_card
 from nivesh_lib.models.onnx import PROBES, TOLERANCE, OnnxClassifier, parity
 from nivesh_lib.models.onnx_graph import _int8_rows
-from nivesh_lib.models.onnx_session import threads
+from nivesh_lib.models.onnx_session import _adds_exactly, threads
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
@@ -189,7 +189,7 @@ def test_a_little_rounding_is_no_difference(exported, tmp_path):
     assert not load_model(model.save(tmp_path / "model")).falls_back
 
 
-# --- threads ---------------------------------------------------------------------
+# --- the session ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -207,3 +207,20 @@ def test_threads_are_those_of_the_environment(monkeypatch, given, expected):
     for variable, value in given.items():
         monkeypatch.setenv(variable, value)
     assert threads() == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "exact"),
+    [(["avx2"], False), (["avx2", "avx_vnni"], True), (["avx2", "avx512_vnni"], True), ([], True)],
+)
+def test_the_way_around_overflow_is_for_processors_that_need_it(monkeypatch, flags, exact):
+    monkeypatch.setattr(
+        "nivesh_lib.models.onnx_session.machine", lambda: {"model": "", "flags": flags}
+    )
+    assert _adds_exactly() is exact
+
+
+def test_the_way_around_changes_no_answer(exported, monkeypatch):
+    monkeypatch.setattr("nivesh_lib.models.onnx_session._adds_exactly", lambda: False)
+    around = copy.deepcopy(exported["int8"]).predict_proba(MANY)
+    np.testing.assert_allclose(around, exported["int8"].predict_proba(MANY), atol=1e-5)
