@@ -257,6 +257,7 @@ def _lines(table: Comparison, ref: str) -> Iterator[str]:
     for row in table.models:
         apart = _apart(row.to_champion) if row.to_champion else "champion"
         yield (f"{row.rank:<6}{row.model:<{width}}{row.macro_f1!s:<24}{row.accuracy!s:<24}{apart}")
+    yield from _steps(table, width, name)
     yield f"\n{table.sentence}"
     if table.pairs:
         test = "McNemar's exact test" if table.metric == "accuracy" else "swapping answers"
@@ -266,8 +267,25 @@ def _lines(table: Comparison, ref: str) -> Iterator[str]:
         )
 
 
+def _steps(table: Comparison, width: int, metric: str) -> Iterator[str]:
+    """Yield what each model scores more than the next one, beside the champion's column."""
+    steps = [(row.model, row.to_next) for row in table.models if row.to_next]
+    if len(steps) < 2:  # two models: the column says it
+        return
+    yield (
+        f"\n{'':<6}{'model':<{width}}{'over the next':<{width}}{metric + ' [95 %]':<27}"
+        f"{'corrected p':<13}McNemar's p"
+    )
+    for model, apart in steps:
+        p = _p(apart.p_mcnemar_corrected)
+        yield f"{'':<6}{model:<{width}}{apart.other:<{width}}{_apart(apart):<40}{p}"
+
+
 def _apart(difference: Difference) -> str:
     value = difference.value
     interval = f"{value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
-    p = difference.p_corrected
-    return f"{interval:<27}{'<0.001' if p < 0.001 else f'{p:.3f}'}"
+    return f"{interval:<27}{_p(difference.p_corrected)}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -88,7 +88,12 @@ def test_models_are_ranked_and_those_alike_share_a_rank(add_run):
         ["1=", "embedding"],
         ["3", "rules"],
     ]
-    assert "tfidf cannot be told from embedding" in lines[7] and "3 pairs" in lines[8]
+    assert [line.split()[:2] for line in lines[8:10]] == [
+        ["tfidf", "embedding"],
+        ["embedding", "rules"],
+    ]
+    assert lines[9].endswith("<0.001")
+    assert "tfidf cannot be told from embedding" in lines[11] and "3 pairs" in lines[12]
 
 
 def test_without_a_run_the_last_one_is_read(tmp_path, add_run):

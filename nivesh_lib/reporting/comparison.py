@@ -30,6 +30,7 @@ _TIES = (
     "Models that share a rank (=) cannot be told from the first of it: no difference shown, "
     "which is no proof of none."
 )
+_TO = ("to_champion", "to_next")
 _APART = {"value": _ESTIMATE, "p_corrected": NUMBER, "differs": bool}
 
 Record = Mapping[str, Any]
@@ -48,12 +49,13 @@ def comparison_of(results: Mapping[str, Record]) -> dict[str, Any] | None:
     -------
     dict
         ``champion``, ``metric`` (empty where the record does not say), ``sentence``, ``note`` and
-        ``models``, each with ``rank``, ``model`` and ``to_champion``: None, or ``value``, ``low``,
-        ``high``, ``p`` (corrected) and ``differs``.
+        ``models``, each with ``rank``, ``model``, ``to_champion`` and ``to_next`` (the next lower
+        score): None, or ``value``, ``low``, ``high``, ``p`` (corrected), ``p_mcnemar`` (corrected,
+        or None where it was not recorded) and ``differs``.
     """
     found = evaluation_of(results)
     told: Any = found[1].get("comparison") if found else None
-    if fits(told, _COMPARISON) and all(_is_apart(m.get("to_champion")) for m in told["models"]):
+    if fits(told, _COMPARISON) and all(_is_apart(m.get(to)) for m in told["models"] for to in _TO):
         return _whole(told)
     if fits(told, [_RANKED]) and told:
         return _from_rows(told)
@@ -69,7 +71,7 @@ def _whole(told: Mapping[str, Any]) -> dict[str, Any]:
         {
             "rank": model["rank"],
             "model": model["model"],
-            "to_champion": model.get("to_champion") and _flat(model["to_champion"]),
+            **{to: model.get(to) and _flat(model[to]) for to in _TO},
         }
         for model in told["models"]
     ]
@@ -77,7 +79,8 @@ def _whole(told: Mapping[str, Any]) -> dict[str, Any]:
     pairs = told["pairs"]
     note = (
         f"Differences in {name} on the same {told['n']:,} queries, paired, with their 95 % "
-        f"interval; p is corrected for {pairs} pair{'s' * (pairs != 1)} of models (Holm). {_TIES}"
+        f"interval; p, and that of McNemar's test of the accuracies, are corrected for {pairs} "
+        f"pair{'s' * (pairs != 1)} of models (Holm). {_TIES}"
     )
     return {
         "champion": told["champion"],
@@ -89,7 +92,8 @@ def _whole(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(apart: Mapping[str, Any]) -> dict[str, Any]:
-    return {**apart["value"], "p": apart["p_corrected"], "differs": apart["differs"]}
+    told = {"p": apart["p_corrected"], "p_mcnemar": number(apart, "p_mcnemar_corrected")}
+    return {**apart["value"], **told, "differs": apart["differs"]}
 
 
 def _from_rows(rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -101,8 +105,10 @@ def _from_rows(rows: Sequence[Row]) -> dict[str, Any] | None:
         if row.get("difference") is not None:  # None of the champion
             if value is None or p is None or value.low is None or value.high is None:
                 return None
-            apart = {**value._asdict(), "p": p, "differs": p < _ALPHA}
-        models.append({"rank": row["rank"], "model": row["model"], "to_champion": apart})
+            mcnemar = number(row, "p_mcnemar")
+            apart = {**value._asdict(), "p": p, "p_mcnemar": mcnemar, "differs": p < _ALPHA}
+        told = {"rank": row["rank"], "model": row["model"], "to_champion": apart, "to_next": None}
+        models.append(told)
     champions = [model["model"] for model in models if not model["to_champion"]]
     if len(champions) != 1:
         return None

@@ -160,7 +160,8 @@ def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
 
     Each entry has ``step``, ``model``, ``f1`` and ``accuracy`` (value, low, high,
     n), ``p95`` in milliseconds or None, ``bytes`` or None; ``rank`` such as ``2=``, empty
-    without a comparison, and ``apart``: the paired difference to the champion, or None.
+    without a comparison; ``apart`` and ``next``: the paired differences to the champion and to the
+    next lower score, or None.
     """
     told = _comparison(results)
     compared = {model["model"]: model for model in told["models"]} if told else {}
@@ -176,6 +177,7 @@ def leaderboard(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
                 "model": result["model"],
                 "rank": here.get("rank", ""),
                 "apart": here.get("to_champion"),
+                "next": here.get("to_next"),
                 "place": order.get(name, len(order)),
                 "f1": metrics["macro_f1"],
                 "accuracy": metrics["accuracy"],

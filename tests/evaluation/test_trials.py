@@ -84,5 +84,7 @@ def test_a_name_is_tried_once_and_every_fold_needs_a_model(trials):
 def test_the_figure_is_titled_by_what_the_latest_model_brought(trials):
     small = Reader(size=100)
     trials.add("small", small, of_folds(small))
-    assert trials.finding.startswith("small: ") and trials.finding.endswith("10 % of the size, kept")
+    assert trials.finding.startswith("small: ") and trials.finding.endswith(
+        "10 % of the size, kept"
+    )
     assert trials.told.count(" MB") == 2

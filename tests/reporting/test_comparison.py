@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from nivesh_lib.reporting.comparison import comparison_of, evaluation_of
 
 
@@ -23,3 +25,10 @@ def test_a_comparison_may_be_recorded_as_its_table(record):
     told = comparison_of({"06": {**record, "comparison": rows}})
     assert told["champion"] == "good" and told["sentence"] == "good cannot be told from weak."
     assert told["models"][1]["to_champion"]["differs"] is False
+
+
+def test_each_model_is_held_to_the_champion_and_to_the_next_lower_score(record):
+    first, last = comparison_of({"06": record})["models"]
+    assert first["to_champion"] is None and last["to_next"] is None
+    assert first["to_next"]["value"] == pytest.approx(-last["to_champion"]["value"])
+    assert first["to_next"]["p_mcnemar"] < 0.001
