@@ -273,7 +273,7 @@ def _steps(table: Comparison, width: int, metric: str) -> Iterator[str]:
     if len(steps) < 2:  # two models: the column says it
         return
     yield (
-        f"\n{'':<6}{'model':<{width}}{'over the next':<{width}}{metric + ' [95 %]':<27}"
+        f"\n{'':<6}{'model':<{width}}{'more than':<{width}}{metric + ' [95 %]':<27}"
         f"{'corrected p':<13}McNemar's p"
     )
     for model, apart in steps:
