@@ -19,6 +19,7 @@ from nivesh_lib.models.backbones import empty_classifier
 from nivesh_lib.models.base import TextClassifier, as_texts
 from nivesh_lib.models.rounding import from_rounded, rounded_rows
 from nivesh_lib.models.transformer import TransformerClassifier, logits_network
+from nivesh_lib.models.vocabulary import load_packed, reachable, save_packed
 from nivesh_lib.models.wordpieces import WordPieces
 
 _PARTS = ("steps", "scales")
@@ -89,14 +90,14 @@ class QuantizedClassifier(TextClassifier):
         network, pieces = self.model_.network, self.model_.pieces
         save_file(_tensors(network, pieces), directory / "network.safetensors")
         network.model.config.save_pretrained(directory)
-        pieces.save_apart(directory)
+        save_packed(pieces, directory)
         return {"model": self.model_.get_params()}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         from safetensors.torch import load_file
 
         self.model = TransformerClassifier(**state["model"])
-        pieces = WordPieces.from_apart(directory)
+        pieces = load_packed(directory)
         network = _eight_bits(logits_network(empty_classifier(directory)))
         _fill(network, load_file(directory / "network.safetensors"), pieces)
         self.model_ = clone(self.model).restored(network, pieces, self.classes_)
@@ -185,7 +186,7 @@ def _fill(network: Any, tensors: dict[str, Any], pieces: WordPieces) -> None:
 def _kept(network: Any, table: Any, pieces: WordPieces) -> Any:
     """Return the rows of a table that are in the file: of pieces, those that a text can have."""
     words = table is network.model.get_input_embeddings()
-    return pieces.reachable() if words else slice(None)
+    return reachable(pieces)[1] if words else slice(None)
 
 
 def pruned(fitted: TransformerClassifier, amount: float = 0.3) -> TransformerClassifier:

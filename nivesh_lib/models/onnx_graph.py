@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.rounding import rounded_rows
 
 _FAMILIES = ("bert", "distilbert")
 _OPSET = 17
@@ -203,10 +204,10 @@ def _pack_table(model: Any) -> None:
     position = next(n for n, node in enumerate(nodes) if list(node.input[1:]) == ["ids"])
     name, result = nodes[position].input[0], nodes[position].output[0]
     (table,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
-    rows, scales = _int8_rows(numpy_helper.to_array(table))
+    rows, scales = rounded_rows(numpy_helper.to_array(table))
     model.graph.initializer.remove(table)
     model.graph.initializer.append(numpy_helper.from_array(rows, "rows"))
-    model.graph.initializer.append(numpy_helper.from_array(scales, "scales"))
+    model.graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), "scales"))
     nodes[position : position + 1] = [
         helper.make_node("Gather", ["rows", "ids"], ["rows_of_ids"]),
         helper.make_node("Gather", ["scales", "ids"], ["scales_of_ids"]),
@@ -214,9 +215,3 @@ def _pack_table(model: Any) -> None:
         helper.make_node("Mul", ["numbers_of_ids", "scales_of_ids"], [result]),
     ]
     _set_nodes(model, nodes)
-
-
-def _int8_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scales = np.abs(values).max(axis=1, keepdims=True) / np.iinfo(np.int8).max
-    scales[scales == 0] = 1
-    return np.round(values / scales).astype(np.int8), scales.astype(np.float32)

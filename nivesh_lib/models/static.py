@@ -14,6 +14,7 @@ from nivesh_lib.models.distillation import Teaching
 from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.linear import softmax
 from nivesh_lib.models.rounding import from_rounded, rounded_rows
+from nivesh_lib.models.vocabulary import load_packed, reachable, save_packed
 from nivesh_lib.models.wordpieces import WordPieces
 
 _LONGEST = 5  # characters of an n-gram; the shortest has 2
@@ -122,13 +123,15 @@ class StaticClassifier(TextClassifier):
         self, X: Iterable[str], y: Iterable[str], slips: float, teaching: Teaching | None = None
     ) -> Self:
         from nivesh_lib.models import training
+        from nivesh_lib.models.lstm import input_vectors
 
         if self.buckets < 2 or self.buckets & (self.buckets - 1):
             raise ValueError(f"buckets {self.buckets!r} is no power of two")
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
-        self._pieces = WordPieces.from_folder(folder)
+        whole = WordPieces.from_folder(folder)
+        self._pieces, kept = reachable(whole)
         rows = training.Encoded(self._joined(texts), targets, _PADDING)
         recipe = training.Recipe(
             epochs=self.epochs,
@@ -139,7 +142,7 @@ class StaticClassifier(TextClassifier):
             verbose=self.verbose,
         )
         with training.seeded(self.random_state):
-            network = self._new_network(folder)
+            network = self._new_network(_weighted(input_vectors(folder).numpy(), whole)[kept])
             self.history_ = training.train(
                 network,
                 self._groups(network),
@@ -151,12 +154,9 @@ class StaticClassifier(TextClassifier):
         self._take(network)
         return self
 
-    def _new_network(self, folder: Path) -> Any:
-        from nivesh_lib.models.lstm import input_vectors
-
-        vectors = input_vectors(folder).numpy()
+    def _new_network(self, vectors: np.ndarray) -> Any:
         return _network(
-            _weighted(vectors, self._pieces),
+            vectors,
             width=min(self.width, vectors.shape[1]),
             hidden=self.hidden,
             buckets=self.buckets,
@@ -175,17 +175,12 @@ class StaticClassifier(TextClassifier):
     def _take(self, network: Any) -> None:
         """Keep the trained numbers as arrays, tables in eight bits."""
         parts = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-        reachable = self._pieces.reachable()
-        table = parts["vectors"][reachable] @ parts["narrow.weight"].T
+        table = parts["vectors"] @ parts["narrow.weight"].T
         grams = parts["grams.weight"][1:]  # the first row is the padding's
         tensors = {name: parts[name] for name in _LAYERS}
         tensors["table"], tensors["table_scales"] = rounded_rows(table)
         tensors["grams"], tensors["grams_scales"] = rounded_rows(grams)
-        self._set(tensors)
-
-    def _set(self, tensors: dict[str, np.ndarray]) -> None:
         self._tensors = tensors
-        self._rows = np.cumsum(self._pieces.reachable()) - 1  # piece -> row of the table
 
     def _joined(self, texts: list[str]) -> list[np.ndarray]:
         """Return what the network reads of each text: pieces from 1 on, then n-grams after them."""
@@ -209,8 +204,8 @@ class StaticClassifier(TextClassifier):
         return softmax(np.stack([self._logits(*read) for read in self._read(texts)]))
 
     def _logits(self, pieces: np.ndarray, grams: np.ndarray) -> np.ndarray:
-        held, rows = self._tensors, self._rows[pieces]
-        mean = from_rounded(held["table"][rows], held["table_scales"][rows]).sum(0) / len(rows)
+        held = self._tensors
+        mean = from_rounded(held["table"][pieces], held["table_scales"][pieces]).mean(0)
         inner = np.maximum(held["inner.weight"] @ mean + held["inner.bias"], 0.0)
         scores = from_rounded(held["grams"][grams], held["grams_scales"][grams]).sum(0)
         known = scores / max(1, len(grams)) ** 0.5
@@ -219,15 +214,15 @@ class StaticClassifier(TextClassifier):
     def _dump(self, directory: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file
 
-        self._pieces.save_apart(directory)
+        save_packed(self._pieces, directory)
         save_file(self._tensors, directory / "weights.safetensors")
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         from safetensors.numpy import load_file
 
-        self._pieces = WordPieces.from_apart(directory)
-        self._set(load_file(directory / "weights.safetensors"))
+        self._pieces = load_packed(directory)
+        self._tensors = load_file(directory / "weights.safetensors")
 
 
 _PADDING = 0
