@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nivesh_lib.errors import MissingExtra, ModelError
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -146,6 +148,39 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
             id2label=dict(enumerate(labels)),
             label2id={label: n for n, label in enumerate(labels)},
         )
+
+
+def empty_classifier(folder: Path) -> Any:
+    """Return a classifier of the shape that ``config.json`` tells, its weights not yet set."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(folder)
+    with _quiet():
+        model = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=_ATTENTION
+        )
+    return model.eval()
+
+
+def keep_layers(model: Any, count: int) -> None:
+    """Leave ``count`` of a model's layers, evenly spread, the first and the last among them.
+
+    That is how DistilBERT began, from every other layer of BERT (Sanh et al. 2019).
+
+    Raises
+    ------
+    ValueError
+        The model has fewer layers, or none would be left.
+    """
+    import torch
+
+    stack = getattr(model.base_model, "encoder", None) or model.base_model.transformer
+    layers = stack.layer
+    if not 1 <= count <= len(layers):
+        raise ValueError(f"layers {count!r} is not between 1 and the backbone's {len(layers)}")
+    chosen = np.linspace(0, len(layers) - 1, count).round().astype(int)
+    stack.layer = torch.nn.ModuleList(layers[n] for n in chosen.tolist())
+    model.config.num_hidden_layers = count
 
 
 def save_pretrained(model: Any, directory: Path) -> None:

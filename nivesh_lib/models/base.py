@@ -31,6 +31,8 @@ MODELS = {
     "lstm": "nivesh_lib.models.lstm:LstmClassifier",
     "embedding": "nivesh_lib.models.embedding:EmbeddingClassifier",
     "transformer": "nivesh_lib.models.transformer:TransformerClassifier",
+    "static": "nivesh_lib.models.static:StaticClassifier",
+    "quantized": "nivesh_lib.models.compress:QuantizedClassifier",
     "ensemble": "nivesh_lib.models.ensemble:EnsembleClassifier",
     "calibrated": "nivesh_lib.models.wrappers:Calibrated",
     "abstaining": "nivesh_lib.models.wrappers:Abstaining",

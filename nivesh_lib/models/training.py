@@ -17,6 +17,7 @@ import numpy as np
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.augmentation import with_slips
+from nivesh_lib.models.distillation import Teaching, distillation_loss
 from nivesh_lib.models.wordpieces import by_length, padded, shuffled
 
 _PRECISIONS = ("auto", "bf16", "fp32")
@@ -112,6 +113,7 @@ def train(
     recipe: Recipe,
     validation: Encoded | None = None,
     rewritten: Rewriter | None = None,
+    teaching: Teaching | None = None,
 ) -> list[dict[str, float]]:
     """Train in place with AdamW (Loshchilov and Hutter 2019) and return the history.
 
@@ -126,6 +128,9 @@ def train(
         the epoch with the least loss. With ``patience``, training stops that many epochs later.
     rewritten
         Writes the texts of all rows anew for each epoch; see `models.augmentation`.
+    teaching
+        What another model said of the rows, to learn from beside the class numbers; labels are
+        then not smoothed.
 
     Returns
     -------
@@ -141,7 +146,7 @@ def train(
     optimizer = torch.optim.AdamW(groups, fused=True)
     batches = len(by_length(rows.lengths, recipe.batch_size))
     scheduler = _schedule(optimizer, batches * recipe.epochs, recipe.warmup)
-    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    loss_of = _loss(rows.targets, recipe, teaching)
     history: list[dict[str, float]] = []
     best: tuple[float, dict[str, Any]] | None = None
     for epoch in range(1, recipe.epochs + 1):
@@ -151,10 +156,9 @@ def train(
         order = shuffled(rows.lengths, recipe.batch_size, rng)
         for batch in _progress(order, batches, epoch, recipe):
             ids, mask = _tensors(rows, batch, where)
-            target = torch.from_numpy(rows.targets[batch]).to(where)
             with autocast(recipe.precision):
                 logits = network(ids, mask)
-            loss = loss_of(logits.float(), target)
+            loss = loss_of(logits.float(), batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -174,6 +178,24 @@ def train(
         network.load_state_dict(best[1])
     network.to("cpu").eval()
     return history
+
+
+def _loss(
+    targets: np.ndarray, recipe: Recipe, teaching: Teaching | None
+) -> Callable[[Any, np.ndarray], Any]:
+    """Return the function from logits and row numbers of a batch to its loss."""
+    import torch
+
+    cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+
+    def loss(logits: Any, batch: np.ndarray) -> Any:
+        target = torch.from_numpy(targets[batch]).to(logits.device)
+        if teaching is None:
+            return cross_entropy(logits, target)
+        theirs = torch.from_numpy(teaching.logits[batch]).to(logits)
+        return distillation_loss(logits, theirs, target, teaching.temperature, alpha=teaching.alpha)
+
+    return loss
 
 
 def _schedule(optimizer: Any, steps: int, warmup: float) -> Any:

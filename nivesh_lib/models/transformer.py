@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 
 from nivesh_lib.models.backbones import (
     find_backbone,
+    keep_layers,
     load_classifier,
     load_tokenizer,
     save_pretrained,
 )
 from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.distillation import Teaching
 from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.linear import softmax
 from nivesh_lib.models.training import (
@@ -83,6 +86,9 @@ class TransformerClassifier(TextClassifier):
         Word pieces of a text that are read. Batches are padded to their own longest text only.
     precision : str
         ``auto``, ``bf16`` or ``fp32`` in training; see `training.autocast`. Answers are fp32.
+    layers : int, optional
+        Keep that many of the backbone's layers, evenly spread; None keeps all. See
+        `backbones.keep_layers`.
     random_state : int, optional
         Seed of head, order and dropout.
     verbose : bool
@@ -120,6 +126,7 @@ class TransformerClassifier(TextClassifier):
         glosses: bool = True,
         max_length: int = 128,
         precision: str = "auto",
+        layers: int | None = None,
         random_state: int | None = 42,
         verbose: bool = False,
     ) -> None:
@@ -139,11 +146,21 @@ class TransformerClassifier(TextClassifier):
         self.glosses = glosses
         self.max_length = max_length
         self.precision = precision
+        self.layers = layers
         self.random_state = random_state
         self.verbose = verbose
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fine-tune the backbone on the rows."""
+        return self._learn(X, y, self.slips)
+
+    def fit_taught(self, X: Iterable[str], y: Iterable[str], teaching: Teaching) -> Self:
+        """Fine-tune on the rows as they are and on what another model said of each."""
+        return self._learn(X, y, 0.0, teaching)
+
+    def _learn(
+        self, X: Iterable[str], y: Iterable[str], slips: float, teaching: Teaching | None = None
+    ) -> Self:
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
@@ -160,14 +177,17 @@ class TransformerClassifier(TextClassifier):
         )
         with seeded(self.random_state):
             model = load_classifier(folder, self.classes_.tolist())
+            if self.layers is not None:
+                keep_layers(model, self.layers)
             self._prepare(model)
-            self._network = _logits_network(model)
+            self._network = logits_network(model)
             self.history_ = train(
                 self._network,
                 self._groups(model),
                 rows,
                 recipe,
-                rewritten=rewriter(self._encode, texts, self.slips),
+                rewritten=rewriter(self._encode, texts, slips),
+                teaching=teaching,
             )
         return self
 
@@ -208,6 +228,27 @@ class TransformerClassifier(TextClassifier):
             groups += without_decay(parameters, rate, self.weight_decay)
         return groups
 
+    @property
+    def network(self) -> Any:
+        """The torch module: ``forward(ids, mask)`` returns logits, ``.model`` is the hub's."""
+        return self._network
+
+    @property
+    def pieces(self) -> WordPieces:
+        """What cuts texts into word pieces."""
+        return self._pieces
+
+    def with_network(self, network: Any) -> Self:
+        """Return a copy of this fitted model that asks another network."""
+        other = copy.copy(self)
+        other._network = network
+        return other
+
+    def restored(self, network: Any, pieces: WordPieces, classes: np.ndarray) -> Self:
+        """Take what was read from a file in place of `fit`; return self."""
+        self._network, self._pieces, self.classes_ = network, pieces, classes
+        return self
+
     def _proba(self, texts: list[str]) -> np.ndarray:
         ids = self._encode(texts)
         rows = unlabelled(ids, self._pieces.pad_id)
@@ -220,7 +261,7 @@ class TransformerClassifier(TextClassifier):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self._read_tokenizer(directory)
-        self._network = _logits_network(load_classifier(directory, self.classes_.tolist())).eval()
+        self._network = logits_network(load_classifier(directory, self.classes_.tolist())).eval()
 
 
 def _depth(name: str, layers: int) -> int:
@@ -233,7 +274,8 @@ def _depth(name: str, layers: int) -> int:
     return layers if ".pooler." in name else layers + 1
 
 
-def _logits_network(model: Any) -> Any:
+def logits_network(model: Any) -> Any:
+    """Return the hub's model as a module from ids and mask to logits."""
     import torch
 
     class Logits(torch.nn.Module):

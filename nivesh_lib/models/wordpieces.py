@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.backbones import load_tokenizer
 
+_RULES, _VOCABULARY = "tokenizer_rules.json", "vocabulary.txt"
+_UNUSED = re.compile(r"\[unused\d+\]")
 _BUCKET_BATCHES = 50  # batches sorted by length together; more would order the training
 
 
@@ -42,6 +47,51 @@ class WordPieces:
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""
         self._tokenizer.save(str(path))
+
+    def save_apart(self, directory: Path) -> None:
+        """Write vocabulary and rules as two files, a third of the size of ``tokenizer.json``.
+
+        Raises
+        ------
+        ModelError
+            The vocabulary is no plain list of pieces, as that of BERT's family is.
+        """
+        whole = json.loads(self._tokenizer.to_str())
+        if whole["model"]["type"] != "WordPiece":
+            raise ModelError(
+                f"{whole['model']['type']}: only BERT's word pieces can be saved apart"
+            )
+        whole["model"]["vocab"] = {}
+        (directory / _RULES).write_text(json.dumps(whole), encoding="utf-8")
+        (directory / _VOCABULARY).write_text("\n".join(self.vocabulary), encoding="utf-8")
+
+    @classmethod
+    def from_apart(cls, directory: Path) -> WordPieces:
+        """Read what `save_apart` wrote."""
+        from tokenizers import Tokenizer
+
+        whole = json.loads((directory / _RULES).read_text(encoding="utf-8"))
+        pieces = (directory / _VOCABULARY).read_text(encoding="utf-8").split("\n")
+        whole["model"]["vocab"] = {piece: number for number, piece in enumerate(pieces)}
+        tokenizer = Tokenizer.from_str(json.dumps(whole))
+        return cls(tokenizer, tokenizer.token_to_id("[PAD]"))
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Return the word pieces in the order of their ids."""
+        known = self._tokenizer.get_vocab()
+        return sorted(known, key=known.__getitem__)
+
+    def reachable(self) -> np.ndarray:
+        """Return a mask of the word pieces that a text can have, shape (pieces,).
+
+        BERT's vocabulary keeps places free, ``[unused0]`` and so on, that no text leads to.
+        """
+        return np.array([not _UNUSED.fullmatch(piece) for piece in self.vocabulary])
+
+    def special(self) -> list[int]:
+        """Return the ids of pieces that stand for no word, such as ``[CLS]`` and ``[UNK]``."""
+        return sorted(self._tokenizer.get_added_tokens_decoder())
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
         """Return the ids of each text, special tokens included, at most ``max_length`` of them."""

@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, object]] = {
     "lstm": {**_FEW_STEPS, "hidden": 16, "dropout": 0.0, "word_dropout": 0.0},
     "embedding": {"C": 1000.0},
     "transformer": {**_FEW_STEPS, "head_learning_rate": 5e-3},
+    "static": {"epochs": 30, "batch_size": 4, "buckets": 4096, "hidden": 16},
 }
 NEURAL = sorted(SMALL)
 
@@ -81,6 +82,8 @@ def save_tiny(architecture: str, folder: Path) -> None:
 def small_model(kind: str) -> TextClassifier:
     if kind == "ensemble":
         return get_model(kind, members={"tfidf": {}, "embedding": {"backbone": tiny()}})
+    if kind == "quantized":
+        return get_model(kind, model=small_model("transformer"))
     if kind == "calibrated":
         return get_model(kind, model=get_model("tfidf"), temperature=0.5)
     if kind == "abstaining":

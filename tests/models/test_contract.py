@@ -164,9 +164,11 @@ def test_ten_megabytes_are_answered_quickly_2post(fitted, text):
     assert time.perf_counter() - started < 2
 
 
-def test_neighbours_do_not_change_an_answer_2post(fitted):
+def test_neighbours_do_not_change_an_answer_2post(kind, fitted):
     alone = np.vstack([fitted.predict_proba([query]) for query in QUERIES])
-    np.testing.assert_allclose(fitted.predict_proba(QUERIES), alone, rtol=1e-5)
+    # Eight bits have one scale for all activations of a batch.
+    near = {"atol": 0.03} if kind == "quantized" else {"rtol": 1e-5}
+    np.testing.assert_allclose(fitted.predict_proba(QUERIES), alone, **near)
 
 
 @pytest.mark.parametrize("change", [str.upper, str.title, "  {}  ".format], ids=["A", "Aa", "_"])
