@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_model, prepare
 from nivesh_lib.models.linear import softmax
-from nivesh_lib.models.onnx_graph import float_graph, int8_graph
+from nivesh_lib.models.onnx_graph import float_graph
+from nivesh_lib.models.onnx_int8 import int8_graph
 from nivesh_lib.models.onnx_session import Graph
 from nivesh_lib.models.transformer import TransformerClassifier
 from nivesh_lib.models.vocabulary import load_packed, reachable, save_packed
@@ -68,9 +69,6 @@ class OnnxClassifier(_Wrapper):
     int8 sums depend on the processor's instructions (VNNI or none). A saved int8 model holds its
     answers to `PROBES` and the machine that gave them. Loading asks again: where a probability
     differs by more than `TOLERANCE`, the fallback answers, with a warning, or loading fails.
-
-    int8 texts are answered one at a time: in a batch they would share the scales of a layer's
-    input, and a text's answer would depend on its neighbours.
     """
 
     kind: ClassVar[str] = "onnx"
@@ -146,7 +144,7 @@ class OnnxClassifier(_Wrapper):
         ids = self._reader._encode(texts)
         lengths = np.array([len(row) for row in ids])
         logits = np.empty((len(ids), len(self.classes_)))
-        for batch in by_length(lengths, 1 if self.precision == "int8" else _ROWS):
+        for batch in by_length(lengths, _ROWS):
             table, mask = padded([ids[row] for row in batch], self._reader._pieces.pad_id)
             logits[batch] = self._graph(ids=table, mask=mask)
         return logits

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.rounding import rounded_rows
 
 _FAMILIES = ("bert", "distilbert")
 _OPSET = 17
@@ -160,58 +159,11 @@ def _first_token_only(model: Any) -> None:
         for position, name in enumerate(node.input):
             if name in (attended, before):
                 node.input[position] = f"{name}_first"
-    _set_nodes(model, [*nodes[: last + 1], *added, *nodes[last + 1 :]])
+    set_nodes(model, [*nodes[: last + 1], *added, *nodes[last + 1 :]])
 
 
-def _set_nodes(model: Any, nodes: Sequence[Any]) -> None:
+def set_nodes(model: Any, nodes: Sequence[Any]) -> None:
+    """Put nodes, in the order in which they run, in place of those of a graph."""
     kept = [copy.deepcopy(node) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(kept)
-
-
-def int8_graph(model: Any) -> Any:
-    """Turn what `float_graph` returned into a smaller and faster graph with nearly its answers.
-
-    The weights become int8, one scale for each column, and what they are multiplied with becomes
-    int8 while the graph runs, one scale for the whole input: ONNX Runtime's dynamic quantisation.
-    The table of word pieces is int8 with a scale for each piece.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-
-    _pack_table(model)
-    add_pre_process_metadata(model)  # or the quantiser asks for what `_fused` did
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "model.onnx"
-        quantize_dynamic(
-            model,
-            path,
-            op_types_to_quantize=["MatMul", "Attention"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            # Shape inference stops at joined nodes; without this they have no data type.
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-        return onnx.load(path)
-
-
-def _pack_table(model: Any) -> None:
-    """Replace the look-up of word pieces by one of int8 rows and one of their scales."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes = list(model.graph.node)
-    position = next(n for n, node in enumerate(nodes) if list(node.input[1:]) == ["ids"])
-    name, result = nodes[position].input[0], nodes[position].output[0]
-    (table,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
-    rows, scales = rounded_rows(numpy_helper.to_array(table))
-    model.graph.initializer.remove(table)
-    model.graph.initializer.append(numpy_helper.from_array(rows, "rows"))
-    model.graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), "scales"))
-    nodes[position : position + 1] = [
-        helper.make_node("Gather", ["rows", "ids"], ["rows_of_ids"]),
-        helper.make_node("Gather", ["scales", "ids"], ["scales_of_ids"]),
-        helper.make_node("Cast", ["rows_of_ids"], ["numbers_of_ids"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["numbers_of_ids", "scales_of_ids"], [result]),
-    ]
-    _set_nodes(model, nodes)
