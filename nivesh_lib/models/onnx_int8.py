@@ -139,18 +139,19 @@ class _Graph:
         A layer that passes its input through (`TransformerClassifier`'s ``direct``) has ones on the
         diagonal, beside which eight bits have no step for the rest: the diagonal goes apart.
         """
+        from onnx import TensorProto
+
         name, output = node.input[1], node.output[0]
         table = self._take(name).copy()
         passed = np.diag(table).copy() if table.shape[0] == table.shape[1] else None
         if passed is not None:
             np.fill_diagonal(table, 0.0)
         rows, scales = rounded_rows(table)
-        packed = [
-            self._constant(f"{name}_int8", rows),
-            self._constant(f"{name}_scales", scales[:, 0].astype(np.float32)),
-        ]
+        held = self._constant(f"{name}_int8", rows)
+        units = self._constant(f"{name}_scales", scales.astype(np.float32))
+        found = self._node("Cast", [held], f"{name}_numbers", to=TensorProto.FLOAT)
         same = copy.deepcopy(node)
-        same.input[1] = self._node("DequantizeLinear", packed, f"{name}_found", axis=0)
+        same.input[1] = self._node("Mul", [found, units], f"{name}_found")
         self.nodes.append(same)
         if passed is not None:
             same.output[0] = f"{output}_rest"

@@ -12,7 +12,6 @@ from nivesh_lib.errors import ModelError
 from nivesh_lib.models import onnx as module
 from nivesh_lib.models.base import get_model, load_model, prepare, read_card
 from nivesh_lib.models.onnx import PROBES, TOLERANCE, OnnxClassifier, parity
-from nivesh_lib.models.onnx_graph import _int8_rows
 from nivesh_lib.models.onnx_session import _adds_exactly, threads
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
@@ -52,7 +51,7 @@ def test_fp32_answers_are_those_of_torch_but_for_rounding(fitted, exported):
 
 def test_int8_answers_are_near(fitted, exported):
     found = parity(fitted, exported["int8"], MANY)
-    assert 0 < found.largest < 0.5
+    assert 0 < found.largest < 0.1
 
 
 def test_another_family_of_encoders_is_exported_too():
@@ -80,10 +79,10 @@ def test_a_copy_answers_the_same(exported, precision):
     )
 
 
-def test_int8_answers_do_not_depend_on_neighbours_at_all(exported):
+def test_int8_answers_depend_on_neighbours_no_more_than_fp32_ones_do(exported):
     model = exported["int8"]
     alone = np.vstack([model.predict_proba([text]) for text in MANY])
-    np.testing.assert_array_equal(model.predict_proba(MANY), alone)
+    np.testing.assert_allclose(model.predict_proba(MANY), alone, atol=1e-5)
 
 
 def test_int8_takes_a_fraction_of_the_room(fitted, exported, tmp_path):
@@ -98,11 +97,23 @@ def test_int8_takes_a_fraction_of_the_room(fitted, exported, tmp_path):
 _WEIGHTS = (".onnx", ".safetensors")
 
 
-def test_rows_are_rounded_each_to_its_own_scale():
-    table = np.array([[1.0, -0.5], [100.0, 3.0], [0.0, 0.0]], dtype=np.float32)
-    rows, scales = _int8_rows(table)
-    assert rows.dtype == np.int8
-    assert (np.abs(rows * scales - table) <= scales / 2 + 1e-6).all()
+def test_small_weights_beside_ones_on_the_diagonal_are_kept(fitted, exported):
+    # `direct` starts a layer as the identity; beside a 1 eight bits have no step below 0.008.
+    weight = fitted.network.model.base_model.pooler.dense.weight.detach().numpy()
+    rest = weight - np.diag(np.diag(weight))
+    assert np.abs(np.diag(weight)).min() > 5 * np.abs(rest).max()
+    found = _initializers(exported["int8"])
+    kept = next(name for name in found if name.endswith("_diagonal"))
+    rows = found[kept.replace("_diagonal", "_int8")] * found[kept.replace("_diagonal", "_scales")]
+    np.testing.assert_allclose(rows, rest, atol=np.abs(rest).max() / 100)
+
+
+def _initializers(model):
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_from_string(model._graph.content).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 def test_no_texts_have_no_parity(fitted, exported):
