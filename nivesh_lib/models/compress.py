@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -136,11 +137,18 @@ def _eight_bits(network: Any) -> Any:
     import torch
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-    with warnings.catch_warnings():
-        # torchao, which is to replace it, gains no speed on processors (torch 2.13).
-        warnings.filterwarnings("ignore", ".*torch.ao.quantization is deprecated")
-        how = {torch.nn.Linear: per_channel_dynamic_qconfig}
+    how = {torch.nn.Linear: per_channel_dynamic_qconfig}
+    with _quiet():
         return quantize_dynamic(network.eval(), how, inplace=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep away what torch says of this module's future: its successor is slower on processors."""
+    with warnings.catch_warnings():
+        for told in ("torch.ao.quantization is deprecated", "torch.quantize_per_tensor, torch.qu"):
+            warnings.filterwarnings("ignore", told)
+        yield
 
 
 def _tensors(network: Any, pieces: WordPieces) -> dict[str, Any]:
@@ -173,9 +181,9 @@ def _fill(network: Any, tensors: dict[str, Any], pieces: WordPieces) -> None:
     for name, linear in _linears(network):
         steps, scales = (tensors.pop(f"{name}.{part}") for part in _PARTS)
         zeros = torch.zeros(len(scales), dtype=torch.int64)
-        weight = torch.quantize_per_channel(
-            steps * scales.unsqueeze(1), scales, zeros, axis=0, dtype=torch.qint8
-        )
+        rows = steps * scales.unsqueeze(1)
+        with _quiet():
+            weight = torch.quantize_per_channel(rows, scales, zeros, axis=0, dtype=torch.qint8)
         linear.set_weight_bias(weight, tensors.pop(f"{name}.bias"))
     for name, parameter in network.model.named_parameters():
         if name in tensors:

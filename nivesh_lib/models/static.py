@@ -1,8 +1,9 @@
-"""A classifier that looks its word pieces up in a table: no encoder, no torch when it answers."""
+"""A classifier that looks pieces of a text up in tables: no encoder, no torch when it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,60 +11,48 @@ import numpy as np
 
 from nivesh_lib.models.backbones import find_backbone
 from nivesh_lib.models.base import TextClassifier, as_training
-from nivesh_lib.models.distillation import Teaching
+from nivesh_lib.models.distillation import Teaching, distillation_loss
 from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.linear import softmax
-from nivesh_lib.models.rounding import from_rounded, rounded_rows
+from nivesh_lib.models.rounding import rounded_rows
 from nivesh_lib.models.wordpieces import WordPieces
 
 _LONGEST = 5  # characters of an n-gram; the shortest has 2
 _COMMON = 1e-4  # share of all words from which on a piece counts less (Arora et al. 2017)
+_STEPS = 100  # of L-BFGS, at most
 _PRIME = np.uint32(0x01000193)  # of the FNV hash
-_SPREAD = np.uint32(0x9E3779B1)  # of Fibonacci hashing: high bits that depend on all bits
+_SPREAD = np.uint32(0x9E3779B1)  # of Fibonacci hashing: every bit reaches the high ones
+_FAMILIES = ("vectors", "letters", "words")
 
 
 class StaticClassifier(TextClassifier):
-    """Mean of word-piece vectors through one hidden layer, plus scores of hashed n-grams.
+    """Logistic regression on the mean word-piece vector and on hashed n-grams, as three tables.
 
-    The vectors are the backbone's input vectors, of the width that training gives them, weighted
-    down where a piece is common, so that words which no training row holds lie beside those that
-    some do (as in model2vec, Tulkens and van Dongen 2024). Character n-grams of each word and pairs
-    of pieces add a score for each class, straight from the bucket that they hash to (Weinberger et
-    al. 2009, Joulin et al. 2017): that reads typos and names. What is kept is int8 rows; answering
-    is a look-up and two small products in numpy.
+    The vectors are the backbone's input vectors, common pieces weighed down (the sentence vectors
+    of Arora et al. 2017; Tulkens and van Dongen 2024 cut encoders down to such a table), so that
+    words of no training row lie beside those of some. Character n-grams inside words, single
+    pieces and pairs of pieces get weights of their own, in buckets that they hash to (Weinberger
+    et al. 2009), weighed by how rare they are: these read typos, names and phrases. Since all of
+    it is linear, what is kept of a piece or bucket is one int8 score for each class. Answering is
+    looking up and adding, in numpy.
 
     Parameters
     ----------
     backbone : str
         Whose word pieces and vectors are used; see `backbones.find_backbone`.
-    width, hidden : int
-        Numbers of a piece's vector, and of the hidden layer.
+    C : float
+        Inverse regularisation strength.
     buckets : int
-        Places for n-grams, a power of two; each takes a byte a class.
-    dropout : float
-        Share of vector and hidden layer that is hidden in training.
-    epochs, batch_size : int
-        Passes over the rows, and rows of a step.
-    learning_rate, gram_learning_rate, weight_decay : float
-        Of AdamW, the second for the scores of n-grams.
+        Places for character n-grams, and as many for pieces and their pairs; a power of two. Each
+        takes a byte for each class, and two.
     label_smoothing : float
         Of the cross-entropy.
-    slips : float
-        Share of the words that get a slip of the thumb, another in each epoch; see
-        `augmentation.with_slips`.
     glosses : bool
         Read the Hindi words of a text in English; see `hinglish.glossed`.
     max_length : int
         Word pieces of a text that are read.
     random_state : int, optional
-        Seed of weights, order and dropout.
-    verbose : bool
-        Show a progress bar for each epoch.
-
-    Attributes
-    ----------
-    history_ : list of dict
-        See `training.train`; not kept in a saved model.
+        Not used: there is one best fit, and the search for it starts from zeros.
 
     Examples
     --------
@@ -77,144 +66,142 @@ class StaticClassifier(TextClassifier):
     def __init__(
         self,
         backbone: str = "minilm",
-        width: int = 40,
-        hidden: int = 128,
+        C: float = 50.0,
         buckets: int = 32768,
-        dropout: float = 0.2,
-        epochs: int = 20,
-        batch_size: int = 64,
-        learning_rate: float = 3e-3,
-        gram_learning_rate: float = 3e-2,
-        weight_decay: float = 0.01,
         label_smoothing: float = 0.1,
-        slips: float = 0.0,
         glosses: bool = True,
         max_length: int = 128,
         random_state: int | None = 42,
-        verbose: bool = False,
     ) -> None:
         self.backbone = backbone
-        self.width = width
-        self.hidden = hidden
+        self.C = C
         self.buckets = buckets
-        self.dropout = dropout
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.gram_learning_rate = gram_learning_rate
-        self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
-        self.slips = slips
         self.glosses = glosses
         self.max_length = max_length
         self.random_state = random_state
-        self.verbose = verbose
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Train on the labels alone."""
-        return self._learn(X, y, self.slips)
+        """Learn from the labels alone."""
+        return self.fit_taught(X, y, None)
 
-    def fit_taught(self, X: Iterable[str], y: Iterable[str], teaching: Teaching) -> Self:
-        """Train on the rows as they are and on what another model said of each."""
-        return self._learn(X, y, 0.0, teaching)
+    def fit_taught(self, X: Iterable[str], y: Iterable[str], teaching: Teaching | None) -> Self:
+        """Learn from the labels and, where there is one, from what a teacher said of each row.
 
-    def _learn(
-        self, X: Iterable[str], y: Iterable[str], slips: float, teaching: Teaching | None = None
-    ) -> Self:
-        from nivesh_lib.models import training
-
+        Raises
+        ------
+        ValueError
+            ``buckets`` is no power of two.
+        """
         if self.buckets < 2 or self.buckets & (self.buckets - 1):
             raise ValueError(f"buckets {self.buckets!r} is no power of two")
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
         self._pieces = WordPieces.from_folder(folder)
-        rows = training.Encoded(self._joined(texts), targets, _PADDING)
-        recipe = training.Recipe(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            label_smoothing=self.label_smoothing,
-            precision="fp32",  # the products are too small to gain from less
-            seed=self.random_state,
-            verbose=self.verbose,
+        read = self._read(texts)
+        vectors = _weighted(_input_vectors(folder), self._pieces)
+        means = np.stack([vectors[one.pieces].mean(axis=0) for one in read])
+        letters = _Bags.of([one.letters for one in read], self.buckets)
+        words = _Bags.of([one.words for one in read], self.buckets)
+        scale = _unit(np.square(means).sum(axis=1))
+        weights = self._solve(means * scale, [letters, words], targets, teaching)
+        self._take(
+            (vectors * scale) @ weights["vectors"],
+            letters.weights[:, None] * weights["letters"],
+            words.weights[:, None] * weights["words"],
+            weights["bias"],
         )
-        with training.seeded(self.random_state):
-            network = self._new_network(folder)
-            self.history_ = training.train(
-                network,
-                self._groups(network),
-                rows,
-                recipe,
-                rewritten=training.rewriter(self._joined, texts, slips),
-                teaching=teaching,
-            )
-        self._take(network)
         return self
 
-    def _new_network(self, folder: Path) -> Any:
-        from nivesh_lib.models.lstm import input_vectors
+    def _solve(
+        self,
+        means: np.ndarray,
+        bags: Sequence[_Bags],
+        targets: np.ndarray,
+        teaching: Teaching | None,
+    ) -> dict[str, np.ndarray]:
+        """Return the weights of each family of features, and the bias, that fit the rows best."""
+        import torch
+        from torch.nn import functional
 
-        vectors = input_vectors(folder).numpy()
-        return _network(
-            _weighted(vectors, self._pieces),
-            width=min(self.width, vectors.shape[1]),
-            hidden=self.hidden,
-            buckets=self.buckets,
-            classes=len(self.classes_),
-            dropout=self.dropout,
+        classes, target = len(self.classes_), torch.from_numpy(targets)
+        dense, theirs = torch.from_numpy(means), None
+        if teaching is not None:
+            theirs = torch.from_numpy(np.asarray(teaching.logits, np.float32))
+        sizes = dict(zip(_FAMILIES, [means.shape[1], self.buckets, self.buckets], strict=True))
+        weights = {name: torch.zeros(size, classes) for name, size in sizes.items()}
+        weights["bias"] = torch.zeros(classes)
+        parts = [weight.requires_grad_() for weight in weights.values()]
+        search = torch.optim.LBFGS(
+            parts, max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe"
         )
 
-    def _groups(self, network: Any) -> list[dict[str, Any]]:
-        from nivesh_lib.models.training import without_decay
+        def loss() -> Any:
+            search.zero_grad()
+            logits = dense @ weights["vectors"] + weights["bias"]
+            for name, bag in zip(_FAMILIES[1:], bags, strict=True):
+                logits = logits + bag.scores(weights[name])
+            if teaching is None or theirs is None:
+                wrong = functional.cross_entropy(
+                    logits, target, label_smoothing=self.label_smoothing
+                )
+            else:
+                wrong = distillation_loss(
+                    logits, theirs, target, teaching.temperature, alpha=teaching.alpha
+                )
+            size = sum(weights[name].square().sum() for name in _FAMILIES)
+            total = wrong + size / (2 * self.C * len(target))
+            total.backward()
+            return total
 
-        grams = list(network.grams.parameters())
-        others = [p for n, p in network.named_parameters() if not n.startswith("grams.")]
-        groups = without_decay(others, self.learning_rate, self.weight_decay)
-        return groups + without_decay(grams, self.gram_learning_rate, self.weight_decay)
+        search.step(loss)
+        return {name: weight.detach().numpy() for name, weight in weights.items()}
 
-    def _take(self, network: Any) -> None:
-        """Keep the trained numbers as arrays, tables in eight bits."""
-        parts = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-        reachable = self._pieces.reachable()
-        table = parts["vectors"][reachable] @ parts["narrow.weight"].T
-        grams = parts["grams.weight"][1:]  # the first row is the padding's
-        tensors = {name: parts[name] for name in _LAYERS}
-        tensors["table"], tensors["table_scales"] = rounded_rows(table)
-        tensors["grams"], tensors["grams_scales"] = rounded_rows(grams)
+    def _take(
+        self, vectors: np.ndarray, letters: np.ndarray, words: np.ndarray, bias: np.ndarray
+    ) -> None:
+        """Keep scores of pieces (pieces, classes) and of buckets (buckets, classes) as int8."""
+        tensors = {"bias": bias}
+        kept = (vectors[self._pieces.reachable()], letters, words)
+        for name, table in zip(_FAMILIES, kept, strict=True):
+            steps, scales = rounded_rows(table)
+            tensors |= {f"{name}.steps": steps, f"{name}.scales": scales[:, 0]}
         self._set(tensors)
 
     def _set(self, tensors: dict[str, np.ndarray]) -> None:
         self._tensors = tensors
-        self._rows = np.cumsum(self._pieces.reachable()) - 1  # piece -> row of the table
+        self._rows = np.cumsum(self._pieces.reachable()) - 1  # piece -> row of its table
 
-    def _joined(self, texts: list[str]) -> list[np.ndarray]:
-        """Return what the network reads of each text: pieces from 1 on, then n-grams after them."""
-        size = self._pieces.size
-        return [
-            np.concatenate([pieces + 1, grams.astype(np.int64) + 1 + size])
-            for pieces, grams in self._read(texts)
-        ]
-
-    def _read(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return word pieces and buckets of n-grams of each text."""
+    def _read(self, texts: list[str]) -> list[_Read]:
         english = [glossed(text) for text in texts] if self.glosses else texts
-        pieces = self._pieces.encode(english, self.max_length)
-        both = [a if a == b else f"{a} {b}" for a, b in zip(texts, english, strict=True)]
-        return [
-            (ids, hashed_grams(text, ids, self.buckets))
-            for text, ids in zip(both, pieces, strict=True)
+        encoded = self._pieces.encode(english, self.max_length)
+        read = [
+            _Read(ids, hashed_letters(text, self.buckets), hashed_words(ids, self.buckets))
+            for text, ids in zip(english, encoded, strict=True)
         ]
+        for number, (text, other) in enumerate(zip(texts, english, strict=True)):
+            if text != other:  # n-grams of both readings
+                (ids,) = self._pieces.encode([text], self.max_length)
+                read[number] = read[number].joined(
+                    hashed_letters(text, self.buckets), hashed_words(ids, self.buckets)
+                )
+        return read
 
     def _proba(self, texts: list[str]) -> np.ndarray:
-        return softmax(np.stack([self._logits(*read) for read in self._read(texts)]))
+        return softmax(np.stack([self._logits(one) for one in self._read(texts)]))
 
-    def _logits(self, pieces: np.ndarray, grams: np.ndarray) -> np.ndarray:
-        held, rows = self._tensors, self._rows[pieces]
-        mean = from_rounded(held["table"][rows], held["table_scales"][rows]).sum(0) / len(rows)
-        inner = np.maximum(held["inner.weight"] @ mean + held["inner.bias"], 0.0)
-        scores = from_rounded(held["grams"][grams], held["grams_scales"][grams]).sum(0)
-        known = scores / max(1, len(grams)) ** 0.5
-        return held["outer.weight"] @ inner + held["outer.bias"] + known
+    def _logits(self, read: _Read) -> np.ndarray:
+        return (
+            self._tensors["bias"]
+            + self._sum("vectors", self._rows[read.pieces]) / len(read.pieces)
+            + self._sum("letters", read.letters) / len(read.letters) ** 0.5
+            + self._sum("words", read.words) / len(read.words) ** 0.5
+        )
+
+    def _sum(self, family: str, rows: np.ndarray) -> np.ndarray:
+        scales = self._tensors[f"{family}.scales"][rows].astype(np.float32)
+        return scales @ self._tensors[f"{family}.steps"][rows].astype(np.float32)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file
@@ -230,72 +217,98 @@ class StaticClassifier(TextClassifier):
         self._set(load_file(directory / "weights.safetensors"))
 
 
-_PADDING = 0
-_LAYERS = ("inner.weight", "inner.bias", "outer.weight", "outer.bias")
+@dataclass(frozen=True)
+class _Read:
+    """What is looked up for a text: ids of pieces, buckets of letters and of words."""
+
+    pieces: np.ndarray
+    letters: np.ndarray
+    words: np.ndarray
+
+    def joined(self, letters: np.ndarray, words: np.ndarray) -> _Read:
+        more = np.concatenate([letters, self.letters]), np.concatenate([words, self.words])
+        return _Read(self.pieces, *more)
 
 
-def hashed_grams(text: str, pieces: np.ndarray, buckets: int) -> np.ndarray:
-    """Return the buckets, int64 (n,), of a text's character n-grams and pairs of word pieces.
+@dataclass(frozen=True)
+class _Bags:
+    """Buckets of many rows, one after the other, and what a bucket weighs, (buckets,) float32."""
+
+    buckets: np.ndarray
+    counts: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[np.ndarray], buckets: int) -> _Bags:
+        """Weigh buckets by how rare they are, and all of them so that rows have length one."""
+        found = np.bincount(np.concatenate([np.unique(row) for row in rows]), minlength=buckets)
+        rare = np.log((1 + len(rows)) / (1 + found)) + 1  # as TfidfVectorizer does
+        scale = _unit([np.square(rare[row]).mean() for row in rows])
+        counts = np.array([len(row) for row in rows])
+        return cls(np.concatenate(rows), counts, (scale * rare).astype(np.float32))
+
+    def scores(self, weights: Any) -> Any:
+        """Return the sum of the weights of each row's buckets, a torch tensor (rows, classes)."""
+        import torch
+
+        starts = np.cumsum(self.counts) - self.counts
+        each = self.weights[self.buckets] * np.repeat(self.counts**-0.5, self.counts)
+        return torch.nn.functional.embedding_bag(
+            torch.from_numpy(self.buckets),
+            weights,
+            torch.from_numpy(starts),
+            mode="sum",
+            per_sample_weights=torch.from_numpy(each.astype(np.float32)),
+        )
+
+
+def hashed_letters(text: str, buckets: int) -> np.ndarray:
+    """Return the buckets of a text's character n-grams, int64 (n,); the order says nothing.
 
     N-grams have 2 to 5 characters and reach over the space on either side of a word, but not into
     the next word, as ``char_wb`` of scikit-learn does.
     """
-    spaced = " " + " ".join(text.lower().split()) + " "
+    spaced = f" {' '.join(text.lower().split())} "
     letters = np.frombuffer(spaced.encode("utf-32-le", "replace"), np.uint32)
-    spaces = np.cumsum(letters == 32)
+    spaces = np.cumsum(letters == ord(" "))
     hashes, found = letters, []
     for size in range(2, _LONGEST + 1):
         hashes = hashes[:-1] * _PRIME ^ letters[size - 1 :]
-        count = len(hashes)
-        within = spaces[size - 2 : size - 2 + count] == spaces[:count]  # no space inside
-        found.append(hashes[within])
+        inside = spaces[size - 2 : size - 2 + len(hashes)] - spaces[: len(hashes)]
+        found.append(hashes[inside == 0])
+    return _bucket(np.concatenate(found), buckets)
+
+
+def hashed_words(pieces: np.ndarray, buckets: int) -> np.ndarray:
+    """Return the buckets of a text's word pieces and pairs of them, int64 (n,)."""
     ids = pieces.astype(np.uint32)
-    found.append((ids[:-1] * _PRIME ^ ids[1:]) * _PRIME)
-    shift = np.uint32(33 - int(buckets).bit_length())
-    return (np.concatenate(found) * _SPREAD >> shift).astype(np.int64)
+    pairs = (ids[:-1] * _PRIME ^ ids[1:]) * _PRIME
+    return _bucket(np.concatenate([ids[1:-1], pairs]), buckets)
+
+
+def _bucket(hashes: np.ndarray, buckets: int) -> np.ndarray:
+    shift = np.uint32(33 - buckets.bit_length())
+    return (hashes * _SPREAD >> shift).astype(np.int64)
+
+
+def _input_vectors(folder: Path) -> np.ndarray:
+    from nivesh_lib.models.lstm import input_vectors
+
+    return input_vectors(folder).numpy()
 
 
 def _weighted(vectors: np.ndarray, pieces: WordPieces) -> np.ndarray:
-    """Return the vectors about their mean, in units of their spread, common pieces weighed less.
+    """Return the vectors about their mean, float32, common pieces weighed less.
 
-    Vocabularies are sorted by frequency, which Zipf's law then tells (as model2vec does); pieces
-    of every text, such as the first and the last, say nothing and get zeros.
+    Vocabularies are sorted by frequency, which Zipf's law then tells. Pieces that stand for no
+    word, such as the first and the last of every text, get zeros.
     """
-    centred = vectors - vectors.mean(axis=0)
     share = 1 / np.arange(2, len(vectors) + 2)
     weight = _COMMON / (_COMMON + share / share.sum())
     weight[pieces.special()] = 0.0
-    return (centred / centred.std() * weight[:, None]).astype(np.float32)
+    return ((vectors - vectors.mean(axis=0)) * weight[:, None]).astype(np.float32)
 
 
-def _network(
-    vectors: np.ndarray, *, width: int, hidden: int, buckets: int, classes: int, dropout: float
-) -> Any:
-    import torch
-    from torch import nn
-
-    class Bag(nn.Module):
-        vectors: torch.Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("vectors", torch.from_numpy(vectors))
-            self.narrow = nn.Linear(vectors.shape[1], width, bias=False)
-            self.inner = nn.Linear(width, hidden)
-            self.outer = nn.Linear(hidden, classes)
-            self.grams = nn.Embedding(buckets + 1, classes, padding_idx=_PADDING)
-            self.hide = nn.Dropout(dropout)
-            nn.init.zeros_(self.grams.weight)
-
-        def forward(self, ids: Any, mask: Any) -> Any:
-            pieces = (ids > 0) & (ids <= len(self.vectors))
-            width = int(pieces.sum(dim=1).max())  # pieces come first in a row
-            near, known = ids[:, :width] - 1, pieces[:, :width]
-            found = self.vectors[near * known] * known.unsqueeze(-1)
-            mean = found.sum(dim=1) / known.sum(dim=1, keepdim=True)
-            inner = torch.relu(self.inner(self.narrow(self.hide(mean))))
-            grams = (ids - len(self.vectors)).clamp_min(_PADDING)
-            counts = (grams > 0).sum(dim=1, keepdim=True).clamp_min(1)
-            return self.outer(self.hide(inner)) + self.grams(grams).sum(dim=1) / counts.sqrt()
-
-    return Bag()
+def _unit(squares: Sequence[float] | np.ndarray) -> np.float32:
+    """Return the factor that makes rows of these squared lengths one long on average."""
+    return np.float32(1 / max(float(np.mean(squares)), 1e-12) ** 0.5)

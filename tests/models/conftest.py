@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, object]] = {
     "lstm": {**_FEW_STEPS, "hidden": 16, "dropout": 0.0, "word_dropout": 0.0},
     "embedding": {"C": 1000.0},
     "transformer": {**_FEW_STEPS, "head_learning_rate": 5e-3},
-    "static": {"epochs": 30, "batch_size": 4, "buckets": 4096, "hidden": 16},
+    "static": {"buckets": 4096},
 }
 NEURAL = sorted(SMALL)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.distillation import Teaching
 from nivesh_lib.models.training import (
     Encoded,
     Recipe,
@@ -140,3 +141,16 @@ def test_a_progress_bar_is_shown_only_when_asked(capsys):
     assert capsys.readouterr().err == ""
     fit(Recipe(epochs=1, batch_size=8, verbose=True))
     assert "epoch 1 of 1" in capsys.readouterr().err
+
+
+def test_a_teacher_is_learned_from_beside_the_class_numbers():
+    data = rows()
+    wrong = np.where(data.targets[:, None] == [0, 1], -4.0, 4.0)  # the teacher says the contrary
+    with seeded(0):
+        networks = [Bag(), Bag()]
+    for network, alpha in zip(networks, (1.0, 0.0), strict=True):
+        groups = [{"params": list(network.parameters()), "lr": 0.1}]
+        recipe = Recipe(epochs=15, batch_size=8)
+        train(network, groups, data, recipe, teaching=Teaching(wrong, 2.0, alpha))
+    taught, told = ((logits_of(n, data).argmax(axis=1) == data.targets).mean() for n in networks)
+    assert taught == 0.0 and told == 1.0

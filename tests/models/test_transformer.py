@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nivesh_lib.models.base import get_model
+from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.transformer import PRESETS, TransformerClassifier
 
@@ -65,3 +65,34 @@ def test_lower_layers_learn_at_a_lower_rate_1pre():
 def test_there_is_a_history_entry_for_each_epoch_1pre():
     model = small_model("transformer").set_params(epochs=3).fit(TEXTS, LABELS)
     assert [epoch["epoch"] for epoch in model.history_] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_a_student_keeps_some_of_the_backbone_s_layers_1pre(architecture, tmp_path):
+    few = {"backbone": tiny(architecture), "epochs": 1}
+    model = get_model("transformer", layers=1, **few).fit(TEXTS, LABELS)
+    assert model.network.model.config.num_hidden_layers == 1
+    loaded = load_model(model.save(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.predict_proba(QUERIES), model.predict_proba(QUERIES))
+
+
+@pytest.mark.parametrize("layers", [0, 3, -1])
+def test_layers_that_the_backbone_does_not_have_are_refused_1pre(layers):
+    with pytest.raises(ValueError, match="not between 1 and the backbone's 2"):
+        small_model("transformer").set_params(layers=layers).fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("of", "count", "kept"),
+    [(12, 6, [0, 2, 4, 7, 9, 11]), (6, 3, [0, 2, 5]), (6, 2, [0, 5]), (6, 1, [0])],
+)
+def test_layers_are_kept_as_distilbert_kept_them_1pre(of, count, kept):
+    from transformers import BertConfig, BertModel
+
+    from nivesh_lib.models.backbones import keep_layers
+
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 9}
+    model = BertModel(BertConfig(num_hidden_layers=of, **small))
+    layers = list(model.encoder.layer)
+    keep_layers(model, count)
+    assert [layers.index(layer) for layer in model.encoder.layer] == kept

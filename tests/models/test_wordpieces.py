@@ -3,7 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.backbones import find_backbone
 from nivesh_lib.models.wordpieces import WordPieces, by_length, padded, shuffled
 
 from .conftest import TEXTS, tiny
@@ -47,3 +50,34 @@ def test_padding_ends_at_the_longest_row_of_the_batch():
     ids, mask = padded([np.array([5, 6]), np.array([7, 8, 9])], pad_id=1)
     assert ids.tolist() == [[5, 6, 1], [7, 8, 9]]
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_vocabulary_and_rules_saved_apart_read_every_text_the_same(tmp_path):
+    whole = WordPieces.from_folder(find_backbone("minilm"))
+    whole.save_apart(tmp_path)
+    apart = WordPieces.from_apart(tmp_path)
+    odd = ["", "İstanbul ẞ", "पानी कब", "[MASK] [UNK] [unused7]", "₹50L, 8.5%?", "\u202eloan", "猫"]
+    for ours, theirs in zip(apart.encode(odd, 32), whole.encode(odd, 32), strict=True):
+        assert ours.tolist() == theirs.tolist()
+    assert (apart.pad_id, apart.size) == (whole.pad_id, whole.size)
+    whole.save(tmp_path / "tokenizer.json")
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sum(sizes.values()) < 1.5 * sizes["tokenizer.json"]
+
+
+def test_unused_places_are_out_of_reach_and_special_pieces_are_told():
+    pieces = WordPieces.from_folder(find_backbone("minilm"))
+    named = np.array(pieces.vocabulary)
+    out = named[~pieces.reachable()]
+    assert {"[unused0]", "[unused7]"} < set(out) and all(p.startswith("[unused") for p in out)
+    assert set(named[pieces.special()]) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    (ids,) = pieces.encode([" ".join(out)], 10_000)
+    assert pieces.reachable()[ids].all()
+
+
+def test_a_vocabulary_of_another_kind_is_not_saved_apart(tmp_path):
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    with pytest.raises(ModelError, match="only BERT's word pieces"):
+        WordPieces(Tokenizer(BPE())).save_apart(tmp_path)
