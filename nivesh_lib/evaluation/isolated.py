@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ def peak_memory_of(
     """
     peak: int = _ask(model_directory, queries, threads, loader, {"memory": batch_size})
     return peak
+
+
+def as_served(model: Any, queries: Sequence[str], **options: Any) -> tuple[list[Speed], int]:
+    """Save a model, and return its speeds and its peak memory in bytes in fresh processes.
+
+    ``options`` are those of `speed_in_process`. The saved files are gone afterwards.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        saved = model.save(Path(folder) / "model")
+        return speed_in_process(saved, queries, **options), peak_memory_of(saved, queries)
 
 
 def _ask(

@@ -6,7 +6,8 @@ import pytest
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.evaluation import isolated
-from nivesh_lib.evaluation.isolated import peak_memory_of, speed_in_process
+from nivesh_lib.evaluation.isolated import as_served, peak_memory_of, speed_in_process
+from nivesh_lib.models.base import get_model
 
 QUERIES = [f"query {n}" for n in range(8)]
 LOADER = """
@@ -79,3 +80,11 @@ def test_queries_reach_the_process_by_its_standard_input_only(model, monkeypatch
 def test_where_proc_is_absent_the_system_is_asked(monkeypatch):
     monkeypatch.setattr("pathlib.Path.is_file", lambda self: False)
     assert isolated._peak_bytes() > 10_000_000
+
+
+def test_a_model_is_measured_as_it_would_be_served_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fitted = get_model("tfidf").fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
+    speeds, peak = as_served(fitted, QUERIES, threads=(1,), batch_sizes=(1,), repeats=5)
+    assert [speed.batch_size for speed in speeds] == [1] and peak > 10_000_000
+    assert list(tmp_path.iterdir()) == []
