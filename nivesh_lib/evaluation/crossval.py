@@ -140,9 +140,10 @@ def answers_of(
     if missing := sorted(set(frame[fold]) - set(models)):
         raise ValueError(f"no model was given for fold {missing[0]}; there are {sorted(models)}")
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
-    for k, rows in frame.groupby(fold):
-        answered = models[k].predict_proba(rows[text].tolist())
-        proba.loc[rows.index, list(models[k].classes_)] = answered
+    for k, model in models.items():
+        held = (frame[fold] == k).to_numpy()
+        answered = model.predict_proba(frame.loc[held, text].tolist())
+        proba.loc[held, list(model.classes_)] = answered
     return pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
 
 
