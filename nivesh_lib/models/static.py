@@ -66,7 +66,7 @@ class StaticClassifier(TextClassifier):
     def __init__(
         self,
         backbone: str = "minilm",
-        C: float = 50.0,
+        C: float = 30.0,
         buckets: int = 32768,
         label_smoothing: float = 0.1,
         glosses: bool = True,
