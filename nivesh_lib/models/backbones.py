@@ -152,10 +152,11 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
 
 def empty_classifier(folder: Path) -> Any:
     """Return a classifier of the shape that ``config.json`` tells, its weights not yet set."""
+    import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     config = AutoConfig.from_pretrained(folder)
-    with _quiet():
+    with _quiet(), torch.random.fork_rng(devices=[]):  # loading draws nothing from the caller's
         model = AutoModelForSequenceClassification.from_config(
             config, attn_implementation=_ATTENTION
         )

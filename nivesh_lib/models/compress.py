@@ -31,9 +31,9 @@ class QuantizedClassifier(TextClassifier):
 
     Weights are rounded to int8 once, one scale for each row; activations are rounded as they come,
     one scale for each layer and batch (dynamic quantisation, ``torch.ao``). So a text's neighbours
-    in a batch move its answer a little. The vectors of the word pieces are int8 in the file, one
-    scale for each, and float32 in memory; pieces that no text has, such as ``[unused7]``, and
-    positions past ``max_length`` are left out of the file.
+    in a batch move its answer a little. Vectors of word pieces and positions are int8 in the file,
+    one scale for each, and float32 in memory; pieces that no text has, such as ``[unused7]``, are
+    left out of the file.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ class QuantizedClassifier(TextClassifier):
 
     Notes
     -----
-    How fast eight bits are, and how they round, depends on the processor.
+    How fast this is, and how well it rounds, depends on the processor: activations have eight bits
+    where it has VNNI instructions, seven elsewhere.
     """
 
     kind: ClassVar[str] = "quantized"
@@ -143,7 +144,7 @@ def _eight_bits(network: Any) -> Any:
         network = quantize_dynamic(network.eval(), how, inplace=True)
     if _has_vnni():
         for _, linear in _linears(network):
-            linear.version = 3  # until then torch did not spare a bit of the activations
+            linear.version = 3  # the last one in which activations have all eight bits
     return network
 
 

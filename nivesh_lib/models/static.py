@@ -45,7 +45,7 @@ class StaticClassifier(TextClassifier):
         Inverse regularisation strength.
     buckets : int
         Places for character n-grams, and as many for pieces and their pairs; a power of two. Each
-        takes a byte for each class, and two.
+        takes a byte for each class, and so does each word piece.
     label_smoothing : float
         Of the cross-entropy.
     glosses : bool

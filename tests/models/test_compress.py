@@ -93,6 +93,23 @@ def test_the_shape_of_distilbert_is_quantised_too(tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(QUERIES), model.predict_proba(QUERIES))
 
 
+def test_loading_draws_nothing_from_the_caller_s_random_state(quantized, tmp_path):
+    folder = quantized.save(tmp_path / "model")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_model(folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_activations_have_eight_bits_where_sums_cannot_overflow(plain, able, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_vnni": able})
+    model = QuantizedClassifier.of(plain)
+    versions = {getattr(module, "version", None) for module in model.model_.network.modules()}
+    assert versions - {None} == {3 if able else 4}
+
+
 def test_it_is_calibrated_like_any_model(quantized, tmp_path):
     model = Calibrated.of(quantized, temperature=0.5)
     loaded = load_model(model.save(tmp_path / "model"))
