@@ -142,7 +142,8 @@ def result_of(
     metrics["p50_ms"] = latency["p50_ms"]
     metrics["threads"] = latency["threads"]
     metrics["size_bytes"] = size_bytes
-    metrics["fit_seconds"] = sum(cv.fit_seconds) / len(cv.fit_seconds)
+    if cv.fit_seconds:  # models that were made from fitted ones have none
+        metrics["fit_seconds"] = sum(cv.fit_seconds) / len(cv.fit_seconds)
     folds = fold_scores(cv.oof, train)
     metrics |= _over_folds(folds)
     objectives = objectives_for(step, dataset=dataset)

@@ -110,7 +110,7 @@ class Trials:
         oof = answers_of(folds, self.frame, labels=self.labels)
         size, timed = saved_bytes(model), folds[self._first]
         one, many = speed_of(
-            timed.predict, self.queries, batch_sizes=(ONE, MANY), repeats=self.calls, seconds=2.0
+            timed.predict, self.queries, batch_sizes=(ONE, MANY), repeats=self.calls, seconds=1.0
         )
         judgement = self._judged(name, timed, oof, size) if self.tried else None
         trial = Trial(name, model, timed, oof, *self._scores(oof), (one, many), size, judgement)
