@@ -81,11 +81,16 @@ def peak_memory_of(
     return peak
 
 
-def as_served(model: Any, queries: Sequence[str], **options: Any) -> tuple[list[Speed], int]:
+def as_served(
+    model: Any, queries: Sequence[str], *, batch_sizes: Sequence[int] = BATCH_SIZES, **options: Any
+) -> tuple[list[Speed], int]:
     """Save a model, and return its speeds and its peak memory in bytes in fresh processes.
 
-    ``options`` are those of `speed_in_process`. The saved files are gone afterwards.
+    ``options`` are those of `speed_in_process`; a batch holds no more than all distinct queries.
+    The saved files are gone afterwards.
     """
+    distinct = len(set(queries))
+    options["batch_sizes"] = sorted({min(size, distinct) for size in batch_sizes})
     with tempfile.TemporaryDirectory() as folder:
         saved = model.save(Path(folder) / "model")
         return speed_in_process(saved, queries, **options), peak_memory_of(saved, queries)

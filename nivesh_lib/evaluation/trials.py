@@ -109,8 +109,9 @@ class Trials:
             raise ValueError(f"{name!r} was tried already; give this one another name")
         oof = answers_of(folds, self.frame, labels=self.labels)
         size, timed = saved_bytes(model), folds[self._first]
+        sizes = ONE, min(MANY, len(set(self.queries)))
         one, many = speed_of(
-            timed.predict, self.queries, batch_sizes=(ONE, MANY), repeats=self.calls, seconds=1.0
+            timed.predict, self.queries, batch_sizes=sizes, repeats=self.calls, seconds=1.0
         )
         judgement = self._judged(name, timed, oof, size) if self.tried else None
         trial = Trial(name, model, timed, oof, *self._scores(oof), (one, many), size, judgement)

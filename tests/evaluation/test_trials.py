@@ -88,3 +88,10 @@ def test_the_figure_is_titled_by_what_the_latest_model_brought(trials):
         "10 % of the size, kept"
     )
     assert trials.told.count(" MB") == 2
+
+
+def test_few_queries_make_smaller_batches(frame):
+    few = frame.head(60)
+    tried = Trials(few, labels=LABELS, calls=5, rounds=1, n_boot=20)
+    trial = tried.add("whole", Reader(), of_folds(Reader()))
+    assert trial.speeds[1].batch_size == len(tried.queries) == 12
