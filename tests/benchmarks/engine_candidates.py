@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Loaded:
     tells more that a reader of the figures needs.
     """
 
-    predict: Callable[[list[str]], Sequence[str]]
+    predict: Callable[[list[str]], Iterable[str]]
     read: Callable[[list[str]], Any] | None = None
     file_rows: int = FILE_ROWS
     facts: Callable[[list[str]], dict[str, float]] | None = None

@@ -142,7 +142,7 @@ def artefacts(sizes: Mapping[str, int], quality: Mapping[str, Mapping[str, Any]]
         small = sizes[name] * part <= sizes[EAGER]
         text = (
             f"{title}: {megabytes(sizes[name])} MB of {megabytes(sizes[EAGER])} MB: "
-            f"1/{sizes[EAGER] / sizes[name]:.1f}; at most 1/{part}"
+            f"1/{sizes[EAGER] / sizes[name]:.2f}; at most 1/{part}"
         )
         loss, told = _loss(quality[name])
         if points is None:
@@ -172,7 +172,8 @@ def _loss(quality: Mapping[str, Any]) -> tuple[float | None, str]:
     found = quality["difference"]
     # The last digits are of floating point, not of rows.
     loss = round(-100 * found["value"], 6) + 0.0
-    return loss, f"it loses {loss:.1f} points on {found['n']} rows"
+    verb = "gains" if loss < 0 else "loses"
+    return loss, f"it {verb} {abs(loss):.1f} points on {found['n']} rows"
 
 
 def _p50s(speeds: Speeds, name: str) -> list[float]:

@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +66,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--engines", metavar="A,B,C", help=f"of {', '.join(engines())}")
     add("--threads", metavar="N,N", default="1,2", help="of each process (default 1,2)")
     add("--rounds", type=positive, default=3, help="in which engines take turns (default 3)")
-    add("--seconds", type=float, default=0.4, help="for each batch size (default 0.4)")
+    add("--seconds", type=float, default=0.3, help="for each batch size (default 0.3)")
     add("--fold", type=int, default=0, help="that is answered and not trained on (default 0)")
     add("--epochs", type=positive, default=5, help="of the transformer (default 5)")
     add("--model", type=Path, metavar="DIR", help="a saved transformer; nothing is judged then")
@@ -325,9 +325,9 @@ class Bench:
 
     def say_tables(
         self,
-        speeds: dict[int, tables.Speeds],
-        sizes: dict[str, int],
-        quality: dict[str, dict[str, Any]],
+        speeds: Mapping[int, tables.Speeds],
+        sizes: Mapping[str, int],
+        quality: Mapping[str, Mapping[str, Any]],
     ) -> None:
         floored = [name for name, one in engines().items() if one.floor]
         say(
@@ -337,7 +337,7 @@ class Bench:
             "what the multiplications alone would take in int8."
         )
         for threads, told in speeds.items():
-            common = {"threads": threads, "floored": floored}
+            common: dict[str, Any] = {"threads": threads, "floored": floored}
             say(f"\nSingle queries, threads: {threads}")
             say(tables.single(told, pieces=self.median_pieces, **common))
             say(f"\nBatches, and a file as the engine's user would answer it, threads: {threads}")

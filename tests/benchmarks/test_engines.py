@@ -69,8 +69,8 @@ def by_title(found: list[engine_marks.Mark]) -> dict[str, engine_marks.Mark]:
         ("a file, 1 thread", "ours-int8 1,250 q/s, seed-path 25 q/s: 50.00"),
         ("cascade on a file, 1 thread", "cascade 5,000 q/s, ours-int8 1,250 q/s: 4.00"),
         ("TF-IDF single query, 1 thread", "tfidf 0.090 ms, sklearn 1.00 ms: 11.11"),
-        ("size of ours-int8", "10 MB of 90 MB: 1/9.0; at most 1/4"),
-        ("size of static", "2.0 MB of 90 MB: 1/45.0; at most 1/40"),
+        ("size of ours-int8", "10 MB of 90 MB: 1/9.00; at most 1/4"),
+        ("size of static", "2.0 MB of 90 MB: 1/45.00; at most 1/40"),
     ],
 )
 def test_a_mark_that_is_met_tells_both_numbers(speeds, title, figures):
@@ -111,6 +111,12 @@ def test_speed_and_size_count_only_within_the_loss_allowed(speeds, name, title, 
     quality = QUALITY | {name: {"difference": {**SAME, "value": -lost}}}
     mark = by_title(engine_marks.marks({1: speeds}, SIZES, quality))[title]
     assert mark.met is met and f"loses {100 * lost:.1f} points on 160 rows" in mark.text
+
+
+def test_a_gain_is_called_one(speeds):
+    quality = QUALITY | {"static": {"difference": {**SAME, "value": 0.01}}}
+    mark = by_title(engine_marks.marks({1: speeds}, SIZES, quality))["size of static"]
+    assert mark.text.endswith("it gains 1.0 points on 160 rows")
 
 
 def test_what_was_not_measured_or_judged_is_unknown_and_named(speeds):
