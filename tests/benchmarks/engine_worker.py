@@ -7,10 +7,8 @@ answer goes to the path that it names. A trial does everything in one process.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +25,7 @@ from tests.benchmarks.engine_candidates import (
     pieces_of,
 )
 from tests.benchmarks.peer_data import Labelled
-from tests.benchmarks.peer_worker import peak_bytes
+from tests.benchmarks.peer_worker import peak_bytes, work
 
 MOST_CALLS = 2_000  # of one batch size; more would only fill the report
 
@@ -147,11 +145,5 @@ def timed(
     return elapsed
 
 
-def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    told = answer(job)
-    Path(job["answer"]).write_text(json.dumps(told), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    work(answer)

@@ -12,6 +12,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,11 @@ def _size_bytes(model: Any) -> int:
         return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
-def main() -> None:
+def work(answer: Callable[[dict[str, Any]], Any]) -> None:
+    """Read the job that the command line names, and write its answer where the job says."""
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    told = answer(job)
-    Path(job["answer"]).write_text(json.dumps(told), encoding="utf-8")
+    Path(job["answer"]).write_text(json.dumps(answer(job)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    work(answer)
