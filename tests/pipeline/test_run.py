@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -248,16 +250,29 @@ run.mkdir(exist_ok=True)
     assert "left no results that can be read" in (folder / "index.html").read_text()
 
 
-def start(home: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "nivesh_lib", "run", "--dataset", DATASET, *options]
-    with (home / f"output-{time.time_ns()}").open("wb") as output:
-        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+@pytest.fixture
+def start(home) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Return a function that starts a pipeline; what still runs when the test ends is killed."""
+    with contextlib.ExitStack() as ends:
+
+        def begin(*options: str) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-m", "nivesh_lib", "run", "--dataset", DATASET, *options]
+            with (home / f"output-{time.time_ns()}").open("wb") as output:
+                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            ends.callback(process.wait)
+            ends.callback(process.kill)
+            return process
+
+        yield begin
 
 
-def wait_for(condition, seconds: float = 40.0) -> None:
+def wait_for(condition, home: Path, seconds: float = 120.0) -> None:
+    """Wait for a condition; when it does not come, fail with what the pipelines printed."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited too long"
+        if time.monotonic() > deadline:
+            said = [*home.glob("output-*"), *home.glob("reports/runs/*/logs/*.log")]
+            pytest.fail("\n".join(f"{file.name}: {file.read_text()}" for file in said))
         time.sleep(0.05)
 
 
@@ -281,14 +296,14 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_kill_9_leaves_no_process_and_the_next_run_continues(home):
-    process = start(home, "--set", "02_b.SLEEP=30")
-    wait_for(lambda: any((r / "steps" / "01_a.json").is_file() for r in runs(home)))
-    wait_for(lambda: len(descendants(process.pid)) >= 2)
+def test_kill_9_leaves_no_process_and_the_next_run_continues(home, start):
+    process = start("--set", "02_b.SLEEP=600")
+    wait_for(lambda: any((r / "steps" / "01_a.json").is_file() for r in runs(home)), home)
+    wait_for(lambda: len(descendants(process.pid)) >= 2, home)
     family = descendants(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not any(is_running(pid) for pid in family))
+    wait_for(lambda: not any(is_running(pid) for pid in family), home)
     dead = runs(home)[0]
     assert json.loads((dead / "run.json").read_text())["status"] == "running"
     record, _ = run_pipeline(dataset=DATASET)
@@ -304,8 +319,8 @@ def test_half_written_results_are_never_taken_for_finished(ran):
     assert "would run" in lines[2]
 
 
-def test_two_runs_at_once_do_not_disturb_each_other(home):
-    processes = [start(home), start(home)]
+def test_two_runs_at_once_do_not_disturb_each_other(home, start):
+    processes = [start(), start()]
     assert [p.wait(timeout=120) for p in processes] == [0, 0]
     assert len(runs(home)) == 2
     assert all(read_record(folder).status == "done" for folder in runs(home))
