@@ -39,6 +39,7 @@ MODELS = {
     "calibrated": "nivesh_lib.models.wrappers:Calibrated",
     "abstaining": "nivesh_lib.models.wrappers:Abstaining",
     "cascade": "nivesh_lib.models.cascade:Cascade",
+    "remembering": "nivesh_lib.models.remembering:Remembering",
 }
 MAX_CHARACTERS = 10_000  # characters of a text that are read
 _FORMAT = 1

@@ -110,8 +110,8 @@ class StaticClassifier(TextClassifier):
         weights = self._solve(means * scale, [letters, words], targets, teaching)
         self._take(
             (vectors * scale) @ weights["vectors"],
-            letters.weights[:, None] * weights["letters"],
-            words.weights[:, None] * weights["words"],
+            letters.table(weights["letters"]),
+            words.table(weights["words"]),
             weights["bias"],
         )
         return self
@@ -127,23 +127,20 @@ class StaticClassifier(TextClassifier):
         import torch
         from torch.nn import functional
 
-        classes, target = len(self.classes_), torch.from_numpy(targets)
-        dense, theirs = torch.from_numpy(means), None
+        classes, target, theirs = len(self.classes_), torch.from_numpy(targets), None
         if teaching is not None:
             theirs = torch.from_numpy(np.asarray(teaching.logits, np.float32))
-        sizes = dict(zip(_FAMILIES, [means.shape[1], self.buckets, self.buckets], strict=True))
-        weights = {name: torch.zeros(size, classes) for name, size in sizes.items()}
+        features = dict(zip(_FAMILIES, [means, *(bag.features() for bag in bags)], strict=True))
+        weights = {name: torch.zeros(x.shape[1], classes) for name, x in features.items()}
         weights["bias"] = torch.zeros(classes)
-        parts = [weight.requires_grad_() for weight in weights.values()]
+        values = {name: weight.numpy() for name, weight in weights.items()}  # the same memory
         search = torch.optim.LBFGS(
-            parts, max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe"
+            list(weights.values()), max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe"
         )
 
         def loss() -> Any:
-            search.zero_grad()
-            logits = dense @ weights["vectors"] + weights["bias"]
-            for name, bag in zip(_FAMILIES[1:], bags, strict=True):
-                logits = logits + bag.scores(weights[name])
+            scores = sum((x @ values[name] for name, x in features.items()), values["bias"])
+            logits = torch.from_numpy(scores).requires_grad_()
             if teaching is None or theirs is None:
                 wrong = functional.cross_entropy(
                     logits, target, label_smoothing=self.label_smoothing
@@ -152,13 +149,17 @@ class StaticClassifier(TextClassifier):
                 wrong = distillation_loss(
                     logits, theirs, target, teaching.temperature, alpha=teaching.alpha
                 )
+            # torch goes back to the logits; below them all is linear, and sparse products are fast.
+            (slope,) = torch.autograd.grad(wrong, logits)
+            decay = 1 / (self.C * len(target))
+            for name, x in features.items():
+                weights[name].grad = torch.from_numpy(x.T @ slope.numpy() + decay * values[name])
+            weights["bias"].grad = slope.sum(dim=0)
             size = sum(weights[name].square().sum() for name in _FAMILIES)
-            total = wrong + size / (2 * self.C * len(target))
-            total.backward()
-            return total
+            return wrong.detach() + decay * size / 2
 
         search.step(loss)
-        return {name: weight.detach().numpy() for name, weight in weights.items()}
+        return values
 
     def _take(
         self, vectors: np.ndarray, letters: np.ndarray, words: np.ndarray, bias: np.ndarray
@@ -244,19 +245,22 @@ class _Bags:
         counts = np.array([len(row) for row in rows])
         return cls(np.concatenate(rows), counts, (scale * rare).astype(np.float32))
 
-    def scores(self, weights: Any) -> Any:
-        """Return the sum of the weights of each row's buckets, a torch tensor (rows, classes)."""
-        import torch
+    def features(self) -> Any:
+        """Return what each bucket that was seen counts in each row, a sparse matrix."""
+        from scipy.sparse import csr_array
 
-        starts = np.cumsum(self.counts) - self.counts
+        seen, columns = np.unique(self.buckets, return_inverse=True)
+        ends = np.concatenate([[0], np.cumsum(self.counts)])
         each = self.weights[self.buckets] * np.repeat(self.counts**-0.5, self.counts)
-        return torch.nn.functional.embedding_bag(
-            torch.from_numpy(self.buckets),
-            weights,
-            torch.from_numpy(starts),
-            mode="sum",
-            per_sample_weights=torch.from_numpy(each.astype(np.float32)),
-        )
+        shape = len(self.counts), len(seen)
+        return csr_array((each.astype(np.float32), columns, ends), shape=shape)
+
+    def table(self, weights: np.ndarray) -> np.ndarray:
+        """Return what each bucket says of each class, given the weights of the columns above."""
+        full = np.zeros((len(self.weights), weights.shape[1]), np.float32)
+        seen = np.unique(self.buckets)
+        full[seen] = self.weights[seen, None] * weights
+        return full
 
 
 def hashed_letters(text: str, buckets: int) -> np.ndarray:

@@ -88,6 +88,8 @@ def small_model(kind: str) -> TextClassifier:
         return get_model(kind, members={"tfidf": {}, "embedding": {"backbone": tiny()}})
     if kind == "quantized":
         return get_model(kind, model=small_model("transformer"))
+    if kind == "remembering":
+        return get_model(kind, model=get_model("tfidf"), size=5)
     if kind == "calibrated":
         return get_model(kind, model=get_model("tfidf"), temperature=0.5)
     if kind == "abstaining":
