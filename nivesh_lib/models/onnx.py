@@ -101,6 +101,25 @@ class OnnxClassifier(_Wrapper):
         exported._take(fitted)
         return exported
 
+    def rounded(self, *, fallback: str | None = None) -> Self:
+        """Return an int8 model of this fp32 one, the same as from `of` without another export.
+
+        Raises
+        ------
+        ValueError
+            This one is not fp32.
+        """
+        import onnx
+
+        check_is_fitted(self)
+        if self.precision != "fp32":
+            raise ValueError("only an fp32 model is rounded; this one is int8 already")
+        small = type(self)(model=self.model, precision="int8", fallback=fallback)
+        small.classes_ = self.classes_
+        graph = onnx.load_from_string(self._graph.content)
+        small._finish(clone(self._reader), self._reader._pieces, graph)
+        return small
+
     @property
     def falls_back(self) -> bool:
         """Whether the fallback answers, because int8 answers come out differently here."""
@@ -118,11 +137,15 @@ class OnnxClassifier(_Wrapper):
         check_is_fitted(fitted)
         pieces, kept = reachable(fitted._pieces)
         graph = float_graph(fitted._network.model, kept, fitted.max_length)
+        self.classes_ = fitted.classes_
+        self._finish(clone(fitted), pieces, graph)
+
+    def _finish(self, reader: Any, pieces: Any, graph: Any) -> None:
+        """Take a graph of fp32, in the precision asked for."""
         if self.precision == "int8":
             graph = int8_graph(graph)
-        self.classes_ = fitted.classes_
         self._substitute = None
-        self._open(clone(fitted), pieces, graph.SerializeToString(deterministic=True))
+        self._open(reader, pieces, graph.SerializeToString(deterministic=True))
         self.machine_ = machine()
         self.probes_ = self._answers_to_probes()
 

@@ -65,6 +65,12 @@ def test_fit_and_of_make_the_same_file(fitted, exported):
     assert model._graph.content == exported["int8"]._graph.content
 
 
+def test_rounding_an_exported_model_makes_the_file_that_exporting_in_int8_makes(exported):
+    assert exported["fp32"].rounded()._graph.content == exported["int8"]._graph.content
+    with pytest.raises(ValueError, match="int8 already"):
+        exported["int8"].rounded()
+
+
 def test_the_fitted_model_is_left_as_it_was(fitted):
     before = fitted.predict_proba(QUERIES)
     OnnxClassifier.of(fitted)
