@@ -6,7 +6,6 @@ and at a threshold the cascade answers with the student from there on, with the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,34 +64,6 @@ class Split:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values and the sentence, ready for JSON."""
         return asdict(self) | {"holds": self.holds, "sentence": self.sentence}
-
-
-def cascaded(
-    student_oof: pd.DataFrame,
-    teacher_oof: pd.DataFrame,
-    threshold: float | Mapping[int, float],
-) -> pd.DataFrame:
-    """Return the out-of-fold table of a cascade, rows and labels in the order of the teacher's.
-
-    Parameters
-    ----------
-    threshold
-        One for all rows, or fold -> its own, such as `Split.by_fold`.
-
-    Raises
-    ------
-    ValueError
-        The two have other labels or rows, or a row was in another fold.
-    """
-    student = _matched(student_oof, teacher_oof)
-    bounds: Any = threshold
-    if isinstance(threshold, Mapping):
-        bounds = teacher_oof["fold"].map(dict(threshold)).to_numpy(dtype=float)
-    sure = confidence_of(probabilities(student)) >= bounds
-    labels = list(probabilities(teacher_oof))
-    table = teacher_oof.reset_index(drop=True)
-    table.loc[sure, labels] = student.loc[sure, labels]
-    return table
 
 
 def _matched(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
