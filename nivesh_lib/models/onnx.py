@@ -85,12 +85,6 @@ class OnnxClassifier(_Wrapper):
         self.fallback = fallback
         self.random_state = random_state
 
-    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Fit the model inside and export it."""
-        self._check()
-        self._fit_inner(as_texts(X), list(y))
-        return self
-
     @classmethod
     def of(
         cls, fitted: TextClassifier, *, precision: str = "int8", fallback: str | None = None

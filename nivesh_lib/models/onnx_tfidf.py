@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,7 +10,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts, get_model
+from nivesh_lib.models.base import TextClassifier, get_model
 from nivesh_lib.models.linear import softmax
 from nivesh_lib.models.onnx_session import Graph
 from nivesh_lib.models.tfidf import TfidfClassifier
@@ -51,11 +50,6 @@ class OnnxTfidf(_Wrapper):
     ) -> None:
         self.model = model
         self.random_state = random_state
-
-    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Fit the model inside and export it."""
-        self._fit_inner(as_texts(X), list(y))
-        return self
 
     @classmethod
     def of(cls, fitted: TextClassifier) -> Self:

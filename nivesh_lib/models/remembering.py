@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, Self
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.base import clone
 
-from nivesh_lib.models.base import TextClassifier, as_texts
+from nivesh_lib.models.base import TextClassifier
 from nivesh_lib.models.wrappers import _Wrapper
 
 
@@ -52,12 +51,6 @@ class Remembering(_Wrapper):
         self.model = model
         self.size = size
         self.random_state = random_state
-
-    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Fit the model inside and forget what another one answered."""
-        self._check()
-        self._fit_inner(as_texts(X), list(y))
-        return self
 
     @classmethod
     def of(cls, fitted: TextClassifier, *, size: int = 10_000) -> Self:

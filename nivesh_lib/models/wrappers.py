@@ -26,6 +26,15 @@ class _Wrapper(TextClassifier):
     random_state: int | None
     model_: TextClassifier
 
+    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
+        """Fit a copy of the model inside; what else is set stays as it was given."""
+        self._check()
+        self._fit_inner(as_texts(X), list(y))
+        return self
+
+    def _check(self) -> None:
+        """Raise ValueError for an argument that cannot be used."""
+
     def _fit_inner(self, texts: list[str], labels: list[str]) -> None:
         if self.model is None:
             raise ValueError("model is None; pass the model to wrap, such as get_model('tfidf')")
@@ -90,12 +99,6 @@ class Calibrated(_Wrapper):
         self.model = model
         self.temperature = temperature
         self.random_state = random_state
-
-    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Fit the model inside; the temperature stays as it was given."""
-        self._check()
-        self._fit_inner(as_texts(X), list(y))
-        return self
 
     @classmethod
     def of(cls, fitted: TextClassifier, *, temperature: float) -> Self:
