@@ -13,7 +13,14 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_model, prepare
+from nivesh_lib.models.base import (
+    TextClassifier,
+    as_texts,
+    get_model,
+    load_model,
+    prepare,
+    read_card,
+)
 from nivesh_lib.models.linear import softmax
 from nivesh_lib.models.onnx_graph import float_graph
 from nivesh_lib.models.onnx_int8 import int8_graph
@@ -200,7 +207,12 @@ class OnnxClassifier(_Wrapper):
                 f"{what}. Export again here, OnnxClassifier.of(model, precision='int8'), "
                 "or load the fp32 model"
             )
-        substitute = load_model(directory / Path(self.fallback).expanduser())
+        folder = directory / Path(self.fallback).expanduser()
+        card = read_card(folder)
+        if card["kind"] == self.kind and card["params"].get("precision", "int8") == "int8":
+            # It may name this one as its own fallback, and so on without an end.
+            raise ModelError(f"{what}. The fallback {folder} is int8 too; name an fp32 model")
+        substitute = load_model(folder)
         if substitute.classes_.tolist() != self.classes_.tolist():
             raise ModelError(f"{self.fallback}: its classes are not those of {directory}")
         self._substitute = substitute

@@ -193,6 +193,12 @@ def test_a_fallback_stays_away_while_it_is_not_needed(exported, tmp_path):
     assert not loaded.falls_back
 
 
+def test_a_fallback_that_is_int8_itself_is_refused(strange, tmp_path):
+    strange.fallback = "."
+    with pytest.raises(ModelError, match="name an fp32 model"):
+        load_model(strange.save(tmp_path / "model"))
+
+
 def test_a_fallback_with_other_classes_is_refused(strange, tmp_path):
     get_model("tfidf").fit(TEXTS[4:], LABELS[4:]).save(tmp_path / "other")
     strange.fallback = "../other"
