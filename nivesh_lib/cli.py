@@ -102,16 +102,20 @@ def _summary(folder: Path, record: Any) -> None:
 
     results = read_results(folder)
     board = leaderboard(results)
+    wide = max([len(m["model"]) for m in board] + [11]) + 1
     if board:
         typer.echo(
-            f"\n  {'model':<12}{'macro-F1 [95 %]':<26}{'accuracy [95 %]':<26}{'p95':>9}{'size':>10}"
+            f"\n  {'model':<{wide}}{'macro-F1 [95 %]':<26}{'accuracy [95 %]':<26}"
+            f"{'p95':>9}{'size':>10}"
         )
     for m in board:
         f1, accuracy = (
             f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]" for e in (m["f1"], m["accuracy"])
         )
         p95 = f"{m['p95']:.1f} ms" if m["p95"] is not None else "-"
-        typer.echo(f"  {m['model']:<12}{f1:<26}{accuracy:<26}{p95:>9}{human_bytes(m['bytes']):>10}")
+        typer.echo(
+            f"  {m['model']:<{wide}}{f1:<26}{accuracy:<26}{p95:>9}{human_bytes(m['bytes']):>10}"
+        )
     typer.echo("")
     for sentence in answer(results):
         typer.echo(f"  {sentence}")

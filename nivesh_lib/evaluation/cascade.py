@@ -173,8 +173,10 @@ def choose_threshold(
     Raises
     ------
     ValueError
-        Fewer than two folds, other labels, or a row without an answer.
+        Fewer than two folds, other labels, a row without an answer, or a loss that is no share.
     """
+    if not 0 <= allowed_loss <= 1:
+        raise ValueError(f"allowed_loss {allowed_loss} is no share; 0.2 points are 0.002")
     answers = _answers(student_oof, teacher_oof, frame, label)
     folds = np.unique(answers.fold)
     if len(folds) < 2:

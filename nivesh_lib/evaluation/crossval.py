@@ -46,8 +46,17 @@ def probabilities(oof: pd.DataFrame) -> pd.DataFrame:
 
 
 def predicted_labels(oof: pd.DataFrame) -> np.ndarray:
-    """Return the most probable label for each row of an out-of-fold table, shape (n,)."""
+    """Return the most probable label for each row of an out-of-fold table, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        A probability is missing or infinite.
+    """
     table = probabilities(oof)
+    odd = ~np.isfinite(table.to_numpy(dtype=float)).all(axis=1)
+    if odd.any():
+        raise ValueError(f"the row of {oof['id'][odd].iloc[0]!r} has a probability that is none")
     return table.columns.to_numpy(dtype=object)[table.to_numpy().argmax(axis=1)]
 
 
@@ -135,12 +144,14 @@ def answers_of(
     Raises
     ------
     ValueError
-        A fold of ``frame`` has no model.
+        A fold of ``frame`` has no model, or a model knows a label that is not among ``labels``.
     """
     if missing := sorted(set(frame[fold]) - set(models)):
         raise ValueError(f"no model was given for fold {missing[0]}; there are {sorted(models)}")
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
     for k, model in models.items():
+        if alone := sorted(set(model.classes_) - set(labels)):
+            raise ValueError(f"the model of fold {k} knows {alone[0]!r}, which is no label here")
         held = (frame[fold] == k).to_numpy()
         answered = model.predict_proba(frame.loc[held, text].tolist())
         proba.loc[held, list(model.classes_)] = answered

@@ -188,8 +188,10 @@ def race(
 
 
 def _check(queries: Sequence[str], batch_size: int) -> None:
-    if not queries:
-        raise ValueError("queries is empty; pass at least one")
+    if isinstance(queries, str) or not queries:
+        raise ValueError("queries is empty or one string; pass a list of at least one")
+    if batch_size < 1:
+        raise ValueError(f"a batch of {batch_size} queries: need at least one")
     distinct = len(set(queries))
     if distinct < batch_size:
         raise ValueError(f"{distinct} distinct queries do not fill a batch of {batch_size}")

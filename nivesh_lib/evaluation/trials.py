@@ -103,8 +103,12 @@ class Trials:
         Raises
         ------
         ValueError
-            The name is taken, or a fold has no model.
+            The name is taken, a fold has no model, or the model answers from memory.
         """
+        if getattr(model, "kind", "") == "remembering":
+            raise ValueError(
+                f"{name!r} answers from memory, which tells no speed; add what is inside"
+            )
         if name in self.tried:
             raise ValueError(f"{name!r} was tried already; give this one another name")
         oof = answers_of(folds, self.frame, labels=self.labels)

@@ -8,13 +8,16 @@ A model is a scikit-learn classifier of plain strings: ``fit(X, y)``,
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -146,19 +149,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         target = Path(directory)
         if not _replaceable(target):
             raise ModelError(f"{target}: exists and is no model. Choose a new directory")
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            self._write(partial, data, about or {})
-            older = partial.with_suffix(".old")
-            if target.exists():
-                target.rename(older)
-            partial.rename(target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(older, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            complete = Path(folder) / "model"
+            complete.mkdir()
+            self._write(complete, data, about or {})
+            _put(complete, target)
         return target
 
     def _write(self, directory: Path, data: str, about: dict) -> None:
@@ -184,6 +180,35 @@ def _replaceable(target: Path) -> bool:
     if not target.exists() or (target / "model.json").is_file():
         return True
     return target.is_dir() and not any(target.iterdir())
+
+
+def _put(complete: Path, target: Path) -> None:
+    """Rename a complete directory into place; the older one comes back where that fails."""
+    older = target.with_name(f".{target.name}.old")
+    with _held(target.parent):
+        if older.exists() and not target.exists():  # the last one to come here was killed
+            older.rename(target)
+        shutil.rmtree(older, ignore_errors=True)
+        if target.exists():
+            target.rename(older)
+        try:
+            complete.rename(target)
+        except BaseException:
+            if older.exists():
+                older.rename(target)
+            raise
+        shutil.rmtree(older, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Let one writer at a time rename what is in a folder; the lock ends with the process."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def _card_sha256(card: dict[str, Any]) -> str:
@@ -279,11 +304,13 @@ def load_model(directory: Path | str) -> TextClassifier:
         model = get_model(card["kind"], **card["params"])
         model.classes_ = np.array(card["classes"], dtype=object)
         model._restore(folder, card["state"])
-        answered = model.predict_proba(["a first query"]).shape
+        answered = model.predict_proba(["a first query"])
     except ModelError:
         raise
     except Exception as error:  # whatever a description that fits no class can set off
         raise ModelError(f"{folder}: does not load ({error!r}). Save the model again") from error
-    if answered != (1, len(model.classes_)):
+    if not np.isfinite(answered).all():
+        raise ModelError(f"{folder}: its weights give no numbers. Fit the model again")
+    if answered.shape != (1, len(model.classes_)):
         raise ModelError(f"{folder}: its classes do not fit its weights. Save the model again")
     return model

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_texts, load_model
+from nivesh_lib.models.wrappers import refuse_abstaining
 
 _PARTS = ("student", "teacher")
 
@@ -91,8 +92,9 @@ class Cascade(TextClassifier):
             raise ValueError(f"threshold {self.threshold!r} is not a number from 0 on")
 
     def _take(self, student: TextClassifier, teacher: TextClassifier) -> None:
-        check_is_fitted(student)
-        check_is_fitted(teacher)
+        for model in (student, teacher):
+            check_is_fitted(model)
+            refuse_abstaining(model)
         if student.classes_.tolist() != teacher.classes_.tolist():
             raise ValueError("the classes of the student are not those of the teacher")
         self.student_, self.teacher_ = student, teacher
@@ -125,6 +127,7 @@ class Cascade(TextClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
+        self._check_threshold()
         classes = self.classes_.tolist()
         self._take(load_model(directory / "student"), load_model(directory / "teacher"))
         if self.classes_.tolist() != classes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.augmentation import with_slips
 from nivesh_lib.models.base import TextClassifier, as_training
@@ -96,8 +97,15 @@ def distil(
     Raises
     ------
     ValueError
-        The student cannot be taught, or the labels are not those of the teacher.
+        The student cannot be taught, the labels are not those of the teacher, or a number is out
+        of its range.
     """
+    if not (0 <= alpha <= 1 and 0 < temperature < float("inf") and copies >= 0):
+        raise ValueError(
+            f"alpha {alpha}, temperature {temperature}, copies {copies}: alpha lies between 0 and "
+            "1, the temperature above 0, and copies are 0 or more"
+        )
+    check_is_fitted(teacher)
     texts, labels = as_training(X, y)
     if not hasattr(student, "fit_taught"):
         raise ValueError(f"a {student.kind} model cannot be taught; pass a static or transformer")

@@ -160,11 +160,11 @@ class OnnxClassifier(_Wrapper):
         return self._proba([prepare(text) for text in PROBES])
 
     def _proba(self, texts: list[str]) -> np.ndarray:
+        if self._substitute is not None:
+            return np.asarray(self._substitute._proba(texts))
         return softmax(self._logits(texts))
 
     def _logits(self, texts: list[str]) -> np.ndarray:
-        if self._substitute is not None:
-            return np.asarray(self._substitute._logits(texts))
         ids = self._reader._encode(texts)
         lengths = np.array([len(row) for row in ids])
         logits = np.empty((len(ids), len(self.classes_)))

@@ -92,10 +92,12 @@ class StaticClassifier(TextClassifier):
         Raises
         ------
         ValueError
-            ``buckets`` is no power of two.
+            ``buckets`` is no power of two, or ``C`` not above 0.
         """
         if self.buckets < 2 or self.buckets & (self.buckets - 1):
             raise ValueError(f"buckets {self.buckets!r} is no power of two")
+        if not 0 < self.C < float("inf"):
+            raise ValueError(f"C {self.C!r} is not above 0 and finite")
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)

@@ -19,6 +19,15 @@ from nivesh_lib.models.linear import softmax
 _SMALLEST = 1e-12  # probability that a logarithm still takes
 
 
+def refuse_abstaining(fitted: TextClassifier) -> None:
+    """Raise ValueError for a model that hands texts over: around it nobody would ask whether."""
+    if hasattr(fitted, "accepts"):
+        raise ValueError(
+            f"a model of kind {fitted.kind!r} goes outermost, or what it hands over would be "
+            "answered; wrap the model inside it first"
+        )
+
+
 class _Wrapper(TextClassifier):
     """A model that holds another, saved in a folder of its own."""
 
@@ -45,6 +54,7 @@ class _Wrapper(TextClassifier):
 
     def _take(self, fitted: TextClassifier) -> None:
         check_is_fitted(fitted)
+        refuse_abstaining(fitted)
         self.model_ = fitted
         self.classes_ = fitted.classes_
 

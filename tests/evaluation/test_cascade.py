@@ -116,3 +116,16 @@ def test_a_split_is_ready_for_json_and_reads_as_a_sentence():
     told = json.loads(json.dumps(choose_threshold(STUDENT, TEACHER, FRAME).as_dict()))
     assert set(told["by_fold"]) == set("01234") and told["holds"] is True
     assert "the student answers, 70 of 100 queries" in told["sentence"]
+
+
+@pytest.mark.parametrize("loss", [-0.1, 2, float("nan")])
+def test_a_loss_that_is_no_share_is_refused(loss):
+    with pytest.raises(ValueError, match="is no share"):
+        choose_threshold(STUDENT, TEACHER, FRAME, allowed_loss=loss)
+
+
+def test_a_table_with_a_missing_probability_is_refused():
+    holed = STUDENT.copy()
+    holed.loc[3, LABELS[0]] = np.nan
+    with pytest.raises(ValueError, match="has a probability that is none"):
+        choose_threshold(holed, TEACHER, FRAME)

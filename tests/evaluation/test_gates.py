@@ -134,3 +134,15 @@ def test_the_reference_stays_where_none_answers_in_time():
 def test_what_cannot_be_compared_is_refused(judgements, sizes, message):
     with pytest.raises(ValueError, match=message):
         recommended(judgements, SPEEDS, sizes, {})
+
+
+@pytest.mark.parametrize("loss", [-0.1, 1.5, float("nan")])
+def test_an_allowed_loss_that_is_no_share_is_refused(loss):
+    with pytest.raises(ValueError, match="is no share"):
+        judged(allowed_loss=loss)
+
+
+def test_tables_of_other_folds_are_refused():
+    turned = REFERENCE.assign(fold=(REFERENCE["fold"] + 1) % 5)
+    with pytest.raises(ValueError, match="other folds"):
+        judge("int8", turned, REFERENCE, FRAME, n_boot=50)

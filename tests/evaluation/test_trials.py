@@ -95,3 +95,16 @@ def test_few_queries_make_smaller_batches(frame):
     tried = Trials(few, labels=LABELS, calls=5, rounds=1, n_boot=20)
     trial = tried.add("whole", Reader(), of_folds(Reader()))
     assert trial.speeds[1].batch_size == len(tried.queries) == 12
+
+
+def test_a_model_that_answers_from_memory_is_not_timed(trials):
+    memory = Reader()
+    memory.kind = "remembering"
+    with pytest.raises(ValueError, match="tells no speed"):
+        trials.add("memory", memory, of_folds(memory))
+
+
+def test_a_model_that_knows_a_label_too_many_is_refused(frame):
+    tried = Trials(frame, labels=["tax"], calls=10, rounds=1, n_boot=20)
+    with pytest.raises(ValueError, match="knows 'loan', which is no label here"):
+        tried.add("whole", Reader(), of_folds(Reader()))

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nivesh_lib.errors import ModelError
@@ -195,4 +198,39 @@ def test_a_file_in_a_folder_of_the_model_is_checked_like_any_other(folder):
     (folder / "sub").mkdir()
     (folder / "sub" / "extra.json").write_text("{}")
     with pytest.raises(ModelError, match=r"sub/extra\.json: not listed"):
+        load_model(folder)
+
+
+def test_a_save_that_fails_at_the_last_step_brings_the_older_model_back(model, folder, monkeypatch):
+    rename = Path.rename
+
+    def full(path, target):
+        if path.name == "model" and path.parent != folder.parent:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(folder)
+    assert load_model(folder).predict(TEXTS).tolist() == LABELS
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_what_a_killed_save_put_aside_is_replaced_by_the_next_one(model, folder):
+    folder.rename(folder.with_name(".model.old"))
+    model.save(folder)
+    assert load_model(folder).predict(TEXTS).tolist() == LABELS
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_many_may_save_to_one_place(model, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: model.save(tmp_path / "model"), range(40)))
+    assert load_model(tmp_path / "model").predict(TEXTS).tolist() == LABELS
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_whose_weights_are_no_numbers_is_not_loaded(model, folder, monkeypatch):
+    monkeypatch.setattr(type(model), "_proba", lambda *_: np.full((1, 2), np.nan))
+    with pytest.raises(ModelError, match="give no numbers"):
         load_model(folder)

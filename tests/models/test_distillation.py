@@ -9,7 +9,7 @@ import torch
 from nivesh_lib.models.base import get_model
 from nivesh_lib.models.distillation import distil, distillation_loss
 
-from .conftest import LABELS, TEXTS, small_model
+from .conftest import LABELS, TEXTS, small_model, tiny
 
 
 def by_hand(student, teacher, labels, temperature, alpha):
@@ -99,3 +99,10 @@ def test_a_model_that_cannot_be_taught_is_refused(teacher):
 def test_labels_that_the_teacher_does_not_know_are_refused(teacher):
     with pytest.raises(ValueError, match="not those of the teacher"):
         distil(small_model("static"), teacher, TEXTS, ["a", "b"] * 6)
+
+
+@pytest.mark.parametrize("odd", [{"alpha": -1}, {"temperature": 0}, {"copies": -1}], ids=str)
+def test_numbers_out_of_range_teach_nothing(odd):
+    teacher = get_model("tfidf").fit(TEXTS, LABELS)
+    with pytest.raises(ValueError, match="alpha lies between 0 and 1"):
+        distil(get_model("static", backbone=tiny()), teacher, TEXTS, LABELS, **odd)

@@ -10,7 +10,7 @@ import pytest
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.static import StaticClassifier, hashed_letters, hashed_words
 
-from .conftest import LABELS, QUERIES, TEXTS, small_model
+from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
 BUCKETS = 2**20  # so many that n-grams hardly meet
 
@@ -123,3 +123,9 @@ def test_both_readings_of_a_hindi_text_are_looked_up(fitted):
 def test_a_loaded_model_is_refitted_like_the_first(fitted, tmp_path):
     again = load_model(fitted.save(tmp_path / "model")).fit(TEXTS, LABELS)
     np.testing.assert_array_equal(again.predict_proba(QUERIES), fitted.predict_proba(QUERIES))
+
+
+@pytest.mark.parametrize("C", [0, -1.0, float("nan")])
+def test_a_strength_that_is_not_above_zero_is_refused(C):
+    with pytest.raises(ValueError, match="not above 0"):
+        get_model("static", C=C, backbone=tiny()).fit(TEXTS, LABELS)

@@ -11,7 +11,9 @@ from nivesh_lib.errors import ModelError
 from nivesh_lib.evaluation.calibration import scaled
 from nivesh_lib.models import embedding
 from nivesh_lib.models.base import get_model, load_model, read_card
+from nivesh_lib.models.cascade import Cascade
 from nivesh_lib.models.familiarity import Surprise
+from nivesh_lib.models.remembering import Remembering
 from nivesh_lib.models.wrappers import Abstaining, Calibrated
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
@@ -187,3 +189,15 @@ def test_known_probabilities_are_not_asked_for_again(monkeypatch):
     proba, expected = model.predict_proba(QUERIES), model.accepts(QUERIES)
     monkeypatch.setattr(Abstaining, "_proba", lambda self, texts: pytest.fail("asked again"))
     assert (model.accepts(QUERIES, proba) == expected).all()
+
+
+def test_a_model_that_hands_over_is_not_wrapped_again():
+    inner = get_model("tfidf").fit(TEXTS, LABELS)
+    abstaining = Abstaining.of(inner, TEXTS, threshold=0.5, backbone=tiny())
+    for wrap in (
+        lambda: Calibrated.of(abstaining, temperature=2.0),
+        lambda: Remembering.of(abstaining),
+        lambda: Cascade.of(inner, abstaining, threshold=0.5),
+    ):
+        with pytest.raises(ValueError, match="goes outermost"):
+            wrap()
