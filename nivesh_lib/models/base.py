@@ -147,8 +147,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         target = Path(directory)
-        if not _replaceable(target):
-            raise ModelError(f"{target}: exists and is no model. Choose a new directory")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             complete = Path(folder) / "model"
@@ -188,6 +186,8 @@ def _put(complete: Path, target: Path) -> None:
     with _held(target.parent):
         if older.exists() and not target.exists():  # the last one to come here was killed
             older.rename(target)
+        if not _replaceable(target):  # asked under the lock: another writer may be between renames
+            raise ModelError(f"{target}: exists and is no model. Choose a new directory")
         shutil.rmtree(older, ignore_errors=True)
         if target.exists():
             target.rename(older)

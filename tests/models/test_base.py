@@ -225,7 +225,7 @@ def test_what_a_killed_save_put_aside_is_replaced_by_the_next_one(model, folder)
 
 def test_many_may_save_to_one_place(model, tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: model.save(tmp_path / "model"), range(40)))
+        list(pool.map(lambda _: model.save(tmp_path / "model"), range(400)))
     assert load_model(tmp_path / "model").predict(TEXTS).tolist() == LABELS
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
