@@ -52,16 +52,33 @@ def speed_in_process(
     ModelError
         The process ended without an answer; the message has its last words.
     """
-    options = {
-        "batch_sizes": list(batch_sizes),
-        "warmup": warmup,
-        "repeats": repeats,
-        "seconds": seconds,
-    }
-    rows: list[dict[str, Any]] = []
-    for number in threads:
-        rows += _ask(model_directory, queries, number, loader, {"speed": options})
-    return [Speed(**{**row, "flags": tuple(row["flags"])}) for row in rows]
+    return _measured(
+        model_directory,
+        queries,
+        threads=threads,
+        batch_sizes=batch_sizes,
+        warmup=warmup,
+        repeats=repeats,
+        seconds=seconds,
+        loader=loader,
+    )[0]
+
+
+def _measured(
+    directory: Path | str,
+    queries: Sequence[str],
+    *,
+    batch_sizes: Sequence[int],
+    threads: Sequence[int] = (1, 2),
+    loader: str = LOADER,
+    **limits: Any,
+) -> tuple[list[Speed], int]:
+    """Return the speeds, and the most memory that one of the processes held."""
+    what = {"speed": {"batch_sizes": list(batch_sizes), **limits}}
+    told = [_ask(directory, queries, number, loader, what) for number in threads]
+    rows = [row for one in told for row in one["speeds"]]
+    speeds = [Speed(**{**row, "flags": tuple(row["flags"])}) for row in rows]
+    return speeds, max((one["peak"] for one in told), default=0)
 
 
 def peak_memory_of(
@@ -76,8 +93,15 @@ def peak_memory_of(
 
     Resident memory, the interpreter and its libraries in it: what a server has to have. Queries
     are asked in batches. ``loader`` and errors: see `speed_in_process`.
+
+    Raises
+    ------
+    ValueError
+        ``batch_size`` or ``threads`` below 1.
     """
-    peak: int = _ask(model_directory, queries, threads, loader, {"memory": batch_size})
+    if batch_size < 1:
+        raise ValueError(f"a batch of {batch_size} queries: need at least one")
+    peak: int = _ask(model_directory, queries, threads, loader, {"memory": batch_size})["peak"]
     return peak
 
 
@@ -87,18 +111,25 @@ def as_served(
     """Save a model, and return its speeds and its peak memory in bytes in fresh processes.
 
     ``options`` are those of `speed_in_process`; a batch holds no more than all distinct queries.
-    The saved files are gone afterwards.
+    The memory is the most that any of its processes held. The saved files are gone afterwards.
+
+    Raises
+    ------
+    ValueError
+        No queries.
     """
     distinct = len(set(queries))
-    options["batch_sizes"] = sorted({min(size, distinct) for size in batch_sizes})
+    if not distinct:
+        raise ValueError("queries is empty; pass at least one")
+    sizes = sorted({min(size, distinct) for size in batch_sizes})
     with tempfile.TemporaryDirectory() as folder:
         saved = model.save(Path(folder) / "model")
-        return speed_in_process(saved, queries, **options), peak_memory_of(saved, queries)
+        return _measured(saved, queries, batch_sizes=sizes, **options)
 
 
 def _ask(
     directory: Path | str, queries: Sequence[str], threads: int, loader: str, what: dict[str, Any]
-) -> Any:
+) -> dict[str, Any]:
     if threads < 1:
         raise ValueError(f"threads {threads!r} is not 1 or more")
     job = {"directory": str(directory), "queries": list(queries), "loader": loader, **what}
@@ -117,20 +148,22 @@ def _ask(
             f"{directory}: could not be measured ({anonymize_query(lines[-1][:500])}). "
             "Load it and ask it in this process to see why"
         )
-    return json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
-def _answer(job: dict[str, Any]) -> Any:
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
     module, _, name = job["loader"].partition(":")
     model = getattr(importlib.import_module(module), name)(job["directory"])
     predict = getattr(model, "predict", model)
     queries = job["queries"]
+    speeds: list[Speed] = []
     if "speed" in job:
-        return [speed.as_dict() for speed in speed_of(predict, queries, **job["speed"])]
-    size = job["memory"]
-    for start in range(0, len(queries), size):
-        predict(queries[start : start + size])
-    return _peak_bytes()
+        speeds = speed_of(predict, queries, **job["speed"])
+    else:
+        for start in range(0, len(queries), job["memory"]):
+            predict(queries[start : start + job["memory"]])
+    return {"speeds": [speed.as_dict() for speed in speeds], "peak": _peak_bytes()}
 
 
 def _peak_bytes() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -51,6 +51,7 @@ PROBES = (
     "hello, what can you do?",
 )
 _ROWS = 64  # of a batch
+_SAMPLE = 200  # texts that tell how an int8 model is rounded; more changed nothing
 
 
 class OnnxClassifier(_Wrapper):
@@ -94,16 +95,42 @@ class OnnxClassifier(_Wrapper):
 
     @classmethod
     def of(
-        cls, fitted: TextClassifier, *, precision: str = "int8", fallback: str | None = None
+        cls,
+        fitted: TextClassifier,
+        *,
+        precision: str = "int8",
+        fallback: str | None = None,
+        texts: Iterable[str] | None = None,
     ) -> Self:
-        """Export a model that was fitted already."""
+        """Export a model that was fitted already.
+
+        Parameters
+        ----------
+        fitted : TransformerClassifier
+            The model; it stays as it is.
+        precision, fallback
+            As in the class.
+        texts : iterable of str, optional
+            Some of those it was trained on; an int8 model is rounded so that answers to texts
+            like these change least. `PROBES` where there are none.
+
+        Raises
+        ------
+        ValueError
+            Another kind of model, an unknown precision, or no texts in ``texts``.
+        """
         exported = cls(model=clone(fitted), precision=precision, fallback=fallback)
         exported._check()
-        exported._take(fitted)
+        exported._take(fitted, PROBES if texts is None else as_texts(texts))
         return exported
 
-    def rounded(self, *, fallback: str | None = None) -> Self:
+    def rounded(self, texts: Iterable[str] | None = None, *, fallback: str | None = None) -> Self:
         """Return an int8 model of this fp32 one, the same as from `of` without another export.
+
+        Parameters
+        ----------
+        texts, fallback
+            As in `of`.
 
         Raises
         ------
@@ -118,7 +145,8 @@ class OnnxClassifier(_Wrapper):
         small = type(self)(model=self.model, precision="int8", fallback=fallback)
         small.classes_ = self.classes_
         graph = onnx.load_from_string(self._graph.content)
-        small._finish(clone(self._reader), self._reader._pieces, graph)
+        sample = PROBES if texts is None else as_texts(texts)
+        small._finish(clone(self._reader), self._reader._pieces, graph, sample)
         return small
 
     @property
@@ -132,19 +160,23 @@ class OnnxClassifier(_Wrapper):
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
 
-    def _take(self, fitted: TextClassifier) -> None:
+    def _fit_inner(self, texts: list[str], labels: list[str]) -> None:
+        self._take(self._copy_fitted(texts, labels), texts)
+
+    def _take(self, fitted: TextClassifier, texts: Sequence[str] = PROBES) -> None:
         if not isinstance(fitted, TransformerClassifier):
             raise ValueError(f"a model of kind {fitted.kind!r} is not exported; pass a transformer")
         check_is_fitted(fitted)
         pieces, kept = reachable(fitted._pieces)
         graph = float_graph(fitted._network.model, kept, fitted.max_length)
         self.classes_ = fitted.classes_
-        self._finish(clone(fitted), pieces, graph)
+        self._finish(clone(fitted), pieces, graph, texts)
 
-    def _finish(self, reader: Any, pieces: Any, graph: Any) -> None:
+    def _finish(self, reader: Any, pieces: Any, graph: Any, texts: Sequence[str]) -> None:
         """Take a graph of fp32, in the precision asked for."""
+        reader._pieces = pieces
         if self.precision == "int8":
-            graph = int8_graph(graph)
+            graph = int8_graph(graph, reader._encode(_sample(texts)))
         self._substitute = None
         self._open(reader, pieces, graph.SerializeToString(deterministic=True))
         self.machine_ = machine()
@@ -217,6 +249,14 @@ class OnnxClassifier(_Wrapper):
             raise ModelError(f"{self.fallback}: its classes are not those of {directory}")
         self._substitute = substitute
         warnings.warn(f"{what}. {self.fallback} answers instead", stacklevel=2)
+
+
+def _sample(texts: Sequence[str]) -> list[str]:
+    """Return texts from all over a list, as a model reads them."""
+    if not texts:
+        raise ValueError("texts is empty; pass at least one, or None for those that come with this")
+    chosen = np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLE)).astype(int)
+    return [prepare(texts[row]) for row in chosen]
 
 
 def _named(told: dict[str, Any]) -> str:

@@ -50,6 +50,8 @@ def float_graph(network: Any, kept: np.ndarray, max_length: int) -> Any:
             f"an encoder of the family {family!r} is not exported; these are: {_FAMILIES}"
         )
     slim = copy.deepcopy(network).eval()
+    for module in slim.modules():  # what they leave out is left out below, once it is fused
+        module._forward_pre_hooks.clear()
     slim.base_model.embeddings = _embeddings(slim.base_model.embeddings, kept, max_length)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"

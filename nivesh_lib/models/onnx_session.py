@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,15 @@ class Graph:
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
         """Return the graph's output for arrays named as its inputs, cast to their types."""
+        return self._run(None, inputs)[0]
+
+    def named(self, names: Sequence[str], **inputs: np.ndarray) -> list[np.ndarray]:
+        """Return outputs by their names, in the order asked for."""
+        return self._run(names, inputs)
+
+    def _run(self, names: Sequence[str] | None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         fed = {name: value.astype(self._types[name], copy=False) for name, value in inputs.items()}
-        return np.asarray(self._session.run(None, fed)[0])
+        return [np.asarray(value) for value in self._session.run(names, fed)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles take the bytes along and make a session of their own."""

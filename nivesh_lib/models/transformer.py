@@ -280,6 +280,10 @@ def logits_network(model: Any) -> Any:
     """Return the hub's model as a module from ids and mask to logits."""
     import torch
 
+    last = _after_last_attention(model)
+    if last is not None:
+        last.register_forward_pre_hook(_first_token)
+
     class Logits(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -289,3 +293,19 @@ def logits_network(model: Any) -> Any:
             return self.model(input_ids=ids, attention_mask=mask).logits
 
     return Logits()
+
+
+def _after_last_attention(model: Any) -> Any:
+    """Return what comes after the last attention; from there on the head needs one token.
+
+    The rest is three quarters of the layer. None for a family that is not known.
+    """
+    if model.config.model_type == "bert":
+        return model.base_model.encoder.layer[-1].attention.output
+    if model.config.model_type == "distilbert":
+        return model.base_model.transformer.layer[-1].sa_layer_norm
+    return None
+
+
+def _first_token(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(rows[:, :1] for rows in inputs)

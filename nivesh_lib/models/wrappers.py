@@ -45,12 +45,15 @@ class _Wrapper(TextClassifier):
         """Raise ValueError for an argument that cannot be used."""
 
     def _fit_inner(self, texts: list[str], labels: list[str]) -> None:
+        self._take(self._copy_fitted(texts, labels))
+
+    def _copy_fitted(self, texts: list[str], labels: list[str]) -> TextClassifier:
         if self.model is None:
             raise ValueError("model is None; pass the model to wrap, such as get_model('tfidf')")
         inner = clone(self.model)
         if self.random_state is not None:
             inner.set_params(random_state=self.random_state)
-        self._take(inner.fit(texts, labels))
+        return inner.fit(texts, labels)
 
     def _take(self, fitted: TextClassifier) -> None:
         check_is_fitted(fitted)

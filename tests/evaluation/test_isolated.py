@@ -64,12 +64,19 @@ def test_no_thread_is_refused(model):
         peak_memory_of(model, QUERIES, threads=0)
 
 
+def test_a_batch_of_none_and_no_queries_are_refused(model):
+    with pytest.raises(ValueError, match="a batch of 0 queries"):
+        peak_memory_of(model, QUERIES, batch_size=0)
+    with pytest.raises(ValueError, match="queries is empty"):
+        as_served(get_model("tfidf"), [])
+
+
 def test_queries_reach_the_process_by_its_standard_input_only(model, monkeypatch):
     seen = []
 
     def run(command, *, input, **given):
         seen.append((command, input))
-        return subprocess.CompletedProcess(command, 0, "7\n", "")
+        return subprocess.CompletedProcess(command, 0, '{"peak": 7}\n', "")
 
     monkeypatch.setattr(subprocess, "run", run)
     assert peak_memory_of(model, QUERIES) == 7

@@ -60,15 +60,24 @@ def test_another_family_of_encoders_is_exported_too():
     assert parity(model.fit(TEXTS, LABELS), exported, MANY).largest < 1e-4
 
 
-def test_fit_and_of_make_the_same_file(fitted, exported):
+def test_fit_and_of_make_the_same_file(fitted):
     model = OnnxClassifier(small_model("transformer")).fit(TEXTS, LABELS)
-    assert model._graph.content == exported["int8"]._graph.content
+    same = OnnxClassifier.of(fitted, texts=TEXTS)
+    assert model._graph.content == same._graph.content
 
 
 def test_rounding_an_exported_model_makes_the_file_that_exporting_in_int8_makes(exported):
     assert exported["fp32"].rounded()._graph.content == exported["int8"]._graph.content
     with pytest.raises(ValueError, match="int8 already"):
         exported["int8"].rounded()
+
+
+def test_an_int8_model_is_rounded_for_texts_like_those_given(fitted, exported):
+    one, other = exported["fp32"].rounded(QUERIES), exported["int8"]
+    assert one._graph.content != other._graph.content
+    assert parity(fitted, one, MANY).largest < 0.1
+    with pytest.raises(ValueError, match="texts is empty"):
+        exported["fp32"].rounded([])
 
 
 def test_the_fitted_model_is_left_as_it_was(fitted):

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nivesh_lib.models import onnx_inputs
+from nivesh_lib.models.onnx_inputs import seen_inputs
+
+IDS = [np.array(row, dtype=np.int32) for row in ([0, 2], [1, 1, 3], [2], [3, 0, 1])]
+TABLE = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def graph():
+    """Ids are looked up in a table and multiplied with a weight; the mask is not needed."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["found"]),
+        helper.make_node("MatMul", ["found", "weight"], ["logits"]),
+    ]
+    weight = numpy_helper.from_array(np.ones((5, 2), np.float32), "weight")
+    puts = [
+        helper.make_tensor_value_info(name, TensorProto.INT32, ["rows", "length"])
+        for name in ("ids", "mask")
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)]
+    table = numpy_helper.from_array(TABLE, "table")
+    told = helper.make_graph(nodes, "small", puts, outputs, [table, weight])
+    opset = helper.make_opsetid("", 17)
+    return helper.make_model(told, opset_imports=[opset], ir_version=8)
+
+
+@pytest.mark.parametrize("texts", [1, 3, 100])
+def test_all_tokens_of_all_texts_are_seen(graph, monkeypatch, texts):
+    monkeypatch.setattr(onnx_inputs, "_TEXTS", texts)
+    tokens = TABLE[np.concatenate(IDS)]
+    seen = seen_inputs(graph, ["found", "found"], IDS)
+    assert list(seen) == ["found"]
+    np.testing.assert_allclose(seen["found"].peaks, np.abs(tokens).max(axis=0))
+    np.testing.assert_allclose(seen["found"].gram, tokens.T @ tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_the_graph_stays_as_it_is(graph):
+    before = graph.SerializeToString()
+    seen_inputs(graph, ["found"], IDS)
+    assert graph.SerializeToString() == before
