@@ -83,7 +83,7 @@ class Trials:
         labels: Sequence[str],
         allowed_loss: float = ALLOWED_LOSS,
         calls: int = 200,
-        rounds: int = 5,
+        rounds: int = 3,
         n_boot: int = 2000,
         seed: int = 42,
     ) -> None:
@@ -114,9 +114,12 @@ class Trials:
         oof = answers_of(folds, self.frame, labels=self.labels)
         size, timed = saved_bytes(model), folds[self._first]
         sizes = ONE, min(MANY, len(set(self.queries)))
-        one, many = speed_of(
-            timed.predict, self.queries, batch_sizes=sizes, repeats=self.calls, seconds=1.0
-        )
+        limits: dict[str, Any] = {
+            "warmup": 3,
+            "repeats": self.calls,
+            "seconds": 1.0,
+        }  # it has answered just now
+        one, many = speed_of(timed.predict, self.queries, batch_sizes=sizes, **limits)
         judgement = self._judged(name, timed, oof, size) if self.tried else None
         trial = Trial(name, model, timed, oof, *self._scores(oof), (one, many), size, judgement)
         self.tried[name] = trial

@@ -7,6 +7,7 @@ it has kernels, and what no answer needs is left out. Nothing here is used to an
 from __future__ import annotations
 
 import copy
+import gc
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,7 @@ def float_graph(network: Any, kept: np.ndarray, max_length: int) -> Any:
         path = Path(folder) / "model.onnx"
         _export(slim, path)
         graph = _fused(path, slim.config)
+    gc.collect()  # exporter and optimizer leave half a gigabyte in circles
     _first_token_only(graph)
     return graph
 
