@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from nivesh_lib.cli import app
 from nivesh_lib.cli_predict import as_line
+from nivesh_lib.data.storage import new_file
 from nivesh_lib.errors import DataError, ModelError
 from nivesh_lib.models.base import get_model
 
@@ -135,6 +136,25 @@ def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path, model):
     assert target.read_text() == "mine"
     assert predict("tax?", "--output", target, "--overwrite", "--model", model).exit_code == 0
     assert target.read_text().startswith("tax 0.")
+
+
+def test_a_file_that_appears_meanwhile_is_kept_and_so_are_the_answers(tmp_path):
+    target = tmp_path / "a.txt"
+    with pytest.raises(DataError, match="appeared meanwhile"), new_file(target) as file:
+        file.write("answers")
+        target.write_text("mine")
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["answers", "mine"]
+    assert target.read_text() == "mine"
+
+
+def test_where_files_cannot_be_linked_the_output_is_renamed(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    with new_file(tmp_path / "a.txt") as file:
+        file.write("answers")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["answers"]
 
 
 def test_only_a_regular_file_is_replaced(tmp_path, model):

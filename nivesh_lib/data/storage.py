@@ -99,10 +99,25 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
         with file:
             yield file
         _sync(partial)
-        partial.replace(target)
+        if replace:
+            partial.replace(target)
+        else:
+            _put_new(partial, target)
         _sync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _put_new(partial: Path, target: Path) -> None:
+    """Give a file its name, unless another has taken it meanwhile; then nothing is lost."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        kept = target.with_name(f"{target.name}.{os.getpid()}")
+        partial.replace(kept)
+        raise DataError(f"{target} appeared meanwhile and stays; this went to {kept}.") from None
+    except OSError:  # a file system without links
+        partial.replace(target)
 
 
 def write_folder(target: Path, files: Mapping[str, bytes]) -> None:

@@ -119,13 +119,16 @@ def judge(
     Raises
     ------
     ValueError
-        The labels or folds of the two differ, an id has no answer, or ``allowed_loss`` is no share.
+        The labels or folds of the two differ, an id has no answer, no row counts for scores, or
+        ``allowed_loss`` is no share.
     """
     if not 0 <= allowed_loss < 1:
         raise ValueError(f"allowed_loss {allowed_loss} is no share; half a point is 0.005")
     if set(probabilities(candidate_oof)) != set(probabilities(reference_oof)):
         raise ValueError(f"{name}: its labels are not those of {reference}")
     rows = headline_mask(frame)
+    if not rows.any():
+        raise ValueError(f"{name}: none of the {len(frame)} rows counts for scores; all are hard")
     ids, true = frame["id"][rows], frame[label].to_numpy(dtype=object)[rows]
     answers = [aligned(table, ids) for table in (candidate_oof, reference_oof)]
     if (answers[0]["fold"] != answers[1]["fold"]).any():

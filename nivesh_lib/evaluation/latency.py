@@ -91,7 +91,7 @@ def measure_latency(
     dict
         ``p50_ms``, ``p95_ms``, ``p99_ms``, ``n`` and ``threads`` (0: not limited).
     """
-    _check(queries, 1)
+    _check(queries, 1, repeats)
     with _nothing_old_to_collect():
         elapsed = _elapsed_ms(predict, queries, 1, warmup=warmup, repeats=repeats)
     p50, p95, p99 = np.percentile(elapsed, [50, 95, 99])
@@ -128,11 +128,11 @@ def speed_of(
     Raises
     ------
     ValueError
-        Too few distinct queries, or a batch size below 1.
+        Too few distinct queries, or a batch size or number of repeats below 1.
     """
     if min(batch_sizes, default=0) < 1:
         raise ValueError(f"batch sizes {list(batch_sizes)}: need at least one, none below 1")
-    _check(queries, max(batch_sizes))
+    _check(queries, max(batch_sizes), repeats)
     limits: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "seconds": seconds}
     with _nothing_old_to_collect():
         return [_speed(_elapsed_ms(predict, queries, size, **limits), size) for size in batch_sizes]
@@ -187,7 +187,9 @@ def race(
     return [Raced(name, *row) for name, row in zip(names, table.tolist(), strict=True)]
 
 
-def _check(queries: Sequence[str], batch_size: int) -> None:
+def _check(queries: Sequence[str], batch_size: int, repeats: int = 1) -> None:
+    if repeats < 1:
+        raise ValueError(f"{repeats} repeats: need at least one call that counts")
     if isinstance(queries, str) or not queries:
         raise ValueError("queries is empty or one string; pass a list of at least one")
     if batch_size < 1:

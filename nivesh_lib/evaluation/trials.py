@@ -87,6 +87,8 @@ class Trials:
         n_boot: int = 2000,
         seed: int = 42,
     ) -> None:
+        if min(calls, rounds) < 1:
+            raise ValueError(f"calls {calls}, rounds {rounds}: neither may be below 1")
         self.frame, self.labels = frame, list(labels)
         self.allowed_loss = allowed_loss
         self.calls, self.rounds, self.n_boot, self.seed = calls, rounds, n_boot, seed
@@ -94,7 +96,15 @@ class Trials:
 
     @property
     def reference(self) -> Trial:
-        """The first model."""
+        """The first model.
+
+        Raises
+        ------
+        ValueError
+            Nothing was tried yet.
+        """
+        if not self.tried:
+            raise ValueError("nothing was tried yet; add the model that others are held to")
         return next(iter(self.tried.values()))
 
     def add(self, name: str, model: Any, folds: Mapping[int, Any]) -> Trial:
@@ -105,7 +115,7 @@ class Trials:
         ValueError
             The name is taken, a fold has no model, or the model answers from memory.
         """
-        if getattr(model, "kind", "") == "remembering":
+        if _remembers(model):
             raise ValueError(
                 f"{name!r} answers from memory, which tells no speed; add what is inside"
             )
@@ -160,6 +170,8 @@ class Trials:
 
     def table(self) -> pd.DataFrame:
         """Return one row for each model, in the order in which they were tried."""
+        if not self.tried:
+            raise ValueError("nothing was tried yet; a table needs one model")
         return pd.DataFrame([trial.as_row() for trial in self.tried.values()]).set_index("model")
 
     def points(self) -> list[dict[str, Any]]:
@@ -182,6 +194,8 @@ class Trials:
     @property
     def finding(self) -> str:
         """What the latest model brought, as the title of a figure."""
+        if not self.judgements:
+            raise ValueError("nothing was judged yet; add a second model")
         judged = self.judgements[-1]
         fast, small = judged.times_as_fast or 1.0, judged.times_as_small or 1.0
         return (
@@ -197,3 +211,10 @@ class Trials:
             f"{t.size_bytes / 1e6:.1f} MB"
             for t in self.tried.values()
         )
+
+
+def _remembers(model: Any) -> bool:
+    """Whether a model, or one inside it, answers from memory."""
+    inside = [getattr(model, name, None) for name in ("model_", "student_", "teacher_")]
+    here = getattr(model, "kind", "") == "remembering"
+    return here or any(_remembers(one) for one in inside if one is not None)

@@ -262,7 +262,7 @@ def read_card(directory: Path | str) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         files, kind, recorded = dict(card["files"]), str(card["kind"]), card["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a model description ({error}). Save it again") from None
     if card.get("format") != _FORMAT or kind not in MODELS:
         raise ModelError(

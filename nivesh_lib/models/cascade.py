@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -88,7 +89,7 @@ class Cascade(TextClassifier):
         return joined
 
     def _check_threshold(self) -> None:
-        if not 0 <= self.threshold < float("inf"):
+        if not (isinstance(self.threshold, Real) and 0 <= self.threshold < float("inf")):
             raise ValueError(f"threshold {self.threshold!r} is not a number from 0 on")
 
     def _take(self, student: TextClassifier, teacher: TextClassifier) -> None:

@@ -240,7 +240,10 @@ class OnnxClassifier(_Wrapper):
                 "or load the fp32 model"
             )
         folder = directory / Path(self.fallback).expanduser()
-        card = read_card(folder)
+        try:
+            card = read_card(folder)
+        except ModelError as error:
+            raise ModelError(f"{what}. The fallback does not load: {error}") from error
         if card["kind"] == self.kind and card["params"].get("precision", "int8") == "int8":
             # It may name this one as its own fallback, and so on without an end.
             raise ModelError(f"{what}. The fallback {folder} is int8 too; name an fp32 model")
@@ -286,8 +289,10 @@ def parity(model: _HasLogits, other: _HasLogits, texts: Iterable[str]) -> Parity
     Raises
     ------
     ValueError
-        No texts.
+        No texts, or an int8 model whose fallback answers.
     """
+    if any(getattr(one, "falls_back", False) for one in (model, other)):
+        raise ValueError("the fallback answers for one of them; compare the fallback itself")
     read = [prepare(text) for text in as_texts(texts)]
     if not read:
         raise ValueError("texts is empty; pass at least one")

@@ -24,6 +24,7 @@ from nivesh_lib.models.rounding import rounded_columns, rounded_rows
 _STEPS = 127.0  # on either side of 0
 _ALL_STEPS = 255.0  # from 0 upwards
 _ZERO = 128  # of unsigned eight bits: processors multiply these with signed ones
+_OTHER = "com.microsoft"  # operations of ONNX Runtime beside the standard's
 _SMALLEST = 1e-9  # largest entry of a token that is all zeros
 _LOWEST = 0.17  # GELU is nowhere below -0.17, so that nearly all of its steps can lie above 0
 _MOVED = 0.8  # share of a channel's size, as a power, that is moved into the weights
@@ -82,6 +83,7 @@ class _Graph:
         self._shift = self._constant("shift", np.float32(_ZERO))
         self._least = self._constant("least", np.float32(_SMALLEST))
         self._zero = self._constant("zero", np.uint8(_ZERO))
+        self._one = self._constant("one", np.float32(1))
 
     def _constant(self, name: str, value: Any) -> str:
         from onnx import numpy_helper
@@ -105,8 +107,6 @@ class _Graph:
 
     def product(self, source: str, weight: str, output: str) -> None:
         """Write a product with a weight of one column for each output."""
-        from onnx import TensorProto
-
         table = self._take(weight)
         above = "Gelu" in self._made_by[source]
         if above:
@@ -119,18 +119,17 @@ class _Graph:
             integers, largest = self._integers(source, factors)
         steps = _ALL_STEPS if above else _STEPS
         held = self._constant(f"{weight}_int8", columns)
-        units = self._constant(f"{weight}_scales", (scales / steps).astype(np.float32))
-        put = [integers, held] if above else [integers, held, self._zero]
-        sums = self._node("MatMulInteger", put, f"{output}_sums")
-        found = self._node("Cast", [sums], f"{output}_found", to=TensorProto.FLOAT)
-        found = self._node("Mul", [found, largest], f"{output}_tokens")
+        units = self._constant(f"{weight}_scales", (scales[0] / steps).astype(np.float32))
+        # One kernel multiplies, turns to floating point and scales the columns.
+        put = [integers, held, self._one, units, "" if above else self._zero]
+        found = self._node("MatMulIntegerToFloat", put, f"{output}_found", domain=_OTHER)
         if above:
-            found = self._node("Mul", [found, units], f"{output}_raised")
+            found = self._node("Mul", [found, largest], f"{output}_raised")
             lift = _LOWEST * scales * columns.sum(axis=0, dtype=np.int64)
             lifted = self._constant(f"{weight}_lift", lift.astype(np.float32))
             self._node("Sub", [found, lifted], output)
         else:
-            self._node("Mul", [found, units], output)
+            self._node("Mul", [found, largest], output)
 
     def _factors(self, source: str, table: np.ndarray) -> np.ndarray:
         """Return what each channel is multiplied with before it is rounded, (width,)."""
@@ -179,8 +178,7 @@ class _Graph:
         self.nodes.append(helper.make_node("Split", [f"{output}_all"], parts, axis=-1))
         (heads,) = [item.i for item in node.attribute if item.name == "num_heads"]
         biased = [*parts, *node.input[2:4]]
-        domain = "com.microsoft"
-        self._node("MultiHeadAttention", biased, output, num_heads=heads, domain=domain)
+        self._node("MultiHeadAttention", biased, output, num_heads=heads, domain=_OTHER)
 
     def look_up(self, node: Any) -> None:
         """Write the look-up of word pieces as one of int8 rows and one of their scales."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier
 from nivesh_lib.models.wrappers import _Wrapper
@@ -63,11 +64,21 @@ class Remembering(_Wrapper):
     @property
     def remembered(self) -> int:
         """How many answers are kept now."""
+        check_is_fitted(self)
         return len(self._answers)
 
     def _check(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size {self.size!r} is not 1 or more")
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
+            raise ValueError(f"size {self.size!r} is not a whole number from 1 on")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes along: no lock, which belongs to this process."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` returned."""
+        super().__setstate__(state)
+        self._lock = Lock()
 
     def _take(self, fitted: TextClassifier) -> None:
         super()._take(fitted)

@@ -283,7 +283,8 @@ def _make_ours(precision: str) -> Callable[[Order, Path], None]:
     def make(order: Order, target: Path) -> None:
         from nivesh_lib.models.onnx import OnnxClassifier
 
-        OnnxClassifier.of(load_model(order.root / FP32), precision=precision).save(target)
+        fitted, texts = load_model(order.root / FP32), order.train.texts
+        OnnxClassifier.of(fitted, precision=precision, texts=texts).save(target)
 
     return make
 

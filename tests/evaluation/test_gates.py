@@ -142,6 +142,11 @@ def test_an_allowed_loss_that_is_no_share_is_refused(loss):
         judged(allowed_loss=loss)
 
 
+def test_rows_that_are_all_hard_judge_nothing():
+    with pytest.raises(ValueError, match="all are hard"):
+        judge("int8", REFERENCE, REFERENCE, FRAME.assign(selection="hard"), n_boot=50)
+
+
 def test_tables_of_other_folds_are_refused():
     turned = REFERENCE.assign(fold=(REFERENCE["fold"] + 1) % 5)
     with pytest.raises(ValueError, match="other folds"):

@@ -56,6 +56,12 @@ def test_no_queries_are_refused():
         measure_latency(len, [])
 
 
+def test_no_call_that_counts_is_refused():
+    for timed in (measure_latency, speed_of):
+        with pytest.raises(ValueError, match="0 repeats"):
+            timed(len, QUERIES, repeats=0)
+
+
 def test_each_batch_size_has_its_times_and_its_throughput():
     one, four = speed_of(lambda _: time.sleep(0.004), QUERIES, batch_sizes=(1, 4), repeats=10)
     assert (one.batch_size, four.batch_size, four.n) == (1, 4, 10)

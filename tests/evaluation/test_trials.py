@@ -100,8 +100,26 @@ def test_few_queries_make_smaller_batches(frame):
 def test_a_model_that_answers_from_memory_is_not_timed(trials):
     memory = Reader()
     memory.kind = "remembering"
-    with pytest.raises(ValueError, match="tells no speed"):
-        trials.add("memory", memory, of_folds(memory))
+    around = Reader()
+    around.student_ = memory
+    for model in (memory, around):
+        with pytest.raises(ValueError, match="tells no speed"):
+            trials.add("memory", model, of_folds(model))
+
+
+def test_before_anything_was_tried_there_is_nothing_to_show(frame, trials):
+    empty = Trials(frame, labels=LABELS)
+    for show in (lambda: empty.reference, empty.table):
+        with pytest.raises(ValueError, match="nothing was tried yet"):
+            show()
+    with pytest.raises(ValueError, match="nothing was judged yet"):
+        _ = trials.finding
+
+
+@pytest.mark.parametrize("odd", [{"calls": 0}, {"rounds": 0}])
+def test_no_call_and_no_round_are_refused(frame, odd):
+    with pytest.raises(ValueError, match="neither may be below 1"):
+        Trials(frame, labels=LABELS, **odd)
 
 
 def test_a_model_that_knows_a_label_too_many_is_refused(frame):

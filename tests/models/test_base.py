@@ -120,7 +120,9 @@ def test_what_is_no_model_directory_is_named(folder, name):
         load_model(folder.parent / name)
 
 
-@pytest.mark.parametrize("text", ["{", "", "[]", "3", '{"kind": "rules"}', '{"files": 3}', "\x80"])
+@pytest.mark.parametrize(
+    "text", ["{", "", "[]", "3", '{"kind": "rules"}', '{"files": 3}', "\x80", "[" * 100_000]
+)
 def test_a_broken_description_is_named(folder, text):
     (folder / "model.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ModelError, match=r"model\.json: not a model description"):

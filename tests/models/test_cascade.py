@@ -75,7 +75,7 @@ def test_models_of_other_classes_are_not_joined(student):
         Cascade.of(student, other, threshold=0.6)
 
 
-@pytest.mark.parametrize("threshold", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("threshold", [-0.1, float("nan"), float("inf"), "0.5", None])
 def test_a_threshold_that_is_none_is_refused(student, teacher, threshold):
     with pytest.raises(ValueError, match="is not a number from 0 on"):
         Cascade.of(student, teacher, threshold=threshold)

@@ -212,6 +212,23 @@ def test_a_fallback_stays_away_while_it_is_not_needed(exported, tmp_path):
     assert not loaded.falls_back
 
 
+def test_a_fallback_that_is_needed_and_not_there_is_told_with_the_reason(strange, tmp_path):
+    strange.fallback = "../nowhere"
+    with pytest.raises(
+        ModelError, match=r"differ on this machine.*fallback does not load.*no model"
+    ):
+        load_model(strange.save(tmp_path / "model"))
+
+
+def test_answers_of_a_fallback_are_not_compared(fitted, exported, strange, tmp_path):
+    exported["fp32"].save(tmp_path / "exact")
+    strange.fallback = "../exact"
+    with pytest.warns(UserWarning, match="exact answers instead"):
+        loaded = load_model(strange.save(tmp_path / "model"))
+    with pytest.raises(ValueError, match="compare the fallback itself"):
+        parity(fitted, loaded, MANY)
+
+
 def test_a_fallback_that_is_int8_itself_is_refused(strange, tmp_path):
     strange.fallback = "."
     with pytest.raises(ModelError, match="name an fp32 model"):

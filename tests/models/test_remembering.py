@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.remembering import Remembering
@@ -86,7 +88,20 @@ def test_many_may_ask_at_once(inner):
     assert all(one == expected for one in told)
 
 
-@pytest.mark.parametrize("size", [0, -1])
+def test_a_copy_remembers_and_goes_its_own_way(inner):
+    model = Remembering.of(inner)
+    model.predict(QUERIES)
+    other = copy.deepcopy(model)
+    other.predict(["another text"])
+    assert other.remembered == model.remembered + 1
+
+
+def test_before_it_is_fitted_it_remembers_nothing():
+    with pytest.raises(NotFittedError):
+        _ = Remembering(get_model("rules")).remembered
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, float("nan"), True, "10"])
 def test_room_for_no_answer_is_refused(inner, size):
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="whole number from 1 on"):
         Remembering.of(inner, size=size)
