@@ -127,7 +127,7 @@ class Trials:
         limits: dict[str, Any] = {
             "warmup": 3,
             "repeats": self.calls,
-            "seconds": 1.0,
+            "seconds": 0.7,
         }  # it has answered just now
         one, many = speed_of(timed.predict, self.queries, batch_sizes=sizes, **limits)
         judgement = self._judged(name, timed, oof, size) if self.tried else None
