@@ -109,6 +109,7 @@ def _execute(job: dict[str, Any], output: Path) -> dict[str, Any] | None:
             engine_name="nivesh",
             kernel_name="python3",
             cwd=str(Path(job["notebook"]).parent),
+            language="python",  # a notebook need not say it
             progress_bar=False,
             log_output=False,
             execution_timeout=job["timeout_s"],

@@ -34,6 +34,12 @@ def test_a_run_leaves_notebooks_pages_results_and_a_report(ran):
     assert (ran / "reports" / "latest" / "index.html").is_file()
 
 
+def test_a_parameter_reaches_a_notebook_that_does_not_name_its_language(home):
+    assert "language" not in (home / "notebooks" / "01_a.ipynb").read_text()
+    record, _ = run_pipeline(dataset=DATASET, settings=["01_a.SLEEP=0.3"])
+    assert record.complete and record.steps["01_a"]["parameters"]["SLEEP"] == 0.3
+
+
 def test_nothing_changed_gives_the_last_run_again(ran):
     (folder,) = runs(ran)
     lines: list[str] = []
@@ -299,7 +305,7 @@ def is_running(pid: int) -> bool:
 def test_kill_9_leaves_no_process_and_the_next_run_continues(home, start):
     process = start("--set", "02_b.SLEEP=600")
     wait_for(lambda: any((r / "steps" / "01_a.json").is_file() for r in runs(home)), home)
-    wait_for(lambda: len(descendants(process.pid)) >= 2, home)
+    wait_for(lambda: len(descendants(process.pid)) >= 2, home)  # a worker and its kernel
     family = descendants(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
