@@ -115,7 +115,7 @@ class Trials:
         ValueError
             The name is taken, a fold has no model, or the model answers from memory.
         """
-        if _remembers(model):
+        if any(map(_remembers, (model, *folds.values()))):
             raise ValueError(
                 f"{name!r} answers from memory, which tells no speed; add what is inside"
             )
@@ -124,12 +124,14 @@ class Trials:
         oof = answers_of(folds, self.frame, labels=self.labels)
         size, timed = saved_bytes(model), folds[self._first]
         sizes = ONE, min(MANY, len(set(self.queries)))
-        limits: dict[str, Any] = {
-            "warmup": 3,
-            "repeats": self.calls,
-            "seconds": 0.7,
-        }  # it has answered just now
-        one, many = speed_of(timed.predict, self.queries, batch_sizes=sizes, **limits)
+        one, many = speed_of(
+            timed.predict,
+            self.queries,
+            batch_sizes=sizes,
+            warmup=3,  # it has answered all rows just now
+            repeats=self.calls,
+            seconds=0.7,
+        )
         judgement = self._judged(name, timed, oof, size) if self.tried else None
         trial = Trial(name, model, timed, oof, *self._scores(oof), (one, many), size, judgement)
         self.tried[name] = trial

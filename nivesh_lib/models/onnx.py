@@ -117,7 +117,7 @@ class OnnxClassifier(_Wrapper):
         Raises
         ------
         ValueError
-            Another kind of model, an unknown precision, or no texts in ``texts``.
+            Another kind of model, an unknown precision, or no texts to round for.
         """
         exported = cls(model=clone(fitted), precision=precision, fallback=fallback)
         exported._check()
@@ -146,7 +146,7 @@ class OnnxClassifier(_Wrapper):
         small.classes_ = self.classes_
         graph = onnx.load_from_string(self._graph.content)
         sample = PROBES if texts is None else as_texts(texts)
-        small._finish(clone(self._reader), self._reader._pieces, graph, sample)
+        small._finish(self._reader_of(self._reader, self._reader._pieces), graph, sample)
         return small
 
     @property
@@ -170,23 +170,24 @@ class OnnxClassifier(_Wrapper):
         pieces, kept = reachable(fitted._pieces)
         graph = float_graph(fitted._network.model, kept, fitted.max_length)
         self.classes_ = fitted.classes_
-        self._finish(clone(fitted), pieces, graph, texts)
+        self._finish(self._reader_of(fitted, pieces), graph, texts)
 
-    def _finish(self, reader: Any, pieces: Any, graph: Any, texts: Sequence[str]) -> None:
+    def _finish(self, reader: Any, graph: Any, texts: Sequence[str]) -> None:
         """Take a graph of fp32, in the precision asked for."""
-        reader._pieces = pieces
         if self.precision == "int8":
             graph = int8_graph(graph, reader._encode(_sample(texts)))
         self._substitute = None
-        self._open(reader, pieces, graph.SerializeToString(deterministic=True))
+        self._reader = reader
+        self._graph = Graph(graph.SerializeToString(deterministic=True))
         self.machine_ = machine()
         self.probes_ = self._answers_to_probes()
 
-    def _open(self, reader: Any, pieces: Any, content: bytes) -> None:
+    @staticmethod
+    def _reader_of(model: Any, pieces: Any) -> Any:
         # An unfitted transformer, without a network, so that texts are read by the same lines.
-        self._reader = reader
-        self._reader._pieces = pieces
-        self._graph = Graph(content)
+        reader = clone(model)
+        reader._pieces = pieces
+        return reader
 
     def _answers_to_probes(self) -> np.ndarray:
         return self._proba([prepare(text) for text in PROBES])
@@ -217,8 +218,8 @@ class OnnxClassifier(_Wrapper):
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         told = state["model"]
         self.model = get_model(told["kind"], **told["params"])
-        content = (directory / "model.onnx").read_bytes()
-        self._open(clone(self.model), load_packed(directory), content)
+        self._reader = self._reader_of(self.model, load_packed(directory))
+        self._graph = Graph((directory / "model.onnx").read_bytes())
         self.machine_ = state["machine"]
         self.probes_ = np.array(state["probes"])
         if self.precision == "int8":

@@ -24,7 +24,7 @@ from nivesh_lib.models.rounding import rounded_columns, rounded_rows
 _STEPS = 127.0  # on either side of 0
 _ALL_STEPS = 255.0  # from 0 upwards
 _ZERO = 128  # of unsigned eight bits: processors multiply these with signed ones
-_OTHER = "com.microsoft"  # operations of ONNX Runtime beside the standard's
+_CONTRIB = "com.microsoft"  # operations of ONNX Runtime beside the standard's
 _SMALLEST = 1e-9  # largest entry of a token that is all zeros
 _LOWEST = 0.17  # GELU is nowhere below -0.17, so that nearly all of its steps can lie above 0
 _MOVED = 0.8  # share of a channel's size, as a power, that is moved into the weights
@@ -122,7 +122,7 @@ class _Graph:
         units = self._constant(f"{weight}_scales", (scales[0] / steps).astype(np.float32))
         # One kernel multiplies, turns to floating point and scales the columns.
         put = [integers, held, self._one, units, "" if above else self._zero]
-        found = self._node("MatMulIntegerToFloat", put, f"{output}_found", domain=_OTHER)
+        found = self._node("MatMulIntegerToFloat", put, f"{output}_found", domain=_CONTRIB)
         if above:
             found = self._node("Mul", [found, largest], f"{output}_raised")
             lift = _LOWEST * scales * columns.sum(axis=0, dtype=np.int64)
@@ -178,7 +178,7 @@ class _Graph:
         self.nodes.append(helper.make_node("Split", [f"{output}_all"], parts, axis=-1))
         (heads,) = [item.i for item in node.attribute if item.name == "num_heads"]
         biased = [*parts, *node.input[2:4]]
-        self._node("MultiHeadAttention", biased, output, num_heads=heads, domain=_OTHER)
+        self._node("MultiHeadAttention", biased, output, num_heads=heads, domain=_CONTRIB)
 
     def look_up(self, node: Any) -> None:
         """Write the look-up of word pieces as one of int8 rows and one of their scales."""

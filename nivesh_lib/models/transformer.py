@@ -230,7 +230,10 @@ class TransformerClassifier(TextClassifier):
 
     @property
     def network(self) -> Any:
-        """The torch module: ``forward(ids, mask)`` returns logits, ``.model`` is the hub's."""
+        """The torch module: ``forward(ids, mask)`` returns logits.
+
+        ``.model`` is the hub's, of whose last layer only the first token is computed.
+        """
         return self._network
 
     @property

@@ -105,6 +105,8 @@ def test_a_model_that_answers_from_memory_is_not_timed(trials):
     for model in (memory, around):
         with pytest.raises(ValueError, match="tells no speed"):
             trials.add("memory", model, of_folds(model))
+    with pytest.raises(ValueError, match="tells no speed"):
+        trials.add("memory", Reader(), of_folds(memory))
 
 
 def test_before_anything_was_tried_there_is_nothing_to_show(frame, trials):

@@ -13,7 +13,7 @@ from nivesh_lib.models.transformer import PRESETS, TransformerClassifier
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
 
-def test_plain_transformers_loads_the_directory_and_answers_the_same_2post(tmp_path):
+def test_plain_transformers_loads_the_directory_and_answers_the_same(tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = small_model("transformer").fit(TEXTS, LABELS)

@@ -305,7 +305,7 @@ def is_running(pid: int) -> bool:
 def test_kill_9_leaves_no_process_and_the_next_run_continues(home, start):
     process = start("--set", "02_b.SLEEP=600")
     wait_for(lambda: any((r / "steps" / "01_a.json").is_file() for r in runs(home)), home)
-    wait_for(lambda: len(descendants(process.pid)) >= 2, home)  # a worker and its kernel
+    wait_for(lambda: len(descendants(process.pid)) >= 2, home)
     family = descendants(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
