@@ -136,18 +136,18 @@ def test_what_is_no_text_is_refused_with_its_position_1pre(fitted, value):
         fitted.predict(["tax", "loan", value])
 
 
-def test_a_personal_number_answers_like_its_tag_2post(fitted):
+def test_a_personal_number_answers_like_its_tag(fitted):
     proba = fitted.predict_proba(["call 9876543210 on tax", "call [PHONE] on tax"])
     np.testing.assert_array_equal(*proba)
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
-def test_odd_texts_are_answered_2post(fitted, text):
+def test_odd_texts_are_answered(fitted, text):
     (row,) = fitted.predict_proba([text])
     assert row.sum() == pytest.approx(1)
 
 
-def test_odd_texts_can_be_trained_on_and_saved_2post(kind, tmp_path):
+def test_odd_texts_can_be_trained_on_and_saved(kind, tmp_path):
     texts = TEXTS + list(ODD.values())
     model = small_model(kind).fit(texts, LABELS + ["general_question"] * len(ODD))
     loaded = load_model(model.save(tmp_path / "model"))
@@ -157,14 +157,14 @@ def test_odd_texts_can_be_trained_on_and_saved_2post(kind, tmp_path):
 @pytest.mark.parametrize(
     "text", ["a", " ", "home loan ", "loan" + " " * 99, "₹", "tax\n"], ids=repr
 )
-def test_ten_megabytes_are_answered_quickly_2post(fitted, text):
+def test_ten_megabytes_are_answered_quickly(fitted, text):
     huge = text * (10_000_000 // len(text))
     started = time.perf_counter()
     fitted.predict_proba([huge])
     assert time.perf_counter() - started < 2
 
 
-def test_neighbours_do_not_change_an_answer_2post(kind, fitted):
+def test_neighbours_do_not_change_an_answer(kind, fitted):
     alone = np.vstack([fitted.predict_proba([query]) for query in QUERIES])
     # Eight bits have one scale for all activations of a batch.
     near = {"atol": 0.03} if kind == "quantized" else {"rtol": 1e-5}
@@ -172,12 +172,12 @@ def test_neighbours_do_not_change_an_answer_2post(kind, fitted):
 
 
 @pytest.mark.parametrize("change", [str.upper, str.title, "  {}  ".format], ids=["A", "Aa", "_"])
-def test_case_and_outer_space_do_not_change_an_answer_2post(fitted, change):
+def test_case_and_outer_space_do_not_change_an_answer(fitted, change):
     changed = fitted.predict_proba([change(query) for query in QUERIES])
     np.testing.assert_allclose(changed, fitted.predict_proba(QUERIES), rtol=1e-5)
 
 
-def test_a_telling_word_speaks_for_its_label_2post(fitted):
+def test_a_telling_word_speaks_for_its_label(fitted):
     column = fitted.classes_.tolist().index("loan_inquiry")
     without, with_it = fitted.predict_proba(["tell me more", "tell me more about a loan"])
     assert with_it[column] > without[column]

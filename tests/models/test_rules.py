@@ -144,7 +144,7 @@ def test_a_loaded_model_does_not_need_its_rules_file(write_rules, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["bike ", "can i ", "i " * 9, "a" * 99, " ", "salary income "])
-def test_the_shipped_rules_answer_ten_megabytes_quickly_2post(text):
+def test_the_shipped_rules_answer_ten_megabytes_quickly(text):
     labels = sorted({rule["label"] for rule in read_rules(SHIPPED)})
     model = RulesClassifier(str(SHIPPED)).fit(labels, labels)
     huge = text * (10_000_000 // len(text))

@@ -63,13 +63,13 @@ def test_balancing_helps_the_rare_label():
 
 
 @pytest.mark.parametrize("text", ["home laon", "lone for house", "laons?"])
-def test_a_typo_does_not_hide_the_word_2post(text):
+def test_a_typo_does_not_hide_the_word(text):
     texts = ["loan for a house", "a home loan", "tax this year", "income tax"]
     model = TfidfClassifier().fit(texts, ["loan", "loan", "tax", "tax"])
     assert model.predict([text]).tolist() == ["loan"]
 
 
-def test_only_the_beginning_of_a_long_query_is_read_2post(model):
+def test_only_the_beginning_of_a_long_query_is_read(model):
     start = "x " * 5_000
     np.testing.assert_array_equal(
         model.predict_proba([start]), model.predict_proba([start + "save tax " * 9_000])
