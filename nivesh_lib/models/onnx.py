@@ -50,7 +50,7 @@ PROBES = (
     "split 80k a month between needs and wants",
     "hello, what can you do?",
 )
-_ROWS = 64  # of a batch
+_ROWS = 16  # of a batch: with more, what a layer holds no longer fits the processor's cache
 _SAMPLE = 200  # texts that tell how an int8 model is rounded; more changed nothing
 
 
@@ -111,20 +111,21 @@ class OnnxClassifier(_Wrapper):
         precision, fallback
             As in the class.
         texts : iterable of str, optional
-            Some of those it was trained on; an int8 model is rounded so that answers to texts
-            like these change least. `PROBES` where there are none.
+            For int8: some of those it was trained on, without labels. Steps are set so that
+            answers to texts like these change least; of more than 200, so many are taken. With a
+            dozen, logits move by more than twice as much.
 
         Raises
         ------
         ValueError
-            Another kind of model, an unknown precision, or no texts to round for.
+            Another kind of model, an unknown precision, or int8 without texts.
         """
         exported = cls(model=clone(fitted), precision=precision, fallback=fallback)
         exported._check()
-        exported._take(fitted, PROBES if texts is None else as_texts(texts))
+        exported._take(fitted, () if texts is None else as_texts(texts))
         return exported
 
-    def rounded(self, texts: Iterable[str] | None = None, *, fallback: str | None = None) -> Self:
+    def rounded(self, texts: Iterable[str], *, fallback: str | None = None) -> Self:
         """Return an int8 model of this fp32 one, the same as from `of` without another export.
 
         Parameters
@@ -135,7 +136,7 @@ class OnnxClassifier(_Wrapper):
         Raises
         ------
         ValueError
-            This one is not fp32.
+            This one is not fp32, or there are no texts.
         """
         import onnx
 
@@ -145,8 +146,8 @@ class OnnxClassifier(_Wrapper):
         small = type(self)(model=self.model, precision="int8", fallback=fallback)
         small.classes_ = self.classes_
         graph = onnx.load_from_string(self._graph.content)
-        sample = PROBES if texts is None else as_texts(texts)
-        small._finish(self._reader_of(self._reader, self._reader._pieces), graph, sample)
+        reader = self._reader_of(self._reader, self._reader._pieces)
+        small._finish(reader, graph, as_texts(texts))
         return small
 
     @property
@@ -163,7 +164,7 @@ class OnnxClassifier(_Wrapper):
     def _fit_inner(self, texts: list[str], labels: list[str]) -> None:
         self._take(self._copy_fitted(texts, labels), texts)
 
-    def _take(self, fitted: TextClassifier, texts: Sequence[str] = PROBES) -> None:
+    def _take(self, fitted: TextClassifier, texts: Sequence[str] = ()) -> None:
         if not isinstance(fitted, TransformerClassifier):
             raise ValueError(f"a model of kind {fitted.kind!r} is not exported; pass a transformer")
         check_is_fitted(fitted)
@@ -237,7 +238,7 @@ class OnnxClassifier(_Wrapper):
         )
         if self.fallback is None:
             raise ModelError(
-                f"{what}. Export again here, OnnxClassifier.of(model, precision='int8'), "
+                f"{what}. Export again here, OnnxClassifier.of(model, texts=queries), "
                 "or load the fp32 model"
             )
         folder = directory / Path(self.fallback).expanduser()
@@ -258,7 +259,10 @@ class OnnxClassifier(_Wrapper):
 def _sample(texts: Sequence[str]) -> list[str]:
     """Return texts from all over a list, as a model reads them."""
     if not texts:
-        raise ValueError("texts is empty; pass at least one, or None for those that come with this")
+        raise ValueError(
+            "an int8 model needs texts to set its steps by; pass some that it was trained on, "
+            "texts=queries"
+        )
     chosen = np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLE)).astype(int)
     return [prepare(texts[row]) for row in chosen]
 

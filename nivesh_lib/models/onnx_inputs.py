@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,14 +16,40 @@ _TEXTS = 100  # whose inputs are held at once
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tokens that came to a product.
+    """The tokens ``x`` that came to a product.
 
-    ``peaks`` (width,) are the largest absolute entries, ``gram`` (width, width) is the sum of
-    ``x.T @ x``; both float32.
+    ``lows`` and ``highs`` (width,) are the smallest and the largest entries, ``total`` (width,) is
+    the sum of the tokens, ``gram`` (width, width) the sum of ``x.T @ x``, all float32; ``n`` is the
+    number of tokens.
     """
 
-    peaks: np.ndarray
+    lows: np.ndarray
+    highs: np.ndarray
+    total: np.ndarray
     gram: np.ndarray
+    n: int
+
+    @classmethod
+    def of(cls, tokens: np.ndarray) -> Self:
+        """Return what there is to say of some tokens, (n, width)."""
+        lows, highs = tokens.min(axis=0), tokens.max(axis=0)
+        return cls(lows, highs, tokens.sum(axis=0), tokens.T @ tokens, len(tokens))
+
+    def __add__(self, other: Inputs) -> Inputs:
+        """Return what there is to say of the tokens of both."""
+        return Inputs(
+            np.minimum(self.lows, other.lows),
+            np.maximum(self.highs, other.highs),
+            self.total + other.total,
+            self.gram + other.gram,
+            self.n + other.n,
+        )
+
+    def moved(self, centre: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        """Return the Gram matrix of ``(x - centre) * factor``, both (width,)."""
+        crossed = np.outer(self.total, centre)
+        gram = self.gram - crossed - crossed.T + self.n * np.outer(centre, centre)
+        return np.asarray(gram * factor * factor[:, None])
 
 
 def seen_inputs(model: Any, names: Iterable[str], ids: Sequence[np.ndarray]) -> dict[str, Inputs]:
@@ -46,15 +72,9 @@ def seen_inputs(model: Any, names: Iterable[str], ids: Sequence[np.ndarray]) -> 
         values = [session.named(names, ids=row, mask=np.ones_like(row)) for row in alone]
         for name, given in zip(names, zip(*values, strict=True), strict=True):
             tokens = np.concatenate([value.reshape(-1, value.shape[-1]) for value in given])
-            seen[name] = _joined(seen.get(name), tokens)
+            found = Inputs.of(tokens)
+            seen[name] = seen[name] + found if name in seen else found
     return seen
-
-
-def _joined(before: Inputs | None, tokens: np.ndarray) -> Inputs:
-    peaks, gram = np.abs(tokens).max(axis=0), tokens.T @ tokens
-    if before is None:
-        return Inputs(peaks, gram)
-    return Inputs(np.maximum(peaks, before.peaks), gram + before.gram)
 
 
 def _with_outputs(model: Any, names: Sequence[str]) -> Any:

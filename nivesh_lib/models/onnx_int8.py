@@ -1,33 +1,35 @@
-"""An ONNX graph of an encoder in eight bits, each token with a scale of its own.
+"""An ONNX graph of an encoder in eight bits, every step of it fixed when it is made.
 
-ONNX Runtime's own dynamic quantisation takes one scale for a whole input. In an encoder a few
-tokens, the first and the last, are many times as large as the others, which then keep few of their
-steps; and in a batch a text's answer would depend on its neighbours. With a scale for each token
-(Yao et al. 2022, ZeroQuant) both are gone, for a few more small operations. A few channels are as
-much too large for the others of a token; a sample of texts tells which, and part of their size is
-moved into the weights (Xiao et al. 2023, SmoothQuant), which are then rounded for inputs like
-those of the sample (`rounding.rounded_columns`).
+What comes to a product is rounded to steps that a sample of texts has set, so that nothing is
+measured while the graph answers and no answer depends on a text's neighbours. A few channels are
+many times as large as the others, and would leave these few of the steps. Part of their size is
+moved into the weights (Xiao et al. 2023, SmoothQuant), for which the layer norms and the attention
+before them are changed, at no cost. What a feed-forward layer holds in the few channels that are
+larger still is multiplied apart, in floating point (Dettmers et al. 2022, LLM.int8). Weights are
+rounded for inputs like those of the sample (`rounding.rounded_columns`).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.onnx_graph import set_nodes
 from nivesh_lib.models.onnx_inputs import Inputs, seen_inputs
 from nivesh_lib.models.rounding import rounded_columns, rounded_rows
 
-_STEPS = 127.0  # on either side of 0
-_ALL_STEPS = 255.0  # from 0 upwards
-_ZERO = 128  # of unsigned eight bits: processors multiply these with signed ones
+_STEPS = 255.0  # of unsigned eight bits: processors multiply these with signed ones
 _CONTRIB = "com.microsoft"  # operations of ONNX Runtime beside the standard's
-_SMALLEST = 1e-9  # largest entry of a token that is all zeros
-_LOWEST = 0.17  # GELU is nowhere below -0.17, so that nearly all of its steps can lie above 0
+_SMALLEST = 1e-9  # range of a channel that is always the same
 _MOVED = 0.8  # share of a channel's size, as a power, that is moved into the weights
+_APART = 25.0  # times the median of the channels' sizes: those above are multiplied apart
+_ROOM = 50.0  # over the number of tokens seen: by how much wider than seen a channel may become
+_NORMS = ("LayerNormalization", "SkipLayerNormalization")
 
 
 def int8_graph(model: Any, ids: Sequence[np.ndarray]) -> Any:
@@ -38,24 +40,28 @@ def int8_graph(model: Any, ids: Sequence[np.ndarray]) -> Any:
     model : onnx.ModelProto
         The graph, which is changed.
     ids : sequence of int arrays
-        Word pieces of texts like those to come; they set how the weights are rounded, no more.
+        Word pieces of texts like those to come; they set the steps of what is multiplied and how
+        the weights are rounded.
 
     Notes
     -----
     Products with weights are done in int8: the weights have one scale for each column, what they
-    are multiplied with one for each token, found while the graph runs. The table of word pieces is
-    int8 with a scale for each piece. The head's few weights are int8 in the file only.
+    are multiplied with one for each channel; entries beyond those of the sample become the nearest
+    that has a step. The table of word pieces is int8 with a scale for each piece. The head's few
+    weights are int8 in the file only.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     products = [node for node in model.graph.node if _is_product(node, weights)]
-    graph = _Graph(model, seen_inputs(model, [node.input[0] for node in products], ids))
+    graph = _Graph(model, products, seen_inputs(model, [node.input[0] for node in products], ids))
     for node in list(model.graph.node):
         if list(node.input[1:]) == ["ids"]:
             graph.look_up(node)
         elif node.op_type == "Attention":
             graph.attention(node)
         elif _is_product(node, weights):
-            graph.product(node.input[0], node.input[1], node.output[0])
+            graph.product(node)
+        elif node.op_type in _NORMS:
+            graph.norm(node)
         elif node.op_type == "Gemm":
             graph.head(node)
         else:
@@ -68,22 +74,86 @@ def _is_product(node: Any, weights: set[str]) -> bool:
     return node.op_type in ("Attention", "MatMul") and node.input[1] in weights
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """How a value becomes whole numbers: ``(x - centre) * factor + zero``, rounded.
+
+    ``centre`` and ``factor`` are (width,); a channel that is multiplied ``apart`` has factor 0.
+    """
+
+    centre: np.ndarray
+    factor: np.ndarray
+    zero: int
+    apart: np.ndarray
+
+    @classmethod
+    def of(cls, seen: Inputs, table: np.ndarray, *, folded: bool) -> _Steps:
+        """Choose the steps of an input of a product with a table of weights.
+
+        Parameters
+        ----------
+        seen : Inputs
+            What came to the product.
+        table : array
+            The weights, (width, outputs).
+        folded : bool
+            Whether what writes the input can write it centred as well. Then no channel has to go
+            apart: an outlier has mostly a large centre.
+        """
+        lows, highs = seen.lows, seen.highs
+        out_of = np.maximum(np.abs(table).max(axis=1), _SMALLEST)
+        apart = np.empty(0, dtype=np.int64)
+        centre = (lows + highs) / 2 if folded else np.zeros_like(lows)
+        if not folded:
+            sizes = (highs - lows) * out_of
+            apart = np.flatnonzero(sizes > _APART * np.median(sizes))
+        room = 1 + _ROOM / seen.n
+        lows, highs = room * (lows - centre), room * (highs - centre)
+        peaks = np.maximum(np.maximum(highs, -lows), _SMALLEST)
+        factor = out_of ** (1 - _MOVED) / peaks**_MOVED
+        factor[apart] = 0
+        lowest, highest = min((factor * lows).min(), 0.0), (factor * highs).max()
+        factor *= _STEPS / max(highest - lowest, _SMALLEST)
+        zero = round(_STEPS * -lowest / max(highest - lowest, _SMALLEST))
+        return cls(centre.astype(np.float32), factor.astype(np.float32), zero, apart)
+
+    def undone(self, table: np.ndarray) -> np.ndarray:
+        """Return weights for the steps in place of the value, rows of channels apart all zero."""
+        factor = self.factor[:, None]
+        return np.divide(table, factor, out=np.zeros_like(table), where=factor > 0)
+
+
 class _Graph:
     """The nodes of the new graph, as far as they are written."""
 
-    def __init__(self, model: Any, seen: dict[str, Inputs]) -> None:
-        self._seen = seen
-        self._made_by = {node.output[0]: node.op_type for node in model.graph.node}
+    def __init__(self, model: Any, products: Sequence[Any], seen: dict[str, Inputs]) -> None:
         self.nodes: list[Any] = []
-        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._initializer = model.graph.initializer
-        self._steps = self._constant("steps", np.float32(_STEPS))
-        self._all_steps = self._constant("all_steps", np.float32(_ALL_STEPS))
-        self._lowest = self._constant("lowest", np.float32(_LOWEST))
-        self._shift = self._constant("shift", np.float32(_ZERO))
-        self._least = self._constant("least", np.float32(_SMALLEST))
-        self._zero = self._constant("zero", np.uint8(_ZERO))
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._made_by = {node.output[0]: node for node in model.graph.node}
+        self._used_by: dict[str, list[Any]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self._used_by.setdefault(name, []).append(node)
+        self._seen = {self._whole(name): found for name, found in seen.items()}
+        self._steps = {}
+        for node in products:
+            name = self._whole(node.input[0])
+            self._steps[name] = _Steps.of(
+                self._seen[name], self._read(node.input[1]), folded=self._folds(name)
+            )
         self._one = self._constant("one", np.float32(1))
+        self._zeros: dict[int, str] = {}
+
+    def _whole(self, name: str) -> str:
+        """Return the value that a name stands for a part of: the first token has all its steps."""
+        node = self._made_by[name]
+        return str(node.input[0]) if node.op_type == "Gather" else name
+
+    def _folds(self, name: str) -> bool:
+        return self._made_by[name].op_type in (*_NORMS, "Attention")
+
+    # --- weights and nodes -------------------------------------------------------------------
 
     def _constant(self, name: str, value: Any) -> str:
         from onnx import numpy_helper
@@ -91,13 +161,19 @@ class _Graph:
         self._initializer.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def _take(self, name: str) -> np.ndarray:
-        """Remove a weight from the graph and return it."""
+    def _numbers(self, name: str, values: np.ndarray) -> str:
+        return self._constant(name, values.astype(np.float32))
+
+    def _read(self, name: str) -> np.ndarray:
         from onnx import numpy_helper
 
-        tensor = self.weights.pop(name)
-        self._initializer.remove(tensor)
-        return np.asarray(numpy_helper.to_array(tensor))
+        return np.asarray(numpy_helper.to_array(self._weights[name]))
+
+    def _take(self, name: str) -> np.ndarray:
+        """Remove a weight from the graph and return it."""
+        values = self._read(name)
+        self._initializer.remove(self._weights.pop(name))
+        return values
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         from onnx import helper
@@ -105,87 +181,122 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def product(self, source: str, weight: str, output: str) -> None:
-        """Write a product with a weight of one column for each output."""
+    # --- products ----------------------------------------------------------------------------
+
+    def product(self, node: Any) -> None:
+        """Write a product with a weight of one column for each output.
+
+        What a layer norm would add to it, its bias and the centre of what skips the layer, is
+        added with it.
+        """
+        (source, weight), output = node.input, node.output[0]
         table = self._take(weight)
-        above = "Gelu" in self._made_by[source]
-        if above:
-            columns, scales = rounded_columns(table, self._seen[source].gram)
-            integers, largest = self._integers_above(source)
-        else:
-            factors = self._factors(source, table)
-            gram = self._seen[source].gram * factors * factors[:, None]
-            columns, scales = rounded_columns(table / factors[:, None], gram)
-            integers, largest = self._integers(source, factors)
-        steps = _ALL_STEPS if above else _STEPS
-        held = self._constant(f"{weight}_int8", columns)
-        units = self._constant(f"{weight}_scales", (scales[0] / steps).astype(np.float32))
-        # One kernel multiplies, turns to floating point and scales the columns.
-        put = [integers, held, self._one, units, "" if above else self._zero]
-        found = self._node("MatMulIntegerToFloat", put, f"{output}_found", domain=_CONTRIB)
-        if above:
-            found = self._node("Mul", [found, largest], f"{output}_raised")
-            lift = _LOWEST * scales * columns.sum(axis=0, dtype=np.int64)
-            lifted = self._constant(f"{weight}_lift", lift.astype(np.float32))
-            self._node("Sub", [found, lifted], output)
-        else:
-            self._node("Mul", [found, largest], output)
+        steps = self._steps[self._whole(source)]
+        bias = steps.centre @ table
+        for user in self._used_by[output]:
+            if user.op_type == "SkipLayerNormalization":
+                bias = bias + self._take(user.input[4]) + self._skipped(user).centre
+        if not len(steps.apart):
+            self._multiplied(self._integers(source), source, table, bias, output)
+            return
+        channels = self._constant(f"{output}_channels", steps.apart)
+        few = self._node("Gather", [source, channels], f"{output}_few", axis=-1)
+        held = self._numbers(f"{output}_few_weights", table[steps.apart])
+        few = self._node("MatMul", [few, held], f"{output}_apart")
+        self._multiplied(self._integers(source), source, table, bias, f"{output}_most")
+        self._node("Add", [f"{output}_most", few], output)
 
-    def _factors(self, source: str, table: np.ndarray) -> np.ndarray:
-        """Return what each channel is multiplied with before it is rounded, (width,)."""
-        into = np.maximum(self._seen[source].peaks, _SMALLEST)
-        out_of = np.maximum(np.abs(table).max(axis=1), _SMALLEST)
-        factors = out_of ** (1 - _MOVED) / into**_MOVED
-        return np.asarray(factors / np.exp(np.log(factors).mean()))
+    def _skipped(self, norm: Any) -> _Steps:
+        found, skipped = norm.input[:2]
+        if found not in self._used_by or self._made_by[found].op_type != "MatMul":
+            raise ModelError(f"{found} is no product; check onnxruntime against requirements.lock")
+        return self._steps[self._whole(skipped)]
 
-    def _integers(self, source: str, factors: np.ndarray) -> tuple[str, str]:
-        """Write the integers of an input whose channels are scaled, and the peak of each token."""
-        name = f"{source}_rounded"
-        held = self._constant(f"{name}_channels", factors.astype(np.float32))
-        even = self._node("Mul", [source, held], f"{name}_even")
-        sizes = self._node("Abs", [even], f"{name}_sizes")
-        units, peaks = self._units(sizes, self._steps, name)
-        scaled = self._node("Mul", [even, units], f"{name}_scaled")
-        shifted = self._node("Add", [scaled, self._shift], f"{name}_shifted")
-        return self._whole(shifted, name), peaks
+    def _integers(self, source: str) -> str:
+        steps = self._steps[self._whole(source)]
+        scaled = source
+        if not self._folds(self._whole(source)):
+            factor = self._numbers(f"{source}_factor", steps.factor)
+            scaled = self._node("Mul", [source, factor], f"{source}_scaled")
+        if steps.zero not in self._zeros:
+            self._zeros[steps.zero] = self._constant(f"zero_{steps.zero}", np.uint8(steps.zero))
+        return self._node(
+            "QuantizeLinear", [scaled, self._one, self._zeros[steps.zero]], f"{source}_steps"
+        )
 
-    def _integers_above(self, source: str) -> tuple[str, str]:
-        """Write the integers of what GELU gives, raised above 0, and the peak of each token."""
-        name = f"{source}_rounded"
-        raised = self._node("Add", [source, self._lowest], f"{name}_raised")
-        units, peaks = self._units(raised, self._all_steps, name)
-        scaled = self._node("Mul", [raised, units], f"{name}_scaled")
-        return self._whole(scaled, name), peaks
-
-    def _units(self, sizes: str, steps: str, name: str) -> tuple[str, str]:
-        peaks = self._node("ReduceMax", [sizes], f"{name}_largest", axes=[-1], keepdims=1)
-        peaks = self._node("Max", [peaks, self._least], f"{name}_peaks")
-        return self._node("Div", [steps, peaks], f"{name}_units"), peaks
-
-    def _whole(self, scaled: str, name: str) -> str:
-        from onnx import TensorProto
-
-        whole = self._node("Round", [scaled], f"{name}_whole")
-        return self._node("Cast", [whole], name, to=TensorProto.UINT8)
+    def _multiplied(
+        self, integers: str, source: str, table: np.ndarray, bias: np.ndarray, output: str
+    ) -> str:
+        name = self._whole(source)
+        steps = self._steps[name]
+        gram = self._seen[name].moved(steps.centre, steps.factor)
+        columns, scales = rounded_columns(steps.undone(table), gram)
+        put = [
+            integers,
+            self._constant(f"{output}_int8", columns),
+            self._one,
+            self._constant(f"{output}_scales", scales[0]),
+            self._zeros[steps.zero],
+            "",
+            self._numbers(f"{output}_bias", bias),
+        ]
+        # One kernel multiplies, turns to floating point, scales the columns and adds the bias.
+        return self._node("MatMulIntegerToFloat", put, output, domain=_CONTRIB)
 
     def attention(self, node: Any) -> None:
-        """Write queries, keys and values as one product, and attention in floating point."""
+        """Write queries, keys and values as one product, and attention in floating point.
+
+        Values that are centred and scaled give the same of what they are mixed to.
+        """
         from onnx import helper
 
+        source, weight, biases, mask = node.input
         output = node.output[0]
-        self.product(node.input[0], node.input[1], f"{output}_all")
+        table = self._take(weight).copy()
+        bias = self._take(biases) + self._steps[self._whole(source)].centre @ table
+        mixed = self._steps[output]
+        values = slice(-len(mixed.factor), None)
+        table[:, values] *= mixed.factor
+        bias[values] = (bias[values] - mixed.centre) * mixed.factor
+        self._multiplied(self._integers(source), source, table, bias, f"{output}_all")
         parts = [f"{output}_{part}" for part in ("queries", "keys", "values")]
         self.nodes.append(helper.make_node("Split", [f"{output}_all"], parts, axis=-1))
         (heads,) = [item.i for item in node.attribute if item.name == "num_heads"]
-        biased = [*parts, *node.input[2:4]]
-        self._node("MultiHeadAttention", biased, output, num_heads=heads, domain=_CONTRIB)
+        inputs = [*parts, "", mask]
+        self._node("MultiHeadAttention", inputs, output, num_heads=heads, domain=_CONTRIB)
+
+    # --- the rest ----------------------------------------------------------------------------
+
+    def norm(self, node: Any) -> None:
+        """Write a layer norm that gives the steps of the product after it.
+
+        An addition and a plain layer norm: ONNX Runtime's kernel for both takes twice as long.
+        """
+        output = node.output[0]
+        (epsilon,) = [item.f for item in node.attribute if item.name == "epsilon"]
+        total, names = node.input[0], node.input[1:3]
+        if node.op_type == "SkipLayerNormalization":
+            total, names = self._joined(node), node.input[2:4]
+        scale, shift = self._take(names[0]), self._take(names[1])
+        if output in self._steps:
+            steps = self._steps[output]
+            scale, shift = scale * steps.factor, (shift - steps.centre) * steps.factor
+        held = [self._numbers(name, one) for name, one in zip(names, (scale, shift), strict=True)]
+        self._node("LayerNormalization", [total, *held], output, axis=-1, epsilon=epsilon)
+
+    def _joined(self, node: Any) -> str:
+        """Write the sum of a product, which holds the centre, and of what skips it."""
+        found, skipped = node.input[:2]
+        back = self._numbers(f"{node.output[0]}_back", 1 / self._skipped(node).factor)
+        skipped = self._node("Mul", [skipped, back], f"{node.output[0]}_skipped")
+        return self._node("Add", [found, skipped], f"{node.output[0]}_sum")
 
     def look_up(self, node: Any) -> None:
         """Write the look-up of word pieces as one of int8 rows and one of their scales."""
         from onnx import TensorProto
 
         rows, scales = rounded_rows(self._take(node.input[0]))
-        held = self._constant("rows", rows), self._constant("scales", scales.astype(np.float32))
+        held = self._constant("rows", rows), self._numbers("scales", scales)
         found = self._node("Gather", [held[0], "ids"], "rows_of_ids")
         numbers = self._node("Cast", [found], "numbers_of_ids", to=TensorProto.FLOAT)
         factors = self._node("Gather", [held[1], "ids"], "scales_of_ids")
@@ -206,7 +317,7 @@ class _Graph:
             np.fill_diagonal(table, 0.0)
         rows, scales = rounded_rows(table)
         held = self._constant(f"{name}_int8", rows)
-        units = self._constant(f"{name}_scales", scales.astype(np.float32))
+        units = self._numbers(f"{name}_scales", scales)
         found = self._node("Cast", [held], f"{name}_numbers", to=TensorProto.FLOAT)
         same = copy.deepcopy(node)
         same.input[1] = self._node("Mul", [found, units], f"{name}_found")

@@ -27,7 +27,8 @@ def fitted():
 @pytest.fixture(scope="module")
 def exported(fitted):
     return {
-        precision: OnnxClassifier.of(fitted, precision=precision) for precision in module.PRECISIONS
+        precision: OnnxClassifier.of(fitted, precision=precision, texts=TEXTS)
+        for precision in module.PRECISIONS
     }
 
 
@@ -67,22 +68,24 @@ def test_fit_and_of_make_the_same_file(fitted):
 
 
 def test_rounding_an_exported_model_makes_the_file_that_exporting_in_int8_makes(exported):
-    assert exported["fp32"].rounded()._graph.content == exported["int8"]._graph.content
+    assert exported["fp32"].rounded(TEXTS)._graph.content == exported["int8"]._graph.content
     with pytest.raises(ValueError, match="int8 already"):
-        exported["int8"].rounded()
+        exported["int8"].rounded(TEXTS)
 
 
 def test_an_int8_model_is_rounded_for_texts_like_those_given(fitted, exported):
     one, other = exported["fp32"].rounded(QUERIES), exported["int8"]
     assert one._graph.content != other._graph.content
-    assert parity(fitted, one, MANY).largest < 0.1
-    with pytest.raises(ValueError, match="texts is empty"):
+    assert parity(fitted, one, QUERIES).largest < 0.1
+    with pytest.raises(ValueError, match="needs texts"):
         exported["fp32"].rounded([])
+    with pytest.raises(ValueError, match="needs texts"):
+        OnnxClassifier.of(fitted)
 
 
 def test_the_fitted_model_is_left_as_it_was(fitted):
     before = fitted.predict_proba(QUERIES)
-    OnnxClassifier.of(fitted)
+    OnnxClassifier.of(fitted, texts=TEXTS)
     np.testing.assert_array_equal(fitted.predict_proba(QUERIES), before)
 
 

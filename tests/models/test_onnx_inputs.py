@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nivesh_lib.models import onnx_inputs
-from nivesh_lib.models.onnx_inputs import seen_inputs
+from nivesh_lib.models.onnx_inputs import Inputs, seen_inputs
 
 IDS = [np.array(row, dtype=np.int32) for row in ([0, 2], [1, 1, 3], [2], [3, 0, 1])]
 TABLE = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
@@ -37,8 +37,20 @@ def test_all_tokens_of_all_texts_are_seen(graph, monkeypatch, texts):
     tokens = TABLE[np.concatenate(IDS)]
     seen = seen_inputs(graph, ["found", "found"], IDS)
     assert list(seen) == ["found"]
-    np.testing.assert_allclose(seen["found"].peaks, np.abs(tokens).max(axis=0))
-    np.testing.assert_allclose(seen["found"].gram, tokens.T @ tokens, rtol=1e-4, atol=1e-5)
+    found = seen["found"]
+    assert found.n == len(tokens) == 9
+    np.testing.assert_array_equal(
+        [found.lows, found.highs], [tokens.min(axis=0), tokens.max(axis=0)]
+    )
+    np.testing.assert_allclose(found.total, tokens.sum(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.gram, tokens.T @ tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_are_centred_and_scaled_after_they_were_added_up():
+    centre, factor = np.arange(5.0), np.array([1.0, 0.5, 2.0, 0.0, 3.0])
+    moved = (TABLE - centre) * factor
+    found = Inputs.of(TABLE).moved(centre, factor)
+    np.testing.assert_allclose(found, moved.T @ moved, rtol=1e-4, atol=1e-4)
 
 
 def test_the_graph_stays_as_it_is(graph):

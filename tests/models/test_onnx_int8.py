@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+
+from nivesh_lib.models.onnx import OnnxClassifier, parity
+from nivesh_lib.models.onnx_inputs import Inputs
+from nivesh_lib.models.onnx_int8 import _Steps
+
+from .conftest import LABELS, QUERIES, TEXTS, small_model
+
+RNG = np.random.default_rng(0)
+TOKENS = RNG.normal(size=(400, 32)).astype(np.float32)
+TABLE = RNG.normal(size=(32, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return small_model("transformer").fit(TEXTS, LABELS)
+
+
+@pytest.fixture(scope="module")
+def outlier(fitted):
+    """A model with a neuron in each layer that is hundreds of times as large as the others."""
+    strange = copy.deepcopy(fitted)
+    for layer in strange._network.model.base_model.encoder.layer:
+        layer.intermediate.dense.weight.data[3] *= 1000
+        layer.output.dense.weight.data[:, 3] /= 5
+    return strange
+
+
+def steps_of(tokens, *, folded=True, table=TABLE):
+    return _Steps.of(Inputs.of(tokens), table, folded=folded)
+
+
+def integers(steps, tokens):
+    return np.clip(np.rint((tokens - steps.centre) * steps.factor) + steps.zero, 0, 255)
+
+
+def test_what_was_seen_has_steps_and_some_room_around_it():
+    found = integers(steps_of(TOKENS), TOKENS)
+    assert 0 < found.min() < 20
+    assert 235 < found.max() < 255
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_the_fewer_tokens_were_seen_the_more_room_is_left(folded):
+    few, many = steps_of(TOKENS[:20], folded=folded), steps_of(TOKENS, folded=folded)
+    assert integers(few, TOKENS[:20]).max() < 170
+    assert integers(many, TOKENS).max() > 235
+
+
+def test_a_channel_far_from_0_is_centred_where_that_costs_nothing():
+    shifted = TOKENS + 50 * (np.arange(32) == 5)
+    centred = steps_of(shifted)
+    assert centred.centre[5] == pytest.approx(50, abs=1)
+    assert len(np.unique(integers(centred, shifted)[:, 5])) > 100
+
+
+def test_channels_that_would_leave_the_others_no_steps_go_apart():
+    large = np.maximum(TOKENS, 0)
+    large[:, 7] *= 1000
+    steps = steps_of(large, folded=False)
+    assert steps.apart.tolist() == [7]
+    assert steps.factor[7] == 0
+    assert not steps.undone(TABLE)[7].any()
+    assert np.delete(integers(steps, large), 7, axis=1).max() > 200
+    assert not len(steps_of(np.maximum(TOKENS, 0), folded=False).apart)
+
+
+def test_channels_that_never_change_are_no_trouble():
+    still = TOKENS.copy()
+    still[:, 2] = 3.0
+    steps = steps_of(still)
+    assert np.isfinite(steps.factor).all()
+    np.testing.assert_allclose(integers(steps, still)[:, 2], steps.zero)
+
+
+def test_neurons_that_dwarf_the_others_are_multiplied_in_floating_point(outlier):
+    small = OnnxClassifier.of(outlier, texts=TEXTS)
+    names = {node.output[0] for node in onnx.load_from_string(small._graph.content).graph.node}
+    assert sum(name.endswith("_apart") for name in names) == 2
+    assert parity(outlier, small, QUERIES).largest < 0.1
+
+
+def test_nothing_is_measured_while_the_graph_answers(fitted):
+    small = OnnxClassifier.of(fitted, texts=TEXTS)
+    kinds = {node.op_type for node in onnx.load_from_string(small._graph.content).graph.node}
+    assert "MatMulIntegerToFloat" in kinds
+    assert not kinds & {"DynamicQuantizeLinear", "ReduceMax", "Attention", "SkipLayerNormalization"}
+
+
+def test_a_text_with_what_no_sample_had_is_still_answered_much_the_same(fitted):
+    strange = ["", "[MASK] [MASK]", "loan " * 200, "₹₹₹ ??? !!!", "ek do teen char"]
+    small = OnnxClassifier.of(fitted, texts=TEXTS)
+    assert parity(fitted, small, strange).largest < 0.3
