@@ -17,33 +17,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from nivesh_lib.evaluation.cascade import choose_threshold
+from nivesh_lib.evaluation.crossval import cross_validate
 from nivesh_lib.models.base import get_model, load_model, prepare
 from nivesh_lib.models.hinglish import extended, glossed
 from nivesh_lib.models.wordpieces import WordPieces, padded
-from tests.benchmarks.peer_data import Labelled
+from tests.benchmarks.peer_data import Labelled, intents
 
 FP32 = "transformer"  # the artefact whose weights all engines answer with
 SEED_WIDTH = 128  # pieces to which the guide's code pads each text
 FILE_ROWS = 32  # rows of a file that a peer gets at once
 CALIBRATION_ROWS = 300  # nncf's own default
-CASCADE_LOSS = 0.002  # of accuracy, that the cascade's threshold may cost on the choosing rows
-NEVER = 2.0  # a threshold that no confidence reaches
+CASCADE_LOSS = 0.002  # of accuracy, that the cascade's threshold may cost
+LOST_ELSEWHERE = "points lost on the other folds"
+ROWS_ELSEWHERE = "rows of these"
+CHOSEN = "chosen.json"  # how the threshold was, in the cascade's folder
 
 
 @dataclass(frozen=True)
 class Order:
     """What artefacts are made of: the folder of them all, rows, and a few settings.
 
-    ``choosing`` are rows to choose the cascade's threshold on, cut out of ``train``; without them
-    ``threshold`` is taken as it is.
+    ``judged`` is the fold that ``train`` lacks: the cascade's threshold is chosen on the others.
+    Where it is None, ``threshold`` is taken as it is.
     """
 
     root: Path
     train: Labelled
     epochs: int
-    choosing: Labelled | None = None
-    rest: Labelled | None = None
+    judged: int | None = None
     threshold: float = 0.9
     calibration: int = CALIBRATION_ROWS
 
@@ -121,7 +125,6 @@ def wanted(engines: Sequence[Engine]) -> list[str]:
 def artefacts() -> dict[str, Artefact]:
     """Return every artefact by name."""
     ours_onnx = "nivesh_lib.models.onnx"
-    student = ("nivesh_lib.models.static", "nivesh_lib.models.distillation")
     return {
         FP32: Artefact(_make_transformer),
         "torch-int8": Artefact(_make_torch_int8, (FP32,)),
@@ -132,7 +135,7 @@ def artefacts() -> dict[str, Artefact]:
         "ours-fp32": Artefact(_make_ours("fp32"), (FP32,), (ours_onnx,)),
         "ours-int8": Artefact(_make_ours("int8"), (FP32,), (ours_onnx,)),
         "quantized": Artefact(_make_quantized, (FP32,), ("nivesh_lib.models.compress",)),
-        "static": Artefact(_make_static, (FP32,), student),
+        "static": Artefact(_make_static),
         "cascade": Artefact(_make_cascade, ("static", "ours-int8"), ("nivesh_lib.models.cascade",)),
         "tfidf": Artefact(_make_tfidf),
         "tfidf-onnx": Artefact(_make_tfidf_onnx, ("tfidf",), ("nivesh_lib.models.onnx_tfidf",)),
@@ -296,57 +299,41 @@ def _make_quantized(order: Order, target: Path) -> None:
 
 
 def _make_static(order: Order, target: Path) -> None:
-    _student(load_model(order.root / FP32), order.train).save(target)
-
-
-def _student(teacher: Any, rows: Labelled) -> Any:
-    from nivesh_lib.models.distillation import distil
-
-    return distil(get_model("static"), teacher, rows.texts, rows.labels)
+    get_model("static").fit(order.train.texts, order.train.labels).save(target)
 
 
 def _make_cascade(order: Order, target: Path) -> None:
     from nivesh_lib.models.cascade import Cascade
 
     student, teacher = load_model(order.root / "static"), load_model(order.root / "ours-int8")
-    Cascade.of(student, teacher, threshold=_threshold(order)).save(target)
+    chosen = _chosen(order)
+    Cascade.of(student, teacher, threshold=chosen.pop("threshold")).save(target)
+    (target / CHOSEN).write_text(json.dumps(chosen), encoding="utf-8")
 
 
-def _threshold(order: Order) -> float:
-    """Return the cascade's threshold, chosen on rows that neither model has seen.
+def _chosen(order: Order) -> dict[str, float]:
+    """Return the cascade's threshold, chosen on all folds but the judged one, and what it lost.
 
-    For that both are trained once more without these rows, and the judged rows take no part.
+    For that both are trained once more for each of these folds, without its rows.
     """
-    if order.choosing is None or order.rest is None:
-        return order.threshold
-    teacher = get_model("transformer", epochs=order.epochs)
-    teacher.fit(order.rest.texts, order.rest.labels)
-    proba = _student(teacher, order.rest).predict_proba(order.choosing.texts)
-    true = np.array(order.choosing.labels, dtype=object)
-    return lowest_threshold(
-        proba.max(axis=1),
-        teacher.classes_[proba.argmax(axis=1)] == true,
-        teacher.predict(order.choosing.texts) == true,
-    )
+    if order.judged is None:
+        return {"threshold": order.threshold}
+    rest = other_folds(order.judged)
+    labels = sorted(rest["intent"].unique())
+    models = get_model("static"), get_model("transformer", epochs=order.epochs)
+    student, teacher = (cross_validate(one, rest, labels=labels).oof for one in models)
+    split = choose_threshold(student, teacher, rest, allowed_loss=CASCADE_LOSS)
+    return {
+        "threshold": split.threshold,
+        LOST_ELSEWHERE: 100 * split.loss.value,
+        ROWS_ELSEWHERE: split.loss.n,
+    }
 
 
-def lowest_threshold(
-    confidence: np.ndarray, student_right: np.ndarray, teacher_right: np.ndarray
-) -> float:
-    """Return the lowest confidence, all (n,), down to which the student may answer.
-
-    No higher threshold loses more than ``CASCADE_LOSS`` of accuracy either. A single fold is too
-    few rows for `evaluation.cascade.choose_threshold`, which keeps a standard error to spare;
-    ``--threshold`` takes what that said of all folds.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    sure, n = confidence[order], len(order)
-    gained = np.cumsum(student_right[order].astype(int) - teacher_right[order].astype(int))
-    # Rows of equal confidence are answered together.
-    last = np.append(np.diff(sure) != 0, True)
-    bad = last & (gained < -CASCADE_LOSS * n)
-    good = np.flatnonzero(last[: int(bad.argmax()) if bad.any() else n])
-    return float(sure[good[-1]]) if len(good) else NEVER
+def other_folds(judged: int) -> pd.DataFrame:
+    """Return the training rows outside a fold."""
+    train = intents().train
+    return train[train["fold"] != judged].reset_index(drop=True)
 
 
 def _make_tfidf(order: Order, target: Path) -> None:
@@ -512,12 +499,14 @@ def _load_ours(folder: Path, threads: int) -> Loaded:
     model = load_model(folder)
     of_network = _card(folder)["kind"] in ("transformer", "quantized", "onnx")
     read = _Reader(folder.parent / FP32, folder.parent / FP32) if of_network else None
-    facts = _cascade_facts(model) if hasattr(model, "share_answered") else None
+    facts = _cascade_facts(model, folder) if hasattr(model, "share_answered") else None
     return Loaded(model.predict, read, file_rows=0, facts=facts)
 
 
-def _cascade_facts(model: Any) -> Callable[[list[str]], dict[str, float]]:
+def _cascade_facts(model: Any, folder: Path) -> Callable[[list[str]], dict[str, float]]:
+    chosen: dict[str, float] = json.loads((folder / CHOSEN).read_text("utf-8"))
     return lambda texts: {
         "threshold": float(model.threshold),
         "share answered by the student": float(model.share_answered(texts)),
+        **chosen,
     }

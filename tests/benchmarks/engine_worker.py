@@ -64,11 +64,7 @@ def _failure_in(told: dict[str, Any], what: str, half_made: Path | None = None) 
 
 
 def _order(root: Path, fields: dict[str, Any]) -> Order:
-    rows = {
-        name: Labelled(**fields[name]) if fields[name] else None
-        for name in ("train", "choosing", "rest")
-    }
-    return Order(root, **{**fields, **rows})
+    return Order(root, **{**fields, "train": Labelled(**fields["train"])})
 
 
 def measured(engine: Engine, root: Path, job: dict[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--fold", type=int, default=0, help="that is answered and not trained on (default 0)")
     add("--epochs", type=positive, default=5, help="of the transformer (default 5)")
     add("--model", type=Path, metavar="DIR", help="a saved transformer; nothing is judged then")
-    add("--threshold", type=float, help="of the cascade; default: chosen on another fold")
+    add("--threshold", type=float, help="of the cascade; default: chosen on the other folds")
     add("--short", action="store_true", help="a trial: few rows, one thread, one round")
     args = parser.parse_args(arguments)
     args.engines = args.engines.split(",") if args.engines else list(engines())
@@ -233,19 +233,16 @@ class Bench:
 
     def order(self) -> dict[str, Any]:
         """Return the fields of `Order`, but for the folder."""
-        fold, frame = self.args.fold, self.source.train
+        fold = self.args.fold
         train = sample(self.source.split(fold)[0], SHORT_ROWS if self.args.short else None)
-        fields: dict[str, Any] = {"train": train, "choosing": None, "rest": None}
+        fields: dict[str, Any] = {"train": asdict(train), "epochs": self.args.epochs}
         if self.args.threshold is None and not self.args.model:
-            other = (fold + 1) % self.source.n_folds
-            rest = Source(self.source.name, self.source.ref, frame[frame["fold"] != fold])
-            fields["rest"], fields["choosing"] = rest.split(other)
+            fields["judged"] = fold
         else:
             fields["threshold"] = self.args.threshold or Order.threshold
         if self.args.short:
             fields["calibration"] = SHORT_TEXTS
-        rows = {name: asdict(part) for name, part in fields.items() if isinstance(part, Labelled)}
-        return {**fields, **rows, "epochs": self.args.epochs}
+        return fields
 
     def worker(self, job: dict[str, Any], threads: int) -> dict[str, Any]:
         """Run a worker in a fresh process and return its answer."""

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 
-import numpy as np
 import pytest
 
 from nivesh_lib.errors import NiveshError
@@ -15,8 +14,7 @@ from tests.benchmarks import (
     peers,
 )
 from tests.benchmarks import engines as bench
-from tests.benchmarks.engine_candidates import Loaded, engines, lowest_threshold, wanted
-from tests.benchmarks.peer_data import Labelled
+from tests.benchmarks.engine_candidates import Loaded, engines, other_folds, wanted
 from tests.benchmarks.peers import Failed
 
 FP32, OURS = "torch-fp32", "ours-int8"
@@ -113,6 +111,15 @@ def test_speed_and_size_count_only_within_the_loss_allowed(speeds, name, title, 
     assert mark.met is met and f"loses {100 * lost:.1f} points on 160 rows" in mark.text
 
 
+@pytest.mark.parametrize(("elsewhere", "met"), [(0.0, True), (0.5, False), (-1.0, True)])
+def test_the_cascade_is_judged_on_all_folds_where_they_were_asked(speeds, elsewhere, met):
+    asked = {"points lost on the other folds": elsewhere, "rows of these": 640}
+    speeds["cascade"]["facts"] = asked
+    quality = QUALITY | {"cascade": {"difference": {**SAME, "value": -0.01}}}
+    mark = by_title(engine_marks.marks({1: speeds}, SIZES, quality))["cascade on a file, 1 thread"]
+    assert mark.met is met and f"{0.2 + 0.8 * elsewhere:.2f} on all folds" in mark.text
+
+
 def test_a_gain_is_called_one(speeds):
     quality = QUALITY | {"static": {"difference": {**SAME, "value": 0.01}}}
     mark = by_title(engine_marks.marks({1: speeds}, SIZES, quality))["size of static"]
@@ -160,22 +167,6 @@ def test_tables_show_a_dash_where_there_is_no_figure(speeds):
     assert next(line for line in many if line.startswith("seed")).split()[1:3] == ["-", "-"]
     sizes = engine_tables.artefacts(speeds, SIZES, QUALITY, fp32=90_000_000).splitlines()
     assert "1/45.0" in next(line for line in sizes if line.startswith("static"))
-
-
-def test_a_threshold_lets_the_student_answer_until_it_costs_something():
-    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
-    right = np.ones(5, dtype=bool)
-    assert lowest_threshold(confidence, right, right) == 0.5
-    wrong_at = np.array([True, True, False, True, True])
-    assert lowest_threshold(confidence, wrong_at, right) == 0.8
-    assert lowest_threshold(confidence, ~right, right) == engine_candidates.NEVER
-
-
-def test_rows_of_equal_confidence_are_answered_together():
-    confidence = np.array([0.9, 0.9, 0.9, 0.5])
-    student = np.array([True, True, False, True])
-    teacher = np.ones(4, dtype=bool)
-    assert lowest_threshold(confidence, student, teacher) == engine_candidates.NEVER
 
 
 def test_an_artefact_is_made_after_what_it_is_made_from():
@@ -230,7 +221,7 @@ def test_what_fails_in_a_worker_is_told_and_what_needs_it_is_passed_over(tmp_pat
         "tfidf": made,
     }
     monkeypatch.setattr(engine_worker, "artefacts", lambda: stubs)
-    order = {"train": {"texts": [], "labels": []}, "choosing": None, "rest": None, "epochs": 1}
+    order = {"train": {"texts": [], "labels": []}, "epochs": 1}
     job = {"root": str(tmp_path), "make": list(stubs), "order": order, "engines": ["ort-fp32"]}
     answer = engine_worker.answer(job)
     assert answer["failed"] == {"making transformer": "OSError: disk full"}
@@ -353,16 +344,15 @@ def test_without_a_transformer_there_is_nothing_to_measure(stub):
 
 def test_the_judged_fold_reaches_neither_training_nor_choosing(stub):
     order = stub().order()
-    parts = {name: set(Labelled(**order[name]).texts) for name in ("train", "rest", "choosing")}
-    one_fold = set(bench.intents().split(0)[1].texts)
-    assert not any(part & one_fold for part in parts.values())
-    assert parts["rest"] and parts["choosing"] and not parts["rest"] & parts["choosing"]
+    judged = set(bench.intents().split(order["judged"])[1].texts)
+    for part in (order["train"]["texts"], other_folds(order["judged"])["query"]):
+        assert len(part) and not judged & set(part)
 
 
 def test_a_given_model_is_not_judged_on_rows_it_may_know(stub):
     one = stub()
     one.args.model = one.folder
-    assert one.order()["choosing"] is None
+    assert "judged" not in one.order()
     for name in SINGLE:
         one.told[1][name] = [told(1.0, one.held.labels)]
     assert list(one.quality([OURS, FP32])[OURS]) == ["agreement"]
