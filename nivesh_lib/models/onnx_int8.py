@@ -244,26 +244,41 @@ class _Graph:
         return self._node("MatMulIntegerToFloat", put, output, domain=_CONTRIB)
 
     def attention(self, node: Any) -> None:
-        """Write queries, keys and values as one product, and attention in floating point.
+        """Write queries, keys and values as products, and attention in floating point.
 
-        Values that are centred and scaled give the same of what they are mixed to.
+        Values that are centred and scaled give the same of what they are mixed to. Where only the
+        first token's is read, no other asks.
         """
-        from onnx import helper
-
         source, weight, biases, mask = node.input
         output = node.output[0]
         table = self._take(weight).copy()
         bias = self._take(biases) + self._steps[self._whole(source)].centre @ table
         mixed = self._steps[output]
-        values = slice(-len(mixed.factor), None)
-        table[:, values] *= mixed.factor
-        bias[values] = (bias[values] - mixed.centre) * mixed.factor
-        self._multiplied(self._integers(source), source, table, bias, f"{output}_all")
+        width = len(mixed.factor)
+        table[:, -width:] *= mixed.factor
+        bias[-width:] = (bias[-width:] - mixed.centre) * mixed.factor
+        integers = self._integers(source)
         parts = [f"{output}_{part}" for part in ("queries", "keys", "values")]
-        self.nodes.append(helper.make_node("Split", [f"{output}_all"], parts, axis=-1))
+        asking = {user.op_type for user in self._used_by[output]}
+        if asking == {"Gather"}:
+            first = self._node("Gather", [integers, "first_token"], f"{integers}_first", axis=1)
+            self._multiplied(first, source, table[:, :width], bias[:width], parts[0])
+            self._split(
+                self._multiplied(
+                    integers, source, table[:, width:], bias[width:], f"{output}_known"
+                ),
+                parts[1:],
+            )
+        else:
+            self._split(self._multiplied(integers, source, table, bias, f"{output}_all"), parts)
         (heads,) = [item.i for item in node.attribute if item.name == "num_heads"]
         inputs = [*parts, "", mask]
         self._node("MultiHeadAttention", inputs, output, num_heads=heads, domain=_CONTRIB)
+
+    def _split(self, whole: str, parts: list[str]) -> None:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node("Split", [whole], parts, axis=-1))
 
     # --- the rest ----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 _STEPS = 127  # of eight bits with a sign, on either side of 0
 _DAMPING = 0.01  # of the mean diagonal of a Gram matrix, added so that it has an inverse
@@ -43,8 +44,9 @@ def rounded_columns(table: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np
     size = len(table)
     gram = gram.astype(np.float64)
     damping = _DAMPING * np.trace(gram) / size or 1.0
-    inverse = np.linalg.inv(gram + damping * np.eye(size))
-    passes = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+    # The upper triangle whose R.T @ R is the inverse, without inverting the whole matrix.
+    backwards = np.linalg.cholesky((gram + damping * np.eye(size))[::-1, ::-1])
+    passes = solve_triangular(backwards[::-1, ::-1], np.eye(size)).astype(np.float32)
     peaks = np.abs(table).max(axis=0)
     scales = (np.maximum(peaks, np.finfo(np.float16).tiny) / _STEPS).astype(np.float32)
     left = table.astype(np.float32)

@@ -20,7 +20,13 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.cascade import choose_threshold
-from nivesh_lib.evaluation.crossval import cross_validate
+from nivesh_lib.evaluation.crossval import (
+    answers_of,
+    cross_validate,
+    fold_directory,
+    predicted_labels,
+)
+from nivesh_lib.evaluation.slices import headline_mask
 from nivesh_lib.models.base import get_model, load_model, prepare
 from nivesh_lib.models.hinglish import extended, glossed
 from nivesh_lib.models.wordpieces import WordPieces, padded
@@ -33,7 +39,6 @@ CALIBRATION_ROWS = 300  # nncf's own default
 CASCADE_LOSS = 0.002  # of accuracy, that the cascade's threshold may cost
 LOST_ELSEWHERE = "points lost on the other folds"
 ROWS_ELSEWHERE = "rows of these"
-CHOSEN = "chosen.json"  # how the threshold was, in the cascade's folder
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ def artefacts() -> dict[str, Artefact]:
         "onnx-int8": Artefact(_make_onnx_int8, ("onnx",)),
         "openvino-int8": Artefact(_make_openvino_int8, ("onnx",), ("openvino", "nncf")),
         "ours-fp32": Artefact(_make_ours("fp32"), (FP32,), (ours_onnx,)),
-        "ours-int8": Artefact(_make_ours("int8"), (FP32,), (ours_onnx,)),
+        "other-folds": Artefact(_make_other_folds, (), (ours_onnx,)),
+        "ours-int8": Artefact(_make_ours("int8"), (FP32, "other-folds"), (ours_onnx,)),
         "quantized": Artefact(_make_quantized, (FP32,), ("nivesh_lib.models.compress",)),
         "static": Artefact(_make_static),
         "cascade": Artefact(_make_cascade, ("static", "ours-int8"), ("nivesh_lib.models.cascade",)),
@@ -306,28 +312,49 @@ def _make_cascade(order: Order, target: Path) -> None:
     from nivesh_lib.models.cascade import Cascade
 
     student, teacher = load_model(order.root / "static"), load_model(order.root / "ours-int8")
-    chosen = _chosen(order)
-    Cascade.of(student, teacher, threshold=chosen.pop("threshold")).save(target)
-    (target / CHOSEN).write_text(json.dumps(chosen), encoding="utf-8")
+    threshold = _elsewhere(order.root)["threshold"]
+    Cascade.of(student, teacher, threshold=threshold).save(target)
 
 
-def _chosen(order: Order) -> dict[str, float]:
-    """Return the cascade's threshold, chosen on all folds but the judged one, and what it lost.
+def _make_other_folds(order: Order, target: Path) -> None:
+    """Choose the cascade's threshold on all folds but the judged one, and tell what is lost there.
 
-    For that both are trained once more for each of these folds, without its rows.
+    For that the models are made once more for each of these folds, without its rows.
     """
+    from nivesh_lib.models.onnx import OnnxClassifier
+
+    target.mkdir(parents=True)
     if order.judged is None:
-        return {"threshold": order.threshold}
+        _tell(target, {"threshold": order.threshold, "rows": 0, "lost": {}})
+        return
     rest = other_folds(order.judged)
-    labels = sorted(rest["intent"].unique())
-    models = get_model("static"), get_model("transformer", epochs=order.epochs)
-    student, teacher = (cross_validate(one, rest, labels=labels).oof for one in models)
-    split = choose_threshold(student, teacher, rest, allowed_loss=CASCADE_LOSS)
-    return {
-        "threshold": split.threshold,
-        LOST_ELSEWHERE: 100 * split.loss.value,
-        ROWS_ELSEWHERE: split.loss.n,
+    common: dict[str, Any] = {"labels": sorted(rest["intent"].unique())}
+    student = cross_validate(get_model("static"), rest, **common).oof
+    network = get_model("transformer", epochs=order.epochs)
+    before = cross_validate(network, rest, models_to=target, **common).oof
+    small = {
+        k: OnnxClassifier.of(
+            load_model(fold_directory(target, k)), texts=rest.loc[rest["fold"] != k, "query"]
+        )
+        for k in sorted(rest["fold"].unique())
     }
+    after = answers_of(small, rest, **common)
+    split = choose_threshold(student, after, rest, allowed_loss=CASCADE_LOSS)
+    rows = headline_mask(rest)
+    right = [
+        float((predicted_labels(one) == rest["intent"])[rows].mean()) for one in (before, after)
+    ]
+    lost = {"ours-int8": right[0] - right[1], "cascade": right[0] - split.accuracy.value}
+    _tell(target, {"threshold": split.threshold, "rows": int(rows.sum()), "lost": lost})
+
+
+def _tell(folder: Path, told: dict[str, Any]) -> None:
+    (folder / "told.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+def _elsewhere(root: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((root / "other-folds" / "told.json").read_text("utf-8"))
+    return told
 
 
 def other_folds(judged: int) -> pd.DataFrame:
@@ -499,14 +526,20 @@ def _load_ours(folder: Path, threads: int) -> Loaded:
     model = load_model(folder)
     of_network = _card(folder)["kind"] in ("transformer", "quantized", "onnx")
     read = _Reader(folder.parent / FP32, folder.parent / FP32) if of_network else None
-    facts = _cascade_facts(model, folder) if hasattr(model, "share_answered") else None
-    return Loaded(model.predict, read, file_rows=0, facts=facts)
+    return Loaded(model.predict, read, file_rows=0, facts=_facts_of(model, folder))
 
 
-def _cascade_facts(model: Any, folder: Path) -> Callable[[list[str]], dict[str, float]]:
-    chosen: dict[str, float] = json.loads((folder / CHOSEN).read_text("utf-8"))
-    return lambda texts: {
-        "threshold": float(model.threshold),
-        "share answered by the student": float(model.share_answered(texts)),
-        **chosen,
-    }
+def _facts_of(model: Any, folder: Path) -> Callable[[list[str]], dict[str, float]]:
+    def facts(texts: list[str]) -> dict[str, float]:
+        found = {}
+        if hasattr(model, "share_answered"):
+            found["threshold"] = float(model.threshold)
+            found["share answered by the student"] = float(model.share_answered(texts))
+        if (folder.parent / "other-folds").exists():
+            told = _elsewhere(folder.parent)
+            if folder.name in told["lost"]:
+                found[LOST_ELSEWHERE] = 100 * told["lost"][folder.name]
+                found[ROWS_ELSEWHERE] = told["rows"]
+        return found
+
+    return facts

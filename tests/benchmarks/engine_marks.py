@@ -61,7 +61,7 @@ def marks(
             cascade(told, quality, where),
             ngrams(told, where),
         ]
-    return [*found, *artefacts(sizes, quality)]
+    return [*found, *artefacts(next(iter(speeds.values()), {}), sizes, quality)]
 
 
 def single_query(speeds: Speeds, where: str) -> Mark:
@@ -110,18 +110,13 @@ def cascade(speeds: Speeds, quality: Mapping[str, Mapping[str, Any]], where: str
         return _unknown(title, absent)
     best = max(single, key=lambda name: speeds[name]["batches"]["file"]["per_second"])
     found = ratio(_rates(speeds, CASCADE), _rates(speeds, best), lower_wins=False)
-    loss, told = _loss(quality[CASCADE])
-    found_of = speeds[CASCADE]["facts"]
-    if loss is not None and ROWS_ELSEWHERE in found_of:
-        # A label of one fold is more than the mark, so that all folds are asked.
-        here, there = quality[CASCADE]["difference"]["n"], found_of[ROWS_ELSEWHERE]
-        loss = (here * loss + there * found_of[LOST_ELSEWHERE]) / (here + there)
-        told += f", {loss:.2f} on all folds"
-    facts = "".join(f", {name} {value:.3g}" for name, value in found_of.items())
+    facts = speeds[CASCADE]["facts"]
+    loss, words = _loss(quality[CASCADE], facts)
+    shown = "".join(f", {name} {value:.3g}" for name, value in facts.items())
     return Mark(
         None if loss is None else bool(found.value >= 4 and loss <= 0.2),
         f"{title}: {_qps(speeds, CASCADE)}, {_qps(speeds, best)}: {_told(found)}; at least 4 "
-        f"(10 is the dream); {told}, at most 0.2{facts}",
+        f"(10 is the dream); {words}, at most 0.2{shown}",
     )
 
 
@@ -138,7 +133,9 @@ def ngrams(speeds: Speeds, where: str) -> Mark:
     )
 
 
-def artefacts(sizes: Mapping[str, int], quality: Mapping[str, Mapping[str, Any]]) -> Iterable[Mark]:
+def artefacts(
+    speeds: Speeds, sizes: Mapping[str, int], quality: Mapping[str, Mapping[str, Any]]
+) -> Iterable[Mark]:
     """Hold the sizes against a quarter and a fortieth of fp32's."""
     for name, part, points in ((SMALL, 4, 0.3), (STUDENT, 40, None)):
         title = f"size of {name}"
@@ -150,7 +147,7 @@ def artefacts(sizes: Mapping[str, int], quality: Mapping[str, Mapping[str, Any]]
             f"{title}: {megabytes(sizes[name])} MB of {megabytes(sizes[EAGER])} MB: "
             f"1/{sizes[EAGER] / sizes[name]:.2f}; at most 1/{part}"
         )
-        loss, told = _loss(quality[name])
+        loss, told = _loss(quality[name], speeds[name]["facts"] if name in speeds else {})
         if points is None:
             yield Mark(small, f"{text}; {told}")
         else:
@@ -171,15 +168,25 @@ def _unknown(title: str, absent: Sequence[str]) -> Mark:
     return Mark(None, f"{title}: {' and '.join(absent)} not measured")
 
 
-def _loss(quality: Mapping[str, Any]) -> tuple[float | None, str]:
-    """Return the points of accuracy lost against fp32, and the words for them."""
+def _loss(quality: Mapping[str, Any], facts: Mapping[str, float]) -> tuple[float | None, str]:
+    """Return the points of accuracy lost against fp32, and the words for them.
+
+    A label of one fold is more than any mark, so that all folds are asked where they can be.
+    """
     if "difference" not in quality:
         return None, "accuracy was not judged"
     found = quality["difference"]
     # The last digits are of floating point, not of rows.
-    loss = round(-100 * found["value"], 6) + 0.0
-    verb = "gains" if loss < 0 else "loses"
-    return loss, f"it {verb} {abs(loss):.1f} points on {found['n']} rows"
+    loss, n = round(-100 * found["value"], 6) + 0.0, found["n"]
+    told = f"it {_verb(loss)} {abs(loss):.1f} points on {n} rows"
+    if not (more := facts.get(ROWS_ELSEWHERE)):
+        return loss, told
+    loss = (n * loss + more * facts[LOST_ELSEWHERE]) / (n + more)
+    return loss, f"{told}, {_verb(loss)} {abs(loss):.2f} on {n + more:g} of all folds"
+
+
+def _verb(loss: float) -> str:
+    return "gains" if loss < 0 else "loses"
 
 
 def _p50s(speeds: Speeds, name: str) -> list[float]:

@@ -112,12 +112,16 @@ def test_speed_and_size_count_only_within_the_loss_allowed(speeds, name, title, 
 
 
 @pytest.mark.parametrize(("elsewhere", "met"), [(0.0, True), (0.5, False), (-1.0, True)])
-def test_the_cascade_is_judged_on_all_folds_where_they_were_asked(speeds, elsewhere, met):
+@pytest.mark.parametrize(
+    ("name", "title"), [("cascade", "cascade on a file, 1 thread"), (OURS, "size of ours-int8")]
+)
+def test_a_loss_is_told_of_all_folds_where_they_were_asked(speeds, name, title, elsewhere, met):
     asked = {"points lost on the other folds": elsewhere, "rows of these": 640}
-    speeds["cascade"]["facts"] = asked
-    quality = QUALITY | {"cascade": {"difference": {**SAME, "value": -0.01}}}
-    mark = by_title(engine_marks.marks({1: speeds}, SIZES, quality))["cascade on a file, 1 thread"]
-    assert mark.met is met and f"{0.2 + 0.8 * elsewhere:.2f} on all folds" in mark.text
+    speeds[name]["facts"] = asked
+    quality = QUALITY | {name: {"difference": {**SAME, "value": -0.01}}}
+    mark = by_title(engine_marks.marks({1: speeds}, SIZES, quality))[title]
+    assert mark.met is met
+    assert f"{abs(0.2 + 0.8 * elsewhere):.2f} on 800 of all folds" in mark.text
 
 
 def test_a_gain_is_called_one(speeds):

@@ -93,6 +93,14 @@ def test_nothing_is_measured_while_the_graph_answers(fitted):
     assert not kinds & {"DynamicQuantizeLinear", "ReduceMax", "Attention", "SkipLayerNormalization"}
 
 
+def test_only_the_first_token_asks_in_the_last_layer(fitted):
+    small = OnnxClassifier.of(fitted, texts=TEXTS)
+    nodes = onnx.load_from_string(small._graph.content).graph.node
+    splits = [len(node.output) for node in nodes if node.op_type == "Split"]
+    layers = len(fitted._network.model.base_model.encoder.layer)
+    assert splits == [3] * (layers - 1) + [2]  # queries, keys and values; then not the queries
+
+
 def test_a_text_with_what_no_sample_had_is_still_answered_much_the_same(fitted):
     strange = ["", "[MASK] [MASK]", "loan " * 200, "₹₹₹ ??? !!!", "ek do teen char"]
     small = OnnxClassifier.of(fitted, texts=TEXTS)
