@@ -16,40 +16,41 @@ _TEXTS = 100  # whose inputs are held at once
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tokens ``x`` that came to a product.
+    """The ``n`` tokens ``x`` that came to a product.
 
-    ``lows`` and ``highs`` (width,) are the smallest and the largest entries, ``total`` (width,) is
-    the sum of the tokens, ``gram`` (width, width) the sum of ``x.T @ x``, all float32; ``n`` is the
-    number of tokens.
+    ``lows``, ``highs`` and ``mean`` (width,) are of the entries of each channel; ``scatter``
+    (width, width) is the sum of ``(x - mean).T @ (x - mean)``: about the mean, since entries that
+    vary little around a large one would be lost in the square of it. All float32.
     """
 
     lows: np.ndarray
     highs: np.ndarray
-    total: np.ndarray
-    gram: np.ndarray
+    mean: np.ndarray
+    scatter: np.ndarray
     n: int
 
     @classmethod
     def of(cls, tokens: np.ndarray) -> Self:
         """Return what there is to say of some tokens, (n, width)."""
-        lows, highs = tokens.min(axis=0), tokens.max(axis=0)
-        return cls(lows, highs, tokens.sum(axis=0), tokens.T @ tokens, len(tokens))
+        mean = tokens.mean(axis=0)
+        apart = tokens - mean
+        return cls(tokens.min(axis=0), tokens.max(axis=0), mean, apart.T @ apart, len(tokens))
 
     def __add__(self, other: Inputs) -> Inputs:
-        """Return what there is to say of the tokens of both."""
+        """Return what there is to say of the tokens of both (Chan et al. 1979)."""
+        n, apart = self.n + other.n, other.mean - self.mean
         return Inputs(
             np.minimum(self.lows, other.lows),
             np.maximum(self.highs, other.highs),
-            self.total + other.total,
-            self.gram + other.gram,
-            self.n + other.n,
+            self.mean + apart * (other.n / n),
+            self.scatter + other.scatter + np.outer(apart, apart) * (self.n * other.n / n),
+            n,
         )
 
     def moved(self, centre: np.ndarray, factor: np.ndarray) -> np.ndarray:
         """Return the Gram matrix of ``(x - centre) * factor``, both (width,)."""
-        crossed = np.outer(self.total, centre)
-        gram = self.gram - crossed - crossed.T + self.n * np.outer(centre, centre)
-        return np.asarray(gram * factor * factor[:, None])
+        apart = (self.mean - centre) * factor
+        return np.asarray(self.scatter * factor * factor[:, None] + self.n * np.outer(apart, apart))
 
 
 def seen_inputs(model: Any, names: Iterable[str], ids: Sequence[np.ndarray]) -> dict[str, Inputs]:

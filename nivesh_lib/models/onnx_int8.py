@@ -25,7 +25,8 @@ from nivesh_lib.models.rounding import rounded_columns, rounded_rows
 
 _STEPS = 255.0  # of unsigned eight bits: processors multiply these with signed ones
 _CONTRIB = "com.microsoft"  # operations of ONNX Runtime beside the standard's
-_SMALLEST = 1e-9  # range of a channel that is always the same
+_SMALLEST = 1e-9  # range or weight of a channel that is always 0
+_STILL = 1e-3  # of the largest range: a channel that hardly moved in the sample may in other texts
 _MOVED = 0.8  # share of a channel's size, as a power, that is moved into the weights
 _APART = 25.0  # times the median of the channels' sizes: those above are multiplied apart
 _ROOM = 50.0  # over the number of tokens seen: by how much wider than seen a channel may become
@@ -109,7 +110,8 @@ class _Steps:
             apart = np.flatnonzero(sizes > _APART * np.median(sizes))
         room = 1 + _ROOM / seen.n
         lows, highs = room * (lows - centre), room * (highs - centre)
-        peaks = np.maximum(np.maximum(highs, -lows), _SMALLEST)
+        peaks = np.maximum(highs, -lows)
+        peaks = np.maximum(peaks, max(_STILL * peaks.max(), _SMALLEST))
         factor = out_of ** (1 - _MOVED) / peaks**_MOVED
         factor[apart] = 0
         lowest, highest = min((factor * lows).min(), 0.0), (factor * highs).max()

@@ -42,8 +42,9 @@ def test_all_tokens_of_all_texts_are_seen(graph, monkeypatch, texts):
     np.testing.assert_array_equal(
         [found.lows, found.highs], [tokens.min(axis=0), tokens.max(axis=0)]
     )
-    np.testing.assert_allclose(found.total, tokens.sum(axis=0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.gram, tokens.T @ tokens, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.mean, tokens.mean(axis=0), rtol=1e-4, atol=1e-5)
+    apart = tokens - tokens.mean(axis=0)
+    np.testing.assert_allclose(found.scatter, apart.T @ apart, rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_are_centred_and_scaled_after_they_were_added_up():
@@ -51,6 +52,16 @@ def test_tokens_are_centred_and_scaled_after_they_were_added_up():
     moved = (TABLE - centre) * factor
     found = Inputs.of(TABLE).moved(centre, factor)
     np.testing.assert_allclose(found, moved.T @ moved, rtol=1e-4, atol=1e-4)
+
+
+def test_what_varies_little_around_a_large_value_is_not_lost():
+    tokens = (1000 + 0.01 * TABLE).astype(np.float32)
+    found = Inputs.of(tokens[:2]) + Inputs.of(tokens[2:])
+    exact = np.float64(tokens) - np.float64(tokens).mean(axis=0)
+    moved = found.moved(np.full(5, 1000, np.float32), np.full(5, 100, np.float32))
+    centred = (np.float64(tokens) - 1000) * 100
+    np.testing.assert_allclose(found.scatter, exact.T @ exact, rtol=0.02, atol=1e-6)
+    np.testing.assert_allclose(moved, centred.T @ centred, rtol=0.05, atol=0.02)
 
 
 def test_the_graph_stays_as_it_is(graph):

@@ -75,8 +75,13 @@ def test_channels_that_never_change_are_no_trouble():
     still = TOKENS.copy()
     still[:, 2] = 3.0
     steps = steps_of(still)
-    assert np.isfinite(steps.factor).all()
     np.testing.assert_allclose(integers(steps, still)[:, 2], steps.zero)
+    assert steps.factor[2] < 1000 * np.delete(steps.factor, 2).max()
+
+
+def test_a_sample_without_any_variety_is_no_trouble(fitted):
+    for texts in ([""], ["tax"], ["tax"] * 30):
+        assert parity(fitted, OnnxClassifier.of(fitted, texts=texts), texts).largest < 0.1
 
 
 def test_neurons_that_dwarf_the_others_are_multiplied_in_floating_point(outlier):
