@@ -203,7 +203,7 @@ def _ours() -> list[Engine]:
         engine("quantized", "kind quantized, torch int8", "quantized", floor=True),
         engine("ours-fp32", "kind onnx, fp32", "ours-fp32", floor=True),
         engine("ours-int8", "kind onnx, int8", "ours-int8", floor=True),
-        engine("static", "student, word-piece vectors", "static", floor=False),
+        engine("static", "scores of word pieces, learned from labels", "static", floor=False),
         engine("cascade", "static, and ours-int8 where it is unsure", "cascade", floor=False),
         engine("tfidf", "word and character n-grams", "tfidf", floor=False),
         engine("tfidf-onnx", "kind onnx_tfidf, the same", "tfidf-onnx", floor=False),
