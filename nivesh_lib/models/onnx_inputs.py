@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.onnx_session import Graph
 
 _TEXTS = 100  # whose inputs are held at once
@@ -64,6 +65,11 @@ def seen_inputs(model: Any, names: Iterable[str], ids: Sequence[np.ndarray]) -> 
         The values inside that are wanted, float32 of (rows, length, width).
     ids : sequence of int arrays
         Word pieces of each text; at least one text.
+
+    Raises
+    ------
+    ModelError
+        A value is infinite or none.
     """
     names = list(dict.fromkeys(names))
     session = Graph(_with_outputs(model, names).SerializeToString())
@@ -73,6 +79,8 @@ def seen_inputs(model: Any, names: Iterable[str], ids: Sequence[np.ndarray]) -> 
         values = [session.named(names, ids=row, mask=np.ones_like(row)) for row in alone]
         for name, given in zip(names, zip(*values, strict=True), strict=True):
             tokens = np.concatenate([value.reshape(-1, value.shape[-1]) for value in given])
+            if not np.isfinite(tokens).all():
+                raise ModelError(f"{name}: its weights give no numbers. Fit the model again")
             found = Inputs.of(tokens)
             seen[name] = seen[name] + found if name in seen else found
     return seen

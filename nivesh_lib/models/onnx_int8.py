@@ -68,7 +68,16 @@ def int8_graph(model: Any, ids: Sequence[np.ndarray]) -> Any:
         else:
             graph.nodes.append(node)
     set_nodes(model, graph.nodes)
+    _drop_unused(model.graph)
     return model
+
+
+def _drop_unused(graph: Any) -> None:
+    """Leave out the weights that no node reads any more."""
+    read = {name for node in graph.node for name in node.input}
+    kept = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _is_product(node: Any, weights: set[str]) -> bool:
@@ -171,12 +180,6 @@ class _Graph:
 
         return np.asarray(numpy_helper.to_array(self._weights[name]))
 
-    def _take(self, name: str) -> np.ndarray:
-        """Remove a weight from the graph and return it."""
-        values = self._read(name)
-        self._initializer.remove(self._weights.pop(name))
-        return values
-
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         from onnx import helper
 
@@ -192,12 +195,12 @@ class _Graph:
         added with it.
         """
         (source, weight), output = node.input, node.output[0]
-        table = self._take(weight)
+        table = self._read(weight)
         steps = self._steps[self._whole(source)]
         bias = steps.centre @ table
         for user in self._used_by[output]:
             if user.op_type == "SkipLayerNormalization":
-                bias = bias + self._take(user.input[4]) + self._skipped(user).centre
+                bias = bias + self._read(user.input[4]) + self._skipped(user).centre
         if not len(steps.apart):
             self._multiplied(self._integers(source), source, table, bias, output)
             return
@@ -253,8 +256,8 @@ class _Graph:
         """
         source, weight, biases, mask = node.input
         output = node.output[0]
-        table = self._take(weight).copy()
-        bias = self._take(biases) + self._steps[self._whole(source)].centre @ table
+        table = self._read(weight).copy()
+        bias = self._read(biases) + self._steps[self._whole(source)].centre @ table
         mixed = self._steps[output]
         width = len(mixed.factor)
         table[:, -width:] *= mixed.factor
@@ -294,11 +297,11 @@ class _Graph:
         total, names = node.input[0], node.input[1:3]
         if node.op_type == "SkipLayerNormalization":
             total, names = self._joined(node), node.input[2:4]
-        scale, shift = self._take(names[0]), self._take(names[1])
+        scale, shift = self._read(names[0]), self._read(names[1])
         if output in self._steps:
             steps = self._steps[output]
             scale, shift = scale * steps.factor, (shift - steps.centre) * steps.factor
-        held = [self._numbers(name, one) for name, one in zip(names, (scale, shift), strict=True)]
+        held = [self._numbers(f"{output}_scale", scale), self._numbers(f"{output}_shift", shift)]
         self._node("LayerNormalization", [total, *held], output, axis=-1, epsilon=epsilon)
 
     def _joined(self, node: Any) -> str:
@@ -312,7 +315,7 @@ class _Graph:
         """Write the look-up of word pieces as one of int8 rows and one of their scales."""
         from onnx import TensorProto
 
-        rows, scales = rounded_rows(self._take(node.input[0]))
+        rows, scales = rounded_rows(self._read(node.input[0]))
         held = self._constant("rows", rows), self._numbers("scales", scales)
         found = self._node("Gather", [held[0], "ids"], "rows_of_ids")
         numbers = self._node("Cast", [found], "numbers_of_ids", to=TensorProto.FLOAT)
@@ -328,7 +331,7 @@ class _Graph:
         from onnx import TensorProto
 
         name, output = node.input[1], node.output[0]
-        table = self._take(name).copy()
+        table = self._read(name).copy()
         passed = np.diag(table).copy() if table.shape[0] == table.shape[1] else None
         if passed is not None:
             np.fill_diagonal(table, 0.0)

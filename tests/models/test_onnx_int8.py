@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.onnx import OnnxClassifier, parity
 from nivesh_lib.models.onnx_inputs import Inputs
 from nivesh_lib.models.onnx_int8 import _Steps
@@ -110,3 +111,17 @@ def test_a_text_with_what_no_sample_had_is_still_answered_much_the_same(fitted):
     strange = ["", "[MASK] [MASK]", "loan " * 200, "₹₹₹ ??? !!!", "ek do teen char"]
     small = OnnxClassifier.of(fitted, texts=TEXTS)
     assert parity(fitted, small, strange).largest < 0.3
+
+
+def test_layers_with_the_same_weights_may_share_them(fitted):
+    same = copy.deepcopy(fitted)
+    for layer in same._network.model.base_model.encoder.layer:
+        layer.output.dense.weight.data.zero_()
+    assert parity(same, OnnxClassifier.of(same, texts=TEXTS), QUERIES).largest < 0.1
+
+
+def test_weights_that_give_no_numbers_are_refused(fitted):
+    broken = copy.deepcopy(fitted)
+    broken._network.model.base_model.encoder.layer[0].output.dense.weight.data[0, 0] = np.nan
+    with pytest.raises(ModelError, match="Fit the model again"):
+        OnnxClassifier.of(broken, texts=TEXTS)
