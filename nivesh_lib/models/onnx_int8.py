@@ -213,7 +213,7 @@ class _Graph:
 
     def _skipped(self, norm: Any) -> _Steps:
         found, skipped = norm.input[:2]
-        if found not in self._used_by or self._made_by[found].op_type != "MatMul":
+        if self._made_by[found].op_type != "MatMul":
             raise ModelError(f"{found} is no product; check onnxruntime against requirements.lock")
         return self._steps[self._whole(skipped)]
 
