@@ -201,15 +201,14 @@ class _Graph:
         for user in self._used_by[output]:
             if user.op_type == "SkipLayerNormalization":
                 bias = bias + self._read(user.input[4]) + self._skipped(user).centre
-        if not len(steps.apart):
-            self._multiplied(self._integers(source), source, table, bias, output)
-            return
-        channels = self._constant(f"{output}_channels", steps.apart)
-        few = self._node("Gather", [source, channels], f"{output}_few", axis=-1)
-        held = self._numbers(f"{output}_few_weights", table[steps.apart])
-        few = self._node("MatMul", [few, held], f"{output}_apart")
-        self._multiplied(self._integers(source), source, table, bias, f"{output}_most")
-        self._node("Add", [f"{output}_most", few], output)
+        most = f"{output}_most" if len(steps.apart) else output
+        self._multiplied(self._integers(source), source, table, bias, most)
+        if len(steps.apart):
+            channels = self._constant(f"{output}_channels", steps.apart)
+            few = self._node("Gather", [source, channels], f"{output}_few", axis=-1)
+            held = self._numbers(f"{output}_few_weights", table[steps.apart])
+            few = self._node("MatMul", [few, held], f"{output}_apart")
+            self._node("Add", [most, few], output)
 
     def _skipped(self, norm: Any) -> _Steps:
         found, skipped = norm.input[:2]
@@ -231,7 +230,7 @@ class _Graph:
 
     def _multiplied(
         self, integers: str, source: str, table: np.ndarray, bias: np.ndarray, output: str
-    ) -> str:
+    ) -> None:
         name = self._whole(source)
         steps = self._steps[name]
         gram = self._seen[name].moved(steps.centre, steps.factor)
@@ -246,14 +245,16 @@ class _Graph:
             self._numbers(f"{output}_bias", bias),
         ]
         # One kernel multiplies, turns to floating point, scales the columns and adds the bias.
-        return self._node("MatMulIntegerToFloat", put, output, domain=_CONTRIB)
+        self._node("MatMulIntegerToFloat", put, output, domain=_CONTRIB)
 
     def attention(self, node: Any) -> None:
-        """Write queries, keys and values as products, and attention in floating point.
+        """Write queries, keys and values as one product, and attention in floating point.
 
         Values that are centred and scaled give the same of what they are mixed to. Where only the
-        first token's is read, no other asks.
+        first token's is read, no other asks, and queries are a product of their own.
         """
+        from onnx import helper
+
         source, weight, biases, mask = node.input
         output = node.output[0]
         table = self._read(weight).copy()
@@ -264,26 +265,16 @@ class _Graph:
         bias[-width:] = (bias[-width:] - mixed.centre) * mixed.factor
         integers = self._integers(source)
         parts = [f"{output}_{part}" for part in ("queries", "keys", "values")]
-        asking = {user.op_type for user in self._used_by[output]}
-        if asking == {"Gather"}:
+        together = parts
+        if {user.op_type for user in self._used_by[output]} == {"Gather"}:
             first = self._node("Gather", [integers, "first_token"], f"{integers}_first", axis=1)
             self._multiplied(first, source, table[:, :width], bias[:width], parts[0])
-            self._split(
-                self._multiplied(
-                    integers, source, table[:, width:], bias[width:], f"{output}_known"
-                ),
-                parts[1:],
-            )
-        else:
-            self._split(self._multiplied(integers, source, table, bias, f"{output}_all"), parts)
+            table, bias, together = table[:, width:], bias[width:], parts[1:]
+        self._multiplied(integers, source, table, bias, f"{output}_all")
+        self.nodes.append(helper.make_node("Split", [f"{output}_all"], together, axis=-1))
         (heads,) = [item.i for item in node.attribute if item.name == "num_heads"]
         inputs = [*parts, "", mask]
         self._node("MultiHeadAttention", inputs, output, num_heads=heads, domain=_CONTRIB)
-
-    def _split(self, whole: str, parts: list[str]) -> None:
-        from onnx import helper
-
-        self.nodes.append(helper.make_node("Split", [whole], parts, axis=-1))
 
     # --- the rest ----------------------------------------------------------------------------
 

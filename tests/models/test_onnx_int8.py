@@ -33,8 +33,8 @@ def outlier(fitted):
     return strange
 
 
-def steps_of(tokens, *, folded=True, table=TABLE):
-    return _Steps.of(Inputs.of(tokens), table, folded=folded)
+def steps_of(tokens, *, folded=True):
+    return _Steps.of(Inputs.of(tokens), TABLE, folded=folded)
 
 
 def integers(steps, tokens):
