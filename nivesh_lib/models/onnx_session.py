@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 
 from nivesh_lib.reproducibility import machine
 
@@ -22,20 +25,39 @@ class Graph:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self._session = _session(content)
+        self._session = _session(content, threads())
         self._types = {put.name: _NUMPY[put.type] for put in self._session.get_inputs()}
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
         """Return the graph's output for arrays named as its inputs, cast to their types."""
         return self._run(None, inputs)[0]
 
+    def each(self, batches: Sequence[dict[str, np.ndarray]]) -> list[np.ndarray]:
+        """Return the output for each of many inputs, as many at once as there are threads.
+
+        Threads that share an input wait for each other at every operation; these never do.
+        """
+        at_once = min(threads() or cpu_count(), len(batches))
+        if at_once < 2:
+            return [self(**batch) for batch in batches]
+        session = self._alone
+        with ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(lambda batch: self._run(None, batch, session)[0], batches))
+
+    @cached_property
+    def _alone(self) -> Any:
+        """The session whose every run takes one thread; made when first needed."""
+        return _session(self.content, 1)
+
     def named(self, names: Sequence[str], **inputs: np.ndarray) -> list[np.ndarray]:
         """Return outputs by their names, in the order asked for."""
         return self._run(names, inputs)
 
-    def _run(self, names: Sequence[str] | None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def _run(
+        self, names: Sequence[str] | None, inputs: dict[str, np.ndarray], session: Any = None
+    ) -> list[np.ndarray]:
         fed = {name: value.astype(self._types[name], copy=False) for name, value in inputs.items()}
-        return [np.asarray(value) for value in self._session.run(names, fed)]
+        return [np.asarray(value) for value in (session or self._session).run(names, fed)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles take the bytes along and make a session of their own."""
@@ -45,11 +67,11 @@ class Graph:
 _NUMPY = {"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(float)": np.float32}
 
 
-def _session(content: bytes) -> Any:
+def _session(content: bytes, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1  # the graph is a chain
     options.enable_mem_pattern = False  # plans memory by shape, and every length is another shape
     options.log_severity_level = 3

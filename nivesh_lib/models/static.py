@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.backbones import find_backbone
+from nivesh_lib.models.bags import Bags, letter_bags, piece_bags
 from nivesh_lib.models.base import TextClassifier, as_training
 from nivesh_lib.models.distillation import Teaching, distillation_loss
 from nivesh_lib.models.hinglish import glossed
 from nivesh_lib.models.linear import softmax
-from nivesh_lib.models.rounding import rounded_rows
+from nivesh_lib.models.rounding import from_rounded, rounded_rows
 from nivesh_lib.models.vocabulary import load_packed, reachable, save_packed
 from nivesh_lib.models.wordpieces import WordPieces
 
-_LONGEST = 5  # characters of an n-gram; the shortest has 2
 _COMMON = 1e-4  # share of all words from which on a piece counts less (Arora et al. 2017)
 _STEPS = 60  # of L-BFGS, at most; 200 change two answers of a thousand
-_PRIME = np.uint32(0x01000193)  # of the FNV hash
-_SPREAD = np.uint32(0x9E3779B1)  # of Fibonacci hashing: every bit reaches the high ones
+_BLOCK = 64  # texts whose rows are looked up at once
+_HASH = "multilinear"  # of `bags`; the tables of a model answer to no other
 _FAMILIES = ("vectors", "letters", "words")
 
 
@@ -105,23 +107,22 @@ class StaticClassifier(TextClassifier):
         self._pieces, kept = reachable(whole)
         read = self._read(texts)
         vectors = _weighted(_input_vectors(folder), whole)[kept]
-        means = np.stack([vectors[one.pieces].mean(axis=0) for one in read])
-        letters = _Bags.of([one.letters for one in read], self.buckets)
-        words = _Bags.of([one.words for one in read], self.buckets)
+        means = read["vectors"].sums(vectors) / _size("vectors", read["vectors"].counts)
+        letters, words = (_Weighed.of(read[name], self.buckets) for name in ("letters", "words"))
         scale = _unit(np.square(means).sum(axis=1))
         weights = self._solve(means * scale, [letters, words], targets, teaching)
-        self._take(
-            (vectors * scale) @ weights["vectors"],
-            letters.table(weights["letters"]),
-            words.table(weights["words"]),
-            weights["bias"],
-        )
+        tables = {
+            "vectors": (vectors * scale) @ weights["vectors"],
+            "letters": letters.table(weights["letters"]),
+            "words": words.table(weights["words"]),
+        }
+        self._take(tables, weights["bias"])
         return self
 
     def _solve(
         self,
         means: np.ndarray,
-        bags: Sequence[_Bags],
+        bags: Sequence[_Weighed],
         targets: np.ndarray,
         teaching: Teaching | None,
     ) -> dict[str, np.ndarray]:
@@ -163,135 +164,100 @@ class StaticClassifier(TextClassifier):
         search.step(loss)
         return values
 
-    def _take(
-        self, vectors: np.ndarray, letters: np.ndarray, words: np.ndarray, bias: np.ndarray
-    ) -> None:
-        """Keep scores of pieces (pieces, classes) and of buckets (buckets, classes) as int8."""
-        tensors = {"bias": bias}
-        for name, table in zip(_FAMILIES, (vectors, letters, words), strict=True):
+    def _take(self, tables: dict[str, np.ndarray], bias: np.ndarray) -> None:
+        """Take scores of pieces and of buckets, (rows, classes) each, as they come out of int8."""
+        self._tensors = {"bias": bias}
+        for name, table in tables.items():
             steps, scales = rounded_rows(table)
-            tensors |= {f"{name}.steps": steps, f"{name}.scales": scales[:, 0]}
-        self._tensors = tensors
+            self._tensors |= {f"{name}.steps": steps, f"{name}.scales": scales[:, 0]}
+        self._unpack()
 
-    def _read(self, texts: list[str]) -> list[_Read]:
-        english = [glossed(text) for text in texts] if self.glosses else texts
-        encoded = self._pieces.encode(english, self.max_length)
-        read = [
-            _Read(ids, hashed_letters(text, self.buckets), hashed_words(ids, self.buckets))
-            for text, ids in zip(english, encoded, strict=True)
+    def _unpack(self) -> None:
+        held = self._tensors
+        self._tables = {
+            name: from_rounded(held[f"{name}.steps"], held[f"{name}.scales"][:, None])
+            for name in _FAMILIES
+        }
+
+    def _read(self, texts: Sequence[str]) -> dict[str, Bags]:
+        """Return what is looked up in each table; n-grams are those of both readings of a text."""
+        readings = [
+            list(dict.fromkeys([text, glossed(text)])) if self.glosses else [text] for text in texts
         ]
-        for number, (text, other) in enumerate(zip(texts, english, strict=True)):
-            if text != other:  # n-grams of both readings
-                (ids,) = self._pieces.encode([text], self.max_length)
-                read[number] = read[number].joined(
-                    hashed_letters(text, self.buckets), hashed_words(ids, self.buckets)
-                )
-        return read
+        sizes = [len(one) for one in readings]
+        ids = self._pieces.encode(list(chain.from_iterable(readings)), self.max_length)
+        return {
+            "vectors": Bags.of([ids[end - 1] for end in accumulate(sizes)]),
+            "letters": letter_bags([" ".join(one) for one in readings], self.buckets),
+            "words": piece_bags(ids, self.buckets).joined(sizes),
+        }
 
     def _proba(self, texts: list[str]) -> np.ndarray:
-        return softmax(np.stack([self._logits(one) for one in self._read(texts)]))
+        starts = range(0, len(texts), _BLOCK)
+        return softmax(np.concatenate([self._logits(texts[at : at + _BLOCK]) for at in starts]))
 
-    def _logits(self, read: _Read) -> np.ndarray:
-        return (
-            self._tensors["bias"]
-            + self._sum("vectors", read.pieces) / len(read.pieces)
-            + self._sum("letters", read.letters) / len(read.letters) ** 0.5
-            + self._sum("words", read.words) / len(read.words) ** 0.5
+    def _logits(self, texts: Sequence[str]) -> np.ndarray:
+        return self._tensors["bias"] + sum(
+            bags.sums(self._tables[name]) / _size(name, bags.counts)
+            for name, bags in self._read(texts).items()
         )
-
-    def _sum(self, family: str, rows: np.ndarray) -> np.ndarray:
-        scales = self._tensors[f"{family}.scales"][rows].astype(np.float32)
-        return scales @ self._tensors[f"{family}.steps"][rows].astype(np.float32)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file
 
         save_packed(self._pieces, directory)
         save_file(self._tensors, directory / "weights.safetensors")
-        return {}
+        return {"hash": _HASH}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         from safetensors.numpy import load_file
 
+        if state.get("hash") != _HASH:
+            raise ModelError(f"{directory}: its n-grams are hashed in an old way. Fit it again")
         self._pieces = load_packed(directory)
         self._tensors = load_file(directory / "weights.safetensors")
+        self._unpack()
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What is looked up for a text: ids of pieces, buckets of letters and of words."""
+class _Weighed:
+    """Bags of training rows, and what each bucket weighs, float32 (buckets,)."""
 
-    pieces: np.ndarray
-    letters: np.ndarray
-    words: np.ndarray
-
-    def joined(self, letters: np.ndarray, words: np.ndarray) -> _Read:
-        more = np.concatenate([letters, self.letters]), np.concatenate([words, self.words])
-        return _Read(self.pieces, *more)
-
-
-@dataclass(frozen=True)
-class _Bags:
-    """Buckets of many rows, one after the other, and what a bucket weighs, (buckets,) float32."""
-
-    buckets: np.ndarray
-    counts: np.ndarray
+    bags: Bags
     weights: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[np.ndarray], buckets: int) -> _Bags:
+    def of(cls, bags: Bags, buckets: int) -> _Weighed:
         """Weigh buckets by how rare they are, and all of them so that rows have length one."""
-        found = np.bincount(np.concatenate([np.unique(row) for row in rows]), minlength=buckets)
-        rare = np.log((1 + len(rows)) / (1 + found)) + 1  # as TfidfVectorizer does
-        scale = _unit([np.square(rare[row]).mean() for row in rows])
-        counts = np.array([len(row) for row in rows])
-        return cls(np.concatenate(rows), counts, (scale * rare).astype(np.float32))
+        texts = len(bags.counts)
+        each = np.unique(np.repeat(np.arange(texts), bags.counts) * buckets + bags.rows)
+        found = np.bincount(each % buckets, minlength=buckets)
+        rare = np.log((1 + texts) / (1 + found)) + 1  # as TfidfVectorizer does
+        scale = _unit(bags.sums(np.square(rare)) / bags.counts)
+        return cls(bags, (scale * rare).astype(np.float32))
 
     def features(self) -> Any:
         """Return what each bucket that was seen counts in each row, a sparse matrix."""
         from scipy.sparse import csr_array
 
-        seen, columns = np.unique(self.buckets, return_inverse=True)
-        ends = np.concatenate([[0], np.cumsum(self.counts)])
-        each = self.weights[self.buckets] * np.repeat(self.counts**-0.5, self.counts)
-        shape = len(self.counts), len(seen)
+        counts = self.bags.counts
+        seen, columns = np.unique(self.bags.rows, return_inverse=True)
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        each = self.weights[self.bags.rows] * np.repeat(counts**-0.5, counts)
+        shape = len(counts), len(seen)
         return csr_array((each.astype(np.float32), columns, ends), shape=shape)
 
     def table(self, weights: np.ndarray) -> np.ndarray:
         """Return what each bucket says of each class, given the weights of the columns above."""
         full = np.zeros((len(self.weights), weights.shape[1]), np.float32)
-        seen = np.unique(self.buckets)
+        seen = np.unique(self.bags.rows)
         full[seen] = self.weights[seen, None] * weights
         return full
 
 
-def hashed_letters(text: str, buckets: int) -> np.ndarray:
-    """Return the buckets of a text's character n-grams, int64 (n,); the order says nothing.
-
-    N-grams have 2 to 5 characters and reach over the space on either side of a word, but not into
-    the next word, as ``char_wb`` of scikit-learn does.
-    """
-    spaced = f" {' '.join(text.lower().split())} "
-    letters = np.frombuffer(spaced.encode("utf-32-le", "replace"), np.uint32)
-    spaces = np.cumsum(letters == ord(" "))
-    hashes, found = letters, []
-    for size in range(2, _LONGEST + 1):
-        hashes = hashes[:-1] * _PRIME ^ letters[size - 1 :]
-        inside = spaces[size - 2 : size - 2 + len(hashes)] - spaces[: len(hashes)]
-        found.append(hashes[inside == 0])
-    return _bucket(np.concatenate(found), buckets)
-
-
-def hashed_words(pieces: np.ndarray, buckets: int) -> np.ndarray:
-    """Return the buckets of a text's word pieces and pairs of them, int64 (n,)."""
-    ids = pieces.astype(np.uint32)
-    pairs = (ids[:-1] * _PRIME ^ ids[1:]) * _PRIME
-    return _bucket(np.concatenate([ids[1:-1], pairs]), buckets)
-
-
-def _bucket(hashes: np.ndarray, buckets: int) -> np.ndarray:
-    shift = np.uint32(33 - buckets.bit_length())
-    return (hashes * _SPREAD >> shift).astype(np.int64)
+def _size(family: str, counts: np.ndarray) -> np.ndarray:
+    """Return by what sums are divided, (texts, 1): a mean of vectors, n-grams of length one."""
+    return (counts if family == "vectors" else np.sqrt(counts)).astype(np.float32)[:, None]
 
 
 def _input_vectors(folder: Path) -> np.ndarray:

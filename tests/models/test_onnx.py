@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -270,6 +271,29 @@ def test_threads_are_those_of_the_environment(monkeypatch, given, expected):
     for variable, value in given.items():
         monkeypatch.setenv(variable, value)
     assert threads() == expected
+
+
+@pytest.mark.parametrize("count", ["1", "2", "7"])
+def test_texts_are_answered_as_each_would_be_alone(exported, monkeypatch, count):
+    monkeypatch.setenv("NIVESH_THREADS", count)
+    model = copy.deepcopy(exported["fp32"])
+    alone = np.concatenate([model.predict_proba([text]) for text in MANY])
+    np.testing.assert_allclose(model.predict_proba(MANY), alone, atol=1e-5)
+
+
+def test_each_thread_has_a_batch_of_its_own(exported, monkeypatch):
+    class Meeting:
+        both = threading.Barrier(2, timeout=10)  # breaks where one runs after the other
+
+        def run(self, names, fed):
+            self.both.wait()
+            return [fed["ids"].sum()]
+
+    monkeypatch.setenv("NIVESH_THREADS", "2")
+    graph = copy.deepcopy(exported["fp32"])._graph
+    monkeypatch.setattr(graph, "_alone", Meeting())
+    one = np.ones((1, 3), dtype=np.int64)
+    assert graph.each([{"ids": n * one, "mask": one} for n in range(4)]) == [0, 3, 6, 9]
 
 
 @pytest.mark.parametrize(

@@ -7,56 +7,16 @@ import sys
 import numpy as np
 import pytest
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import get_model, load_model
-from nivesh_lib.models.static import StaticClassifier, hashed_letters, hashed_words
+from nivesh_lib.models.static import _BLOCK, StaticClassifier
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
-
-BUCKETS = 2**20  # so many that n-grams hardly meet
 
 
 @pytest.fixture(scope="module")
 def fitted():
     return small_model("static").fit(TEXTS, LABELS)
-
-
-def grams(text):
-    """Return the n-grams that there should be, by the plainest means."""
-    words = [f" {word} " for word in text.lower().split()]
-    return [w[i : i + n] for w in words for n in range(2, 6) for i in range(len(w) - n + 1)]
-
-
-@pytest.mark.parametrize("text", ["save tax", "a", "₹50L ka ghar?", "मैं टैक्स", "tax  tax\n"])
-def test_there_is_a_bucket_for_each_character_n_gram_of_each_word(text):
-    found = hashed_letters(text, BUCKETS)
-    assert len(found) == len(grams(text))
-    assert len(set(found.tolist())) == len(set(grams(text)))
-
-
-def test_the_same_n_gram_has_the_same_bucket_in_another_text():
-    alone = set(hashed_letters("tax", BUCKETS).tolist())
-    assert alone < set(hashed_letters("save TAX now", BUCKETS).tolist())
-
-
-@pytest.mark.parametrize("text", ["", " ", "\n\t", "\ud83d", "x"])
-def test_texts_of_almost_nothing_have_a_bucket_to_look_up(text):
-    assert len(hashed_letters(text, 64)) >= 1
-
-
-def test_pieces_and_pairs_have_buckets_and_the_order_of_a_pair_counts():
-    one, other = (hashed_words(np.array(ids), BUCKETS) for ids in ([1, 5, 7, 2], [1, 7, 5, 2]))
-    assert len(one) == 2 + 3
-    assert set(one.tolist()) != set(other.tolist())
-    assert set(one[:2].tolist()) == set(other[:2].tolist())
-
-
-@pytest.mark.parametrize("buckets", [2, 64, 32768])
-def test_every_bucket_is_within_its_table(buckets):
-    found = hashed_letters("how do i save tax under 80c " * 9, buckets)
-    assert set(found.tolist()) <= set(range(buckets))
-    assert len(np.unique(found)) > 0.6 * min(
-        buckets, len(set(grams("how do i save tax under 80c")))
-    )
 
 
 @pytest.mark.parametrize("buckets", [0, 1, 1000, -4])
@@ -79,18 +39,26 @@ def test_it_loads_and_answers_without_torch_or_transformers(fitted, tmp_path):
 
 
 def test_the_answer_is_what_the_tables_add_up_to(fitted):
-    (read,) = fitted._read(["car loan"])
+    rows = {name: bags.rows for name, bags in fitted._read(["car loan"]).items()}
     held = fitted._tensors
-    table = {f: held[f"{f}.steps"] * held[f"{f}.scales"][:, None].astype(float) for f in
-             ("vectors", "letters", "words")}  # fmt: skip
+    table = {
+        name: held[f"{name}.steps"] * held[f"{name}.scales"][:, None].astype(float) for name in rows
+    }
+    sums = {name: table[name][chosen].sum(axis=0) for name, chosen in rows.items()}
     logits = (
         held["bias"]
-        + table["vectors"][read.pieces].mean(axis=0)
-        + table["letters"][read.letters].sum(axis=0) / np.sqrt(len(read.letters))
-        + table["words"][read.words].sum(axis=0) / np.sqrt(len(read.words))
+        + sums["vectors"] / len(rows["vectors"])
+        + sums["letters"] / np.sqrt(len(rows["letters"]))
+        + sums["words"] / np.sqrt(len(rows["words"]))
     )
     expected = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(fitted.predict_proba(["car loan"])[0], expected, rtol=1e-5)
+
+
+def test_texts_are_answered_as_each_would_be_alone(fitted):
+    texts = [*QUERIES, "", "tax kaise bachaye", "a"] * (_BLOCK // 4)  # more than one block
+    alone = np.concatenate([fitted.predict_proba([text]) for text in texts])
+    np.testing.assert_allclose(fitted.predict_proba(texts), alone, rtol=1e-5)
 
 
 def test_every_word_piece_but_unused_places_has_a_row_and_the_shipped_size_is_small(tmp_path):
@@ -112,12 +80,24 @@ def test_word_vectors_carry_over_to_words_that_no_row_holds():
 
 
 def test_both_readings_of_a_hindi_text_are_looked_up(fitted):
-    (both,) = fitted._read(["tax kaise bachaye"])
-    (english,) = fitted._read(["tax how save"])
-    assert set(english.letters.tolist()) < set(both.letters.tolist())
+    both, english = (fitted._read([text]) for text in ("tax kaise bachaye", "tax how save"))
+    for name in ("letters", "words"):
+        assert set(english[name].rows.tolist()) < set(both[name].rows.tolist())
+    assert both["vectors"].rows.tolist() == english["vectors"].rows.tolist()
     plain = get_model("static", **{**fitted.get_params(), "glosses": False}).fit(TEXTS, LABELS)
-    (one,) = plain._read(["tax kaise bachaye"])
-    assert len(one.letters) < len(both.letters)
+    one = plain._read(["tax kaise bachaye"])
+    assert len(one["letters"].rows) < len(both["letters"].rows)
+
+
+def test_a_model_whose_n_grams_were_hashed_otherwise_does_not_load(fitted, tmp_path):
+    class Older(StaticClassifier):
+        def _dump(self, directory):
+            return super()._dump(directory) and {}
+
+    older = Older(**fitted.get_params())
+    older.__dict__ |= fitted.__dict__
+    with pytest.raises(ModelError, match="hashed in an old way"):
+        load_model(older.save(tmp_path / "model"))
 
 
 def test_a_loaded_model_is_refitted_like_the_first(fitted, tmp_path):
