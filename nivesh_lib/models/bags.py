@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
-_LETTERS = (2, 5)  # characters of the shortest and of the longest n-gram
-_PIECES = (1, 2)
-_PLACES = np.arange(_LETTERS[1] + 1)[:, None]
-# Odd numbers without a pattern, one for each place of an n-gram.
-_FACTORS = np.random.default_rng(5).integers(2**31, size=_PLACES.shape, dtype=np.uint32) * 2 + 1
+_SIZES = np.arange(2, 6)[:, None]  # characters of an n-gram
+_PRIME = np.uint32(0x01000193)  # of the FNV hash
+_SPREAD = np.uint32(0x9E3779B1)  # of Fibonacci hashing: every bit reaches the high ones
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,16 @@ class Bags:
         """Return the sum of each text's rows, (texts, ...) of a table (rows, ...)."""
         return np.add.reduceat(table.take(self.rows, axis=0), _starts(self.counts), axis=0)
 
+    def matrix(self, width: int) -> Any:
+        """Return how often each text has each of ``width`` rows, sparse (texts, width) float32."""
+        from scipy.sparse import csr_array
+
+        ones = np.ones(len(self.rows), np.float32)
+        ends = np.concatenate([[0], np.cumsum(self.counts)])
+        counted = csr_array((ones, self.rows, ends), shape=(len(self.counts), width))
+        counted.sum_duplicates()
+        return counted
+
     def joined(self, sizes: Sequence[int]) -> Bags:
         """Return one bag for each so many that follow on each other."""
         if len(sizes) == len(self.counts):
@@ -50,33 +59,38 @@ def letter_bags(texts: Sequence[str], buckets: int) -> Bags:
     """
     words = [[f" {word} " for word in text.lower().split()] or ["  "] for text in texts]
     every = list(chain.from_iterable(words))
+    lengths = np.array([len(word) for word in every])
     letters = np.frombuffer("".join(every).encode("utf-32-le", "replace"), np.uint32)
-    found = _ngrams(letters, np.array([len(word) for word in every]), _LETTERS, buckets)
-    return found.joined([len(one) for one in words])
+    # Of each size a row, of each place in the texts a column: the n-gram that starts there.
+    hashes = np.zeros((len(_SIZES), len(letters)), np.uint32)
+    found = letters
+    for size, row in zip(_SIZES[:, 0], hashes, strict=True):
+        found = row[: 1 - size] = found[:-1] * _PRIME ^ letters[size - 1 :]
+    left = np.cumsum(lengths).repeat(lengths) - np.arange(len(letters))  # to the word's end
+    counts = np.maximum(lengths - _SIZES + 1, 0).sum(axis=0)
+    bags = Bags(_bucket(hashes.T[(left >= _SIZES).T], buckets), counts)
+    return bags.joined([len(one) for one in words])
 
 
 def piece_bags(ids: Sequence[np.ndarray], buckets: int) -> Bags:
-    """Return the buckets of the word pieces of texts, and of pairs of them."""
-    lengths = np.array([len(one) for one in ids])
-    return _ngrams(np.concatenate(ids).astype(np.uint32), lengths, _PIECES, buckets)
+    """Return the buckets of the word pieces of texts, without the first and the last, and of pairs.
 
-
-def _ngrams(values: np.ndarray, lengths: np.ndarray, sizes: tuple[int, int], buckets: int) -> Bags:
-    """Return the n-grams inside sequences that lie one after the other in ``values``.
-
-    The hash is a sum of products, of which the high bits are taken: any two n-grams of values
-    below 2 ** 17 share one of up to 2 ** 16 buckets as seldom as by chance (Lemire and Kaser 2014).
+    Each text has two pieces or more.
     """
-    shortest, longest = sizes
-    at = np.arange(len(values))
-    left = np.cumsum(lengths).repeat(lengths) - at  # values from here to the sequence's end
-    padded = np.concatenate([values, np.zeros(longest - 1, np.uint32)])
-    products = padded[at + _PLACES[:longest]] * _FACTORS[:longest]
-    hashes = products.cumsum(axis=0, dtype=np.uint32)[shortest - 1 :]
-    fits = left >= _PLACES[shortest : longest + 1]
-    rows = hashes.T[fits.T] >> np.uint32(33 - buckets.bit_length())
-    counts = np.maximum(lengths - _PLACES[shortest - 1 : longest], 0).sum(axis=0)
-    return Bags(rows.astype(np.int64), counts)
+    lengths = np.array([len(one) for one in ids])
+    pieces = np.concatenate(ids).astype(np.uint32)
+    hashes = np.stack([pieces, np.zeros_like(pieces)], axis=1)
+    hashes[:-1, 1] = (pieces[:-1] * _PRIME ^ pieces[1:]) * _PRIME
+    last = np.cumsum(lengths) - 1
+    inside = np.ones(hashes.shape, bool)
+    inside[last] = False
+    inside[last - lengths + 1, 0] = False
+    return Bags(_bucket(hashes[inside], buckets), 2 * lengths - 3)
+
+
+def _bucket(hashes: np.ndarray, buckets: int) -> np.ndarray:
+    shift = np.uint32(33 - buckets.bit_length())
+    return (hashes * _SPREAD >> shift).astype(np.int64)
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nivesh_lib.errors import ModelError
 from nivesh_lib.models.backbones import find_backbone
 from nivesh_lib.models.bags import Bags, letter_bags, piece_bags
 from nivesh_lib.models.base import TextClassifier, as_training
@@ -24,7 +23,6 @@ from nivesh_lib.models.wordpieces import WordPieces
 _COMMON = 1e-4  # share of all words from which on a piece counts less (Arora et al. 2017)
 _STEPS = 60  # of L-BFGS, at most; 200 change two answers of a thousand
 _BLOCK = 64  # texts whose rows are looked up at once
-_HASH = "multilinear"  # of `bags`; the tables of a model answer to no other
 _FAMILIES = ("vectors", "letters", "words")
 
 
@@ -107,7 +105,8 @@ class StaticClassifier(TextClassifier):
         self._pieces, kept = reachable(whole)
         read = self._read(texts)
         vectors = _weighted(_input_vectors(folder), whole)[kept]
-        means = read["vectors"].sums(vectors) / _size("vectors", read["vectors"].counts)
+        pieces = read["vectors"]
+        means = pieces.matrix(len(vectors)) @ vectors / _size("vectors", pieces.counts)
         letters, words = (_Weighed.of(read[name], self.buckets) for name in ("letters", "words"))
         scale = _unit(np.square(means).sum(axis=1))
         weights = self._solve(means * scale, [letters, words], targets, teaching)
@@ -133,7 +132,7 @@ class StaticClassifier(TextClassifier):
         classes, target, theirs = len(self.classes_), torch.from_numpy(targets), None
         if teaching is not None:
             theirs = torch.from_numpy(np.asarray(teaching.logits, np.float32))
-        features = dict(zip(_FAMILIES, [means, *(bag.features() for bag in bags)], strict=True))
+        features = dict(zip(_FAMILIES, [means, *(bag.features for bag in bags)], strict=True))
         weights = {name: torch.zeros(x.shape[1], classes) for name, x in features.items()}
         weights["bias"] = torch.zeros(classes)
         values = {name: weight.numpy() for name, weight in weights.items()}  # the same memory
@@ -207,13 +206,11 @@ class StaticClassifier(TextClassifier):
 
         save_packed(self._pieces, directory)
         save_file(self._tensors, directory / "weights.safetensors")
-        return {"hash": _HASH}
+        return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         from safetensors.numpy import load_file
 
-        if state.get("hash") != _HASH:
-            raise ModelError(f"{directory}: its n-grams are hashed in an old way. Fit it again")
         self._pieces = load_packed(directory)
         self._tensors = load_file(directory / "weights.safetensors")
         self._unpack()
@@ -221,37 +218,33 @@ class StaticClassifier(TextClassifier):
 
 @dataclass(frozen=True)
 class _Weighed:
-    """Bags of training rows, and what each bucket weighs, float32 (buckets,)."""
+    """What n-grams count in training rows.
 
-    bags: Bags
+    ``features`` is sparse, (rows, columns), with a column for each bucket that was seen, ``seen``;
+    ``weights`` float32 (buckets,) is what a bucket weighs.
+    """
+
+    features: Any
+    seen: np.ndarray
     weights: np.ndarray
 
     @classmethod
     def of(cls, bags: Bags, buckets: int) -> _Weighed:
         """Weigh buckets by how rare they are, and all of them so that rows have length one."""
-        texts = len(bags.counts)
-        each = np.unique(np.repeat(np.arange(texts), bags.counts) * buckets + bags.rows)
-        found = np.bincount(each % buckets, minlength=buckets)
-        rare = np.log((1 + texts) / (1 + found)) + 1  # as TfidfVectorizer does
+        features = bags.matrix(buckets)
+        found = np.bincount(features.indices, minlength=buckets)
+        rare = np.log((1 + len(bags.counts)) / (1 + found)) + 1  # as TfidfVectorizer does
         scale = _unit(bags.sums(np.square(rare)) / bags.counts)
-        return cls(bags, (scale * rare).astype(np.float32))
-
-    def features(self) -> Any:
-        """Return what each bucket that was seen counts in each row, a sparse matrix."""
-        from scipy.sparse import csr_array
-
-        counts = self.bags.counts
-        seen, columns = np.unique(self.bags.rows, return_inverse=True)
-        ends = np.concatenate([[0], np.cumsum(counts)])
-        each = self.weights[self.bags.rows] * np.repeat(counts**-0.5, counts)
-        shape = len(counts), len(seen)
-        return csr_array((each.astype(np.float32), columns, ends), shape=shape)
+        weights = (scale * rare).astype(np.float32)
+        lengths = np.sqrt(bags.counts, dtype=np.float32).repeat(np.diff(features.indptr))
+        features.data *= weights[features.indices] / lengths
+        seen = np.flatnonzero(found)
+        return cls(features[:, seen], seen, weights)
 
     def table(self, weights: np.ndarray) -> np.ndarray:
         """Return what each bucket says of each class, given the weights of the columns above."""
         full = np.zeros((len(self.weights), weights.shape[1]), np.float32)
-        seen = np.unique(self.bags.rows)
-        full[seen] = self.weights[seen, None] * weights
+        full[self.seen] = self.weights[self.seen, None] * weights
         return full
 
 

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.static import _BLOCK, StaticClassifier
 
@@ -87,17 +86,6 @@ def test_both_readings_of_a_hindi_text_are_looked_up(fitted):
     plain = get_model("static", **{**fitted.get_params(), "glosses": False}).fit(TEXTS, LABELS)
     one = plain._read(["tax kaise bachaye"])
     assert len(one["letters"].rows) < len(both["letters"].rows)
-
-
-def test_a_model_whose_n_grams_were_hashed_otherwise_does_not_load(fitted, tmp_path):
-    class Older(StaticClassifier):
-        def _dump(self, directory):
-            return super()._dump(directory) and {}
-
-    older = Older(**fitted.get_params())
-    older.__dict__ |= fitted.__dict__
-    with pytest.raises(ModelError, match="hashed in an old way"):
-        load_model(older.save(tmp_path / "model"))
 
 
 def test_a_loaded_model_is_refitted_like_the_first(fitted, tmp_path):
