@@ -67,11 +67,11 @@ class Graph:
 _NUMPY = {"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(float)": np.float32}
 
 
-def _session(content: bytes, threads: int) -> Any:
+def _session(content: bytes, n_threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1  # the graph is a chain
     options.enable_mem_pattern = False  # plans memory by shape, and every length is another shape
     options.log_severity_level = 3
