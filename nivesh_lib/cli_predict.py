@@ -55,8 +55,8 @@ def predict(
         bool, typer.Option("--overwrite", help="Replace the file of --output.")
     ] = False,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Queries that the model is given at once.")
-    ] = 32,
+        int, typer.Option(min=1, help="Queries that are read, and answered, at once.")
+    ] = 256,
     progress: Annotated[
         bool | None,
         typer.Option(
@@ -89,7 +89,7 @@ def predict(
         progress = input_ is not None and sys.stderr.isatty() and not _shown(output)
     queries = _queries(texts or [], input_, text, delimiter)
     # A person who types gets an answer to every line.
-    window = 1 if input_ == STDIN and sys.stdin.isatty() else None
+    window = 1 if input_ == STDIN and sys.stdin.isatty() else batch_size
     with _sink(output, overwrite) as write:
         asked, kept = itertools.tee(queries)
         answers = _load(model).predict_batch(

@@ -50,7 +50,7 @@ PROBES = (
     "split 80k a month between needs and wants",
     "hello, what can you do?",
 )
-_ROWS = 8  # of a batch: with more, what a layer holds no longer fits the processor's cache
+_ROWS = 8  # of a batch, at most: with more, what a layer holds no longer fits the processor's cache
 _SAMPLE = 200  # texts that tell how an int8 model is rounded; more changed nothing
 
 
@@ -202,7 +202,7 @@ class OnnxClassifier(_Wrapper):
         ids = self._reader._encode(texts)
         lengths = np.array([len(row) for row in ids])
         # The longest first: at the end no thread waits long for another.
-        batches = by_length(lengths, _ROWS)[::-1]
+        batches = by_length(lengths, _rows(len(ids), self._graph.at_once))[::-1]
         pad = self._reader._pieces.pad_id
         inputs = [padded([ids[row] for row in batch], pad) for batch in batches]
         found = self._graph.each([{"ids": table, "mask": mask} for table, mask in inputs])
@@ -257,6 +257,14 @@ class OnnxClassifier(_Wrapper):
             raise ModelError(f"{self.fallback}: its classes are not those of {directory}")
         self._substitute = substitute
         warnings.warn(f"{what}. {self.fallback} answers instead", stacklevel=2)
+
+
+def _rows(n_texts: int, at_once: int) -> int:
+    """Return how many rows a batch has, so that each thread gets as many batches as the others."""
+    if n_texts <= _ROWS:
+        return _ROWS  # in one batch, which threads share: apart they would take longer
+    rounds = -(-n_texts // (_ROWS * at_once))
+    return -(-n_texts // (rounds * at_once))
 
 
 def _sample(texts: Sequence[str]) -> list[str]:

@@ -37,12 +37,17 @@ class Graph:
 
         Threads that share an input wait for each other at every operation; these never do.
         """
-        at_once = min(threads() or cpu_count(), len(batches))
+        at_once = min(self.at_once, len(batches))
         if at_once < 2:
             return [self(**batch) for batch in batches]
         session = self._alone
         with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(lambda batch: self._run(None, batch, session)[0], batches))
+
+    @property
+    def at_once(self) -> int:
+        """How many inputs `each` runs at once."""
+        return threads() or cpu_count()
 
     @cached_property
     def _alone(self) -> Any:

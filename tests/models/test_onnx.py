@@ -12,7 +12,7 @@ import pytest
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models import onnx as module
 from nivesh_lib.models.base import get_model, load_model, prepare, read_card
-from nivesh_lib.models.onnx import PROBES, TOLERANCE, OnnxClassifier, parity
+from nivesh_lib.models.onnx import PROBES, TOLERANCE, OnnxClassifier, _rows, parity
 from nivesh_lib.models.onnx_session import _adds_exactly, threads
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
@@ -279,6 +279,14 @@ def test_texts_are_answered_as_each_would_be_alone(exported, monkeypatch, count)
     model = copy.deepcopy(exported["fp32"])
     alone = np.concatenate([model.predict_proba([text]) for text in MANY])
     np.testing.assert_allclose(model.predict_proba(MANY), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "at_once", "expected"),
+    [(1, 2, 8), (8, 2, 8), (9, 2, 5), (23, 2, 6), (160, 2, 8), (23, 1, 8), (20, 16, 2)],
+)
+def test_threads_share_a_file_evenly(n_texts, at_once, expected):
+    assert _rows(n_texts, at_once) == expected
 
 
 def test_each_thread_has_a_batch_of_its_own(exported, monkeypatch):
