@@ -34,6 +34,7 @@ from nivesh_lib.models.training import (
 from nivesh_lib.models.wordpieces import WordPieces
 
 # `seed` is the recipe of the platform's guide; with it every parameter is trained, at one rate.
+# `shallow` only shows that everything goes through.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "seed": {
@@ -52,6 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "glosses": False,
         "max_length": 128,
     },
+    "shallow": {"layers": 1, "epochs": 1},
 }
 
 

@@ -13,6 +13,7 @@ from nivesh_lib.cli import app
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.pipeline.run import run_pipeline
 from tests.conftest import REPOSITORY
+from tests.models.conftest import tiny
 
 
 def test_the_shipped_pipeline_goes_through_and_reports(tmp_path, monkeypatch, store):
@@ -21,7 +22,8 @@ def test_the_shipped_pipeline_goes_through_and_reports(tmp_path, monkeypatch, st
     shutil.copy(REPOSITORY / "requirements.lock", tmp_path)
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     lines: list[str] = []
-    record, folder = run_pipeline(profile="smoke", report=lines.append)
+    backbone = f"BACKBONE={tiny()}"  # nbval takes the real one
+    record, folder = run_pipeline(profile="smoke", settings=[backbone], report=lines.append)
     assert {s["status"] for s in record.steps.values()} == {"done"}, lines
     assert not (tmp_path / "reports" / "latest").exists()  # smoke is never the latest good run
     _check_report(folder)
@@ -41,7 +43,9 @@ def test_other_data_that_should_go_back_is_said_first_and_not_judged_by_marks_of
     often = [f"{word} {other}" for word in words for other in "abcdefghij"]
     rows = [(text, "spend") for text in often] + [(f"save {word}", "save") for word in words[:6]]
     publish(pd.DataFrame(rows, columns=["query", "intent"]), "skewed", "1.0.0", description="x")
-    done = CliRunner().invoke(app, ["run", "--dataset", "skewed@1.0.0", "--profile", "smoke"])
+    backbone = ["--set", f"BACKBONE={tiny()}"]
+    dataset = ["--dataset", "skewed@1.0.0"]
+    done = CliRunner().invoke(app, ["run", *dataset, "--profile", "smoke", *backbone])
     said = "✘ The data did not pass validation: 1 issue, listed in 01_data_validation."
     none_set = "No objective is set for skewed; write data/skewed/objectives.toml."
     assert done.exit_code == 0 and said in done.output and none_set in done.output
