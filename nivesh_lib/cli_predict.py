@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -49,7 +49,8 @@ def predict(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write here, when all is answered, instead of printing.")
+        Path | None,
+        typer.Option(help="Write here, when all is answered; without it, or with -, print."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file of --output.")
@@ -83,13 +84,15 @@ def predict(
         raise typer.BadParameter("give either TEXT... or --input FILE")
     if input_ in (None, STDIN) and (text is not None or delimiter is not None):
         raise typer.BadParameter("--text and --delimiter are for a FILE with columns")
+    if output == Path(STDIN):
+        output = None
     if output and input_ and _same(output, input_):
         raise typer.BadParameter(f"--output {output}: is the input; name another file")
     if progress is None:
-        progress = input_ is not None and sys.stderr.isatty() and not _shown(output)
+        progress = input_ is not None and _is_terminal(sys.stderr) and not _shown(output)
     queries = _queries(texts or [], input_, text, delimiter)
     # A person who types gets an answer to every line.
-    window = 1 if input_ == STDIN and sys.stdin.isatty() else batch_size
+    window = 1 if input_ == STDIN and _is_terminal(sys.stdin) else batch_size
     with _sink(output, overwrite) as write:
         asked, kept = itertools.tee(queries)
         answers = _load(model).predict_batch(
@@ -121,7 +124,11 @@ def _same(output: Path, input_: str) -> bool:
 
 def _shown(output: Path | None) -> bool:
     """Whether the answers appear on a terminal, where a bar would get between them."""
-    return output is None and sys.stdout.isatty()
+    return output is None and _is_terminal(sys.stdout)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # None: whoever started it had closed it
 
 
 def _queries(
@@ -132,6 +139,8 @@ def _queries(
     if input_ is None:
         return (Query(text, {}) for text in texts)
     if input_ == STDIN:
+        if sys.stdin is None:
+            raise typer.BadParameter("standard input is closed; pipe queries in or name a FILE")
         return query_lines("standard input", sys.stdin.buffer)
     return read_queries(input_, text, delimiter=delimiter)
 

@@ -22,6 +22,7 @@ NO_TELEMETRY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
     "ITERATIVE_DO_NOT_TRACK": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -42,6 +43,15 @@ def disable_telemetry() -> None:
     """Set the opt-outs of ``NO_TELEMETRY``; a variable that is set already stays."""
     for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
+
+
+def threads() -> int:
+    """Return how many threads to use, 0 for one a core: NIVESH_THREADS, else OMP_NUM_THREADS."""
+    for variable in ("NIVESH_THREADS", "OMP_NUM_THREADS"):
+        given = os.environ.get(variable, "")
+        if given.isascii() and given.isdigit():
+            return int(given)
+    return 0
 
 
 def thread_environment(threads: int) -> dict[str, str]:

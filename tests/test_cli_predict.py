@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -136,6 +138,46 @@ def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path, model):
     assert target.read_text() == "mine"
     assert predict("tax?", "--output", target, "--overwrite", "--model", model).exit_code == 0
     assert target.read_text().startswith("tax 0.")
+
+
+def test_a_link_stays_a_link_and_one_that_leads_nowhere_is_refused(tmp_path):
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    link.symlink_to(real)
+    with pytest.raises(DataError, match="leads nowhere"), new_file(link):
+        pass
+    real.write_text("old")
+    with new_file(link, replace=True) as file:
+        file.write("new")
+    assert link.is_symlink() and real.read_text() == "new"
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(tmp_path):
+    with pytest.raises(DataError, match=r"a\.txt cannot be written: No space"):  # noqa: SIM117
+        with new_file(tmp_path / "a.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dash_prints(tmp_path, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = predict("tax?", "--output", "-", "--model", model)
+    assert done.output.startswith("tax 0.") and not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&-"])
+def test_a_stream_that_was_closed_stops_nothing_that_needs_it_not(tmp_path, model, closed):
+    (tmp_path / "q.txt").write_text("tax?\n")
+    command = [sys.executable, "-m", "nivesh_lib", "predict", "--model", str(model)]
+    lines = f'"$@" --input {tmp_path / "q.txt"} {closed}'
+    done = subprocess.run(["bash", "-c", lines, "-", *command], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("tax 0.")
+
+
+def test_closed_standard_input_is_told(model):
+    command = [sys.executable, "-m", "nivesh_lib", "predict", "--model", str(model)]
+    lines = '"$@" --input - <&-'
+    done = subprocess.run(["bash", "-c", lines, "-", *command], capture_output=True, text=True)
+    assert done.returncode == 2 and "standard input is closed" in done.stderr
 
 
 def test_a_file_that_appears_meanwhile_is_kept_and_so_are_the_answers(tmp_path):

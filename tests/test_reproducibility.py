@@ -18,6 +18,7 @@ from nivesh_lib.reproducibility import (
     machine,
     set_seeds,
     thread_environment,
+    threads,
 )
 
 
@@ -89,6 +90,24 @@ def test_every_numeric_library_is_held_to_the_same_threads():
     found = thread_environment(2)
     assert set(found.values()) == {"2"}
     assert {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NIVESH_THREADS"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"NIVESH_THREADS": "3", "OMP_NUM_THREADS": "2"}, 3),
+        ({"OMP_NUM_THREADS": "2"}, 2),
+        ({"OMP_NUM_THREADS": "4,2"}, 0),
+        ({"NIVESH_THREADS": "²", "OMP_NUM_THREADS": ""}, 0),
+        ({}, 0),
+    ],
+)
+def test_threads_are_those_of_the_environment(monkeypatch, given, expected):
+    for variable in ("NIVESH_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    assert threads() == expected
 
 
 def test_opting_out_keeps_what_was_set(monkeypatch):

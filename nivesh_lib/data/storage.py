@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -84,8 +85,13 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
     Raises
     ------
     DataError
-        There is such a file and ``replace`` is off, or its folder cannot be written.
+        There is such a file and ``replace`` is off, its folder cannot be written, or the disk is
+        full.
     """
+    if target.is_symlink():
+        if not target.exists():
+            raise DataError(f"{target} is a link that leads nowhere; name another file.")
+        target = target.resolve()  # a rename would put a file in the place of the link
     if target.exists() and not target.is_file():  # a rename would put a file in its place
         raise DataError(f"{target} is no regular file; name another one.")
     if target.exists() and not replace:
@@ -96,9 +102,14 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror}.") from error
     try:
-        with file:
-            yield file
-        _sync(partial)
+        try:
+            with file:
+                yield file
+            _sync(partial)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # which names no file
+                raise DataError(f"{target} cannot be written: {error.strerror}.") from error
+            raise
         if replace:
             partial.replace(target)
         else:

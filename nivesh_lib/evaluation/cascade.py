@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.calibration import confidence_of
-from nivesh_lib.evaluation.crossval import aligned, predicted_labels, probabilities
+from nivesh_lib.evaluation.crossval import aligned, predicted_labels, probabilities, true_labels
 from nivesh_lib.evaluation.metrics import Estimate, score, share_of
 from nivesh_lib.evaluation.paired import more_right, points
 from nivesh_lib.evaluation.slices import headline_mask
@@ -105,7 +105,7 @@ def _answers(
     found = _Answers(
         teacher["fold"].to_numpy(),
         sure,
-        rows[label].to_numpy(dtype=object),
+        true_labels(rows, label, teacher),
         predicted_labels(student),
         predicted_labels(teacher),
     )
@@ -131,7 +131,7 @@ def cascade_curve(
     Raises
     ------
     ValueError
-        The two have other labels, or a row has no answer.
+        The two have other labels, a row has no answer, or a true label is none of theirs.
     """
     answers = _answers(student_oof, teacher_oof, frame, label)
     bounds = np.unique(answers.confidence)[::-1]
@@ -173,7 +173,8 @@ def choose_threshold(
     Raises
     ------
     ValueError
-        Fewer than two folds, other labels, a row without an answer, or a loss that is no share.
+        Fewer than two folds, other labels, a row without an answer or with a true label that is
+        none of theirs, or a loss that is no share.
     """
     if not 0 <= allowed_loss <= 1:
         raise ValueError(f"allowed_loss {allowed_loss} is no share; 0.2 points are 0.002")

@@ -60,6 +60,23 @@ def predicted_labels(oof: pd.DataFrame) -> np.ndarray:
     return table.columns.to_numpy(dtype=object)[table.to_numpy().argmax(axis=1)]
 
 
+def true_labels(frame: pd.DataFrame, label: str, oof: pd.DataFrame) -> np.ndarray:
+    """Return the true labels of rows, (n,), which are among those that a table has columns for.
+
+    Raises
+    ------
+    ValueError
+        A label is missing, or none of the table's.
+    """
+    odd = ~frame[label].isin(list(probabilities(oof)))
+    if odd.any():
+        raise ValueError(
+            f"{label} of {frame['id'][odd].iloc[0]!r} is {frame[label][odd].iloc[0]!r}, which the "
+            "out-of-fold table has no column for"
+        )
+    return frame[label].to_numpy(dtype=object)
+
+
 def aligned(oof: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
     """Return the rows of a recorded out-of-fold table in the order of ``ids``.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.calibration import calibration_error, confidence_of
-from nivesh_lib.evaluation.crossval import aligned, predicted_labels, probabilities
+from nivesh_lib.evaluation.crossval import aligned, predicted_labels, probabilities, true_labels
 from nivesh_lib.evaluation.latency import Speed
 from nivesh_lib.evaluation.metrics import Estimate, score, share_of
 from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
@@ -119,8 +119,8 @@ def judge(
     Raises
     ------
     ValueError
-        The labels or folds of the two differ, an id has no answer, no row counts for scores, or
-        ``allowed_loss`` is no share.
+        The labels or folds of the two differ, an id has no answer, a true label is none of
+        theirs, no row counts for scores, or ``allowed_loss`` is no share.
     """
     if not 0 <= allowed_loss < 1:
         raise ValueError(f"allowed_loss {allowed_loss} is no share; half a point is 0.005")
@@ -129,7 +129,7 @@ def judge(
     rows = headline_mask(frame)
     if not rows.any():
         raise ValueError(f"{name}: none of the {len(frame)} rows counts for scores; all are hard")
-    ids, true = frame["id"][rows], frame[label].to_numpy(dtype=object)[rows]
+    ids, true = frame["id"][rows], true_labels(frame[rows], label, reference_oof)
     answers = [aligned(table, ids) for table in (candidate_oof, reference_oof)]
     if (answers[0]["fold"] != answers[1]["fold"]).any():
         raise ValueError(f"{name} and {reference} were made on other folds")

@@ -20,7 +20,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import ModelError
-from nivesh_lib.evaluation.latency import BATCH_SIZES, Speed, speed_of
+from nivesh_lib.evaluation.latency import BATCH_SIZES, Speed, check_queries, speed_of
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.reproducibility import thread_environment
 
@@ -118,10 +118,8 @@ def as_served(
     ValueError
         No queries.
     """
-    distinct = len(set(queries))
-    if not distinct:
-        raise ValueError("queries is empty; pass at least one")
-    sizes = sorted({min(size, distinct) for size in batch_sizes})
+    check_queries(queries)
+    sizes = sorted({min(size, len(set(queries))) for size in batch_sizes})
     with tempfile.TemporaryDirectory() as folder:
         saved = model.save(Path(folder) / "model")
         return _measured(saved, queries, batch_sizes=sizes, **options)
@@ -132,6 +130,7 @@ def _ask(
 ) -> dict[str, Any]:
     if threads < 1:
         raise ValueError(f"threads {threads!r} is not 1 or more")
+    check_queries(queries)
     job = {"directory": str(directory), "queries": list(queries), "loader": loader, **what}
     library = str(paths.package_dir().parent)
     known = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nivesh_lib.reproducibility import environment
+from nivesh_lib.reproducibility import environment, threads
 
 BATCH_SIZES = (1, 8, 32)
 _FEWEST = 5  # calls that are timed however long they take
@@ -95,7 +94,7 @@ def measure_latency(
     with _nothing_old_to_collect():
         elapsed = _elapsed_ms(predict, queries, 1, warmup=warmup, repeats=repeats)
     p50, p95, p99 = np.percentile(elapsed, [50, 95, 99])
-    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "n": repeats, "threads": _threads()}
+    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "n": repeats, "threads": threads()}
 
 
 def speed_of(
@@ -187,11 +186,16 @@ def race(
     return [Raced(name, *row) for name, row in zip(names, table.tolist(), strict=True)]
 
 
+def check_queries(queries: Sequence[str]) -> None:
+    """Raise ValueError where there is no query, or one string in place of a list."""
+    if isinstance(queries, str) or not queries:
+        raise ValueError("queries is empty or one string; pass a list of at least one")
+
+
 def _check(queries: Sequence[str], batch_size: int, repeats: int = 1) -> None:
     if repeats < 1:
         raise ValueError(f"{repeats} repeats: need at least one call that counts")
-    if isinstance(queries, str) or not queries:
-        raise ValueError("queries is empty or one string; pass a list of at least one")
+    check_queries(queries)
     if batch_size < 1:
         raise ValueError(f"a batch of {batch_size} queries: need at least one")
     distinct = len(set(queries))
@@ -252,7 +256,7 @@ def _speed(elapsed: np.ndarray, size: int) -> Speed:
     processor = environment()["processor"]
     return Speed(
         batch_size=size,
-        threads=_threads(),
+        threads=threads(),
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,
@@ -261,10 +265,6 @@ def _speed(elapsed: np.ndarray, size: int) -> Speed:
         processor=processor["model"],
         flags=tuple(processor["flags"]),
     )
-
-
-def _threads() -> int:
-    return int(os.environ.get("NIVESH_THREADS", "0"))
 
 
 def directory_bytes(directory: Path | str) -> int:

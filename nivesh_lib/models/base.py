@@ -118,7 +118,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _plain_params(self) -> dict[str, Any]:
         """Return the arguments that ``model.json`` keeps; a wrapper leaves its model out."""
-        return self.get_params(deep=False)
+        params = self.get_params(deep=False)
+        return {name: _plain(value) for name, value in params.items()}
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         """Write what was learned below ``directory``; return what fits into ``model.json``."""
@@ -143,10 +144,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ModelError
-            ``directory`` holds something else than a model, which would be lost.
+            ``directory`` holds something else than a model, which would be lost, or has no name.
         """
         check_is_fitted(self)
         target = Path(directory)
+        if not target.name:
+            raise ModelError(f"{str(directory)!r} names no directory of the model's own. Name one")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             complete = Path(folder) / "model"
@@ -163,8 +166,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "params": self._plain_params(),
             "classes": self.classes_.tolist(),
             "data": data,
-            "temperature": getattr(self, "temperature", None),
-            "threshold": getattr(self, "threshold", None),
+            "temperature": _plain(getattr(self, "temperature", None)),
+            "threshold": _plain(getattr(self, "threshold", None)),
             "state": state,
             "about": about,
             "files": {name: _sha256(directory / name) for name in _file_names(directory)},
@@ -172,6 +175,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         card["sha256"] = _card_sha256(card)
         text = json.dumps(card, ensure_ascii=False, indent=1)
         (directory / "model.json").write_text(text, encoding="utf-8")
+        for name in card["files"]:  # safetensors gives only the owner the right to read
+            shutil.copymode(directory / "model.json", directory / name)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as one that fits into JSON, anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _replaceable(target: Path) -> bool:
@@ -201,11 +211,14 @@ def _put(complete: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Let one writer at a time rename what is in a folder; the lock ends with the process."""
+def _held(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Let one writer at a time rename what is in a folder; the lock ends with the process.
+
+    Readers share it with each other.
+    """
     number = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX)
+        fcntl.flock(number, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(number)
@@ -286,12 +299,18 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
             raise ModelError(f"{folder}: {name} is missing. Copy the whole directory again")
         if name not in files:
             raise ModelError(f"{folder / name}: not listed in model.json. Remove it or save again")
-        if _sha256(folder / name) != files[name]:
+        try:
+            same = _sha256(folder / name) == files[name]
+        except OSError as error:
+            raise ModelError(f"{folder / name}: cannot be read ({error.strerror})") from error
+        if not same:
             raise ModelError(f"{folder / name}: changed since it was saved. Save the model again")
 
 
 def load_model(directory: Path | str) -> TextClassifier:
     """Load any model that ``save`` wrote, after checking every file's hash.
+
+    A newer model may be put in its place at any moment: one of the two is loaded.
 
     Raises
     ------
@@ -299,6 +318,18 @@ def load_model(directory: Path | str) -> TextClassifier:
         See `read_card`.
     """
     folder = Path(directory)
+    try:
+        return _loaded(folder)
+    except (ModelError, OSError) as error:
+        try:
+            # Half of it may have come from each model: no writer renames while this is held.
+            with _held(folder.parent, shared=True):
+                return _loaded(folder)
+        except OSError:
+            raise error from None
+
+
+def _loaded(folder: Path) -> TextClassifier:
     card = read_card(folder)
     try:
         model = get_model(card["kind"], **card["params"])

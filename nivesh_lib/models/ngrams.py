@@ -11,6 +11,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Container, Iterable
+from functools import partial
 from itertools import pairwise, repeat
 
 import numpy as np
@@ -91,7 +92,13 @@ def _numbers(vectorizer: TfidfVectorizer, start: int, words: Container[str]) -> 
     if vectorizer.analyzer == "char_wb":
         return _Pieces(known, shortest, longest, words)
     find = re.compile(vectorizer.token_pattern).findall
-    return lambda text: _joined(known, _phrases(find(text), longest))
+    return partial(_words, known, find, longest)
+
+
+def _words(
+    known: dict[str, bytes], find: Callable[[str], list[str]], longest: int, text: str
+) -> bytes:
+    return _joined(known, _phrases(find(text), longest))
 
 
 def _joined(known: dict[str, bytes], names: list[str]) -> bytes:

@@ -269,13 +269,14 @@ def _rows(n_texts: int, at_once: int) -> int:
 
 def _sample(texts: Sequence[str]) -> list[str]:
     """Return texts from all over a list, as a model reads them."""
-    if not texts:
+    read = [clean for clean in map(prepare, texts) if clean]
+    if not read:
         raise ValueError(
-            "an int8 model needs texts to set its steps by; pass some that it was trained on, "
-            "texts=queries"
+            "an int8 model needs texts that are not empty to set its steps by; pass some that it "
+            "was trained on, texts=queries"
         )
-    chosen = np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLE)).astype(int)
-    return [prepare(texts[row]) for row in chosen]
+    chosen = np.linspace(0, len(read) - 1, min(len(read), _SAMPLE)).astype(int)
+    return [read[row] for row in chosen]
 
 
 def _named(told: dict[str, Any]) -> str:
@@ -283,6 +284,8 @@ def _named(told: dict[str, Any]) -> str:
 
 
 class _HasLogits(Protocol):
+    classes_: np.ndarray
+
     def _logits(self, texts: list[str]) -> np.ndarray: ...
 
 
@@ -305,8 +308,16 @@ def parity(model: _HasLogits, other: _HasLogits, texts: Iterable[str]) -> Parity
     Raises
     ------
     ValueError
-        No texts, or an int8 model whose fallback answers.
+        No texts, other classes, or an int8 model whose fallback answers.
+    TypeError
+        One of them has no logits.
     """
+    for compared in (model, other):
+        if not hasattr(compared, "_logits"):
+            raise TypeError(f"{type(compared).__name__} has no logits; pass a transformer")
+        check_is_fitted(compared)
+    if model.classes_.tolist() != other.classes_.tolist():
+        raise ValueError("the classes of the two models differ; compare a model with its export")
     if any(getattr(one, "falls_back", False) for one in (model, other)):
         raise ValueError("the fallback answers for one of them; compare the fallback itself")
     read = [prepare(text) for text in as_texts(texts)]

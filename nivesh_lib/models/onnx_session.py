@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from joblib import cpu_count
 
-from nivesh_lib.reproducibility import machine
+from nivesh_lib.reproducibility import machine, threads
 
 
 class Graph:
@@ -25,7 +25,7 @@ class Graph:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self._session = _session(content, threads())
+        self._session = _session(content, min(threads(), cpu_count()))
         self._types = {put.name: _NUMPY[put.type] for put in self._session.get_inputs()}
 
     def __call__(self, **inputs: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ class Graph:
     @property
     def at_once(self) -> int:
         """How many inputs `each` runs at once."""
-        return threads() or cpu_count()
+        return min(threads() or cpu_count(), cpu_count())
 
     @cached_property
     def _alone(self) -> Any:
@@ -73,6 +73,8 @@ _NUMPY = {"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(float)":
 
 
 def _session(content: bytes, n_threads: int) -> Any:
+    # Read when it is loaded; it would send what it runs on, and keep that in the home directory.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -98,12 +100,3 @@ def _adds_exactly() -> bool:
     """
     flags = set(machine()["flags"])
     return "avx2" not in flags or bool(flags & {"avx512_vnni", "avx_vnni"})
-
-
-def threads() -> int:
-    """Return how many threads to use, 0 for one a core: NIVESH_THREADS, else OMP_NUM_THREADS."""
-    for variable in ("NIVESH_THREADS", "OMP_NUM_THREADS"):
-        given = os.environ.get(variable, "")
-        if given.isdigit():
-            return int(given)
-    return 0

@@ -67,12 +67,23 @@ class WordPieces:
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
         """Return the ids of each text, special tokens included, at most ``max_length`` of them."""
-        self._tokenizer.enable_truncation(max_length)
         # Half a surrogate pair is no text to the tokenizer; everything else passes unchanged.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        encoded = self._tokenizer.encode_batch_fast(clean)
-        self._tokenizer.no_truncation()
-        return [np.array(one.ids, dtype=np.int64) for one in encoded]
+        ids = [one.ids for one in self._tokenizer.encode_batch_fast(clean)]
+        return [
+            np.array(row if len(row) <= max_length else self._cut(text, max_length), dtype=np.int64)
+            for row, text in zip(ids, clean, strict=True)
+        ]
+
+    def _cut(self, text: str, max_length: int) -> list[int]:
+        """Return the ids of the first pieces of a text, with the special tokens around them.
+
+        The tokenizer's own truncation is a state, which threads that ask at once would share.
+        """
+        pieces = self._tokenizer.encode(text, add_special_tokens=False)
+        around = self._tokenizer.num_special_tokens_to_add(False)
+        pieces.truncate(max(max_length - around, 0))
+        return list(self._tokenizer.post_process(pieces).ids)
 
 
 def by_length(lengths: np.ndarray, size: int) -> list[np.ndarray]:

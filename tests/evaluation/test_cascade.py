@@ -107,6 +107,13 @@ def test_models_of_other_folds_are_refused():
         choose_threshold(STUDENT.assign(fold=0), TEACHER, FRAME)
 
 
+@pytest.mark.parametrize("odd", [None, "gold"])
+def test_a_true_label_that_no_model_has_is_named(odd):
+    frame = FRAME.assign(intent=[*FRAME["intent"][:-1], odd])
+    with pytest.raises(ValueError, match="intent of 'q499' is"):
+        choose_threshold(STUDENT, TEACHER, frame)
+
+
 def test_a_single_fold_is_refused():
     with pytest.raises(ValueError, match="fewer than 2 folds"):
         choose_threshold(STUDENT.assign(fold=0), TEACHER.assign(fold=0), FRAME)

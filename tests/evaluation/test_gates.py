@@ -82,6 +82,11 @@ def test_other_labels_are_refused():
         judge("int8", REFERENCE.rename(columns={"tax": "gold"}), REFERENCE, FRAME)
 
 
+def test_a_true_label_that_no_model_has_is_named():
+    with pytest.raises(ValueError, match="is 'gold', which the out-of-fold table has no column"):
+        judge("int8", REFERENCE, REFERENCE, FRAME.assign(intent="gold"))
+
+
 def test_a_judgement_is_ready_for_json():
     told = json.loads(json.dumps(judged().as_dict()))
     assert told["difference"]["n"] == 400 and told["sentence"].startswith("int8: kept")

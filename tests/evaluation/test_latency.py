@@ -46,6 +46,7 @@ def test_queries_are_asked_one_at_a_time_and_in_turn():
 @pytest.mark.parametrize(("limit", "threads"), [(None, 0), ("2", 2)])
 def test_the_limit_on_threads_is_recorded(monkeypatch, limit, threads):
     monkeypatch.delenv("NIVESH_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if limit:
         monkeypatch.setenv("NIVESH_THREADS", limit)
     assert measure_latency(len, ["tax"], repeats=1)["threads"] == threads

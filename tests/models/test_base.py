@@ -232,6 +232,34 @@ def test_many_may_save_to_one_place(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_model_is_loaded_while_another_takes_its_place(tmp_path):
+    model = get_model("tfidf").fit(TEXTS, LABELS)
+    folder = model.save(tmp_path / "model")
+    with ThreadPoolExecutor(2) as pool:
+        saved = pool.submit(lambda: [model.save(folder) for _ in range(100)])
+        while not saved.done():
+            assert load_model(folder).predict(TEXTS).tolist() == LABELS
+
+
+def test_a_directory_without_a_name_is_refused(model):
+    with pytest.raises(ModelError, match="Name one"):
+        model.save(".")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    folder = get_model("tfidf").fit(TEXTS, LABELS).save(tmp_path / "model")
+    name = next(iter(read_card(folder)["files"]))
+    (folder / name).unlink()
+    (folder / name).symlink_to("nowhere.json")
+    with pytest.raises(ModelError, match=rf"{name}: cannot be read \(No such file"):
+        load_model(folder)
+
+
+def test_numbers_of_numpy_are_saved_as_plain_ones(model, tmp_path):
+    model.set_params(random_state=np.int64(7)).save(tmp_path / "other")
+    assert load_model(tmp_path / "other").random_state == 7
+
+
 def test_a_model_whose_weights_are_no_numbers_is_not_loaded(model, folder, monkeypatch):
     monkeypatch.setattr(type(model), "_proba", lambda *_: np.full((1, 2), np.nan))
     with pytest.raises(ModelError, match="give no numbers"):

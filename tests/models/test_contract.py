@@ -204,6 +204,11 @@ def test_a_loaded_model_can_be_saved_again_1pre(fitted, saved, tmp_path):
     np.testing.assert_array_equal(again.predict_proba(QUERIES), fitted.predict_proba(QUERIES))
 
 
+def test_whoever_may_read_the_description_may_read_the_model(saved):
+    allowed = {path.stat().st_mode for path in saved.rglob("*") if path.is_file()}
+    assert allowed == {(saved / "model.json").stat().st_mode}
+
+
 def test_each_missing_file_is_named_1pre(saved):
     for path in [p for p in saved.rglob("*") if p.is_file() and p != saved / "model.json"]:
         content = path.read_bytes()

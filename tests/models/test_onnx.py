@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+from joblib import cpu_count
+from sklearn.exceptions import NotFittedError
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models import onnx as module
 from nivesh_lib.models.base import get_model, load_model, prepare, read_card
 from nivesh_lib.models.onnx import PROBES, TOLERANCE, OnnxClassifier, _rows, parity
-from nivesh_lib.models.onnx_session import _adds_exactly, threads
+from nivesh_lib.models.onnx_session import _adds_exactly
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
@@ -141,6 +144,17 @@ def test_no_texts_have_no_parity(fitted, exported):
         parity(fitted, exported["fp32"], [])
 
 
+def test_models_of_other_classes_and_such_without_logits_are_not_compared(exported):
+    other = copy.deepcopy(exported["fp32"])
+    other.classes_ = other.classes_[::-1]
+    with pytest.raises(ValueError, match="classes of the two models differ"):
+        parity(exported["fp32"], other, QUERIES)
+    with pytest.raises(TypeError, match="RulesClassifier has no logits"):
+        parity(exported["fp32"], get_model("rules"), QUERIES)
+    with pytest.raises(NotFittedError):
+        parity(exported["fp32"], OnnxClassifier(), QUERIES)
+
+
 # --- what is refused -------------------------------------------------------------
 
 
@@ -256,23 +270,6 @@ def test_a_little_rounding_is_no_difference(exported, tmp_path):
 # --- the session ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"NIVESH_THREADS": "3", "OMP_NUM_THREADS": "2"}, 3),
-        ({"OMP_NUM_THREADS": "2"}, 2),
-        ({"OMP_NUM_THREADS": "4,2"}, 0),
-        ({}, 0),
-    ],
-)
-def test_threads_are_those_of_the_environment(monkeypatch, given, expected):
-    for variable in ("NIVESH_THREADS", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(variable, raising=False)
-    for variable, value in given.items():
-        monkeypatch.setenv(variable, value)
-    assert threads() == expected
-
-
 @pytest.mark.parametrize("count", ["1", "2", "7"])
 def test_texts_are_answered_as_each_would_be_alone(exported, monkeypatch, count):
     monkeypatch.setenv("NIVESH_THREADS", count)
@@ -287,6 +284,25 @@ def test_texts_are_answered_as_each_would_be_alone(exported, monkeypatch, count)
 )
 def test_threads_share_a_file_evenly(n_texts, at_once, expected):
     assert _rows(n_texts, at_once) == expected
+
+
+def test_more_threads_than_cores_are_not_used(exported, monkeypatch):
+    monkeypatch.setenv("NIVESH_THREADS", "99999999999")
+    graph = copy.deepcopy(exported["fp32"])._graph
+    assert graph.at_once == cpu_count()
+
+
+def test_a_session_sends_nothing_and_keeps_nothing_at_home(exported, tmp_path):
+    exported["fp32"].save(tmp_path / "model")
+    lines = (
+        f"from nivesh_lib.models.base import load_model; load_model({str(tmp_path / 'model')!r})"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    left_out = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
+    subprocess.run([sys.executable, "-c", lines], check=True, env=environment | {"HOME": str(home)})
+    assert not [path for path in home.rglob("*") if "onnxruntime" in str(path)]
 
 
 def test_each_thread_has_a_batch_of_its_own(exported, monkeypatch):

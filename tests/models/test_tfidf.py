@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,8 @@ def test_only_the_beginning_of_a_long_query_is_read(model):
     np.testing.assert_array_equal(
         model.predict_proba([start]), model.predict_proba([start + "save tax " * 9_000])
     )
+
+
+def test_a_copy_in_another_process_answers_exactly_the_same(model):
+    copy = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copy.predict_proba(QUERIES), model.predict_proba(QUERIES))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,19 @@ def test_a_long_text_is_cut_and_keeps_its_closing_mark():
     pieces = WordPieces.from_folder(Path(tiny()))
     (row,), (short,) = pieces.encode(["loan " * 1000], 12), pieces.encode(["loan"], 12)
     assert len(row) == 12 and row[-1] == short[-1]
+
+
+def test_threads_that_cut_texts_at_once_do_not_disturb_each_other():
+    pieces = WordPieces.from_folder(Path(tiny()))
+    texts = ["loan " * 300, "tax"]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda n: pieces.encode([texts[n % 2]], 12)[0], range(4000)))
+    finally:
+        sys.setswitchinterval(before)
+    assert {len(row) for row in found[::2]} == {12}
 
 
 def test_every_row_is_in_one_batch_and_batches_hold_rows_of_like_length():
