@@ -81,8 +81,13 @@ def test_channels_that_never_change_are_no_trouble():
 
 
 def test_a_sample_without_any_variety_is_no_trouble(fitted):
-    for texts in ([""], ["tax"], ["tax"] * 30):
+    for texts in (["?"], ["tax"], ["tax"] * 30):
         assert parity(fitted, OnnxClassifier.of(fitted, texts=texts), texts).largest < 0.1
+
+
+def test_texts_that_are_all_empty_tell_no_steps(fitted):
+    with pytest.raises(ValueError, match="texts that are not empty"):
+        OnnxClassifier.of(fitted, texts=["", " "])
 
 
 def test_neurons_that_dwarf_the_others_are_multiplied_in_floating_point(outlier):
