@@ -269,7 +269,7 @@ def _rows(n_texts: int, at_once: int) -> int:
 
 def _sample(texts: Sequence[str]) -> list[str]:
     """Return texts from all over a list, as a model reads them."""
-    read = [clean for clean in map(prepare, texts) if clean]
+    read = [clean for clean in map(prepare, texts) if clean.strip()]
     if not read:
         raise ValueError(
             "an int8 model needs texts that are not empty to set its steps by; pass some that it "
