@@ -102,19 +102,18 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror}.") from error
     try:
-        try:
-            with file:
-                yield file
-            _sync(partial)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # which names no file
-                raise DataError(f"{target} cannot be written: {error.strerror}.") from error
-            raise
+        with file:
+            yield file
+        _sync(partial)
         if replace:
             partial.replace(target)
         else:
             _put_new(partial, target)
         _sync(target.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # which names no file
+            raise DataError(f"{target} cannot be written: {error.strerror}.") from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -92,10 +92,10 @@ def _numbers(vectorizer: TfidfVectorizer, start: int, words: Container[str]) -> 
     if vectorizer.analyzer == "char_wb":
         return _Pieces(known, shortest, longest, words)
     find = re.compile(vectorizer.token_pattern).findall
-    return partial(_words, known, find, longest)
+    return partial(_word_ngrams, known, find, longest)
 
 
-def _words(
+def _word_ngrams(
     known: dict[str, bytes], find: Callable[[str], list[str]], longest: int, text: str
 ) -> bytes:
     return _joined(known, _phrases(find(text), longest))

@@ -202,7 +202,7 @@ class OnnxClassifier(_Wrapper):
         ids = self._reader._encode(texts)
         lengths = np.array([len(row) for row in ids])
         # The longest first: at the end no thread waits long for another.
-        batches = by_length(lengths, _rows(len(ids), self._graph.at_once))[::-1]
+        batches = by_length(lengths, _batch_rows(len(ids), self._graph.at_once))[::-1]
         pad = self._reader._pieces.pad_id
         inputs = [padded([ids[row] for row in batch], pad) for batch in batches]
         found = self._graph.each([{"ids": table, "mask": mask} for table, mask in inputs])
@@ -259,7 +259,7 @@ class OnnxClassifier(_Wrapper):
         warnings.warn(f"{what}. {self.fallback} answers instead", stacklevel=2)
 
 
-def _rows(n_texts: int, at_once: int) -> int:
+def _batch_rows(n_texts: int, at_once: int) -> int:
     """Return how many rows a batch has, so that each thread gets as many batches as the others."""
     if n_texts <= _ROWS:
         return _ROWS  # in one batch, which threads share: apart they would take longer

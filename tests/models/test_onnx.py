@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models import onnx as module
 from nivesh_lib.models.base import get_model, load_model, prepare, read_card
-from nivesh_lib.models.onnx import PROBES, TOLERANCE, OnnxClassifier, _rows, parity
+from nivesh_lib.models.onnx import PROBES, TOLERANCE, OnnxClassifier, _batch_rows, parity
 from nivesh_lib.models.onnx_session import _adds_exactly
 
 from .conftest import LABELS, QUERIES, TEXTS, small_model, tiny
@@ -283,7 +283,7 @@ def test_texts_are_answered_as_each_would_be_alone(exported, monkeypatch, count)
     [(1, 2, 8), (8, 2, 8), (9, 2, 5), (23, 2, 6), (160, 2, 8), (23, 1, 8), (20, 16, 2)],
 )
 def test_threads_share_a_file_evenly(n_texts, at_once, expected):
-    assert _rows(n_texts, at_once) == expected
+    assert _batch_rows(n_texts, at_once) == expected
 
 
 def test_more_threads_than_cores_are_not_used(exported, monkeypatch):
