@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_INSTALLED := $(BENCH_VENV)/.installed
 ARGS ?=
+# The notebooks that `make test` checks; with NOTEBOOKS= it checks all.
+NOTEBOOKS ?= --quick
 
 export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
@@ -36,8 +38,8 @@ run: $(INSTALLED) ## run the pipeline and write the report (ARGS="--dataset NAME
 	@$(BIN)/nivesh run $(ARGS)
 
 test: $(INSTALLED) lint ## ruff, mypy, pytest, and nbval of the quick notebooks
-	@$(BIN)/python -m pytest
-	@$(MAKE) --no-print-directory nbval ONLY=--quick
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(MAKE) --no-print-directory nbval ONLY=$(NOTEBOOKS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .

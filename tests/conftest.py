@@ -14,6 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of two layers gain not
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start what takes longest first, where other processes test the rest meanwhile."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name != "test_smoke.py")
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated MLflow database without runs; making one takes seconds, copying it does not."""
