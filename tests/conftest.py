@@ -15,9 +15,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start what takes longest first, where other processes test the rest meanwhile."""
+    """Where processes share the tests, start the longest first."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.name != "test_smoke.py")
+        items.sort(key=lambda item: not item.path.name.startswith("test_smoke"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,40 @@
+"""The real notebooks on data of someone's own that has a fault, in the smoke profile."""
+
+from __future__ import annotations
+
+import shutil
+
+import pandas as pd
+from typer.testing import CliRunner
+
+from nivesh_lib.cli import app
+from nivesh_lib.data.publishing import publish
+from tests.conftest import REPOSITORY
+from tests.models.conftest import tiny
+
+
+def test_other_data_that_should_go_back_is_said_first_and_not_judged_by_marks_of_intents(
+    tmp_path, monkeypatch, store
+):
+    shutil.copytree(REPOSITORY / "notebooks", tmp_path / "notebooks")
+    shutil.copy(REPOSITORY / "requirements.lock", tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copy(REPOSITORY / "data" / "objectives.toml", tmp_path / "data")
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    words = ("rent", "salary", "gold", "bonus", "chai", "petrol", "school", "train")
+    often = [f"{word} {other}" for word in words for other in "abcdefghij"]
+    rows = [(text, "spend") for text in often] + [(f"save {word}", "save") for word in words[:6]]
+    publish(pd.DataFrame(rows, columns=["query", "intent"]), "skewed", "1.0.0", description="x")
+    backbone = ["--set", f"BACKBONE={tiny()}"]
+    dataset = ["--dataset", "skewed@1.0.0"]
+    done = CliRunner().invoke(app, ["run", *dataset, "--profile", "smoke", *backbone])
+    said = "✘ The data did not pass validation: 1 issue, listed in 01_data_validation."
+    none_set = "No objective is set for skewed; write data/skewed/objectives.toml."
+    assert done.exit_code == 0 and said in done.output and none_set in done.output
+    assert "It is not ready for release." in done.output and "0.99" not in done.output
+    (folder,) = (tmp_path / "reports" / "runs").iterdir()
+    page = (folder / "index.html").read_text()
+    assert said in page and none_set in page and "High class imbalance detected" in page
+    for step in ("02_baseline", "03_tfidf"):
+        assert none_set in (folder / "notebooks" / f"{step}.html").read_text()
+    assert "should go back" in (folder / "notebooks" / "01_data_validation.html").read_text()
