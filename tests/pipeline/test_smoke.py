@@ -33,6 +33,8 @@ def _check_report(folder):
     for step in ("01_data_validation", "02_baseline", "03_tfidf", "06_cv_and_bias", "08_drift"):
         assert f'href="notebooks/{step}.html"' in page
     assert (folder / "drift" / "08_drift" / "evidently.html").is_file()
+    chosen = json.loads((folder / "results" / "07_optimization.json").read_text())
+    assert chosen["metrics"]["threads"] == 2  # the step's own number
     assert all(alt for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))
 
 
