@@ -1,4 +1,4 @@
-"""The real notebooks on the shipped data, in the profile that takes seconds."""
+"""The real notebooks on the shipped data, in the smoke profile."""
 
 from __future__ import annotations
 
