@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line; turn the errors that users can mend into one line each."""
-    from nivesh_lib.cli import app
+    from nivesh_lib.cli.app import app
     from nivesh_lib.errors import NiveshError
 
     try:

@@ -27,7 +27,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
-from nivesh_lib.records import fits
+from nivesh_lib.records.schema import fits
 from nivesh_lib.reproducibility import committed
 
 START = "0" * 64  # what the first line follows

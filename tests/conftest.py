@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -12,6 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of two layers gain nothing from more
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LABELS = ("tax_planning", "loan_inquiry", "goal_planning")
+SYLLABLES = ("ka", "ri", "mo", "tel", "dun", "ba", "shi", "vor", "en", "gul", "pim", "ozo", "tra")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,3 +52,23 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     uri = f"sqlite:///{database}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder of the test's own."""
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def make_rows() -> Callable[..., pd.DataFrame]:
+    """Rows whose texts are made of invented words, so that none is near another."""
+
+    def make(n: int, seed: int = 0, labels: tuple[str, ...] = LABELS, **columns) -> pd.DataFrame:
+        rng = random.Random(seed)
+        texts = [" ".join("".join(rng.choices(SYLLABLES, k=3)) for _ in range(6)) for _ in range(n)]
+        intents = [labels[i % len(labels)] for i in range(n)]
+        return pd.DataFrame({"query": texts, "intent": intents, **columns})
+
+    return make

@@ -13,7 +13,7 @@ HEAVY = "torch transformers mlflow pandas sklearn evidently papermill"
     [
         ("nivesh_lib", f"{HEAVY} numpy matplotlib typer"),
         ("nivesh_lib.__main__", f"{HEAVY} numpy matplotlib typer"),
-        ("nivesh_lib.cli", f"{HEAVY} matplotlib"),
+        ("nivesh_lib.cli.app", f"{HEAVY} matplotlib"),
     ],
 )
 def test_importing_loads_no_heavy_library(module, absent):

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nivesh_lib.data.assembly import (
+from nivesh_lib.data.review import Decision, changes_of, revise, summary
+from nivesh_lib.data.schema import LABELS, is_iso_date, normalise, schema_failures
+from nivesh_lib.data.split_assignment import (
     check_conflicts,
     check_learnable,
     check_unseen,
@@ -21,8 +23,6 @@ from nivesh_lib.data.assembly import (
     make_ids,
     new_rows,
 )
-from nivesh_lib.data.revision import Decision, changes_of, revise, summary
-from nivesh_lib.data.schema import LABELS, is_iso_date, normalise, schema_failures
 from nivesh_lib.data.splits import NEAR, mask_amounts, near_duplicate_pairs
 from nivesh_lib.data.storage import (
     clear_leftovers,

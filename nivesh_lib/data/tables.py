@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nivesh_lib.errors import DataError, HoldoutError
-from nivesh_lib.records import read_object
+from nivesh_lib.records.schema import read_object
 
 if TYPE_CHECKING:
     import pyarrow

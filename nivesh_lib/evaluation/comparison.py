@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from nivesh_lib.evaluation.metrics import Column, Estimate, paired_difference, score
+from nivesh_lib.evaluation.scores import Column, Estimate, paired_difference, score
 
 METRICS = ("accuracy", "macro_f1")
 ALPHA = 0.05

@@ -29,20 +29,20 @@ from nivesh_lib.privacy import anonymize_query
 
 # The one place that knows which models there are: kind -> "module:Class".
 MODELS = {
-    "rules": "nivesh_lib.models.rules:RulesClassifier",
-    "tfidf": "nivesh_lib.models.tfidf:TfidfClassifier",
-    "lstm": "nivesh_lib.models.lstm:LstmClassifier",
-    "embedding": "nivesh_lib.models.embedding:EmbeddingClassifier",
-    "transformer": "nivesh_lib.models.transformer:TransformerClassifier",
-    "onnx": "nivesh_lib.models.onnx:OnnxClassifier",
-    "onnx_tfidf": "nivesh_lib.models.onnx_tfidf:OnnxTfidf",
-    "static": "nivesh_lib.models.static:StaticClassifier",
-    "quantized": "nivesh_lib.models.compress:QuantizedClassifier",
-    "ensemble": "nivesh_lib.models.ensemble:EnsembleClassifier",
-    "calibrated": "nivesh_lib.models.wrappers:Calibrated",
-    "abstaining": "nivesh_lib.models.wrappers:Abstaining",
-    "cascade": "nivesh_lib.models.cascade:Cascade",
-    "remembering": "nivesh_lib.models.remembering:Remembering",
+    "rules": "nivesh_lib.models.text.rules:RulesClassifier",
+    "tfidf": "nivesh_lib.models.text.tfidf:TfidfClassifier",
+    "lstm": "nivesh_lib.models.neural.lstm:LstmClassifier",
+    "embedding": "nivesh_lib.models.neural.embedding:EmbeddingClassifier",
+    "transformer": "nivesh_lib.models.neural.transformer:TransformerClassifier",
+    "onnx": "nivesh_lib.models.compact.onnx_classifier:OnnxClassifier",
+    "onnx_tfidf": "nivesh_lib.models.compact.onnx_tfidf:OnnxTfidf",
+    "static": "nivesh_lib.models.compact.static:StaticClassifier",
+    "quantized": "nivesh_lib.models.compact.torch_int8:QuantizedClassifier",
+    "ensemble": "nivesh_lib.models.wrappers.ensemble:EnsembleClassifier",
+    "calibrated": "nivesh_lib.models.wrappers.selective:Calibrated",
+    "abstaining": "nivesh_lib.models.wrappers.selective:Abstaining",
+    "cascade": "nivesh_lib.models.wrappers.cascade:Cascade",
+    "remembering": "nivesh_lib.models.wrappers.remembering:Remembering",
 }
 MAX_CHARACTERS = 10_000  # characters of a text that are read
 _FORMAT = 1

@@ -15,7 +15,7 @@ from nivesh_lib import paths
 from nivesh_lib.data.versions import resolve
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.pipeline.spec import Step, read_notebook, source_of
-from nivesh_lib.records import NUMBER, read_object
+from nivesh_lib.records.schema import NUMBER, read_object
 
 # Where a step leaves things below a run directory: <kind>/<step> or <kind>/<step>.<suffix>.
 KINDS = (

@@ -27,7 +27,7 @@ from nivesh_lib.pipeline.spec import (
     resolve_parameters,
 )
 from nivesh_lib.privacy import hide_password
-from nivesh_lib.records import NUMBER, read_object
+from nivesh_lib.records.schema import NUMBER, read_object
 from nivesh_lib.reproducibility import environment, git_state
 
 DEFAULT_DATASET = "intents@1.1.0"

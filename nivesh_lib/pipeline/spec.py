@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nivesh_lib.errors import SpecError
-from nivesh_lib.records import NUMBER, fits
+from nivesh_lib.records.schema import NUMBER, fits
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 # What pipeline.toml may say of a step: the shape of each value, and how it is described.

@@ -34,7 +34,7 @@ from papermill.exceptions import PapermillExecutionError
 from nivesh_lib.pipeline.cache import OPENED, sha256_file, step_files
 from nivesh_lib.pipeline.spec import read_parameters
 from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records import read_object
+from nivesh_lib.records.schema import read_object
 from nivesh_lib.reporting.site import render_notebook
 from nivesh_lib.tracking.runs import attach, close_run, write_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nivesh_lib.records import NUMBER, fits
+from nivesh_lib.records.schema import NUMBER, fits
 from nivesh_lib.reporting.tables import interval, number, text
 
 # Records of models have none of these; what they may have too stands in `sections.KEYS`.

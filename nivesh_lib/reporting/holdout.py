@@ -8,7 +8,7 @@ from typing import Any
 
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.ledger import NO_SCORES, Opening, openings
-from nivesh_lib.records import NUMBER, fits
+from nivesh_lib.records.schema import NUMBER, fits
 
 _ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
 _SCORE_NAMES = {

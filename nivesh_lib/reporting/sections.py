@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nivesh_lib.reporting import stability
+from nivesh_lib.reporting import fold_variance as stability
 from nivesh_lib.reporting.comparison import (
     JUDGED,
     Record,

@@ -8,7 +8,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.records import NUMBER, read_object
+from nivesh_lib.records.schema import NUMBER, read_object
 from nivesh_lib.reporting.comparison import comparison_of, evaluation_of
 from nivesh_lib.reporting.holdout import holdout
 from nivesh_lib.reporting.sections import sections, unread

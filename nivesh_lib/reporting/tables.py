@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nivesh_lib.records import NUMBER
+from nivesh_lib.records.schema import NUMBER
 
 
 class Interval(NamedTuple):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.privacy import anonymize_query, hide_password
-from nivesh_lib.records import NUMBER, fits, read_object
+from nivesh_lib.records.schema import NUMBER, fits, read_object
 from nivesh_lib.reproducibility import disable_telemetry, environment, git_state, set_seeds
 
 if TYPE_CHECKING:

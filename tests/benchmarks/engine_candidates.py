@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.cascade import choose_threshold
-from nivesh_lib.evaluation.crossval import (
+from nivesh_lib.evaluation.compression.cascade import choose_threshold
+from nivesh_lib.evaluation.resampling.cross_validation import (
     answers_of,
     cross_validate,
     fold_directory,
     predicted_labels,
 )
-from nivesh_lib.evaluation.slices import headline_mask
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.models.base import get_model, load_model, prepare
-from nivesh_lib.models.hinglish import extended, glossed
-from nivesh_lib.models.wordpieces import WordPieces, padded
+from nivesh_lib.models.neural.tokenizer import WordPieces, padded
+from nivesh_lib.models.text.hinglish import extended, glossed
 from tests.benchmarks.peer_data import Labelled, intents
 
 FP32 = "transformer"  # the artefact whose weights all engines answer with
@@ -129,7 +129,7 @@ def wanted(engines: Sequence[Engine]) -> list[str]:
 
 def artefacts() -> dict[str, Artefact]:
     """Return every artefact by name."""
-    ours_onnx = "nivesh_lib.models.onnx"
+    ours_onnx = "nivesh_lib.models.compact.onnx_classifier"
     return {
         FP32: Artefact(_make_transformer),
         "torch-int8": Artefact(_make_torch_int8, (FP32,)),
@@ -140,11 +140,15 @@ def artefacts() -> dict[str, Artefact]:
         "ours-fp32": Artefact(_make_ours("fp32"), (FP32,), (ours_onnx,)),
         "other-folds": Artefact(_make_other_folds, (), (ours_onnx,)),
         "ours-int8": Artefact(_make_ours("int8"), (FP32, "other-folds"), (ours_onnx,)),
-        "quantized": Artefact(_make_quantized, (FP32,), ("nivesh_lib.models.compress",)),
+        "quantized": Artefact(_make_quantized, (FP32,), ("nivesh_lib.models.compact.torch_int8",)),
         "static": Artefact(_make_static),
-        "cascade": Artefact(_make_cascade, ("static", "ours-int8"), ("nivesh_lib.models.cascade",)),
+        "cascade": Artefact(
+            _make_cascade, ("static", "ours-int8"), ("nivesh_lib.models.wrappers.cascade",)
+        ),
         "tfidf": Artefact(_make_tfidf),
-        "tfidf-onnx": Artefact(_make_tfidf_onnx, ("tfidf",), ("nivesh_lib.models.onnx_tfidf",)),
+        "tfidf-onnx": Artefact(
+            _make_tfidf_onnx, ("tfidf",), ("nivesh_lib.models.compact.onnx_tfidf",)
+        ),
         "sklearn": Artefact(_make_sklearn),
     }
 
@@ -290,7 +294,7 @@ def _make_openvino_int8(order: Order, target: Path) -> None:
 
 def _make_ours(precision: str) -> Callable[[Order, Path], None]:
     def make(order: Order, target: Path) -> None:
-        from nivesh_lib.models.onnx import OnnxClassifier
+        from nivesh_lib.models.compact.onnx_classifier import OnnxClassifier
 
         fitted, texts = load_model(order.root / FP32), order.train.texts
         OnnxClassifier.of(fitted, precision=precision, texts=texts).save(target)
@@ -299,7 +303,7 @@ def _make_ours(precision: str) -> Callable[[Order, Path], None]:
 
 
 def _make_quantized(order: Order, target: Path) -> None:
-    from nivesh_lib.models.compress import QuantizedClassifier
+    from nivesh_lib.models.compact.torch_int8 import QuantizedClassifier
 
     QuantizedClassifier.of(load_model(order.root / FP32)).save(target)
 
@@ -309,7 +313,7 @@ def _make_static(order: Order, target: Path) -> None:
 
 
 def _make_cascade(order: Order, target: Path) -> None:
-    from nivesh_lib.models.cascade import Cascade
+    from nivesh_lib.models.wrappers.cascade import Cascade
 
     student, teacher = load_model(order.root / "static"), load_model(order.root / "ours-int8")
     threshold = _elsewhere(order.root)["threshold"]
@@ -321,7 +325,7 @@ def _make_other_folds(order: Order, target: Path) -> None:
 
     For that the models are made once more for each of these folds, without its rows.
     """
-    from nivesh_lib.models.onnx import OnnxClassifier
+    from nivesh_lib.models.compact.onnx_classifier import OnnxClassifier
 
     target.mkdir(parents=True)
     if order.judged is None:
@@ -368,7 +372,7 @@ def _make_tfidf(order: Order, target: Path) -> None:
 
 
 def _make_tfidf_onnx(order: Order, target: Path) -> None:
-    from nivesh_lib.models.onnx_tfidf import OnnxTfidf
+    from nivesh_lib.models.compact.onnx_tfidf import OnnxTfidf
 
     OnnxTfidf.of(load_model(order.root / "tfidf")).save(target)
 

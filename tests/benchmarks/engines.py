@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.evaluation.latency import directory_bytes
-from nivesh_lib.evaluation.metrics import paired_difference, score
+from nivesh_lib.evaluation.benchmark import directory_bytes
+from nivesh_lib.evaluation.scores import paired_difference, score
 from nivesh_lib.reproducibility import (
     disable_telemetry,
     environment,

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nivesh_lib.models.backbones import find_backbone
 from nivesh_lib.models.base import MODELS, get_model
-from nivesh_lib.models.ensemble import default_members
-from nivesh_lib.models.transformer import PRESETS
+from nivesh_lib.models.neural.backbones import find_backbone
+from nivesh_lib.models.neural.transformer import PRESETS
+from nivesh_lib.models.wrappers.ensemble import default_members
 
 OURS = ("tfidf", "lstm", "embedding", "transformer", "ensemble")
 # The settings of the guide's fine-tuning script.

@@ -20,7 +20,7 @@ from nivesh_lib.data.importing import drop_duplicates, read_rows, read_table
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.slices import headline_mask
+from nivesh_lib.evaluation.scores import headline_mask
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.evaluation.metrics import paired_difference, score
+from nivesh_lib.evaluation.scores import paired_difference, score
 from nivesh_lib.reproducibility import (
     NO_TELEMETRY,
     disable_telemetry,

@@ -61,7 +61,7 @@ def single_queries(n_rounds: int = 12) -> list[tuple[float, float]]:
     is among the rows, and each is asked once.
     """
     from nivesh_lib.data.versions import load_dataset
-    from nivesh_lib.models.tfidf import TfidfClassifier
+    from nivesh_lib.models.text.tfidf import TfidfClassifier
 
     train = load_dataset("intents@1.1.0").train
     rows, asked = train[train["fold"] > 1], train[train["fold"] <= 1]["query"].tolist()

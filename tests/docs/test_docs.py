@@ -9,7 +9,7 @@ import tomllib
 import pytest
 from typer.testing import CliRunner
 
-from nivesh_lib.cli import app
+from nivesh_lib.cli.app import app
 from nivesh_lib.pipeline import showcase
 from tests.conftest import REPOSITORY
 

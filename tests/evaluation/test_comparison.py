@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from nivesh_lib.evaluation import comparison
 from nivesh_lib.evaluation.comparison import compare, holm, mcnemar, ranks, swap_test
-from nivesh_lib.evaluation.metrics import paired_difference, score
+from nivesh_lib.evaluation.scores import paired_difference, score
 
 
 def guesses(rng, true, accuracy, k=4):

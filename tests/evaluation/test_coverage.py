@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nivesh_lib.evaluation.metrics import paired_difference, rare_labels, score
+from nivesh_lib.evaluation.scores import paired_difference, rare_labels, score
 
 N_SETS = 1000
 

@@ -19,7 +19,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from nivesh_lib.cli import app
+from nivesh_lib.cli.app import app
 from nivesh_lib.models.base import load_model
 from nivesh_lib.reporting.site import build_site
 

@@ -7,7 +7,7 @@ import shutil
 import pandas as pd
 from typer.testing import CliRunner
 
-from nivesh_lib.cli import app
+from nivesh_lib.cli.app import app
 from nivesh_lib.data.publishing import publish
 from tests.conftest import REPOSITORY
 from tests.models.conftest import tiny

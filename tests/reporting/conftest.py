@@ -10,20 +10,30 @@ import pandas as pd
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from nivesh_lib.evaluation.behaviour import behaviour
-from nivesh_lib.evaluation.bias import accuracy_gaps, crossed, flip_rates, gap_table, segment_scores
-from nivesh_lib.evaluation.calibration import brier, cross_fitted_temperature
+from nivesh_lib.data.leakage import Leak
+from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.comparison import compare
-from nivesh_lib.evaluation.crossval import predicted_labels, probabilities
-from nivesh_lib.evaluation.gates import judge, recommended
-from nivesh_lib.evaluation.latency import Speed
-from nivesh_lib.evaluation.leakage import Leak
-from nivesh_lib.evaluation.learning import learning_curve
-from nivesh_lib.evaluation.mistakes import flips, overlapping_intents
-from nivesh_lib.evaluation.probes import INTRODUCED, POLITE
-from nivesh_lib.evaluation.repeats import fold_intervals, fold_scores, repeated_cross_validate
-from nivesh_lib.evaluation.slices import masks_by_column
-from nivesh_lib.evaluation.temporal import accuracy_over_time, temporal_scores
+from nivesh_lib.evaluation.compression.gate import judge, recommended
+from nivesh_lib.evaluation.confidence.calibration import brier, cross_fitted_temperature
+from nivesh_lib.evaluation.errors import flips, overlapping_intents
+from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
+from nivesh_lib.evaluation.resampling.learning_curve import learning_curve
+from nivesh_lib.evaluation.resampling.repeated import (
+    fold_intervals,
+    fold_scores,
+    repeated_cross_validate,
+)
+from nivesh_lib.evaluation.resampling.temporal import accuracy_over_time, temporal_scores
+from nivesh_lib.evaluation.robustness.behaviour import behaviour
+from nivesh_lib.evaluation.robustness.cases import INTRODUCED, POLITE
+from nivesh_lib.evaluation.robustness.fairness import (
+    accuracy_gaps,
+    crossed,
+    flip_rates,
+    gap_table,
+    segment_scores,
+)
+from nivesh_lib.evaluation.scores import masks_by_column
 
 LABELS = ["loan", "save", "tax"]
 

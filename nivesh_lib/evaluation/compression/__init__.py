@@ -1,0 +1,1 @@
+"""How compressed models are judged against the model they stand in for."""

@@ -1,0 +1,314 @@
+"""Rows that deserve a second look: likely label errors, intents that overlap, flipped answers.
+
+Tables name rows by id and hold no text: callers join texts and anonymise what they show.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    aligned,
+    predicted_labels,
+    probabilities,
+)
+from nivesh_lib.evaluation.scores import (
+    MIN_ROWS,
+    Column,
+    Estimate,
+    _percentile,
+    confusion,
+    share_of,
+    wilson,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Flips:
+    """What changed between two models on the same rows.
+
+    Both tables have the columns ``id``, ``label``, ``before`` and ``now``, the most confident
+    answers of the new model first. The rates are shares of all compared rows.
+    """
+
+    lost: pd.DataFrame  # was right, now wrong
+    won: pd.DataFrame  # was wrong, now right
+    negative_rate: Estimate
+    positive_rate: Estimate
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return the counts and rates as one flat row, without the rows themselves."""
+        row: dict[str, float | int] = {"lost": len(self.lost), "won": len(self.won)}
+        for name, rate in (("negative", self.negative_rate), ("positive", self.positive_rate)):
+            row |= {f"{name}_rate": rate.value, f"{name}_rate_low": rate.low}
+            row |= {f"{name}_rate_high": rate.high, "rows": rate.n}
+        return row
+
+
+def likely_label_errors(
+    frame: pd.DataFrame, oof: pd.DataFrame, *, label: str = "intent"
+) -> pd.DataFrame:
+    """Return the rows whose given label is likely wrong, the least plausible first.
+
+    Confident learning (Northcutt, Jiang and Chuang 2021): a row is doubted where a model that
+    never saw it is surer of another label than it usually is of that label's own rows.
+    Only this table and these labels are looked at, one model at a time.
+
+    Parameters
+    ----------
+    frame
+        Columns ``id`` and ``label``: the rows to examine.
+    oof
+        Out-of-fold probabilities, which must cover these rows.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``id``, ``label``, ``suggested`` (the most probable label) and ``score``: the probability
+        of the given label, 0 to 1, low where it is doubtful.
+
+    Raises
+    ------
+    ValueError
+        A row without probabilities, or a label without a column.
+    """
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    table = probabilities(aligned(oof, frame["id"]))
+    given = _codes(frame[label], table.columns)
+    if len(frame) == 0:
+        return pd.DataFrame(columns=["id", "label", "suggested", "score"])
+    proba = table.to_numpy(dtype=float)
+    with warnings.catch_warnings():
+        # A label without rows, or with a single one, has nothing to be compared with.
+        warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
+        doubted = find_label_issues(
+            given, proba, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
+    scores = get_label_quality_scores(given, proba, method="self_confidence")
+    suggested = table.columns.to_numpy(dtype=object)[proba.argmax(axis=1)]
+    found = pd.DataFrame(
+        {
+            "id": frame["id"].to_numpy(),
+            "label": frame[label].to_numpy(),
+            "suggested": suggested,
+            "score": scores,
+        }
+    )
+    return found.iloc[doubted].reset_index(drop=True)
+
+
+def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -> pd.DataFrame:
+    """Return the pairs of labels whose rows are confused in both directions, the worst first.
+
+    Confusion in one direction may be a model that prefers a label; in both, the texts do not
+    tell the two apart, and their definitions or labels are worth a look.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``first``, ``second``, ``first_as_second`` and ``second_as_first`` (rows), ``share`` of
+        both labels' rows with its 95 % interval ``low``, ``high`` (Wilson), and ``n``, these
+        rows. The intervals are for each pair by itself, not for the worst of many.
+    """
+    counts = confusion(y_true, y_pred, labels).to_numpy()
+    support = counts.sum(axis=1)
+    rows = []
+    for i, j in itertools.combinations(range(len(labels)), 2):
+        there, back = int(counts[i, j]), int(counts[j, i])
+        if there and back:
+            n = int(support[i] + support[j])
+            share = (there + back) / n
+            rows.append((labels[i], labels[j], there, back, share, *wilson(share, n), n))
+    rows.sort(key=lambda row: (-row[4], row[:2]))
+    columns = ["first", "second", "first_as_second", "second_as_first", "share", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def confused_within(y_true: Column, y_pred: Column, pairs: pd.DataFrame) -> np.ndarray:
+    """Return which rows one of two labels was taken for the other, shape (n,).
+
+    Parameters
+    ----------
+    pairs
+        ``first`` and ``second``, such as the head of `overlapping_intents`.
+    """
+    either = {frozenset(pair) for pair in zip(pairs["first"], pairs["second"], strict=True)}
+    return np.array(
+        [frozenset(pair) in either for pair in zip(y_true, y_pred, strict=True)], dtype=bool
+    )
+
+
+def flips(
+    frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame, *, label: str = "intent"
+) -> Flips:
+    """Compare two models' answers to the same rows, such as the last champion's and a new one's.
+
+    The negative flip rate is the share of rows that were right and are wrong now (Yan et al.
+    2021, "Positive-congruent training"): what users notice even where accuracy rose.
+
+    Parameters
+    ----------
+    frame
+        Columns ``id`` and ``label``. Rows that one of the tables lacks are left out, since an
+        older version has fewer; the rates say how many were compared.
+    before, now
+        Out-of-fold tables.
+
+    Raises
+    ------
+    ValueError
+        No row is in both tables.
+    """
+    rows = frame[frame["id"].isin(before["id"]) & frame["id"].isin(now["id"])]
+    if rows.empty:
+        raise ValueError("the two tables have no row of the frame in common")
+    old, new = (_answers(oof, rows["id"]) for oof in (before, now))
+    true = rows[label].to_numpy(dtype=object)
+    sure = probabilities(aligned(now, rows["id"])).max(axis=1).to_numpy()
+    table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
+    lost, won = (old == true) & (new != true), (old != true) & (new == true)
+    order = np.argsort(-sure, kind="stable")
+    return Flips(
+        *(table.iloc[order[mask[order]]].reset_index(drop=True) for mask in (lost, won)),
+        *(_rate(mask) for mask in (lost, won)),
+    )
+
+
+def _rate(mask: np.ndarray) -> Estimate:
+    share = float(mask.mean())
+    return Estimate(share, *wilson(share, len(mask)), len(mask))
+
+
+def _answers(oof: pd.DataFrame, ids: pd.Series) -> np.ndarray:
+    by_id = dict(zip(oof["id"], predicted_labels(oof), strict=True))
+    return ids.map(by_id).to_numpy(dtype=object)
+
+
+def _codes(given: pd.Series, labels: pd.Index) -> np.ndarray:
+    codes = labels.get_indexer(pd.Index(given))
+    if (codes < 0).any():
+        strange = given.iloc[int(np.argmax(codes < 0))]
+        raise ValueError(f"label {strange!r} has no column of probabilities")
+    return codes
+
+
+def shares_of_errors(
+    right: np.ndarray, groups: Mapping[str, np.ndarray], *, n_boot: int = 2000, seed: int = 42
+) -> pd.DataFrame:
+    """Return how many of the errors each group holds and what mending it would give, most first.
+
+    A group that is large holds many errors without being harder than the rest. ``gain`` is the
+    accuracy that would be won if it were right as often as all other rows: the attributable
+    fraction of epidemiology (Levin 1953) on the scale of accuracy. It is the most that mending
+    the group alone can give. Groups overlap, so that gains do not add up.
+
+    Parameters
+    ----------
+    right
+        Whether each answer was right, shape (n,).
+    groups
+        Name -> rows. Those with fewer than 20 rows in them or outside are left out; so are
+        groups of which not one row is wrong.
+
+    Returns
+    -------
+    DataFrame
+        group, rows, wrong; ``share`` of all errors with ``share_low`` and ``share_high``
+        (Wilson); ``error_rate`` in the group and ``rest_error_rate`` outside it; ``gain`` with
+        ``gain_low`` and ``gain_high`` (percentile bootstrap over rows).
+    """
+    wrong = ~np.asarray(right, dtype=bool)
+    rng, n, rows = np.random.default_rng(seed), len(wrong), []
+    for name, mask in groups.items():
+        inside = int(mask.sum())
+        if min(inside, n - inside) < MIN_ROWS or not (wrong & mask).any():
+            continue
+        share = share_of(mask[wrong])
+        cells = [wrong & mask, ~wrong & mask, wrong & ~mask, ~wrong & ~mask]
+        counts = np.array([cell.sum() for cell in cells])
+        # Drawing rows with replacement draws the four counts from a multinomial.
+        low, high = _percentile(_gain(rng.multinomial(n, counts / n, size=n_boot)))
+        rows.append(
+            {
+                "group": name,
+                "rows": inside,
+                "wrong": int(counts[0]),
+                "share": share.value,
+                "share_low": share.low,
+                "share_high": share.high,
+                "error_rate": float(counts[0] / inside),
+                "rest_error_rate": float(counts[2] / (n - inside)),
+                "gain": float(_gain(counts[None, :])[0]),
+                "gain_low": low,
+                "gain_high": high,
+            }
+        )
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
+
+
+_COLUMNS = [
+    *("group", "rows", "wrong", "share", "share_low", "share_high"),
+    *("error_rate", "rest_error_rate", "gain", "gain_low", "gain_high"),
+]
+
+
+def _gain(counts: np.ndarray) -> np.ndarray:
+    """Return the accuracy won, of counts (draws, 4): wrong and right inside, the same outside."""
+    wrong, right, wrong_outside, right_outside = counts.T
+    rest = wrong_outside / np.maximum(wrong_outside + right_outside, 1)
+    return np.asarray((wrong - (wrong + right) * rest) / counts.sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """An answer, its probability, and what each word of the query adds to that."""
+
+    label: str
+    confidence: float
+    words: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+def attribute(
+    predict_proba: Callable[[list[str]], np.ndarray],
+    classes: Sequence[str],
+    texts: Sequence[str],
+    *,
+    longest: int = 40,
+) -> list[Attribution]:
+    """Return what each word adds to the probability of the answer to its text.
+
+    A word's weight is the probability of the answer minus what is left of it when the word is
+    left out (erasure: Li, Monroe and Jurafsky 2016). Below 0 the word speaks for something else.
+    Two words that say the same can both have weights near 0, since each stands in for the other.
+
+    Parameters
+    ----------
+    predict_proba : callable
+        Texts -> probabilities (n, n_classes), columns in the order of ``classes``.
+    longest : int
+        Words of a text that are tried; those after it are left as they are.
+    """
+    found = []
+    for text in texts:
+        words = text.split()
+        tried = words[:longest]
+        without = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(tried))]
+        proba = np.asarray(predict_proba([text, *without]))
+        answer = int(proba[0].argmax())
+        weights = proba[0, answer] - proba[1:, answer]
+        found.append(
+            Attribution(
+                str(classes[answer]), float(proba[0, answer]), tuple(tried), tuple(weights.tolist())
+            )
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Cross-validation, repeated, on growing parts, and over time."""

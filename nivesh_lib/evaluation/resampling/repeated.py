@@ -1,0 +1,183 @@
+"""Cross-validation again and again, on other folds and with other seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedGroupKFold
+
+from nivesh_lib.evaluation.intervals import FoldInterval, fold_interval
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    CrossValidation,
+    cross_validate,
+    predicted_labels,
+)
+from nivesh_lib.evaluation.scores import headline_mask
+
+
+@dataclass(frozen=True)
+class RepeatedCrossValidation:
+    """Several cross-validations of one model.
+
+    ``runs`` has the out-of-fold probabilities of each, the version's own folds first. ``scores``
+    has a row for each fold: repeat, fold, n_train, n_test (rows left out), n_scored (those of
+    them that headline scores use), accuracy, macro_f1. ``intervals`` has metric -> mean, standard
+    deviation and interval over these rows.
+    """
+
+    runs: tuple[CrossValidation, ...]
+    scores: pd.DataFrame
+    intervals: dict[str, FoldInterval]
+
+
+def repeated_cross_validate(
+    model: Any,
+    frame: pd.DataFrame,
+    *,
+    labels: Sequence[str],
+    repeats: int,
+    seed: int = 42,
+    group: str | None = None,
+    text: str = "query",
+    label: str = "intent",
+    fold: str = "fold",
+) -> RepeatedCrossValidation:
+    """Cross-validate ``repeats`` times: on the version's own folds, then on new ones.
+
+    New folds are stratified and as many as the version has. Each repeat adds one to
+    the ``random_state`` that the model and its parts are given, beginning with ``seed``.
+
+    Parameters
+    ----------
+    group : str, optional
+        A column that says which rows belong together, such as near-duplicates; these stay in one
+        fold. Without it, new folds may part near-duplicates that the version's own keep together,
+        and score too well.
+
+    Raises
+    ------
+    ValueError
+        Fewer than one repeat, fewer than two folds, or no such column.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; at least 1 is needed")
+    if group is not None and group not in frame:
+        raise ValueError(
+            f"there is no column {group!r} to group by; it has {', '.join(map(str, frame))}"
+        )
+    n_folds = frame[fold].nunique()
+    groups = frame[group] if group else pd.Series(range(len(frame)), index=frame.index)
+    runs = []
+    for repeat in range(repeats):
+        folds = frame[fold].to_numpy()
+        if repeat:
+            folds = _new_folds(frame[label], groups, n_folds, seed + repeat)
+        runs.append(
+            cross_validate(
+                _seeded(model, seed + repeat),
+                frame.assign(**{fold: folds}),
+                labels=labels,
+                text=text,
+                label=label,
+                fold=fold,
+            )
+        )
+    scores = pd.concat(
+        [fold_scores(run.oof, frame, label=label).assign(repeat=n) for n, run in enumerate(runs)],
+        ignore_index=True,
+    )
+    return RepeatedCrossValidation(tuple(runs), scores, fold_intervals(scores))
+
+
+def _new_folds(labels: pd.Series, groups: pd.Series, n_folds: int, seed: int) -> np.ndarray:
+    folds = np.empty(len(labels), dtype=int)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    for number, (_, held) in enumerate(splitter.split(labels, labels, groups)):
+        folds[held] = number
+    return folds
+
+
+def _seeded(model: Any, seed: int) -> Any:
+    """Return a clone with every ``random_state``, its own or of a part, set to ``seed``."""
+    names = [n for n in model.get_params() if n.rpartition("__")[2] == "random_state"]
+    return clone(model).set_params(**dict.fromkeys(names, seed))
+
+
+def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent") -> pd.DataFrame:
+    """Return accuracy and macro-F1 of each fold over the rows that headline scores use.
+
+    Parameters
+    ----------
+    oof, frame
+        The same rows in the same order.
+
+    Returns
+    -------
+    DataFrame
+        repeat (0), fold, n_train, n_test, n_scored, accuracy, macro_f1. Folds without a row that
+        is scored are left out.
+    """
+    true, predicted, folds = frame[label].to_numpy(), predicted_labels(oof), oof["fold"].to_numpy()
+    natural = headline_mask(frame)
+    rows = []
+    for number in np.unique(folds):
+        held = folds == number
+        scored = held & natural
+        if not scored.any():  # a fold of hard rows alone has no headline score
+            continue
+        rows.append(
+            {
+                "repeat": 0,
+                "fold": int(number),
+                "n_train": int((~held).sum()),
+                "n_test": int(held.sum()),
+                "n_scored": int(scored.sum()),
+                "accuracy": float((predicted[scored] == true[scored]).mean()),
+                "macro_f1": _macro_f1(true[scored], predicted[scored]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def fold_table(oofs: Mapping[str, pd.DataFrame], frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the spread over folds of each model's macro-F1.
+
+    Returns
+    -------
+    DataFrame
+        model, folds, mean, std, low, high (`fold_interval`), worst and best fold, correction.
+    """
+    rows = []
+    for name, oof in oofs.items():
+        scores = fold_scores(oof, frame)
+        found, each = fold_intervals(scores)["macro_f1"], scores["macro_f1"]
+        ends = (found.value, found.std, found.low, found.high, float(each.min()), float(each.max()))
+        rows.append((name, found.n, *ends, found.correction))
+    columns = ["model", "folds", "mean", "std", "low", "high", "worst", "best", "correction"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
+    present = sorted(set(true))
+    return float(f1_score(true, predicted, labels=present, average="macro", zero_division=0.0))
+
+
+def fold_intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
+    """Return the interval over folds of each metric; a fold's size is what it leaves out.
+
+    Parameters
+    ----------
+    scores
+        As `fold_scores` returns them, of one or more repeats.
+    """
+    n_train, n_test = float(scores["n_train"].mean()), float(scores["n_test"].mean())
+    return {
+        metric: fold_interval(scores[metric].tolist(), n_train=n_train, n_test=n_test)
+        for metric in ("accuracy", "macro_f1")
+    }

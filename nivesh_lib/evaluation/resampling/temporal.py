@@ -1,0 +1,128 @@
+"""Trained on what came before a date, tested on what came after."""
+
+from __future__ import annotations
+
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+
+from nivesh_lib.errors import DataError
+from nivesh_lib.evaluation.scores import MIN_ROWS, headline_mask, score, share_of
+
+_COLUMNS = ("cut", "until", "n_train", "n_test", "n_unseen")
+_METRICS = ("accuracy", "macro_f1")
+
+
+def temporal_scores(
+    model: Any,
+    frame: pd.DataFrame,
+    *,
+    cuts: int = 3,
+    text: str = "query",
+    label: str = "intent",
+    time: str = "created_at",
+    n_boot: int = 2000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Return scores of a model that never sees the future, one row for each date of cutting.
+
+    The dates are quantiles of time, so that each test part has about as many rows. A clone of
+    ``model`` is trained on all rows before a date and tested on the natural rows from then until
+    the next, so that no row is tested twice. Later rows of the table have more to train on, and
+    near-duplicates across a date are left in, as they would be in production.
+
+    Returns
+    -------
+    pandas.DataFrame
+        cut, until (dates; the last part is open: an empty text), n_train, n_test, n_unseen (tested
+        rows of a label that training lacks), and accuracy and macro_f1 with ``_low`` and ``_high``.
+        Empty where rows have no dates or too few; rows without one are left out. Parts of
+        fewer than 20 tested rows, or with one label to train on, are left out too.
+
+    Raises
+    ------
+    ValueError
+        ``cuts`` below one.
+    DataError
+        A date that cannot be read.
+    """
+    if cuts < 1:
+        raise ValueError(f"cuts is {cuts}; at least 1 is needed")
+    dated = frame[frame[time].notna()] if time in frame else frame.iloc[:0]
+    moments = _dates(dated.get(time, pd.Series(dtype=object)), time)
+    natural = headline_mask(dated)
+    edges = _edges(moments[natural], cuts) if natural.any() else []
+    rows = []
+    after = moments.max() + pd.Timedelta(days=1)
+    for start, end in pairwise([*edges, after]):
+        train = (moments < start).to_numpy()
+        test = natural & ((moments >= start) & (moments < end)).to_numpy()
+        if test.sum() < MIN_ROWS or dated.loc[train, label].nunique() < 2:
+            continue
+        known, true = dated.loc[train, label], dated.loc[test, label]
+        fitted = clone(model).fit(dated.loc[train, text].tolist(), known.tolist())
+        found = score(
+            true, fitted.predict(dated.loc[test, text].tolist()), n_boot=n_boot, seed=seed
+        )
+        until = "" if end == after else _day(end)
+        unseen = int((~true.isin(known)).sum())
+        values = [(e.value, e.low, e.high) for e in (found[metric] for metric in _METRICS)]
+        rows.append((_day(start), until, len(known), len(true), unseen, *chain(*values)))
+    names = [f"{metric}{suffix}" for metric in _METRICS for suffix in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*_COLUMNS, *names])
+
+
+def accuracy_over_time(
+    frame: pd.DataFrame, right: np.ndarray, *, parts: int = 5, time: str = "created_at"
+) -> pd.DataFrame:
+    """Return accuracy by when a query was asked, in parts of about as many rows.
+
+    Folds mix dates, so a model knows both sides of each row: a fall towards the end says that
+    later queries are harder, not that the model has aged; `temporal_scores` tells that.
+
+    Returns
+    -------
+    DataFrame
+        first, last (dates), rows, accuracy, low, high (Wilson). Empty where rows have no dates or
+        fewer than 20 a part.
+    """
+    columns = ["first", "last", "rows", "accuracy", "low", "high"]
+    has_dates = frame[time].notna() if time in frame else pd.Series(False, index=frame.index)
+    dated = has_dates.to_numpy(dtype=bool)
+    if dated.sum() < parts * MIN_ROWS:
+        return pd.DataFrame(columns=columns)
+    days, correct = _dates(frame.loc[dated, time], time).dt.floor("D"), np.asarray(right)[dated]
+    edges = np.unique(days.quantile(np.linspace(0, 1, parts + 1)[1:-1], interpolation="higher"))
+    part = np.searchsorted(edges, days, side="right")  # rows of one day are never parted
+    rows = []
+    for number in np.unique(part):
+        mine = days[part == number]
+        found = share_of(correct[part == number])
+        rows.append(
+            (_day(mine.min()), _day(mine.max()), found.n, found.value, found.low, found.high)
+        )
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _dates(column: pd.Series, name: str) -> pd.Series:
+    read = pd.to_datetime(column, errors="coerce", format="ISO8601", utc=True)
+    if read.isna().any():
+        raise DataError(
+            f"column {name!r} holds {column[read.isna()].iloc[0]!r}, which is no date; "
+            "write dates as 2026-01-31"
+        )
+    return read
+
+
+def _edges(moments: pd.Series, cuts: int) -> list[pd.Timestamp]:
+    """Return the dates at quantiles; rows of one day are never parted, so there may be fewer."""
+    shares = np.linspace(0, 1, cuts + 2)[1:-1]
+    days = moments.dt.floor("D")
+    return sorted(set(days.quantile(shares, interpolation="higher")) - {days.min()})
+
+
+def _day(moment: pd.Timestamp) -> str:
+    return f"{moment:%Y-%m-%d}"

@@ -1,0 +1,1 @@
+"""Perturbations, behavioural tests and fairness."""

@@ -1,0 +1,370 @@
+"""For whom a model works less well, and whether who asks changes what is answered.
+
+A difference between segments is judged by its interval, not by its point: with few rows a gap of
+many points can be chance, and a small one can hide a large one. The spread between the best and
+the worst of k segments grows by chance with k, so each segment is compared with all other rows,
+and the intervals are corrected for their number.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from fairlearn.metrics import MetricFrame, count
+from scipy.optimize import brentq
+from scipy.stats import binomtest, bootstrap
+from sklearn.metrics import accuracy_score, f1_score
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import NormalIndPower
+from statsmodels.stats.proportion import confint_proportions_2indep
+
+from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
+from nivesh_lib.evaluation.robustness.behaviour import changed
+from nivesh_lib.evaluation.robustness.cases import CASUAL, INTRODUCED, POLITE, VIEW, answers
+from nivesh_lib.evaluation.scores import MIN_ROWS, Estimate, by_slice, share_of, wilson
+
+MARGIN = 0.05  # the largest difference in accuracy between segments that is let pass
+_ALPHA = 0.05
+_POWER = 0.8
+
+# What differs between two texts -> the probes that hold them; "" is the text as written.
+CONTROL = "another name (control)"
+_PEOPLE = {
+    "gender of the name": (INTRODUCED, "person: other gender"),
+    "community of the name": (INTRODUCED, "person: other community"),
+    "region": (INTRODUCED, "person: other region"),
+    "small town or large city": (INTRODUCED, "person: large city"),
+}
+COUNTERFACTUALS = {
+    CONTROL: (INTRODUCED, "person: another name"),
+    **_PEOPLE,
+    "polite or casual": (POLITE, CASUAL),
+    "style of amounts": ("", f"{VIEW}amount spelling"),
+}
+
+
+# --- segments ----------------------------------------------------------------------------------
+
+
+def segment_scores(
+    frame: pd.DataFrame,
+    oof: pd.DataFrame,
+    masks: Mapping[str, np.ndarray],
+    *,
+    threshold: float | None = None,
+    n_boot: int = 1000,
+    seed: int = 42,
+) -> pd.DataFrame:
+    """Return accuracy, macro-F1, calibration and abstention for each mask, with intervals.
+
+    Parameters
+    ----------
+    frame, oof
+        The same rows in the same order.
+    masks
+        Name -> rows, as the functions of `slices` return them; those of fewer than ``MIN_ROWS``
+        rows are left out.
+    threshold
+        Confidence below which the assistant hands over; without it ``abstained`` is left out.
+
+    Returns
+    -------
+    DataFrame
+        ``confidence`` is its mean, ``calibration`` that mean minus accuracy (above 0: too sure),
+        ``abstained`` the share of rows below the threshold.
+    """
+    true, predicted, confidence = _judged(frame, oof)
+    scores = by_slice(true, predicted, masks, n_boot=n_boot, seed=seed)
+    right = predicted == true
+    rows = []
+    for name in scores["slice"] if len(scores) else ():
+        mask = masks[name]
+        gap = _mean(confidence[mask] - right[mask], n_boot=n_boot, seed=seed)
+        row = {"confidence": float(confidence[mask].mean()), **_columns("calibration", gap)}
+        if threshold is not None:
+            row |= _columns("abstained", share_of(confidence[mask] < threshold))
+        rows.append(row)
+    return pd.concat([scores, pd.DataFrame(rows)], axis=1)
+
+
+def _judged(frame: pd.DataFrame, oof: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return true labels, predicted labels and confidence, each of shape (n,)."""
+    if frame["id"].tolist() != oof["id"].tolist():
+        raise ValueError("frame and oof must hold the same ids in the same order; align them by id")
+    true = frame["intent"].to_numpy(dtype=object)
+    return true, predicted_labels(oof), probabilities(oof).max(axis=1).to_numpy()
+
+
+def _mean(values: np.ndarray, *, n_boot: int, seed: int) -> Estimate:
+    """Return a mean with its percentile bootstrap interval."""
+    value = float(values.mean())
+    if np.ptp(values) == 0:  # no resample differs
+        return Estimate(value, value, value, len(values))
+    rng = np.random.default_rng(seed)
+    drawn = bootstrap(
+        (values,), np.mean, n_resamples=n_boot, method="percentile", rng=rng, vectorized=True
+    )
+    low, high = drawn.confidence_interval
+    return Estimate(value, float(low), float(high), len(values))
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def crossed(frame: pd.DataFrame, oof: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the scores of each combination of values of several columns.
+
+    A segment can do well on the whole and badly where it meets another (Fairlearn's
+    MetricFrame).
+
+    Returns
+    -------
+    DataFrame
+        The columns; rows, accuracy with its Wilson interval (``_low``, ``_high``), macro_f1.
+        Combinations of fewer than ``MIN_ROWS`` rows are left out; empty where none is left, or
+        where the frame lacks one of the columns.
+    """
+    true, predicted, _ = _judged(frame, oof)
+    names = list(columns)
+    whole = frame.reindex(columns=names).notna().all(axis=1).to_numpy()
+    if not whole.any():
+        return pd.DataFrame(columns=[*names, *_OF_CROSSED])
+    table = MetricFrame(
+        metrics={"rows": count, "accuracy": accuracy_score, "macro_f1": _macro_f1},
+        y_true=true[whole],
+        y_pred=predicted[whole],
+        sensitive_features=frame.loc[whole, names].astype(str),
+    ).by_group
+    table = table[table["rows"] >= MIN_ROWS].astype({"rows": int}).reset_index()
+    pairs = zip(table["accuracy"], table["rows"], strict=True)
+    ends = np.array([wilson(float(share), int(n)) for share, n in pairs]).reshape(-1, 2)
+    table[["accuracy_low", "accuracy_high"]] = ends
+    return table[[*names, *_OF_CROSSED]]
+
+
+_OF_CROSSED = ("rows", "accuracy", "accuracy_low", "accuracy_high", "macro_f1")
+
+
+def _macro_f1(y_true: Sequence[str], y_pred: Sequence[str]) -> float:
+    # Over the labels that occur, as `score` takes it.
+    return float(f1_score(y_true, y_pred, labels=np.unique(y_true), average="macro"))
+
+
+# --- the rule of five points -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A segment's accuracy minus that of all other rows.
+
+    ``difference`` has the Holm-corrected interval and the segment's rows as n; ``verdict`` is
+    gap, no gap or cannot tell; ``detectable`` is the smallest true difference that so many rows
+    would have shown four times out of five, not a number where even 0 % would not be found.
+    """
+
+    segment: str
+    difference: Estimate
+    rest: int
+    verdict: str
+    detectable: float
+
+    def sentence(self) -> str:
+        """Return the verdict in words, with its digits."""
+        d = self.difference
+        points = f"{100 * d.value:+.1f} points [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
+        seen = (
+            "no difference would be sure with so few rows"
+            if np.isnan(self.detectable)
+            else f"so many rows show {100 * self.detectable:.1f} points or more"
+        )
+        return f"{self.segment} ({d.n} rows): {points} against the rest, {self.verdict}; {seen}."
+
+
+def accuracy_gaps(
+    right: np.ndarray, masks: Mapping[str, np.ndarray], *, margin: float = MARGIN
+) -> list[Gap]:
+    """Judge each segment's accuracy against that of all other rows.
+
+    Parameters
+    ----------
+    right
+        Whether each answer was right, shape (n,).
+    masks
+        Name -> rows of the segment. Of two masks that complement each other only the smaller
+        counts: they are one comparison. A mask needs ``MIN_ROWS`` rows in it and outside it.
+    margin
+        The largest difference that is let pass.
+
+    Returns
+    -------
+    list of Gap
+        "gap" where the whole interval lies beyond the margin on one side, "no gap" where it lies
+        within, else "cannot tell". Intervals are Newcombe's (1998, method 10) at the level of
+        Holm's (1979) step: the surest of k gaps at 1 - 0.05/k, the next at 1 - 0.05/(k-1), and
+        from the first that is none on, all at the level where it failed. So the chance of calling
+        any gap that is none is at most 5 %. Differences are of the rows as they are; segments
+        that differ in intents or language are not made alike.
+    """
+    right = np.asarray(right, dtype=bool)
+    chosen = _comparisons(masks)
+    counts = {name: _two_by_two(right, mask) for name, mask in chosen.items()}
+    alphas = _holm_alphas({name: _p_beyond(table, margin) for name, table in counts.items()})
+    return [_gap(name, counts[name], alphas[name], margin) for name in chosen]
+
+
+_Counts = tuple[int, int, int, int]  # right and all in the segment, right and all outside it
+
+
+def _comparisons(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    chosen: dict[str, np.ndarray] = {}
+    for name, mask in masks.items():
+        n, inside = len(mask), int(mask.sum())
+        if min(inside, n - inside) < MIN_ROWS:
+            continue
+        twin = next((other for other in chosen if (chosen[other] == ~mask).all()), None)
+        if twin is None:
+            chosen[name] = mask
+        elif inside < n - inside:
+            del chosen[twin]
+            chosen[name] = mask
+    return chosen
+
+
+def _two_by_two(right: np.ndarray, mask: np.ndarray) -> _Counts:
+    return int(right[mask].sum()), int(mask.sum()), int(right[~mask].sum()), int((~mask).sum())
+
+
+def _interval(counts: _Counts, alpha: float) -> tuple[float, float]:
+    low, high = confint_proportions_2indep(*counts, method="newcomb", compare="diff", alpha=alpha)
+    return float(low), float(high)
+
+
+def _p_beyond(counts: _Counts, margin: float) -> float:
+    """Return the smallest alpha at which the interval lies wholly beyond the margin, at most 1."""
+
+    def short_of(log_alpha: float) -> float:
+        low, high = _interval(counts, float(np.exp(log_alpha)))
+        return margin - max(low, -high)
+
+    least = np.log(1e-12)
+    if short_of(-1e-9) >= 0:  # the difference itself is within
+        return 1.0
+    if short_of(least) <= 0:
+        return 1e-12
+    return float(np.exp(brentq(short_of, least, -1e-9)))
+
+
+def _holm_alphas(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return the level at which each comparison is judged in Holm's procedure."""
+    alphas, left, stopped = {}, len(p_values), False
+    for name in sorted(p_values, key=lambda name: p_values[name]):
+        alphas[name] = _ALPHA / left
+        stopped = stopped or p_values[name] > alphas[name]
+        left -= not stopped
+    return alphas
+
+
+def _gap(name: str, counts: _Counts, alpha: float, margin: float) -> Gap:
+    right_in, n_in, right_out, n_out = counts
+    low, high = _interval(counts, alpha)
+    verdict = (
+        "gap"
+        if low > margin or high < -margin
+        else "no gap"
+        if -margin <= low and high <= margin
+        else "cannot tell"
+    )
+    difference = Estimate(right_in / n_in - right_out / n_out, low, high, n_in)
+    return Gap(name, difference, n_out, verdict, detectable(right_out / n_out, n_in, n_out))
+
+
+def detectable(accuracy: float, n: int, rest: int) -> float:
+    """Return how much below ``accuracy`` a segment must lie to be found.
+
+    Found means a two-sided test at 5 % with 80 % power for ``n`` rows against ``rest``, by
+    Cohen's (1988) arcsine effect size; not a number where it would lie below 0.
+    """
+    angle = np.arcsin(np.sqrt(accuracy)) - _effect(n, rest) / 2
+    return float(accuracy - np.sin(angle) ** 2) if angle >= 0 else float("nan")
+
+
+@functools.cache
+def _effect(n: int, rest: int) -> float:
+    found = NormalIndPower().solve_power(
+        nobs1=n, ratio=rest / n, alpha=_ALPHA, power=_POWER, alternative="two-sided"
+    )
+    return float(found)
+
+
+def gap_table(gaps: Sequence[Gap]) -> pd.DataFrame:
+    """Return the gaps as a table, in shares of 1."""
+    return pd.DataFrame(
+        {
+            "segment": gap.segment,
+            "rows": gap.difference.n,
+            "rest": gap.rest,
+            **_columns("difference", gap.difference),
+            "detectable": gap.detectable,
+            "verdict": gap.verdict,
+        }
+        for gap in gaps
+    )
+
+
+# --- counterfactual pairs ----------------------------------------------------------------------
+
+
+def flip_rates(oof: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+    """Return how often the answer changes when only who asks, or how, does.
+
+    A text may flip under any change, so the flips of one first name for another of the same
+    gender and community are the control of those that change who asks.
+
+    Returns
+    -------
+    DataFrame
+        ``attribute``, ``rows``, ``flipped`` with its Wilson interval, and ``p_control``: whether
+        more rows flip than with the control, by an exact one-sided McNemar test on the same rows,
+        Holm-corrected; missing where there is no such control.
+    """
+    flips = {name: _flips(oof, probes, pair) for name, pair in COUNTERFACTUALS.items()}
+    flips = {name: flipped for name, flipped in flips.items() if len(flipped)}
+    p_values = _against_control(flips)
+    shares = {name: share_of(flipped.to_numpy()) for name, flipped in flips.items()}
+    return pd.DataFrame(
+        {
+            "attribute": name,
+            "rows": share.n,
+            **_columns("flipped", share),
+            "p_control": p_values.get(name, float("nan")),
+        }
+        for name, share in shares.items()
+    )
+
+
+def _against_control(flips: Mapping[str, pd.Series]) -> dict[str, float]:
+    people = [name for name in _PEOPLE if name in flips and CONTROL in flips]
+    if not people:
+        return {}
+    p_values = [_more_than(flips[name], flips[CONTROL]) for name in people]
+    corrected = multipletests(p_values, method="holm")[1]
+    return dict(zip(people, map(float, corrected), strict=True))
+
+
+def _flips(oof: pd.DataFrame, probes: pd.DataFrame, pair: tuple[str, str]) -> pd.Series:
+    """Return whether the answer flips, by id."""
+    before, after = (answers(probes, name) if name else oof for name in pair)
+    after = after[after["id"].isin(before["id"])]
+    return pd.Series(changed(before, after), index=after["id"].to_numpy(), dtype=bool)
+
+
+def _more_than(flipped: pd.Series, control: pd.Series) -> float:
+    both = flipped.index.intersection(control.index)
+    mine, theirs = flipped[both].to_numpy(), control[both].to_numpy()
+    only, n = int((mine & ~theirs).sum()), int((mine != theirs).sum())
+    return float(binomtest(only, n, alternative="greater").pvalue) if n else 1.0

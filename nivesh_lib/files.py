@@ -1,0 +1,187 @@
+"""Files: locks, atomic writes, replacing a folder, checksums. Nothing else does these itself."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from nivesh_lib.errors import DataError
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(place: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold an advisory lock on a file or folder that exists.
+
+    The lock leaves no file behind and ends with the process, however that ends. Holders of a
+    ``shared`` lock do not exclude each other.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process holds it, and ``wait`` is off.
+    OSError
+        There is no such file or folder, or it cannot be read.
+    """
+    number = os.open(place, os.O_RDONLY)
+    try:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(number, kind if wait else kind | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a path beside ``target`` to write to; it is renamed to ``target`` when the block ends.
+
+    Where the block raises, what it wrote is removed and ``target`` stays as it was. Its folder is
+    made when it is missing.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a UTF-8 file atomically; half a surrogate pair becomes a question mark."""
+    with atomic_path(target) as partial:
+        partial.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
+    """Open a UTF-8 text file that appears under its name when the block ends, synced to disk.
+
+    Where the block raises, nothing appears. A file that another process made meanwhile is kept.
+
+    Raises
+    ------
+    DataError
+        There is such a file and ``replace`` is off, its folder cannot be written, or the disk is
+        full.
+    """
+    target = _writable(target, replace=replace)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        file = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error.strerror}.") from error
+    try:
+        with file:
+            yield file
+        _sync(partial)
+        if replace:
+            partial.replace(target)
+        else:
+            _put_new(partial, target)
+        _sync(target.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # which names no file
+            raise DataError(f"{target} cannot be written: {error.strerror}.") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _writable(target: Path, *, replace: bool) -> Path:
+    """Return the path that a rename would really replace, or raise DataError."""
+    if target.is_symlink():
+        if not target.exists():
+            raise DataError(f"{target} is a link that leads nowhere; name another file.")
+        target = target.resolve()  # a rename would put a file in the place of the link
+    if target.exists() and not target.is_file():  # a rename would put a file in its place
+        raise DataError(f"{target} is no regular file; name another one.")
+    if target.exists() and not replace:
+        raise DataError(f"{target} exists; name another file or add --overwrite.")
+    return target
+
+
+def _put_new(partial: Path, target: Path) -> None:
+    """Give a file its name, unless another has taken it meanwhile; then nothing is lost."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        kept = target.with_name(f"{target.name}.{os.getpid()}")
+        partial.replace(kept)
+        raise DataError(f"{target} appeared meanwhile and stays; this went to {kept}.") from None
+    except OSError:  # a file system without links
+        partial.replace(target)
+
+
+def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    """Make a folder of these files: written beside it, synced, then renamed.
+
+    A folder that is there is replaced. The caller holds the lock of the parent folder.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    complete = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
+    try:
+        complete.chmod(0o755)
+        for name, raw in files.items():
+            (complete / name).write_bytes(raw)
+            _sync(complete / name)
+        _sync(complete)
+        replace_folder(complete, target)
+    finally:
+        shutil.rmtree(complete, ignore_errors=True)
+
+
+def replace_folder(complete: Path, target: Path) -> None:
+    """Rename a complete folder to ``target``; an older one comes back where that fails.
+
+    Both lie in the same parent folder, whose lock the caller holds.
+    """
+    older = _aside(target)
+    restore_folder(target)
+    if target.exists():
+        target.rename(older)
+    try:
+        complete.rename(target)
+    except BaseException:
+        if older.exists():
+            older.rename(target)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
+    _sync(target.parent)
+
+
+def restore_folder(target: Path) -> None:
+    """Undo what a process that was killed in `replace_folder` left. The caller holds the lock."""
+    older = _aside(target)
+    if older.exists() and not target.exists():
+        older.rename(target)
+    shutil.rmtree(older, ignore_errors=True)
+    for new in target.parent.glob(f".{target.name}.new-*"):
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    """Return where `replace_folder` keeps the older folder between its two renames."""
+    return target.with_name(f".{target.name}.old")
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,1 @@
+"""Small and fast models: hashed n-grams, ONNX, 8-bit integers."""

@@ -1,0 +1,1 @@
+"""LSTM, transformers and frozen embeddings, and what they share."""

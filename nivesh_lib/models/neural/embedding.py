@@ -1,0 +1,192 @@
+"""A pretrained encoder left as it is, with a logistic regression on its features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.neural.backbones import (
+    find_backbone,
+    load_encoder,
+    save_pretrained,
+    weights_sha256,
+)
+from nivesh_lib.models.neural.tokenizer import WordPieces
+from nivesh_lib.models.neural.training import logits_of, unlabelled
+from nivesh_lib.models.text.hinglish import glossed
+from nivesh_lib.models.text.linear import linear_weights, softmax
+
+_CACHE: dict[bytes, np.ndarray] | None = None
+
+
+@contextmanager
+def remember_features() -> Iterator[None]:
+    """Compute the features of a text once while the context lasts.
+
+    Folds and grids over the same texts then cost the regression alone. The cache holds a digest
+    of encoder and text, never a text, and ends with the context, so that latency measured outside
+    is that of the encoder.
+    """
+    global _CACHE
+    before, _CACHE = _CACHE, {} if _CACHE is None else _CACHE
+    try:
+        yield
+    finally:
+        _CACHE = before
+
+
+class FrozenEncoder:
+    """A pretrained encoder that turns texts into features and is never trained.
+
+    A text's features are the mean of its word pieces' input vectors, which keep the words, and
+    mean and maximum of the last layer's, which add the context; each of length one.
+
+    Parameters
+    ----------
+    folder : path
+        A backbone's, as `backbones.find_backbone` returns it, or one that `save` wrote.
+    max_length : int
+        Word pieces of a text that are read.
+    glosses : bool
+        Read the Hindi words of a text in English; see `hinglish.glossed`.
+    """
+
+    def __init__(self, folder: Path, max_length: int, *, glosses: bool = True) -> None:
+        self.max_length = max_length
+        self.glosses = glosses
+        self._network = _features_network(load_encoder(folder))
+        self._pieces = WordPieces.from_folder(folder)
+        self._source = weights_sha256(folder)
+
+    def features(self, texts: list[str]) -> np.ndarray:
+        """Return the features of texts that `base.prepare` saw, (n, 3 * width) float32."""
+        if self.glosses:
+            texts = [glossed(text) for text in texts]
+        if _CACHE is None:
+            return self._compute(texts)
+        start = hashlib.sha256(f"{self._source} {self.max_length} ".encode())
+        keys = []
+        for text in texts:
+            one = start.copy()
+            one.update(text.encode("utf-8", "replace"))
+            keys.append(one.digest())
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in _CACHE}
+        if new:
+            _CACHE.update(zip(new, self._compute(list(new.values())), strict=True))
+        return np.stack([_CACHE[key] for key in keys])
+
+    def _compute(self, texts: list[str]) -> np.ndarray:
+        ids = self._pieces.encode(texts, self.max_length)
+        rows = unlabelled(ids, self._pieces.pad_id)
+        return logits_of(self._network, rows).astype(np.float32)
+
+    def save(self, directory: Path) -> None:
+        """Write weights and tokenizer into a folder, from which `FrozenEncoder` reads them."""
+        save_pretrained(self._network.encoder, directory)
+        self._pieces.save(directory / "tokenizer.json")
+
+
+class EmbeddingClassifier(TextClassifier):
+    """Logistic regression on frozen features: what a pretrained encoder is worth untouched.
+
+    The features are those of `FrozenEncoder`.
+
+    Parameters
+    ----------
+    backbone : str
+        ``minilm``, ``distilbert`` or a folder; see `backbones.find_backbone`.
+    C : float
+        Inverse regularisation strength of the logistic regression.
+    glosses : bool
+        Read the Hindi words of a text in English; see `hinglish.glossed`.
+    max_length : int
+        Word pieces of a text that are read.
+    random_state : int, optional
+        Seed of the solver.
+
+    Examples
+    --------
+    >>> model = EmbeddingClassifier().fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
+    >>> model.predict(["income tax"]).tolist()
+    ['tax']
+    """
+
+    kind: ClassVar[str] = "embedding"
+
+    def __init__(
+        self,
+        backbone: str = "minilm",
+        C: float = 10.0,
+        glosses: bool = True,
+        max_length: int = 128,
+        random_state: int | None = 42,
+    ) -> None:
+        self.backbone = backbone
+        self.C = C
+        self.glosses = glosses
+        self.max_length = max_length
+        self.random_state = random_state
+
+    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
+        """Read the features and learn the linear model."""
+        texts, labels = as_training(X, y)
+        self.encoder_ = FrozenEncoder(
+            find_backbone(self.backbone), self.max_length, glosses=self.glosses
+        )
+        features = self.encoder_.features(texts)
+        self.centre_ = features.mean(axis=0)
+        linear = LogisticRegression(
+            C=self.C, max_iter=500, tol=1e-3, random_state=self.random_state
+        ).fit(features - self.centre_, labels)
+        self.classes_ = linear.classes_
+        self.coef_, self.intercept_ = linear_weights(linear)
+        return self
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        features = self.encoder_.features(texts) - self.centre_
+        return softmax(features @ self.coef_.T + self.intercept_)
+
+    def _dump(self, directory: Path) -> dict[str, Any]:
+        from safetensors.numpy import save_file
+
+        self.encoder_.save(directory)
+        head = {"coef": self.coef_, "intercept": self.intercept_, "centre": self.centre_}
+        save_file(head, directory / "head.safetensors")
+        return {}
+
+    def _restore(self, directory: Path, state: dict[str, Any]) -> None:
+        from safetensors.numpy import load_file
+
+        self.encoder_ = FrozenEncoder(directory, self.max_length, glosses=self.glosses)
+        head = load_file(directory / "head.safetensors")
+        self.coef_, self.intercept_ = head["coef"], head["intercept"]
+        self.centre_ = head["centre"]
+
+
+def _features_network(encoder: Any) -> Any:
+    import torch
+    from torch.nn.functional import normalize
+
+    class Features(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, ids: Any, mask: Any) -> Any:
+            states = self.encoder(
+                input_ids=ids, attention_mask=mask, output_hidden_states=True
+            ).hidden_states
+            weight = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(-1).to(states[0].dtype)
+            means = [(state * weight).sum(dim=1) for state in (states[0], states[-1])]
+            hidden = (mask == 0).unsqueeze(-1)
+            largest = states[-1].masked_fill(hidden, float("-inf")).amax(dim=1)
+            return torch.cat([normalize(part, dim=1) for part in (*means, largest)], dim=1)
+
+    return Features().eval()

@@ -1,0 +1,1 @@
+"""Rules and n-grams, and the text handling they share."""

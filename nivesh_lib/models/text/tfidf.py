@@ -1,0 +1,143 @@
+"""TF-IDF of words and characters with logistic regression."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.text.hinglish import extended
+from nivesh_lib.models.text.linear import linear_weights, softmax
+from nivesh_lib.models.text.ngrams import LinearNgrams
+
+
+class TfidfClassifier(TextClassifier):
+    """Bag of word n-grams and character n-grams under a multinomial logistic regression.
+
+    Characters inside word boundaries make it robust to typos and to the many
+    spellings of Hindi in Latin script.
+
+    Parameters
+    ----------
+    C : float
+        Inverse regularisation strength of the logistic regression.
+    word_ngram_max, char_ngram_max : int
+        Longest word and character n-grams; characters start at 2. 0 leaves a family out.
+    min_df : int
+        Texts in which an n-gram must occur to be used.
+    glosses : bool
+        Read the Hindi words of a text in English too; see `hinglish.glossed`.
+    balanced : bool
+        Weight classes by their inverse frequency.
+    random_state : int, optional
+        Seed of the solver.
+
+    Examples
+    --------
+    >>> model = TfidfClassifier().fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
+    >>> model.predict(["taxes"]).tolist()
+    ['tax']
+    """
+
+    kind: ClassVar[str] = "tfidf"
+
+    def __init__(
+        self,
+        C: float = 10.0,
+        word_ngram_max: int = 2,
+        char_ngram_max: int = 5,
+        min_df: int = 1,
+        glosses: bool = True,
+        balanced: bool = False,
+        random_state: int | None = 42,
+    ) -> None:
+        self.C = C
+        self.word_ngram_max = word_ngram_max
+        self.char_ngram_max = char_ngram_max
+        self.min_df = min_df
+        self.glosses = glosses
+        self.balanced = balanced
+        self.random_state = random_state
+
+    def _new_vectorizers(self) -> dict[str, TfidfVectorizer]:
+        common = {"sublinear_tf": True, "min_df": self.min_df, "dtype": np.float32}
+        families = {
+            "word": (self.word_ngram_max, 1, {"token_pattern": r"(?u)\b\w+\b|₹|%|\?"}),
+            "char": (self.char_ngram_max, 2, {"analyzer": "char_wb"}),
+        }
+        return {
+            name: TfidfVectorizer(ngram_range=(shortest, longest), **common, **options)
+            for name, (longest, shortest, options) in families.items()
+            if longest
+        }
+
+    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
+        """Learn vocabularies, weights and the linear model."""
+        texts, labels = as_training(X, y)
+        self.vectorizers_ = self._new_vectorizers()
+        read = self._read(texts)
+        features = sp.hstack(
+            [v.fit_transform(read) for v in self.vectorizers_.values()], format="csr"
+        )
+        linear = LogisticRegression(
+            C=self.C,
+            max_iter=300,
+            tol=1e-3,
+            class_weight="balanced" if self.balanced else None,
+            random_state=self.random_state,
+        ).fit(features, labels)
+        self.classes_ = linear.classes_
+        self.coef_, self.intercept_ = linear_weights(linear)
+        self._ngrams = LinearNgrams(self.vectorizers_.values(), self.coef_)
+        return self
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return softmax(self._logits(texts))
+
+    def _logits(self, texts: list[str]) -> np.ndarray:
+        scores = np.empty((len(texts), len(self.classes_)))
+        for row, text in zip(scores, self._read(texts), strict=True):
+            row[:] = self._ngrams.scores(text)
+        return scores + self.intercept_
+
+    def _read(self, texts: list[str]) -> list[str]:
+        return [extended(text) for text in texts] if self.glosses else texts
+
+    def top_terms(self, label: str, n: int = 8) -> list[str]:
+        """Return the word n-grams that speak most for ``label``."""
+        row = int(np.flatnonzero(self.classes_ == label)[0])
+        names = self.vectorizers_["word"].get_feature_names_out()
+        order = np.argsort(-self.coef_[row, : len(names)], kind="stable")[:n]
+        return [str(names[i]) for i in order]
+
+    def _dump(self, directory: Path) -> dict[str, Any]:
+        from safetensors.numpy import save_file
+
+        tensors = {"coef": self.coef_, "intercept": self.intercept_}
+        vocabularies = {}
+        for name, vectorizer in self.vectorizers_.items():
+            tensors[f"idf_{name}"] = vectorizer.idf_.astype(np.float32)
+            vocabularies[name] = vectorizer.get_feature_names_out().tolist()
+        save_file(tensors, directory / "weights.safetensors")
+        text = json.dumps(vocabularies)
+        (directory / "vocabulary.json").write_text(text, encoding="utf-8")
+        return {}
+
+    def _restore(self, directory: Path, state: dict[str, Any]) -> None:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(directory / "weights.safetensors")
+        vocabularies = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
+        self.vectorizers_ = self._new_vectorizers()
+        for name, vectorizer in self.vectorizers_.items():
+            vectorizer.vocabulary = {term: i for i, term in enumerate(vocabularies[name])}
+            vectorizer.idf_ = tensors[f"idf_{name}"]
+        self.coef_, self.intercept_ = tensors["coef"], tensors["intercept"]
+        self._ngrams = LinearNgrams(self.vectorizers_.values(), self.coef_)

@@ -1,0 +1,1 @@
+"""Records that runs leave on disk, validated when they are read."""

@@ -1,0 +1,83 @@
+"""The command line as a whole process or through typer's runner."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from nivesh_lib import __version__
+from nivesh_lib.cli.app import app
+from nivesh_lib.models.base import get_model
+
+X = ["save tax now", "tax refund", "pay rent", "rent is high"]
+Y = ["tax", "tax", "rent", "rent"]
+
+
+@pytest.fixture
+def model(tmp_path):
+    return get_model("tfidf").fit(X, Y).save(tmp_path / "model")
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "nivesh_lib", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_version():
+    assert CliRunner().invoke(app, ["--version"]).output == f"nivesh {__version__}\n"
+
+
+def test_predict_answers_each_text_in_json_lines(model):
+    done = CliRunner().invoke(app, ["predict", "tax?", "rent?", "--model", str(model), "--json"])
+    answers = [json.loads(line) for line in done.output.splitlines()]
+    assert [a["intent"] for a in answers] == ["tax", "rent"]
+    assert set(answers[0]) == {"intent", "confidence", "alternatives"}
+
+
+def test_an_error_is_one_line_on_stderr_and_exit_code_1(tmp_path):
+    done = run("predict", "tax?", "--model", tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_without_a_run_predict_says_how_to_get_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    done = run("predict", "tax?")
+    assert done.returncode == 1 and "`nivesh run`" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["[]", '"text"', '{"model": "tfidf", "metrics": []}', "{"])
+def test_predict_names_the_results_that_it_cannot_read(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    latest = tmp_path / "reports" / "latest"
+    (latest / "results").mkdir(parents=True)
+    (latest / "models" / "03_tfidf").mkdir(parents=True)
+    (latest / "results" / "03_tfidf.json").write_text(text)
+    done = run("predict", "tax?")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "03_tfidf.json" in done.stderr and "`nivesh run --force`" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["predict"], ["run", "--nonsense"], ["data", "add", "x"]])
+def test_wrong_usage_is_exit_code_2(arguments):
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_a_wrong_objective_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    text = '[intent_classifier.marks]\n03_tfidf = "good"'
+    (tmp_path / "data" / "mine" / "objectives.toml").write_text(text)
+    done = run("run", "--dataset", "mine@1.0.0")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "mine/objectives.toml" in done.stderr and "03_tfidf = 'good'" in done.stderr
+
+
+def test_a_home_without_a_pipeline_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    done = run("run")
+    assert done.returncode == 1 and "pipeline.toml" in done.stderr

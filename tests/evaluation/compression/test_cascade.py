@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nivesh_lib.evaluation.compression.cascade import NEVER, cascade_curve, choose_threshold
+from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels
+from nivesh_lib.evaluation.scores import Estimate
+from tests.evaluation.answers import LABELS, rows, table
+
+FRAME = rows(500)
+SURE = np.linspace(0.99, 0.4, 500)  # the first row is the surest
+TEACHER = table(FRAME, wrong=range(9, 500, 10))
+# As right as the teacher on the first 350 rows, and always wrong on the rest.
+STUDENT = table(FRAME, wrong=[*range(9, 350, 10), *range(350, 500)], sure=SURE)
+
+
+def test_the_curve_goes_from_the_teacher_alone_to_the_student_alone():
+    curve = cascade_curve(STUDENT, TEACHER, FRAME)
+    first, last = curve.iloc[0], curve.iloc[-1]
+    assert (first["share"], first["accuracy"], first["loss"]) == (0, 0.9, 0)
+    assert (last["share"], last["accuracy"]) == pytest.approx((1, 315 / 500))
+    assert last["loss"] == pytest.approx(0.9 - 315 / 500)
+    assert curve["threshold"].is_monotonic_decreasing and len(curve) == 201
+
+
+def test_equal_confidences_are_answered_together():
+    curve = cascade_curve(table(FRAME, sure=0.8), TEACHER, FRAME)
+    assert curve["share"].tolist() == [0, 1]
+
+
+def test_hard_rows_do_not_count():
+    frame = FRAME.assign(selection=["natural"] * 350 + ["hard"] * 150)
+    assert cascade_curve(STUDENT, TEACHER, frame)["loss"].max() == 0
+    assert choose_threshold(STUDENT, TEACHER, frame).threshold == 0
+
+
+def test_the_student_answers_until_it_begins_to_fail():
+    found = choose_threshold(STUDENT, TEACHER, FRAME)
+    assert found.threshold == pytest.approx(SURE[349], abs=0.005)
+    assert found.share.value == pytest.approx(0.7, abs=0.01)
+    assert found.loss.value <= 0.002 and found.holds
+
+
+def test_a_larger_loss_lets_it_answer_more():
+    shares = [
+        choose_threshold(STUDENT, TEACHER, FRAME, allowed_loss=loss).share.value
+        for loss in (0.002, 0.05, 1.0)
+    ]
+    assert shares == sorted(shares) and shares[2] == 1
+
+
+def test_a_student_that_fails_at_once_answers_nothing():
+    found = choose_threshold(table(FRAME, wrong=range(500), sure=SURE), TEACHER, FRAME)
+    assert (found.threshold, found.share.value, found.loss.value) == (NEVER, 0, 0)
+    assert "may answer nothing" in found.sentence
+
+
+def test_each_fold_is_judged_at_the_threshold_of_the_others():
+    # In fold 0 the student is wrong where it is surest: the other folds cannot know.
+    frame = FRAME.assign(fold=(np.arange(500) >= 100).astype(int))
+    student = table(frame, wrong=range(100), sure=SURE)
+    found = choose_threshold(student, table(frame), frame)
+    assert found.by_fold == {0: 0.0, 1: NEVER}
+    assert found.loss.value == pytest.approx(100 / 500)
+    assert not found.holds
+
+
+def test_a_threshold_is_not_drawn_at_the_very_edge():
+    # The student wins back on some rows what it lost on others: by chance it could lose more.
+    student, teacher = table(FRAME, range(20), sure=SURE), table(FRAME, range(20, 40))
+    curve = cascade_curve(student, teacher, FRAME)
+    assert curve["loss"].iloc[-1] == 0
+    assert choose_threshold(student, teacher, FRAME, allowed_loss=0.0).threshold == NEVER
+
+
+def test_a_loss_that_was_not_kept_to_is_said():
+    found = choose_threshold(STUDENT, TEACHER, FRAME)
+    lost = replace(found, loss=Estimate(0.01, -0.01, 0.03, 500))
+    assert "changes accuracy by −1.0 points [−3.0, +1.0], more than the 0.2" in lost.sentence
+
+
+def test_a_cascade_scores_what_the_curve_says():
+    curve = cascade_curve(STUDENT, TEACHER, FRAME)
+    at = curve.iloc[150]
+    both = np.where(at["threshold"] <= SURE, predicted_labels(STUDENT), predicted_labels(TEACHER))
+    assert (both == FRAME["intent"]).mean() == pytest.approx(at["accuracy"])
+
+
+@pytest.mark.parametrize("act", [cascade_curve, choose_threshold])
+def test_a_student_of_other_labels_never_answers(act):
+    with pytest.raises(ValueError, match="other labels: 'gold' is only in one"):
+        act(STUDENT.rename(columns={"loan": "gold"}), TEACHER, FRAME)
+
+
+def test_labels_in_another_order_are_the_same_labels():
+    turned = STUDENT[["id", "fold", *LABELS[::-1]]]
+    assert choose_threshold(turned, TEACHER, FRAME) == choose_threshold(STUDENT, TEACHER, FRAME)
+
+
+def test_models_of_other_folds_are_refused():
+    with pytest.raises(ValueError, match="other folds"):
+        choose_threshold(STUDENT.assign(fold=0), TEACHER, FRAME)
+
+
+@pytest.mark.parametrize("odd", [None, "gold"])
+def test_a_true_label_that_no_model_has_is_named(odd):
+    frame = FRAME.assign(intent=[*FRAME["intent"][:-1], odd])
+    with pytest.raises(ValueError, match="intent of 'q499' is"):
+        choose_threshold(STUDENT, TEACHER, frame)
+
+
+def test_a_single_fold_is_refused():
+    with pytest.raises(ValueError, match="fewer than 2 folds"):
+        choose_threshold(STUDENT.assign(fold=0), TEACHER.assign(fold=0), FRAME)
+
+
+def test_a_split_is_ready_for_json_and_reads_as_a_sentence():
+    told = json.loads(json.dumps(choose_threshold(STUDENT, TEACHER, FRAME).as_dict()))
+    assert set(told["by_fold"]) == set("01234") and told["holds"] is True
+    assert "the student answers, 70 of 100 queries" in told["sentence"]
+
+
+@pytest.mark.parametrize("loss", [-0.1, 2, float("nan")])
+def test_a_loss_that_is_no_share_is_refused(loss):
+    with pytest.raises(ValueError, match="is no share"):
+        choose_threshold(STUDENT, TEACHER, FRAME, allowed_loss=loss)
+
+
+def test_a_table_with_a_missing_probability_is_refused():
+    holed = STUDENT.copy()
+    holed.loc[3, LABELS[0]] = np.nan
+    with pytest.raises(ValueError, match="has a probability that is none"):
+        choose_threshold(holed, TEACHER, FRAME)

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from scipy.stats import norm
+from sklearn.base import BaseEstimator
+from sklearn.metrics import roc_auc_score
+
+from nivesh_lib.evaluation.confidence.selective import (
+    Costs,
+    Familiarity,
+    certainty_of,
+    cheapest_threshold,
+    cross_fitted_routing,
+    fit_familiarity,
+    fold_surprise,
+    recorded_scope_scores,
+    risk_coverage,
+    separation,
+    threshold_accepting,
+)
+from nivesh_lib.evaluation.resampling.cross_validation import cross_validate
+
+COSTS = Costs(wrong_route=1.0, hand_over=0.3)
+
+
+def scored(n_inside=400, n_outside=150, *, apart=0.0, seed=0):
+    """Rows inside and outside; `apart` is how much stranger those outside are."""
+    rng = np.random.default_rng(seed)
+    confidence = rng.uniform(0.2, 1, n_inside)
+    inside = pd.DataFrame(
+        {
+            "confidence": confidence,
+            "surprise": rng.normal(size=n_inside),
+            "right": rng.random(n_inside) < confidence,
+            "fold": np.arange(n_inside) % 5,
+        }
+    )
+    outside = pd.DataFrame(
+        {
+            "confidence": rng.uniform(0.2, 1, n_outside),
+            "surprise": rng.normal(apart, size=n_outside),
+            "kind": np.array(["chat", "noise", "weather"])[np.arange(n_outside) % 3],
+            "fold": np.arange(n_outside) // 3 % 5,
+        }
+    )
+    return inside, outside
+
+
+# --- risk and coverage -----------------------------------------------------------
+
+
+def test_risk_and_coverage_of_an_example():
+    found = risk_coverage(np.array([0.9, 0.8, 0.8, 0.1]), np.array([1, 0, 1, 0]))
+    assert found.threshold.tolist() == [0.9, 0.8, 0.1]
+    assert found.coverage.tolist() == [0.25, 0.75, 1.0]
+    assert found.risk.tolist() == pytest.approx([0, 1 / 3, 1 / 2])
+
+
+# --- in scope against outside ----------------------------------------------------
+
+
+def test_separation_is_the_auroc_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    inside, outside = rng.integers(0, 9, 80), rng.integers(0, 6, 50)
+    expected = roc_auc_score(np.repeat([1, 0], [80, 50]), np.concatenate([inside, outside]))
+    assert separation(inside, outside).value == pytest.approx(expected)
+
+
+def test_the_interval_of_separation_holds_the_truth_in_95_of_100_draws():
+    rng, covered = np.random.default_rng(3), 0
+    truth = norm.cdf(1.5 / np.sqrt(2))  # two normals, 1.5 apart
+    for _ in range(1000):
+        found = separation(rng.normal(1.5, size=200), rng.normal(size=100))
+        covered += found.low <= truth <= found.high
+    assert 930 <= covered <= 970
+
+
+def test_perfect_separation_of_a_few_rows_is_not_certain():
+    found = separation(np.arange(10, 22), np.arange(10))
+    assert (found.value, found.high) == (1.0, 1.0) and found.low < 0.8
+
+
+@pytest.mark.parametrize("n", [1, 19, 20, 100, 801])
+def test_the_threshold_accepts_the_share_and_hardly_more(n):
+    inside = np.random.default_rng(n).random(n)
+    passed = (inside >= threshold_accepting(inside)).sum()
+    assert 0.95 * n <= passed < 0.95 * n + 1
+
+
+def test_one_side_alone_is_refused():
+    with pytest.raises(ValueError, match="3 inside, 0 outside"):
+        separation(np.arange(3), np.array([]))
+
+
+# --- the line --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_other_threshold_is_cheaper(seed):
+    rng = np.random.default_rng(seed)
+    certainty, weight = rng.integers(0, 12, 60) / 12, rng.random(60)
+    right = rng.random(60) < certainty
+    best = cheapest_threshold(certainty, right, costs=COSTS, weight=weight)
+    tried = [
+        np.average(np.where(certainty >= at, 1.0 - right, 0.3), weights=weight)
+        for at in (-np.inf, np.inf, best, *np.unique(certainty))
+    ]
+    assert tried[2] == pytest.approx(min(tried))
+
+
+def test_the_line_of_a_calibrated_certainty_follows_from_the_costs():
+    rng = np.random.default_rng(0)
+    certainty = rng.random(50_000)
+    right = rng.random(50_000) < certainty
+    assert cheapest_threshold(certainty, right, costs=COSTS) == pytest.approx(0.7, abs=0.03)
+
+
+@pytest.mark.parametrize(("right", "line"), [(1, -np.inf), (0, np.inf)])
+def test_a_model_that_is_always_right_or_wrong_needs_no_line(right, line):
+    found = cheapest_threshold(np.linspace(0, 1, 9), np.full(9, right), costs=COSTS)
+    assert found == line
+
+
+@pytest.mark.parametrize("costs", [(1, 0), (1, 1), (1, 2), (0, -1)])
+def test_costs_that_leave_nothing_to_choose_are_refused(costs):
+    with pytest.raises(ValueError, match="less than a wrong route"):
+        Costs(*costs)
+
+
+def test_the_familiarity_that_was_put_in_is_found():
+    rng = np.random.default_rng(0)
+    # Normals 3 apart with unit variance: the log odds are linear with slope 3, zero half way.
+    drawn = rng.normal(size=20_000), rng.normal(3, size=2_000)
+    found = fit_familiarity(*drawn, outside_share=0.5)
+    assert found.midpoint == pytest.approx(1.5, abs=0.1)
+    assert found.steepness == pytest.approx(3, rel=0.1)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_familiarity_is_the_chance_of_being_in_scope_at_the_share_of_traffic(share):
+    rng = np.random.default_rng(0)
+    found = fit_familiarity(rng.normal(size=5000), rng.normal(3, size=5000), outside_share=share)
+    odds = norm.pdf(2.0) * (1 - share) / (norm.pdf(2.0 - 3) * share)
+    assert found.of(np.array([2.0]))[0] == pytest.approx(odds / (1 + odds), abs=0.03)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
+def test_a_share_of_traffic_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="not between 0 and 1"):
+        fit_familiarity(np.arange(4), np.arange(4), outside_share=share)
+
+
+def test_familiarity_falls_with_surprise_even_where_the_sample_says_otherwise():
+    found = fit_familiarity(np.arange(3.0, 9), np.arange(0.0, 6))
+    assert found.steepness > 0
+
+
+def test_familiarity_is_a_half_at_its_midpoint():
+    found = Familiarity(1.5, 2.0).of(np.array([1.5, 0.5]))
+    assert found.tolist() == pytest.approx([0.5, expit(2)])
+
+
+# --- cross-fitted ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("familiar", [True, False])
+def test_what_cannot_be_told_apart_is_not_claimed_to_be(familiar):
+    inside, outside = scored(2000, 600)
+    found = cross_fitted_routing(inside, outside, costs=COSTS, familiar=familiar)
+    assert found.recall_95.low < 0.05 < found.recall_95.high
+    assert found.acceptance_95.value == pytest.approx(0.95, abs=0.01)
+
+
+def test_strange_queries_are_caught_by_their_surprise():
+    inside, outside = scored(apart=6.0)
+    plain = cross_fitted_routing(inside, outside, costs=COSTS, familiar=False)
+    found = cross_fitted_routing(inside, outside, costs=COSTS)
+    assert plain.recall_95.value < 0.2 and found.recall_95.value > 0.9
+    assert found.cost < plain.cost
+    assert found.by_kind["rows"].tolist() == [50, 50, 50]
+
+
+def test_a_kind_does_not_help_to_catch_itself():
+    """Most rows outside are strange, but all of one kind; from the others nothing is learned."""
+    inside, outside = scored(1000, 300)
+    outside["kind"] = np.where(
+        np.arange(300) < 240, "noise", outside["kind"].replace("noise", "chat")
+    )
+    outside["surprise"] = np.where(outside["kind"] == "noise", 9.0, -1.0)
+    found = cross_fitted_routing(inside, outside, costs=COSTS)
+    assert found.by_kind.set_index("kind").loc["noise", "recall_95"] < 0.2
+    certainty = certainty_of(outside, found.familiarity)
+    assert (certainty[:240] < found.threshold_95).mean() > 0.6
+
+
+def test_each_row_counts_once():
+    inside, outside = scored()
+    found = cross_fitted_routing(inside, outside, costs=COSTS)
+    assert (found.acceptance.n, found.recall.n) == (400, 150)
+
+
+@pytest.mark.parametrize("change", [{"kind": "chat"}, {"fold": 0}])
+def test_one_fold_or_kind_is_too_few(change):
+    inside, outside = scored()
+    frames = (
+        (inside, outside.assign(**change))
+        if "kind" in change
+        else (
+            inside.assign(**change),
+            outside,
+        )
+    )
+    with pytest.raises(ValueError, match="2 folds and 2 kinds"):
+        cross_fitted_routing(*frames, costs=COSTS)
+
+
+class Memory(BaseEstimator):
+    """Answers by the alphabet, whatever it was fitted on."""
+
+    def fit(self, X, y):
+        self.classes_ = np.array(["a", "b"], dtype=object)
+        return self
+
+    def predict_proba(self, X):
+        return np.array([[0.9, 0.1] if text < "m" else [0.2, 0.8] for text in X])
+
+
+class Known:
+    """Surprised by every text that it was not fitted on."""
+
+    def fit(self, X):
+        self.seen_ = set(X)
+        return self
+
+    def of(self, X):
+        return np.array([float(text not in self.seen_) for text in X])
+
+
+def test_every_row_is_scored_as_the_model_that_did_not_see_its_fold_answered():
+    frame = pd.DataFrame(
+        {"query": list("cdxy"), "intent": ["a", "b", "b", "b"], "fold": [0, 1, 0, 1]},
+        index=[3, 2, 1, 0],
+    ).assign(id=list("cdxy"))
+    others = pd.DataFrame({"query": list("ez"), "id": list("ez"), "kind": ["k", "j"]})
+    others["fold"] = [1, 0]
+    asked = pd.DataFrame({"probe": "o", "id": list("ez"), "fold": -1, "query": list("ez")})
+    run = cross_validate(Memory(), frame, labels=["a", "b"], probes=asked)
+    inside, outside = recorded_scope_scores(
+        frame,
+        run.oof,
+        others,
+        run.probes.drop(columns="probe"),
+        surprise=fold_surprise(Known(), frame, others),
+    )
+    assert inside.surprise.tolist() == [1.0] * 4
+    assert inside.right.tolist() == [True, False, True, True]
+    assert inside.index.tolist() == [3, 2, 1, 0] and inside.fold.tolist() == [0, 1, 0, 1]
+    assert outside.confidence.tolist() == [0.9, 0.8] and not outside.right.any()
+    assert outside.kind.tolist() == ["k", "j"]
+
+
+def test_a_row_outside_without_an_answer_of_its_fold_is_refused():
+    frame = pd.DataFrame({"id": ["r"], "intent": ["a"], "fold": [0]})
+    oof = pd.DataFrame({"id": ["r"], "fold": [0], "a": [1.0]})
+    others = pd.DataFrame({"id": ["o"], "kind": ["k"], "fold": [4]})
+    nothing = np.zeros(1), np.zeros(1)
+    with pytest.raises(ValueError, match="have no out-of-fold probabilities"):
+        recorded_scope_scores(frame, oof, others, oof.assign(id="o"), surprise=nothing)
+
+
+def test_a_routing_is_one_flat_row():
+    row = cross_fitted_routing(*scored(apart=2.0), costs=COSTS).as_row()
+    assert row["recall_low"] <= row["recall"] <= row["recall_high"]
+    assert all(isinstance(value, float) for value in row.values())

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import power_proportions_2indep, proportion_confint
+
+from nivesh_lib.evaluation.drift import accuracy_change
+from nivesh_lib.evaluation.robustness.fairness import (
+    CONTROL,
+    _holm_alphas,
+    accuracy_gaps,
+    crossed,
+    detectable,
+    flip_rates,
+    gap_table,
+    segment_scores,
+)
+from nivesh_lib.evaluation.scores import masks_by_column, masks_by_rule, wilson
+
+
+def segments(*counts: tuple[int, int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return right answers and masks for (right, rows) of each segment."""
+    right = np.concatenate([np.arange(n) < r for r, n in counts])
+    place = np.repeat(np.arange(len(counts)), [n for _, n in counts])
+    return right, {f"s{k}": place == k for k in range(len(counts))}
+
+
+# --- the rule of five points -------------------------------------------------------------------
+
+
+def test_the_interval_is_newcombe_s_published_one():
+    right, masks = segments((56, 70), (48, 80))  # Newcombe (1998), table II, (a), method 10
+    (gap,) = accuracy_gaps(right, {"s0": masks["s0"]})
+    assert gap.difference.value == pytest.approx(0.2)
+    found = (gap.difference.low, gap.difference.high)
+    assert found == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert gap.verdict == "gap"
+
+
+def test_alone_it_is_the_interval_that_drift_uses():
+    right, masks = segments((30, 60), (150, 200))
+    (gap,) = accuracy_gaps(right, {"s0": masks["s0"]})
+    known = accuracy_change(right[masks["s1"]], right[masks["s0"]])
+    assert (gap.difference.low, gap.difference.high) == pytest.approx((known.low, known.high))
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        (((50, 100), (450, 500)), "gap"),
+        (((75, 100), (400, 500)), "cannot tell"),
+        (((4500, 5000), (4505, 5000)), "no gap"),
+        (((2900, 5000), (3100, 5000)), "cannot tell"),  # surely a difference, of about 4 points
+    ],
+)
+def test_the_verdict_is_of_the_interval(counts, verdict):
+    right, masks = segments(*counts)
+    assert [gap.verdict for gap in accuracy_gaps(right, masks)] == [verdict]
+
+
+def test_two_values_are_one_comparison_and_the_smaller_is_named():
+    right, masks = segments((400, 500), (75, 100))
+    assert [gap.segment for gap in accuracy_gaps(right, masks)] == ["s1"]
+
+
+def test_few_rows_are_not_judged():
+    right, masks = segments((10, 19), (80, 100))
+    assert accuracy_gaps(right, masks) == [] and gap_table([]).empty
+
+
+def test_the_more_comparisons_the_wider_the_intervals():
+    right, masks = segments((56, 70), (48, 80))
+    more = {f"m{k}": np.roll(np.arange(150) < 75, 7 * k) for k in range(9)}
+    alone, *_ = accuracy_gaps(right, {"s0": masks["s0"]})
+    among, *_ = accuracy_gaps(right, {"s0": masks["s0"], **more})
+    assert among.difference.low < alone.difference.low
+    assert (alone.verdict, among.verdict) == ("gap", "cannot tell")
+
+
+@pytest.mark.parametrize(
+    "p_values",
+    [
+        [0.2, 0.001, 0.02, 0.03],
+        [0.03, 0.04],  # the second lies below 0.05, but the first stops the procedure
+        [0.01, 0.04, 0.9],
+        [0.016, 0.024, 0.05],
+        [0.5, 0.6],
+    ],
+)
+def test_levels_reject_what_holm_s_procedure_rejects(p_values):
+    alphas = _holm_alphas({str(k): p for k, p in enumerate(p_values)})
+    mine = [p <= alphas[str(k)] for k, p in enumerate(p_values)]
+    assert mine == multipletests(p_values, method="holm")[0].tolist()
+
+
+def test_a_difference_of_just_five_points_is_seldom_called_a_gap_and_the_interval_covers_it():
+    rng, n = np.random.default_rng(7), 300
+    masks = {"s": np.arange(2 * n) < n}
+    found = []
+    for _ in range(2000):
+        right = rng.random(2 * n) < np.where(masks["s"], 0.75, 0.80)
+        found += accuracy_gaps(right, masks)
+    covered = np.mean([g.difference.low <= -0.05 <= g.difference.high for g in found])
+    assert 0.93 <= covered <= 0.97
+    assert np.mean([g.verdict == "gap" for g in found]) < 0.05
+
+
+def test_equal_segments_are_seldom_called_unequal_however_many():
+    rng, n = np.random.default_rng(3), 480
+    masks = {f"s{k}": np.arange(n) % 8 == k for k in range(8)}
+    draws = [accuracy_gaps(rng.random(n) < 0.8, masks, margin=0.0) for _ in range(100)]
+    assert np.mean([any(g.verdict == "gap" for g in gaps) for gaps in draws]) < 0.1
+
+
+@pytest.mark.parametrize(("accuracy", "n", "rest"), [(0.8, 150, 650), (0.6, 300, 300)])
+def test_what_is_detectable_has_the_power_it_claims(accuracy, n, rest):
+    least = detectable(accuracy, n, rest)
+    known = power_proportions_2indep(-least, accuracy, n, ratio=rest / n, alpha=0.05)
+    assert known.power == pytest.approx(0.8, abs=0.03)
+    rng, draws = np.random.default_rng(0), 20_000
+    inside = rng.binomial(n, accuracy - least, draws) / n
+    outside = rng.binomial(rest, accuracy, draws) / rest
+    error = np.sqrt(inside * (1 - inside) / n + outside * (1 - outside) / rest)
+    assert np.mean(np.abs(inside - outside) > 1.96 * error) == pytest.approx(0.8, abs=0.03)
+
+
+def test_what_no_accuracy_could_show_is_not_a_number():
+    right, masks = segments((1, 20), (2, 40))
+    (gap,) = accuracy_gaps(right, masks)
+    assert np.isnan(gap.detectable) and "no difference would be sure" in gap.sentence()
+
+
+def test_the_sentence_and_the_table_have_the_digits():
+    right, masks = segments((50, 100), (450, 500))
+    gaps = accuracy_gaps(right, masks)
+    assert gaps[0].sentence().startswith("s0 (100 rows): -40.0 points [-49.9, -29.9] against")
+    (row,) = gap_table(gaps).to_dict("records")
+    assert (row["rows"], row["rest"], row["verdict"]) == (100, 500, "gap")
+    assert row["difference"] == pytest.approx(-0.4)
+
+
+# --- segments ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged():
+    """Two hundred rows: of `low` half are right at 0.9, of `high` all at 0.6."""
+    rows = pd.DataFrame({"id": range(200), "query": ["tax ₹5"] * 50 + ["tax"] * 150})
+    rows["intent"] = "tax"
+    rows["segment"] = ["low", "high"] * 100
+    rows["language"] = ["en"] * 170 + ["hi"] * 30
+    right = (rows["segment"] == "high") | (rows["id"] % 4 == 0)
+    sure = np.where(rows["segment"] == "high", 0.6, 0.9)
+    p_tax = np.where(right, sure, 1 - sure)
+    return rows, pd.DataFrame({"id": rows["id"], "fold": 0, "loan": 1 - p_tax, "tax": p_tax})
+
+
+def test_a_segment_has_scores_calibration_and_abstention(judged):
+    masks = masks_by_column(judged[0], ["segment"])
+    table = segment_scores(*judged, masks, threshold=0.7, n_boot=200).set_index("slice")
+    low, high = table.loc["segment=low"], table.loc["segment=high"]
+    assert (low["rows"], low["accuracy"], high["accuracy"]) == (100, 0.5, 1.0)
+    assert (low["calibration"], high["calibration"]) == pytest.approx((0.4, -0.4))
+    assert (low["abstained"], high["abstained"]) == (0.0, 1.0)
+    assert low["abstained_high"] == pytest.approx(wilson(0, 100)[1])
+
+
+def test_the_interval_of_calibration_is_that_of_a_mean(judged):
+    masks = masks_by_column(judged[0], ["segment"])
+    low = segment_scores(*judged, masks, n_boot=4000).set_index("slice").loc["segment=low"]
+    assert low["calibration_high"] - 0.4 == pytest.approx(1.96 * 0.5 / 10, abs=0.01)
+    assert "abstained" not in low
+
+
+def test_a_rule_on_the_text_is_a_segment(judged):
+    rules = {"an amount": "₹", "short": lambda text: len(text) < 4}
+    table = segment_scores(*judged, masks_by_rule(judged[0], rules), n_boot=20)
+    assert dict(zip(table["slice"], table["rows"], strict=True)) == {"an amount": 50, "short": 150}
+
+
+def test_no_segment_large_enough_gives_an_empty_table(judged):
+    assert segment_scores(*judged, {"few": np.arange(200) < 5}).empty
+
+
+def test_rows_in_another_order_are_refused(judged):
+    rows, oof = judged
+    with pytest.raises(ValueError, match="same ids in the same order"):
+        segment_scores(rows, oof[::-1], {})
+
+
+def test_combinations_of_columns_have_scores_unless_they_are_rare(judged):
+    table = crossed(*judged, ["segment", "language"])
+    assert table[["segment", "language", "rows"]].to_numpy().tolist() == [
+        ["high", "en", 85],
+        ["low", "en", 85],
+    ]
+    assert table["accuracy"].tolist() == pytest.approx([1.0, 43 / 85])
+    ends = table.loc[1, ["accuracy_low", "accuracy_high"]].tolist()
+    assert ends == pytest.approx(proportion_confint(43, 85, method="wilson"), abs=1e-6)
+
+
+@pytest.mark.parametrize("columns", [["segment", "region"], ["nobody"]])
+def test_columns_that_say_nothing_have_no_combinations(judged, columns):
+    rows, oof = judged
+    table = crossed(rows.assign(nobody=None), oof, columns)
+    assert table.empty and list(table)[: len(columns)] == columns
+
+
+def test_rows_without_a_value_are_in_no_combination(judged):
+    rows, oof = judged
+    rows.loc[rows["id"] < 100, "segment"] = None
+    assert crossed(rows, oof, ["segment"])["rows"].tolist() == [50, 50]
+
+
+# --- counterfactual pairs ----------------------------------------------------------------------
+
+
+def answered(probe: str, flipped: set[int]) -> pd.DataFrame:
+    p_tax = np.array([0.1 if n in flipped else 0.9 for n in range(20)])
+    return pd.DataFrame(
+        {"probe": probe, "id": range(20), "fold": 0, "loan": 1 - p_tax, "tax": p_tax}
+    )
+
+
+def test_flips_are_counted_against_a_change_that_means_nothing():
+    probes = pd.concat(
+        [
+            answered("person: introduced", set()),
+            answered("person: another name", {0}),
+            answered("person: other gender", set(range(1, 9))),
+        ]
+    )
+    table = flip_rates(answered("", set()).drop(columns="probe"), probes).set_index("attribute")
+    assert table["flipped"].to_dict() == {CONTROL: 0.05, "gender of the name": 0.4}
+    assert table.loc[CONTROL, "flipped_high"] == wilson(0.05, 20)[1]
+    # Eight of nine rows that flip with one only: (9 + 1) / 2^9.
+    assert table.loc["gender of the name", "p_control"] == pytest.approx(10 / 512)
+    assert np.isnan(table.loc[CONTROL, "p_control"])
+
+
+def test_the_style_of_amounts_is_compared_with_the_text_as_written():
+    probes = answered("view: amount spelling", {3}).tail(18)
+    table = flip_rates(answered("", set()).drop(columns="probe"), probes)
+    assert table[["attribute", "rows"]].to_numpy().tolist() == [["style of amounts", 18]]
+    assert table["flipped"][0] == pytest.approx(1 / 18)
+
+
+def test_a_pair_that_flips_together_is_no_flip():
+    probes = pd.concat([answered("manner: polite", {1, 2}), answered("manner: casual", {1, 2})])
+    table = flip_rates(answered("", set()).drop(columns="probe"), probes)
+    assert table["flipped"].tolist() == [0.0]

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import subprocess
+import time
+
+import pytest
+
+from nivesh_lib.errors import ModelError
+from nivesh_lib.evaluation import benchmark as isolated
+from nivesh_lib.evaluation.benchmark import (
+    as_served,
+    directory_bytes,
+    measure_latency,
+    peak_memory_of,
+    race,
+    saved_bytes,
+    speed_in_process,
+    speed_of,
+)
+from nivesh_lib.models.base import get_model
+
+QUERIES = [f"query {n}" for n in range(10)]
+
+
+def test_a_call_of_known_length_is_measured_in_milliseconds():
+    found = measure_latency(lambda _: time.sleep(0.01), ["tax"], warmup=1, repeats=20)
+    assert 10 <= found["p50_ms"] < 20
+    assert found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"]
+
+
+def test_one_slow_call_in_ten_shows_in_the_tail_only():
+    pauses = iter([0.05 if i % 10 == 0 else 0 for i in range(30)])
+    found = measure_latency(lambda _: time.sleep(next(pauses)), ["tax"], warmup=0, repeats=30)
+    assert found["p50_ms"] < 25 < found["p95_ms"]
+
+
+def test_the_warm_up_does_not_count():
+    pauses = iter([0.05, 0.05, *[0] * 9])
+    found = measure_latency(lambda _: time.sleep(next(pauses)), ["tax"], warmup=2, repeats=9)
+    assert found["p50_ms"] < 25
+    assert found["n"] == 9
+
+
+def test_queries_are_asked_one_at_a_time_and_in_turn():
+    asked = []
+    measure_latency(asked.append, ["a", "b"], warmup=1, repeats=4)
+    assert asked == [["a"], ["a"], ["b"], ["a"], ["b"]]
+
+
+@pytest.mark.parametrize(("limit", "threads"), [(None, 0), ("2", 2)])
+def test_the_limit_on_threads_is_recorded(monkeypatch, limit, threads):
+    monkeypatch.delenv("NIVESH_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if limit:
+        monkeypatch.setenv("NIVESH_THREADS", limit)
+    assert measure_latency(len, ["tax"], repeats=1)["threads"] == threads
+
+
+def test_no_queries_are_refused():
+    with pytest.raises(ValueError, match="queries is empty"):
+        measure_latency(len, [])
+
+
+def test_no_call_that_counts_is_refused():
+    for timed in (measure_latency, speed_of):
+        with pytest.raises(ValueError, match="0 repeats"):
+            timed(len, QUERIES, repeats=0)
+
+
+def test_each_batch_size_has_its_times_and_its_throughput():
+    one, four = speed_of(lambda _: time.sleep(0.004), QUERIES, batch_sizes=(1, 4), repeats=10)
+    assert (one.batch_size, four.batch_size, four.n) == (1, 4, 10)
+    assert 4 <= one.p50_ms <= one.p95_ms <= one.p99_ms
+    assert four.per_second == pytest.approx(4 * one.per_second, rel=0.5)
+
+
+def test_a_slow_call_lowers_the_throughput_though_not_the_median():
+    pauses = iter([0.1, *[0] * 9])
+    (speed,) = speed_of(
+        lambda _: time.sleep(next(pauses)), QUERIES, batch_sizes=(1,), warmup=0, repeats=10
+    )
+    assert speed.p50_ms < 10 and speed.per_second < 100
+
+
+def test_batches_hold_distinct_queries_in_turn():
+    asked = []
+    speed_of(asked.append, QUERIES[:5] * 2, batch_sizes=(3,), warmup=1, repeats=3)
+    names = [[QUERIES.index(query) for query in batch] for batch in asked]
+    assert names == [[0, 1, 2], [0, 1, 2], [3, 4, 0], [1, 2, 3]]
+
+
+def test_timing_ends_after_the_seconds_given_but_not_before_five_calls():
+    (speed,) = speed_of(lambda _: time.sleep(0.01), QUERIES, batch_sizes=(1,), seconds=0)
+    assert speed.n == 5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"), [((1, 11), "do not fill a batch of 11"), ((), "at least"), ((0,), "none")]
+)
+def test_batches_that_cannot_be_filled_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        speed_of(len, QUERIES, batch_sizes=sizes)
+
+
+def test_processor_and_threads_stand_beside_the_numbers(monkeypatch):
+    monkeypatch.setenv("NIVESH_THREADS", "2")
+    monkeypatch.setattr(
+        "nivesh_lib.evaluation.benchmark.environment",
+        lambda: {"processor": {"model": "Some CPU", "flags": ["avx2"]}},
+    )
+    (speed,) = speed_of(len, QUERIES, batch_sizes=(1,), repeats=5)
+    assert (speed.threads, speed.processor, speed.flags) == (2, "Some CPU", ("avx2",))
+    assert json.loads(json.dumps(speed.as_dict()))["flags"] == ["avx2"]
+
+
+def test_what_was_in_memory_before_is_kept_from_the_collector_while_timing():
+    frozen = []
+    speed_of(lambda _: frozen.append(gc.get_freeze_count()), QUERIES, batch_sizes=(1,), repeats=5)
+    assert min(frozen) > 0 and gc.get_freeze_count() == 0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only ``clock(name, ms)`` moves, which also notes who was asked."""
+    now, asked = [0], []
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
+
+    def takes(name, *ms):
+        pauses = itertools.cycle(ms)
+
+        def predict(_):
+            asked.append(name)
+            now[0] += int(1e6 * next(pauses))
+
+        return predict
+
+    takes.asked = asked
+    return takes
+
+
+def test_models_that_race_take_turns_and_the_first_is_the_measure(clock):
+    models = {"slow": clock("slow", 4), "fast": clock("fast", 1)}
+    slow, fast = race(models, QUERIES, rounds=3, calls=5)
+    assert [name for name, _ in itertools.groupby(clock.asked)] == ["slow", "fast"] * 2 + ["slow"]
+    assert (slow.ms, slow.times_as_fast, fast.ms, fast.times_as_fast) == (4, 1, 1, 4)
+
+
+def test_a_round_that_is_slow_for_all_changes_no_ratio(clock):
+    # Six calls a round, one of them not counted; the third of four rounds takes ten times as long.
+    pace = [1] * 12 + [10] * 6 + [1] * 6
+    models = {"one": clock("one", *(2 * ms for ms in pace)), "two": clock("two", *pace)}
+    one, two = race(models, QUERIES, rounds=3, calls=5)
+    assert (one.ms, one.worst_ms) == (2, 20)
+    assert two.times_low == two.times_as_fast == two.times_high == 2
+
+
+@pytest.mark.parametrize("odd", [{"models": {}}, {"rounds": 0}, {"calls": 0}, {"batch_size": 11}])
+def test_a_race_of_nothing_is_refused(odd):
+    given = {"models": {"one": len}, "queries": QUERIES, "rounds": 1, "calls": 1, **odd}
+    with pytest.raises(ValueError, match=r"need one of each|do not fill"):
+        race(given.pop("models"), given.pop("queries"), **given)
+
+
+def test_a_directory_is_as_large_as_its_files(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.json").write_bytes(b"12345")
+    (tmp_path / "sub" / "b.json").write_bytes(b"123")
+    assert directory_bytes(str(tmp_path)) == 8
+
+
+def test_a_model_is_as_large_as_what_it_saves():
+    class Model:
+        def save(self, directory):
+            directory.mkdir()
+            (directory / "model.json").write_bytes(b"1234567")
+            return directory
+
+    assert saved_bytes(Model()) == 7
+
+
+FEW_QUERIES = [f"query {n}" for n in range(8)]
+LOADER = """
+import os, pathlib, time
+
+print("a library that talks")
+held = []
+
+def load(directory):
+    size = int(pathlib.Path(directory, "size").read_text())
+    held.append(bytearray(size))
+    held[0][::4096] = b"x" * len(held[0][::4096])
+    return lambda queries: time.sleep(0.002 * int(os.environ["OMP_NUM_THREADS"]))
+
+def broken(directory):
+    raise RuntimeError("no weights, call 9876543210")
+"""
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A directory of a model that holds some bytes and takes 2 ms for each thread it was given."""
+    (tmp_path / "a_loader.py").write_text(LOADER)
+    (tmp_path / "size").write_text("1000")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_each_number_of_threads_has_a_process_of_its_own(model):
+    found = speed_in_process(
+        model, FEW_QUERIES, threads=(1, 3), batch_sizes=(1, 8), repeats=5, loader="a_loader:load"
+    )
+    assert [(s.threads, s.batch_size) for s in found] == [(1, 1), (1, 8), (3, 1), (3, 8)]
+    assert found[0].p50_ms < 5 < found[2].p50_ms
+
+
+def test_peak_memory_is_that_of_the_model_and_not_of_who_asks(model):
+    here = bytearray(300_000_000)
+    here[::4096] = b"x" * len(here[::4096])
+    small = peak_memory_of(model, FEW_QUERIES, loader="a_loader:load")
+    (model / "size").write_text("100000000")
+    large = peak_memory_of(model, FEW_QUERIES, loader="a_loader:load")
+    assert large - small == pytest.approx(100_000_000, rel=0.1)
+    assert small < len(here)
+
+
+def test_a_model_that_does_not_load_is_named_with_the_last_words(model):
+    with pytest.raises(ModelError, match=r"could not be measured.*no weights, call \[PHONE\]"):
+        speed_in_process(model, FEW_QUERIES, threads=(1,), loader="a_loader:broken")
+
+
+def test_no_thread_is_refused(model):
+    with pytest.raises(ValueError, match="threads 0 is not 1 or more"):
+        peak_memory_of(model, FEW_QUERIES, threads=0)
+
+
+def test_a_batch_of_none_and_no_queries_are_refused(model):
+    with pytest.raises(ValueError, match="a batch of 0 queries"):
+        peak_memory_of(model, FEW_QUERIES, batch_size=0)
+    with pytest.raises(ValueError, match="queries is empty"):
+        as_served(get_model("tfidf"), [])
+
+
+def test_queries_reach_the_process_by_its_standard_input_only(model, monkeypatch):
+    seen = []
+
+    def run(command, *, input, **given):
+        seen.append((command, input))
+        return subprocess.CompletedProcess(command, 0, '{"peak": 7}\n', "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert peak_memory_of(model, FEW_QUERIES) == 7
+    ((command, told),) = seen
+    assert "query 3" in told and not any("query" in word for word in command)
+
+
+def test_where_proc_is_absent_the_system_is_asked(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.is_file", lambda self: False)
+    assert isolated._peak_bytes() > 10_000_000
+
+
+def test_a_model_is_measured_as_it_would_be_served_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fitted = get_model("tfidf").fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
+    speeds, peak = as_served(fitted, FEW_QUERIES, threads=(1,), batch_sizes=(1,), repeats=5)
+    assert [speed.batch_size for speed in speeds] == [1] and peak > 10_000_000
+    assert list(tmp_path.iterdir()) == []

