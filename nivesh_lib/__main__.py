@@ -15,6 +15,14 @@ def main() -> None:
     except NiveshError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("nivesh_lib"):
+            raise
+        sys.stderr.write(
+            f"error: this command needs {error.name}, which the core does not install. "
+            "Install the rest: pip install 'nivesh-workbench[workbench]'\n"
+        )
+        sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"error: {place}{error.strerror or error}. Check rights and free space\n")

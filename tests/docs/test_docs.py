@@ -29,7 +29,8 @@ def locked() -> dict[str, str]:
 
 def declared() -> list[str]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    return project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    return project["dependencies"] + extras["workbench"] + extras["dev"]
 
 
 def test_the_lock_pins_everything_exactly_and_plainly():

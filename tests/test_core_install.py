@@ -1,0 +1,88 @@
+"""The package's core is what serving needs: it answers without any package of the extras."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+MODELS = REPOSITORY / "tests" / "frozen" / "models"
+SERVED = ["rules", "tfidf", "static", "onnx", "cascade", "calibrated"]
+# Refuses to import what the core does not install.
+CORE_ALONE = """
+import importlib.abc, json, sys
+absent = set(json.loads(sys.argv[1]))
+
+class Refused(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in absent:
+            raise ModuleNotFoundError(f"{name} is not in the core", name=name)
+
+sys.meta_path.insert(0, Refused())
+"""
+ANSWER = """
+from nivesh_lib.serving.predictor import Predictor
+for directory in sys.argv[2:]:
+    (answer,) = Predictor.from_directory(directory).predict(["how do I save tax under 80C?"])
+    print(answer["intent"])
+"""
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """Return the names of the distributions that these requirements install here."""
+    from packaging.requirements import Requirement
+
+    found: set[str] = set()
+    waiting = [(Requirement(text), "") for text in requirements]
+    while waiting:
+        requirement, extra = waiting.pop()
+        name = normal(requirement.name)
+        needed = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        if not needed or name in found:
+            continue
+        found.add(name)
+        waiting += [(Requirement(t), "") for t in importlib.metadata.requires(name) or []]
+    return found
+
+
+@pytest.fixture(scope="module")
+def absent() -> set[str]:
+    """The top-level modules of installed distributions that the core does not install."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    core = closure(project["dependencies"]) | {"nivesh-workbench"}
+    providers = importlib.metadata.packages_distributions()
+    return {name for name, by in providers.items() if not core & {normal(one) for one in by}}
+
+
+def with_the_core_alone(code: str, absent: set[str], *arguments: str):
+    call = [sys.executable, "-c", CORE_ALONE + code, json.dumps(sorted(absent)), *arguments]
+    return subprocess.run(call, capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def test_saved_models_answer_with_the_core_alone(absent):
+    done = with_the_core_alone(ANSWER, absent, *(str(MODELS / kind) for kind in SERVED))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == len(SERVED)
+
+
+def test_a_command_that_needs_more_names_the_extra(absent):
+    code = "sys.argv[1:] = ['compare']\nfrom nivesh_lib.__main__ import main\nmain()"
+    done = with_the_core_alone(code, absent)
+    assert done.returncode == 1 and "nivesh-workbench[workbench]" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_core_installs_none_of_the_heavy_packages(absent):
+    heavy = {"torch", "transformers", "mlflow", "pandas", "matplotlib", "evidently", "jupyterlab"}
+    assert heavy <= absent
