@@ -47,6 +47,24 @@ def locked(place: Path, *, shared: bool = False, wait: bool = True) -> Iterator[
 
 
 @contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder, which is made when it is missing.
+
+    Raises
+    ------
+    DataError
+        The folder cannot be made or read.
+    """
+    with contextlib.ExitStack() as lock:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(locked(folder))
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written: {error.strerror}.") from error
+        yield
+
+
+@contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it is renamed to ``target`` when the block ends.
 

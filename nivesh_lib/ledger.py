@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -27,6 +26,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
+from nivesh_lib.files import locked, sync
 from nivesh_lib.records.schema import fits
 from nivesh_lib.reproducibility import committed
 
@@ -79,9 +79,8 @@ def read_ledger() -> list[dict[str, Any]]:
     """
     path = ledger_path()
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # not while a line is half written
-            return _verified(path, file.read())
+        with locked(path, shared=True):  # not while a line is half written
+            return _verified(path, path.read_bytes())
     except FileNotFoundError:
         return _verified(path, b"")
     except OSError as error:
@@ -140,11 +139,7 @@ class Writer:
         if self._file.write(raw) != len(raw):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._file.fileno())
-        folder = os.open(self._path.parent, os.O_RDONLY)  # the file itself may be new
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(self._path.parent)  # the file itself may be new
 
 
 @contextlib.contextmanager
@@ -162,8 +157,7 @@ def writing() -> Iterator[Writer]:
         file = path.open("a+b", buffering=0)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file, locked(path):
         file.seek(0)
         yield Writer(path, file)
 

@@ -7,21 +7,27 @@ Texts are never quoted in a message, since they may be private; labels, ids and 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nivesh_lib.data.reading import (
+    Problems,
+    Table,
+    cell_problem,
+    is_missing,
+    plain,
+    read_table,
+    refuse,
+    require_column,
+)
 from nivesh_lib.data.schema import MAX_LABEL, OPTIONAL, date_form, is_iso_date, normalise
-from nivesh_lib.data.tables import Found, Table, read_table, refuse, require_column
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DAMAGED = re.compile("[\x00\ud800-\udfff]")  # what cannot be stored as text
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
 
 
@@ -84,7 +90,7 @@ def read_unchecked(
     origin = _origins(table, text, label, columns or {})
     return pd.DataFrame(
         {
-            target: [None if _is_missing(row.get(source)) else row[source] for row in table.rows]
+            target: [None if is_missing(row.get(source)) else row[source] for row in table.rows]
             for target, source in origin.items()
         }
     )
@@ -148,44 +154,29 @@ def _frame(table: Table, origin: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(kept, dtype="str")
 
 
-def plain(cell: Any) -> str | None:
-    """Return a cell as the string that stands for it, or None where there is nothing."""
-    if _is_missing(cell):
-        return None
-    return (cell.isoformat() if isinstance(cell, date) else str(cell)).strip()
-
-
-def _is_missing(cell: Any) -> bool:
-    if isinstance(cell, float):
-        return math.isnan(cell)
-    return cell is None or (isinstance(cell, str) and not cell.strip())
-
-
-def _bad_cells(table: Table, origin: Mapping[str, str]) -> Found:
+def _bad_cells(table: Table, origin: Mapping[str, str]) -> Problems:
     """Return every cell that is missing, nested, a number or damaged; the first a row."""
     found = []
     for number, row in enumerate(table.rows):
         for target, source in origin.items():
-            reason = _cell_trouble(target, row.get(source))
+            reason = _cell_problem(target, row.get(source))
             if reason:
                 found.append((number, f"{source!r} {reason}"))
                 break
     return found
 
 
-def _cell_trouble(target: str, cell: Any) -> str | None:
-    if _is_missing(cell):
+def _cell_problem(target: str, cell: Any) -> str | None:
+    if is_missing(cell):
         return None if target in OPTIONAL else "is missing or blank"
-    if isinstance(cell, list | dict):
-        return "is nested; make it one plain value"
+    if problem := cell_problem(cell):
+        return problem
     if target in ("query", "intent"):
         if not isinstance(cell, str):
             shown = repr(cell) if isinstance(cell, int | float) else f"a {type(cell).__name__}"
             return f"is {shown} where text is due"
         if target == "query" and _NUMBER.fullmatch(cell.strip()):
             return "is only a number where text is due"
-    if isinstance(cell, str) and DAMAGED.search(cell):
-        return "holds a character that cannot be stored (NUL or half a surrogate pair)"
     return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from nivesh_lib.data.remote import upload
 from nivesh_lib.data.review import Decision, changes_of, revise, summary
 from nivesh_lib.data.schema import LABELS, is_iso_date, normalise, schema_failures
 from nivesh_lib.data.split_assignment import (
@@ -24,12 +25,6 @@ from nivesh_lib.data.split_assignment import (
     new_rows,
 )
 from nivesh_lib.data.splits import NEAR, mask_amounts, near_duplicate_pairs
-from nivesh_lib.data.storage import (
-    clear_leftovers,
-    locked,
-    upload,
-    write_folder,
-)
 from nivesh_lib.data.versions import (
     DataVersion,
     Manifest,
@@ -43,6 +38,7 @@ from nivesh_lib.data.versions import (
     versions_of,
 )
 from nivesh_lib.errors import DataError
+from nivesh_lib.files import locked_folder, restore_folders, write_folder
 from nivesh_lib.paths import data_dir
 
 if TYPE_CHECKING:
@@ -96,8 +92,8 @@ def publish(
     created = created or datetime.now(UTC).date().isoformat()
     if not is_iso_date(created):
         raise DataError(f"created {created!r} is no ISO date; write 2026-01-25.")
-    with locked(data_dir()):
-        clear_leftovers(data_dir() / name)
+    with locked_folder(data_dir()):
+        restore_folders(data_dir() / name)
         base = _check_version(name, version, parent)
         task = str(base.manifest["task"]) if base else task
         new = None

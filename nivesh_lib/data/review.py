@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nivesh_lib.data.importing import plain
+from nivesh_lib.data.reading import Table, plain, read_table
 from nivesh_lib.data.schema import normalise
-from nivesh_lib.data.storage import locked, new_file
-from nivesh_lib.data.tables import Table, read_table
 from nivesh_lib.errors import DataError
+from nivesh_lib.files import locked_folder, new_file
 from nivesh_lib.privacy import anonymize_query
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def write_review(path: str | Path, rows: pd.DataFrame, *, reviewer: str = "") ->
     path = Path(path)
     if rows.empty:
         raise DataError(f"There are no rows to review; {path} was not written.")
-    with locked(path.parent):  # of two writers, one comes second and finds the file
+    with locked_folder(path.parent):  # of two writers, one comes second and finds the file
         if path.exists():
             raise DataError(
                 f"{path} exists and may hold decisions; name another file with --output."

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nivesh_lib.data.importing import read_unchecked
+from nivesh_lib.data.reading import EXTENSIONS
 from nivesh_lib.data.schema import normalise, schema_failures
 from nivesh_lib.data.splits import near_duplicate_pairs
-from nivesh_lib.data.tables import EXTENSIONS
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.errors import DataError
 

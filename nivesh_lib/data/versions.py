@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nivesh_lib.data.remote import read_bytes
 from nivesh_lib.data.schema import OPTIONAL
-from nivesh_lib.data.storage import (
-    read_bytes,
-)
 from nivesh_lib.errors import ChecksumError, DataError
 from nivesh_lib.paths import data_dir, home
 

@@ -516,7 +516,8 @@ SCRIPT = """
 import os, signal, sys
 import pandas as pd
 from pathlib import Path
-from nivesh_lib.data import publishing, storage
+from nivesh_lib import files
+from nivesh_lib.data import publishing
 
 calls = 0
 def die_at(function, number):
@@ -530,7 +531,7 @@ def die_at(function, number):
 
 stage, number = sys.argv[1].split(":")
 if stage == "sync":
-    storage._sync = die_at(storage._sync, int(number))
+    files.sync = die_at(files.sync, int(number))
 if stage == "rename":
     Path.rename = die_at(Path.rename, int(number))
 rows = pd.DataFrame({"query": sys.argv[3:], "intent": ["a", "b"] * (len(sys.argv[3:]) // 2)})
