@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from nivesh_lib.cli.data import Delimiter
+from nivesh_lib.cli.options import Delimiter
 
 if TYPE_CHECKING:
     from nivesh_lib.data.reading import Query

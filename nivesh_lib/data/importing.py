@@ -7,8 +7,10 @@ Texts are never quoted in a message, since they may be private; labels, ids and 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +24,106 @@ from nivesh_lib.data.reading import (
     refuse,
     require_column,
 )
-from nivesh_lib.data.schema import MAX_LABEL, OPTIONAL, date_form, is_iso_date, normalise
+from nivesh_lib.data.schema import (
+    MAX_LABEL,
+    OPTIONAL,
+    conflicting_rows,
+    date_form,
+    is_iso_date,
+    normalise,
+)
+from nivesh_lib.data.versions import full_ref, load_dataset, resolve
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """Files that become a new version of a dataset.
+
+    Parameters
+    ----------
+    file, holdout
+        Training rows, and rows to hold out; without ``file``, a review is all there is.
+    review
+        A file of ``data.review`` that a person filled in, about rows of the parent.
+    parent
+        The version to extend, with or without the dataset's name.
+    text, label, columns, delimiter
+        How to read the files, as in `read_rows`.
+    labels
+        The taxonomy in id order; by default the parent's, unless the MAJOR number is new.
+    drop_duplicates
+        Drop rows that repeat another one of the file, or of the parent's training side.
+    description, licence, sources
+        For the manifest; by default named after the files and the parent.
+    store
+        URL below which the data file goes.
+    """
+
+    name: str
+    version: str
+    file: Path | None = None
+    holdout: Path | None = None
+    review: Path | None = None
+    parent: str | None = None
+    text: str = "query"
+    label: str = "intent"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str | None = None
+    labels: Sequence[str] | None = None
+    drop_duplicates: bool = False
+    description: str = ""
+    licence: str = ""
+    sources: Sequence[str] = ()
+    store: str | None = None
+
+    @property
+    def parent_ref(self) -> str | None:
+        """Return ``name@version`` of the parent."""
+        return self.parent and full_ref(self.name, self.parent)
+
+
+def import_files(
+    file: Path, request: ImportRequest, report: Callable[[str], None]
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the training rows in ``file`` and the holdout rows of a request.
+
+    ``report`` is called with how many repeated rows were dropped of each file.
+    """
+    parent = request.parent_ref
+    read = functools.partial(
+        read_rows,
+        text=request.text,
+        label=request.label,
+        columns=request.columns,
+        delimiter=request.delimiter,
+        keep_duplicates=request.drop_duplicates,
+    )
+    labels = request.labels or _labels_to_keep(parent, request.version)
+    rows, held = read(file, labels=labels, whole=parent is None), None
+    if request.holdout:
+        held = read(request.holdout, labels=labels or sorted(set(rows["intent"])), whole=False)
+    if request.drop_duplicates:
+        rows, dropped = drop_duplicates(rows, load_dataset(parent).train if parent else None)
+        report(f"{dropped} repeated rows dropped")
+    if request.drop_duplicates and held is not None:
+        held, dropped = drop_duplicates(held)
+        report(f"{dropped} repeated rows dropped")
+    return rows, held
+
+
+def _labels_to_keep(parent: str | None, version: str) -> tuple[str, ...] | None:
+    """Return the labels that additions must keep to; a new MAJOR number may bring others."""
+    if parent is None:
+        return None
+    base = resolve(parent)
+    same_major = base.version.split(".")[0] == version.removeprefix("v").split(".")[0]
+    return base.labels if same_major else None
 
 
 def read_rows(
@@ -83,7 +178,7 @@ def read_unchecked(
     *,
     delimiter: str | None = None,
 ) -> pd.DataFrame:
-    """Read a file with its cells as they are, so that validation can say what is wrong."""
+    """Read a file with its cells as they are, for validation to report what is wrong."""
     import pandas as pd
 
     table = read_table(path, format, delimiter=delimiter)
@@ -96,12 +191,20 @@ def read_unchecked(
     )
 
 
-def drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Keep the first of rows with the same text and label; say how many were dropped.
+def drop_duplicates(
+    frame: pd.DataFrame, known: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, int]:
+    """Keep the first of rows with the same text and label, and none with a text of ``known``.
 
-    The index stays, so that a later message still names the row of the file.
+    Returns
+    -------
+    tuple
+        The rows that are kept, with their index, so that a later message still names the row of
+        the file; and how many were dropped.
     """
     again = frame.duplicated(["query", "intent"])
+    if known is not None:
+        again |= frame["query"].isin(known["query"])
     return frame[~again], int(again.sum())
 
 
@@ -220,12 +323,12 @@ def _check_labels(
             )
     refuse(table, found, "Write each label in one way.")
     if labels is not None:
-        strange = [
+        unknown = [
             (number, f"label {label!r} is not in the taxonomy{_closest(label, labels)}")
             for number, label in enumerate(frame["intent"])
             if label not in labels
         ]
-        refuse(table, strange, f"The labels are {', '.join(labels)}.")
+        refuse(table, unknown, f"The labels are {', '.join(labels)}.")
 
 
 def _closest(label: str, labels: Iterable[str]) -> str:
@@ -236,20 +339,17 @@ def _closest(label: str, labels: Iterable[str]) -> str:
 def _check_repeats(
     table: Table, frame: pd.DataFrame, raw_texts: list[str], keep_duplicates: bool
 ) -> None:
-    first: dict[str, int] = {}
-    conflicts, repeats, exact = [], [], set()
-    for number, (text, label) in enumerate(zip(frame["query"], frame["intent"], strict=True)):
-        earlier = first.setdefault(normalise(text), number)
-        if frame["intent"][earlier] != label:
-            other = frame["intent"][earlier]
-            conflicts.append(
-                (number, f"has the text of row {earlier + 1} but label {label!r}, not {other!r}")
-            )
-        elif raw_texts[number] in exact:
-            repeats.append((number, f"repeats row {earlier + 1}"))
-        exact.add(raw_texts[number])
+    labels = frame["intent"]
+    conflicts = [
+        (row, f"has the text of row {first + 1} but label {labels[row]!r}, not {labels[first]!r}")
+        for row, first in conflicting_rows(frame["query"].map(normalise), labels).items()
+        if labels[row] != labels[first]
+    ]
     refuse(table, conflicts, "Decide on one label for each text.")
     if not keep_duplicates:
+        first_row: dict[str, int] = {}
+        firsts = [first_row.setdefault(text, row) for row, text in enumerate(raw_texts)]
+        repeats = [(n, f"repeats row {first + 1}") for n, first in enumerate(firsts) if first < n]
         refuse(table, repeats, "Delete it, or add --drop-duplicates.")
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
 
+from nivesh_lib.data.schema import Issue, row_ids
 from nivesh_lib.privacy import anonymize_query
 
 ALPHA = 0.01  # chance, over all words or labels together, of one false alarm
@@ -38,16 +38,6 @@ _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile("(?<=[a-z])(?=[A-Z])")
 
 
-@dataclass(frozen=True)
-class Leak:
-    """One finding; ``rows`` are the ids of the rows that it is about."""
-
-    check: str
-    message: str
-    rows: tuple[str, ...] = ()
-    severity: Literal["error", "warning"] = "error"
-
-
 def find_leaks(
     frame: pd.DataFrame,
     *,
@@ -55,7 +45,7 @@ def find_leaks(
     held_ids: Collection[str] = (),
     recorded: Mapping[str, int] | None = None,
     label: str = "intent",
-) -> list[Leak]:
+) -> list[Issue]:
     """Run every check that the frame's columns allow.
 
     Parameters
@@ -75,7 +65,7 @@ def find_leaks(
     return [
         *check_fold_pairs(with_ids, pairs),
         *check_split(recorded or {}),
-        *check_ids(with_ids, held_ids),
+        *checkrow_ids(with_ids, held_ids),
         *check_augmented(with_ids),
         *check_stated_labels(with_ids, label=label),
         *check_giveaways(with_ids, label=label),
@@ -85,7 +75,7 @@ def find_leaks(
 # --- rows on both sides ------------------------------------------------------------------------
 
 
-def check_fold_pairs(frame: pd.DataFrame, pairs: Iterable[tuple[int, int, float]]) -> list[Leak]:
+def check_fold_pairs(frame: pd.DataFrame, pairs: Iterable[tuple[int, int, float]]) -> list[Issue]:
     """Find near-duplicates in different folds: each is tested by a model that trained on it."""
     if "fold" not in frame:
         return []
@@ -94,35 +84,37 @@ def check_fold_pairs(frame: pd.DataFrame, pairs: Iterable[tuple[int, int, float]
     share = len(torn) / max(1, len(frame))
     message = f"Found {len(torn)} rows ({share:.1%}) that nearly repeat a row of another fold"
     severity: Literal["error", "warning"] = "error" if share > NEAR_SHARE else "warning"
-    return [Leak("fold_pairs", message, _ids(frame, torn), severity)] if torn else []
+    return [Issue("fold_pairs", message, row_ids(frame, torn), severity)] if torn else []
 
 
-def check_split(recorded: Mapping[str, int]) -> list[Leak]:
+def check_split(recorded: Mapping[str, int]) -> list[Issue]:
     """Report the held-out rows that publishing counted as being in training too."""
     exact, near = recorded.get("exact", 0), recorded.get("near", 0)
     found = []
     if exact:
-        found.append(Leak("split", f"Found {exact} held-out rows whose text is in training too"))
+        found.append(Issue("split", f"Found {exact} held-out rows whose text is in training too"))
     if near:
         message = f"Found {near} held-out rows that nearly repeat a training row"
-        found.append(Leak("split", message, severity="warning"))
+        found.append(Issue("split", message, severity="warning"))
     return found
 
 
-def check_ids(frame: pd.DataFrame, held_ids: Collection[str] = ()) -> list[Leak]:
+def checkrow_ids(frame: pd.DataFrame, held_ids: Collection[str] = ()) -> list[Issue]:
     """Find ids that are on both sides of the split, or in more than one fold."""
     both = frame["id"].isin(set(held_ids)).to_numpy(dtype=bool)
     torn = np.zeros(len(frame), dtype=bool)
     if "fold" in frame:
         torn = (frame.groupby("id")["fold"].transform("nunique") > 1).to_numpy(dtype=bool)
     return [
-        Leak("ids", f"Found {mask.sum()} rows whose id is {where}", _ids(frame, np.where(mask)[0]))
+        Issue(
+            "ids", f"Found {mask.sum()} rows whose id is {where}", row_ids(frame, np.where(mask)[0])
+        )
         for mask, where in ((both, "held out too"), (torn, "in another fold too"))
         if mask.any()
     ]
 
 
-def check_augmented(frame: pd.DataFrame) -> list[Leak]:
+def check_augmented(frame: pd.DataFrame) -> list[Issue]:
     """Find rows made from other rows in a fold: they would be scored like what people wrote."""
     made = np.zeros(len(frame), dtype=bool)
     for column in ("selection", "source"):
@@ -135,13 +127,13 @@ def check_augmented(frame: pd.DataFrame) -> list[Leak]:
         f"Found {made.sum()} augmented rows among those that are evaluated; "
         "leave them out and augment inside fit"
     )
-    return [Leak("augmented", message, _ids(frame, np.flatnonzero(made)))] if made.any() else []
+    return [Issue("augmented", message, row_ids(frame, np.flatnonzero(made)))] if made.any() else []
 
 
 # --- labels in the text ------------------------------------------------------------------------
 
 
-def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[Leak]:
+def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[Issue]:
     """Find labels that their own rows spell out, far more often than chance.
 
     Chance is what shuffled labels would give: the hypergeometric tail, exact (Fisher's test),
@@ -155,18 +147,18 @@ def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[L
     found = []
     for name in names:
         phrase, machine, own = _spaced(_CAMEL.sub(" ", name)), _machine_form(name), labels == name
-        said = np.array([bool(phrase.strip()) and phrase in text for text in spaced], dtype=bool)
+        stated = np.array([bool(phrase.strip()) and phrase in text for text in spaced], dtype=bool)
         marked = np.array([bool(machine) and machine in text for text in folded], dtype=bool)
         worst = _severity(marked, own, tests=len(names), mark=True)
-        severity = worst or _severity(said, own, tests=len(names), mark=False)
+        severity = worst or _severity(stated, own, tests=len(names), mark=False)
         if severity:
-            rows = np.flatnonzero((marked if worst else said) & own)
+            rows = np.flatnonzero((marked if worst else stated) & own)
             message = f"Found {len(rows)} of {own.sum()} rows of {name} that say their own label"
-            found.append(Leak("stated_label", message, _ids(frame, rows), severity))
+            found.append(Issue("stated_label", message, row_ids(frame, rows), severity))
     return found
 
 
-def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Leak]:
+def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Issue]:
     """Find words that decide the label by themselves, such as a tag or a code of the source.
 
     A word is judged where it stands in at least ``SUPPORT`` rows. It decides a label where 95 %
@@ -194,7 +186,7 @@ def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Leak]
                 f"{anonymize_query(word)!r} stands in {len(rows)} rows, {n} of them among the "
                 f"{own.sum()} of {name}"
             )
-            found.append(Leak("giveaway", message, _ids(frame, rows), severity))
+            found.append(Issue("giveaway", message, row_ids(frame, rows), severity))
     return found
 
 
@@ -235,7 +227,3 @@ def _spaced(text: str) -> str:
 def _machine_form(name: str) -> str:
     """Return a label as only machines write it, or nothing where people write it so too."""
     return name.casefold() if "_" in name or _CAMEL.search(name) else ""
-
-
-def _ids(frame: pd.DataFrame, rows: Iterable[int] | np.ndarray) -> tuple[str, ...]:
-    return tuple(str(frame["id"].iloc[int(row)]) for row in rows)

@@ -1,12 +1,17 @@
-"""What a row is: its columns, the Nivesh labels, and when two texts are the same."""
+"""What a row is: its columns, the Nivesh labels, when two texts are the same, what is wrong.
+
+The column of labels is called ``intent`` on disk and in frames; ``versions`` has the exception.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +47,23 @@ LABELS = (
 )
 
 
+@dataclass(frozen=True)
+class Issue:
+    """One finding; ``rows`` are ids where the data has them, else 0-based positions."""
+
+    check: str
+    message: str
+    rows: tuple[str | int, ...] = ()
+    severity: Literal["error", "warning"] = "error"
+
+
+def row_ids(frame: pd.DataFrame, rows: Iterable[int]) -> tuple[str | int, ...]:
+    """Return the ids of rows given by position, or the positions where the frame has no ids."""
+    if "id" not in frame:
+        return tuple(int(row) for row in rows)
+    return tuple(str(frame["id"].iloc[int(row)]) for row in rows)
+
+
 def label_to_id(labels: Sequence[str]) -> dict[str, int]:
     """Map each label to its place in the manifest's order."""
     return {label: number for number, label in enumerate(labels)}
@@ -52,8 +74,32 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def conflicting_rows(texts: Iterable[str], labels: Iterable[object]) -> dict[int, int]:
+    """Find equal texts with more than one label.
+
+    Parameters
+    ----------
+    texts, labels
+        Of the rows, in order. Texts are normalised; an empty one is equal to none, and a label
+        that is no text does not count.
+
+    Returns
+    -------
+    dict
+        The position of every row with such a text -> that of the first row with this text.
+    """
+    first: dict[str, int] = {}
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    keys = list(texts)
+    for row, (key, label) in enumerate(zip(keys, labels, strict=True)):
+        first.setdefault(key, row)
+        if key and isinstance(label, str):
+            labels_of[key].add(label)
+    return {row: first[key] for row, key in enumerate(keys) if len(labels_of[key]) > 1}
+
+
 def is_iso_date(text: str) -> bool:
-    """Say whether ``text`` is an ISO 8601 calendar date, perhaps with a time and its zone."""
+    """Return whether ``text`` is an ISO 8601 calendar date, perhaps with a time and its zone."""
     return date_form(text) is not None
 
 
@@ -86,7 +132,7 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
     known = None if labels is None else set(labels)
 
     def check(holds: Callable[[str], bool], name: str) -> Any:
-        # What is no text is reported once, by the dtype.
+        # A cell that is no text is reported once, by the dtype.
         return pa.Check(lambda c: not isinstance(c, str) or holds(c), element_wise=True, name=name)
 
     filled = check(lambda cell: bool(cell.strip()), "is blank")
@@ -109,7 +155,7 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
 def _written_alike(dates: pd.Series) -> pd.Series:
     import pandas as pd
 
-    # What is no date is reported by another check.
+    # A cell that is no date is reported by another check.
     forms = [date_form(cell) if isinstance(cell, str) else None for cell in dates]
     first = next(filter(None, forms), None)
     return pd.Series([form in (None, first) for form in forms], index=dates.index, dtype=bool)

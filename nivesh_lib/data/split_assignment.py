@@ -1,8 +1,8 @@
-"""From new rows, and perhaps a parent's, to one frame in which each row has id, side and fold.
+"""Split assignment: the id, side and fold of each row of a new version.
 
-Nothing here reads or writes files. The frames carry three columns beside those of the schema:
-``side`` (train, holdout or, while undecided, empty), ``fold`` (-1 outside training) and
-``place`` (how to name a new row in a message; empty for a parent's row).
+Nothing here reads or writes files. The frames carry four columns beside those of the schema:
+``side`` (train, holdout or, while undecided, empty), ``fold`` (-1 outside training), ``place``
+(how to name a new row in a message; empty for a parent's row) and ``key`` (the normalised text).
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nivesh_lib.data.schema import OPTIONAL, REQUIRED, normalise
+from nivesh_lib.data.schema import OPTIONAL, REQUIRED, conflicting_rows, normalise
 from nivesh_lib.data.splits import Pair, choose_holdout, group_pairs, hard_rows, make_folds
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+WORKING = ("side", "fold", "place", "key")  # columns that are not written
 HOLDOUT_SHARE = 0.2
 N_FOLDS = 5
 MAX_REPEATED = 0.1  # of the held-out rows; more that are in training too measure memory
@@ -66,18 +67,30 @@ def _canonical(rows: pd.DataFrame, side: str, place: str) -> pd.DataFrame:
     return frame.assign(side=side, fold=-1, place=places)
 
 
-def extend(base: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Put new rows after a parent's; a row that is there already is refused."""
+def joined(base: pd.DataFrame | None, new: pd.DataFrame | None) -> pd.DataFrame:
+    """Return a parent's rows, with sides and folds, and the new ones after them.
+
+    Raises
+    ------
+    DataError
+        A new row is in the parent already.
+    """
     import pandas as pd
 
-    there = dict(zip(base["query"], base["id"], strict=True))
-    again = [
-        f"{place} is there already as {there[query]}"
-        for place, query in zip(new["place"], new["query"], strict=True)
-        if query in there
-    ]
-    _refuse(again, "Leave it out.")
-    return pd.concat([base.assign(place=""), new], ignore_index=True)
+    parts = [] if new is None else [new]
+    if base is not None:
+        parts.insert(0, base.assign(place=""))
+    frame = pd.concat(parts, ignore_index=True)
+    frame["key"] = [normalise(t) if isinstance(t, str) else "" for t in frame["query"]]
+    if base is not None and new is not None:
+        there = dict(zip(base["query"], base["id"], strict=True))
+        again = [
+            f"{place} is there already as {there[query]}"
+            for place, query in zip(new["place"], new["query"], strict=True)
+            if query in there
+        ]
+        _refuse(again, "Leave it out.")
+    return frame
 
 
 def check_conflicts(frame: pd.DataFrame) -> None:
@@ -85,22 +98,19 @@ def check_conflicts(frame: pd.DataFrame) -> None:
 
     A parent's rows are compared with those on their own side, new rows with all.
     """
-    first: dict[tuple[str, str], tuple[str, str]] = {}
-    first_version = bool((frame["place"] != "").all())
-    found = []
-    columns = (frame[name] for name in ("query", "intent", "side", "place", "id"))
-    for query, intent, side, place, row_id in zip(*columns, strict=True):
-        own_side = first_version or not place
-        met = [
-            first.setdefault((normalise(query), where), (place or row_id, intent))
-            for where in ([side] if own_side else ["train", "holdout", ""])
-        ]
-        other = next((name_label for name_label in met if name_label[1] != intent), None)
-        if other:
-            found.append(
-                f"{place or row_id} has the text of {other[0]} but label {intent!r}, not "
-                f"{other[1]!r}"
-            )
+    new = (frame["place"] != "").to_numpy(dtype=bool)
+    first: dict[int, int] = {}
+    for side in ("train", "holdout", ""):
+        compared = (frame["side"] == side).to_numpy(dtype=bool) | (new & ~new.all())
+        rows, labels = np.flatnonzero(compared), frame["intent"][compared].tolist()
+        for row, other in conflicting_rows(frame["key"][compared], labels).items():
+            if labels[row] != labels[other]:
+                first.setdefault(int(rows[row]), int(rows[other]))
+    label, name = frame["intent"], frame["place"].where(new, frame["id"])
+    found = [
+        f"{name[row]} has the text of {name[other]} but label {label[row]!r}, not {label[other]!r}"
+        for row, other in sorted(first.items())
+    ]
     _refuse(found, "Decide on one label for each text.")
 
 
@@ -111,9 +121,9 @@ def make_ids(frame: pd.DataFrame, dataset: str) -> list[str]:
     given = frame["id"].notna()
     used = set(frame["id"][given])
     ids = []
-    for row_id, query, keep in zip(frame["id"], frame["query"], given, strict=True):
+    for row_id, key, keep in zip(frame["id"], frame["key"], given, strict=True):
         if not keep:
-            stem = f"{prefix}-{hashlib.sha256(normalise(query).encode()).hexdigest()[:8]}"
+            stem = f"{prefix}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
             row_id, number = stem, 2
             while row_id in used:
                 row_id, number = f"{stem}-{number}", number + 1
@@ -164,7 +174,7 @@ def _keep_earlier_sides(
 ) -> None:
     moved = []
     for row in np.flatnonzero(new):
-        before = earlier.get(normalise(frame["query"].iloc[row]))
+        before = earlier.get(frame["key"].iloc[row])
         if before and not side[row]:
             side[row] = "holdout" if "holdout" in before else "train"
         elif before and side[row] not in before:
@@ -247,8 +257,7 @@ def cross_split_duplicates(frame: pd.DataFrame, pairs: list[Pair]) -> dict[str, 
 def _repeated(frame: pd.DataFrame) -> set[int]:
     """Return the positions of held-out rows whose text, up to case and white space, is trained."""
     train = (frame["side"] == "train").to_numpy(dtype=bool)
-    texts = frame["query"].map(normalise)
-    both = ~train & texts.isin(set(texts[train])).to_numpy(dtype=bool)
+    both = ~train & frame["key"].isin(set(frame["key"][train])).to_numpy(dtype=bool)
     return {int(row) for row in np.flatnonzero(both)}
 
 

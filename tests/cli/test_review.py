@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from nivesh_lib.cli.data import data_app
+from nivesh_lib.cli.app import data_app
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset, resolve
 from nivesh_lib.errors import NiveshError
