@@ -65,7 +65,7 @@ def find_leaks(
     return [
         *check_fold_pairs(with_ids, pairs),
         *check_split(recorded or {}),
-        *checkrow_ids(with_ids, held_ids),
+        *check_ids(with_ids, held_ids),
         *check_augmented(with_ids),
         *check_stated_labels(with_ids, label=label),
         *check_giveaways(with_ids, label=label),
@@ -99,7 +99,7 @@ def check_split(recorded: Mapping[str, int]) -> list[Issue]:
     return found
 
 
-def checkrow_ids(frame: pd.DataFrame, held_ids: Collection[str] = ()) -> list[Issue]:
+def check_ids(frame: pd.DataFrame, held_ids: Collection[str] = ()) -> list[Issue]:
     """Find ids that are on both sides of the split, or in more than one fold."""
     both = frame["id"].isin(set(held_ids)).to_numpy(dtype=bool)
     torn = np.zeros(len(frame), dtype=bool)
