@@ -6,10 +6,9 @@ Texts are never quoted in a message, since they may be private; labels, ids and 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from nivesh_lib.data.reading import (
 from nivesh_lib.data.schema import (
     MAX_LABEL,
     OPTIONAL,
+    closest,
     conflicting_rows,
     date_form,
     is_iso_date,
@@ -131,7 +131,6 @@ def read_rows(
     text: str = "query",
     label: str = "intent",
     columns: Mapping[str, str] | None = None,
-    format: str | None = None,
     *,
     delimiter: str | None = None,
     labels: Collection[str] | None = None,
@@ -146,17 +145,15 @@ def read_rows(
         The file's columns that hold the text and its label.
     columns
         Further columns by name in the file: ``{"segment": "income_segment"}``.
-    format
-        csv, json, jsonl or parquet; by default the file's ending says.
     labels
-        The taxonomy; without it any label is welcome.
+        The taxonomy; without it any label is accepted.
     whole
         The rows are a whole training set: at least two classes of two rows each. Off for
         additions and test files.
     keep_duplicates
         Let repeated rows through, for ``drop_duplicates``.
     """
-    table = read_table(path, format, delimiter=delimiter)
+    table = read_table(path, delimiter=delimiter)
     origin = _origins(table, text, label, columns or {})
     refuse(table, _bad_cells(table, origin), "Fill or delete each such row, or name other columns.")
     frame = _frame(table, origin)
@@ -170,19 +167,13 @@ def read_rows(
 
 
 def read_unchecked(
-    path: str | Path,
-    text: str = "query",
-    label: str = "intent",
-    columns: Mapping[str, str] | None = None,
-    format: str | None = None,
-    *,
-    delimiter: str | None = None,
+    path: str | Path, text: str, label: str, *, delimiter: str | None = None
 ) -> pd.DataFrame:
     """Read a file with its cells as they are, for validation to report what is wrong."""
     import pandas as pd
 
-    table = read_table(path, format, delimiter=delimiter)
-    origin = _origins(table, text, label, columns or {})
+    table = read_table(path, delimiter=delimiter)
+    origin = _origins(table, text, label, {})
     return pd.DataFrame(
         {
             target: [None if is_missing(row.get(source)) else row[source] for row in table.rows]
@@ -246,27 +237,21 @@ def _check_meanings(text: str, label: str, columns: Mapping[str, str]) -> None:
 def _frame(table: Table, origin: Mapping[str, str]) -> pd.DataFrame:
     import pandas as pd
 
-    cells = {
-        target: [plain(row.get(source)) for row in table.rows] for target, source in origin.items()
+    columns = {
+        name: [plain(row.get(source)) for row in table.rows] for name, source in origin.items()
     }
-    kept = {
-        target: column
-        for target, column in cells.items()
-        if target not in OPTIONAL or any(cell is not None for cell in column)
-    }
-    return pd.DataFrame(kept, dtype="str")
+    empty = [name for name in OPTIONAL if not any(columns.get(name, ()))]
+    return pd.DataFrame(columns, dtype="str").drop(columns=empty, errors="ignore")
 
 
 def _bad_cells(table: Table, origin: Mapping[str, str]) -> Problems:
-    """Return every cell that is missing, nested, a number or damaged; the first a row."""
-    found = []
-    for number, row in enumerate(table.rows):
-        for target, source in origin.items():
-            reason = _cell_problem(target, row.get(source))
-            if reason:
-                found.append((number, f"{source!r} {reason}"))
-                break
-    return found
+    """Return every cell that is missing, nested, a number or damaged."""
+    return [
+        (number, f"{source!r} {problem}")
+        for number, row in enumerate(table.rows)
+        for target, source in origin.items()
+        if (problem := _cell_problem(target, row.get(source)))
+    ]
 
 
 def _cell_problem(target: str, cell: Any) -> str | None:
@@ -314,26 +299,20 @@ def _check_labels(
     ]
     refuse(table, long, "Shorten it, or name the column of labels with --label COLUMN.")
     seen: dict[str, str] = {}
-    found = []
-    for number, label in enumerate(raw):
-        first = seen.setdefault("".join(label.casefold().split()), label)
-        if first != label:
-            found.append(
-                (number, f"label {label!r} and {first!r} differ only by case or white space")
-            )
+    firsts = [seen.setdefault("".join(label.casefold().split()), label) for label in raw]
+    found = [
+        (number, f"label {label!r} and {first!r} differ only by case or white space")
+        for number, (label, first) in enumerate(zip(raw, firsts, strict=True))
+        if label != first
+    ]
     refuse(table, found, "Write each label in one way.")
     if labels is not None:
         unknown = [
-            (number, f"label {label!r} is not in the taxonomy{_closest(label, labels)}")
+            (number, f"label {label!r} is not in the taxonomy{closest(label, labels)}")
             for number, label in enumerate(frame["intent"])
             if label not in labels
         ]
         refuse(table, unknown, f"The labels are {', '.join(labels)}.")
-
-
-def _closest(label: str, labels: Iterable[str]) -> str:
-    match = difflib.get_close_matches(label, list(labels), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def _check_repeats(

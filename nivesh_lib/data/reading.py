@@ -72,10 +72,8 @@ class Query(NamedTuple):
 # --- whole files -------------------------------------------------------------------------------
 
 
-def read_table(
-    path: str | Path, format: str | None = None, *, delimiter: str | None = None
-) -> Table:
-    """Read all cells of a file.
+def read_table(path: str | Path, kind: str = "", *, delimiter: str | None = None) -> Table:
+    """Read all cells of a file of a ``kind``, by default the one of its ending.
 
     Raises
     ------
@@ -83,7 +81,7 @@ def read_table(
         The file is missing, empty, of unknown kind or damaged, or has no rows.
     """
     path = Path(path)
-    kind = _file_kind(path, format)
+    kind = _file_kind(path, {path.suffix.lower(): kind} if kind else EXTENSIONS)
     separator = _field_delimiter(path, kind, delimiter)
     if not any(line.strip() for line in _file_lines(path)):
         raise DataError(f"{path} is empty; export it again.")
@@ -130,7 +128,7 @@ def read_queries(
         when its turn comes.
     """
     path, column = Path(path), text or "query"
-    kind = _file_kind(path, kinds={".txt": "txt", **EXTENSIONS})
+    kind = _file_kind(path, {".txt": "txt", **EXTENSIONS})
     separator = _field_delimiter(path, kind, delimiter)
     if kind != "txt":
         return _column_queries(path, kind, separator, column)
@@ -206,22 +204,21 @@ def _place(path: Path, number: int, line: int) -> str:
     return f"{path}, row {number}" + (f" (line {line})" if line else "")
 
 
-def _file_kind(path: Path, format: str | None = None, kinds: Mapping[str, str] = EXTENSIONS) -> str:
-    """Return the format to read a file in: ``format``, by default the one of its ending."""
-    kind = format or kinds.get(path.suffix.lower())
+def _file_kind(path: Path, kinds: Mapping[str, str]) -> str:
+    """Return the kind of a file, by its ending, after refusing one that must not be read."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; name the file in it that holds the rows.")
     if not path.exists():
         raise DataError(f"{path} does not exist; check the path (from {Path.cwd()}).")
     if not path.is_file():  # reading a pipe would wait for ever
         raise DataError(f"{path} is no regular file; save its content as one.")
-    if kind is None or kind not in kinds.values():
+    if path.suffix.lower() not in kinds:
         raise DataError(
-            f"{path} is of unknown kind {format or path.suffix or 'without an ending'!r}; "
+            f"{path} is of unknown kind {path.suffix or 'without an ending'!r}; "
             f"save it as one of {', '.join(kinds)}."
         )
     _refuse_published(path)
-    return kind
+    return kinds[path.suffix.lower()]
 
 
 def _refuse_published(path: Path) -> None:

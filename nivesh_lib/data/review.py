@@ -7,7 +7,6 @@ phone number. Cells that a spreadsheet would take for a formula begin with an ap
 from __future__ import annotations
 
 import csv
-import difflib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nivesh_lib.data.reading import Table, plain, read_table
-from nivesh_lib.data.schema import conflicting_rows, normalise
+from nivesh_lib.data.schema import closest, conflicting_rows, normalise
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import locked_folder, new_file
 from nivesh_lib.privacy import anonymize_query
@@ -181,11 +180,11 @@ class _Version:
 
     @classmethod
     def of(cls, data: Dataset, labels: Collection[str] | None) -> _Version:
-        rows = data.train.set_index("id")
+        ids, label = data.train["id"], data.version.label_column
         return cls(
             data.ref,
-            rows["query"].to_dict(),
-            rows[data.version.label_column].to_dict(),
+            dict(zip(ids, data.train["query"], strict=True)),
+            dict(zip(ids, data.train[label], strict=True)),
             frozenset(data.manifest["holdout"]),
             tuple(labels or data.labels),
         )
@@ -214,14 +213,14 @@ class _Version:
         action, new = decision.action, decision.new_label
         if action and action not in ACTIONS:
             choice = ", ".join(ACTIONS)
-            yield f"decision {action!r} is not {choice} or empty{_closest(action, ACTIONS)}"
+            yield f"decision {action!r} is not {choice} or empty{closest(action, ACTIONS)}"
             return
         if new and action != "relabel":
             yield f"new_label is {new!r} but decision is {action or 'empty'!r}, not relabel"
         if action == "relabel" and not new:
             yield "decision is relabel, and new_label is empty"
         if new and new not in self.labels:
-            yield f"new_label {new!r} is not in the labels{_closest(new, self.labels)}"
+            yield f"new_label {new!r} is not in the labels{closest(new, self.labels)}"
         if action == "relabel" and new == self.label[decision.id]:
             yield f"new_label {new!r} is the label that the row has; write keep"
         if action in ("relabel", "drop") and not decision.who:
@@ -237,11 +236,6 @@ class _Version:
             if line.decision.action == "relabel" and line.decision.id in conflicting:
                 what = "another row has this text and another label; decide on both alike"
                 yield line.number, what
-
-
-def _closest(word: str, choice: Collection[str]) -> str:
-    match = difflib.get_close_matches(word, list(choice), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 # --- the decisions -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The column of labels is called ``intent`` on disk and in frames; ``versions`` ha
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from collections import defaultdict
@@ -96,6 +97,12 @@ def conflicting_rows(texts: Iterable[str], labels: Iterable[object]) -> dict[int
         if key and isinstance(label, str):
             labels_of[key].add(label)
     return {row: first[key] for row, key in enumerate(keys) if len(labels_of[key]) > 1}
+
+
+def closest(word: str, choice: Iterable[str]) -> str:
+    """Return a hint at the most similar word, for the end of a message, or an empty string."""
+    match = difflib.get_close_matches(word, list(choice), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def is_iso_date(text: str) -> bool:

@@ -34,13 +34,9 @@ def new_rows(rows: pd.DataFrame, holdout_rows: pd.DataFrame | None) -> pd.DataFr
     """Return the canonical columns of both frames; given holdout rows decide every side."""
     import pandas as pd
 
-    if holdout_rows is None:
-        parts = [_canonical(rows, "", "row")]
-    else:
-        parts = [
-            _canonical(rows, "train", "row"),
-            _canonical(holdout_rows, "holdout", "holdout row"),
-        ]
+    parts = [_canonical(rows, "" if holdout_rows is None else "train", "row")]
+    if holdout_rows is not None:
+        parts.append(_canonical(holdout_rows, "holdout", "holdout row"))
     frame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     if frame.empty:
         raise DataError("There are no rows to publish.")
