@@ -1,9 +1,9 @@
-"""The holdout ledger: every opening of held-out rows, and the scores that came of it.
+"""The holdout ledger: every opening of held-out rows, and the scores that resulted.
 
 ``data/holdout_ledger.jsonl`` is only ever appended to. Each line holds, as ``previous``, the
 SHA-256 of a line above it, which is also that line's ``id``: a line that was edited, removed or
-moved no longer fits what follows. Lines cut off the end leave no such trace, so the lines that
-git has committed are looked for too.
+moved no longer fits the lines below. Lines removed at the end leave no such trace, so every line
+that is committed in git must be there too.
 
 Two branches may both have opened a holdout. Their lines follow the same one, and
 ``.gitattributes`` makes git keep both when they are merged.
@@ -30,8 +30,8 @@ from nivesh_lib.files import locked, sync
 from nivesh_lib.records.schema import fits
 from nivesh_lib.reproducibility import committed
 
-START = "0" * 64  # what the first line follows
-# A ledger cannot tell the two apart: scores are written last.
+START = "0" * 64  # ``previous`` of the first line
+# The two cannot be distinguished in a ledger: scores are written last.
 NO_SCORES = "no scores: it is still judging, or ended before there were any"
 _OPENING = dict.fromkeys(
     ("timestamp", "who", "why", "reason", "commit", "model", "model_hash", "data", "sha256"), str
@@ -44,8 +44,8 @@ class Opening:
     """One opening of the held-out rows of one data version.
 
     ``number`` counts the openings of this data version, ``of_model`` those of them for this
-    model, from 1. ``scores`` is None while the process still judges, and for good where it ended
-    before it had any.
+    model, from 1. ``scores`` is None while the process is running, and remains None where it
+    ended before it recorded any.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Opening:
 
 
 def ledger_path() -> Path:
-    """Return where the ledger is; it may not exist yet."""
+    """Return the path of the ledger; it may not exist yet."""
     return paths.data_dir() / "holdout_ledger.jsonl"
 
 
@@ -110,7 +110,7 @@ def openings(entries: list[dict[str, Any]] | None = None) -> list[Opening]:
 
 
 class Writer:
-    """The ledger while nobody else can write to it. Made by `writing`."""
+    """The ledger, locked for one writer. Made by `writing`."""
 
     def __init__(self, path: Path, file: io.FileIO) -> None:
         self._path, self._file = path, file
@@ -119,7 +119,7 @@ class Writer:
         self._start = b"" if raw.endswith(b"\n") or not raw else b"\n"
 
     def append(self, kind: str, record: Mapping[str, Any]) -> str:
-        """Append one line and return its id when it is on disk, whole; or raise DataError."""
+        """Append one line and return its id once the line is synced, or raise DataError."""
         last = self.entries[-1]["id"] if self.entries else START
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"kind": kind, "previous": last, "timestamp": now, **record}

@@ -16,17 +16,13 @@ from nivesh_lib.data.review import Decision, changes_of, read_review, revise, su
 from nivesh_lib.data.schema import LABELS, is_iso_date, normalise, schema_failures
 from nivesh_lib.data.split_assignment import (
     WORKING,
+    assign_split,
     check_conflicts,
-    check_learnable,
-    check_unseen,
-    cross_split_duplicates,
-    decide_folds,
-    decide_sides,
     joined,
     make_ids,
     new_rows,
 )
-from nivesh_lib.data.splits import NEAR, Pair, mask_amounts, near_duplicate_pairs
+from nivesh_lib.data.splits import NEAR
 from nivesh_lib.data.validation import Measures, check_balance, check_personal_data
 from nivesh_lib.data.versions import (
     DataVersion,
@@ -70,8 +66,8 @@ def publish(
 ) -> DataVersion:
     """Write a new version, whole or not at all, and return it.
 
-    Other labels demand a new MAJOR number. Else any newer number will do; by custom MINOR counts
-    added rows and PATCH corrected ones.
+    Other labels require a new MAJOR number, otherwise any newer number is accepted; by
+    convention, added rows raise MINOR and corrected ones PATCH.
 
     Parameters
     ----------
@@ -87,12 +83,17 @@ def publish(
     holdout_rows
         Exactly these new rows are held out. Without them 20 % of the new rows are chosen.
     review
-        What a person decided about training rows of the parent (``data.review``). The parent
+        The decisions of a person on training rows of the parent (``data.review``). The parent
         stays as it is; the new version's manifest lists every change.
     created
         ISO date; today by default.
     store
         URL below which the data file goes (``s3://bucket/nivesh``); the manifest stays here.
+
+    Raises
+    ------
+    DataError
+        The rows, labels or the version number cannot be published; nothing was written.
     """
     name, version = _parsed(f"{name}@{version}")
     created = created or datetime.now(UTC).date().isoformat()
@@ -109,12 +110,9 @@ def publish(
         frame["id"] = make_ids(frame, name)
         ordered = _ordered_labels(name, version, base, frame["intent"], labels)
         _check_rows(frame, ordered)
-        pairs = near_duplicate_pairs([mask_amounts(text) for text in frame["query"]])
-        frame["side"] = decide_sides(frame, pairs, _earlier_sides(name, version), seed)
-        if task != "out_of_scope":  # there, labels without a training row are the point
-            check_learnable(frame, ordered)
-        check_unseen(frame)
-        frame["fold"] = decide_folds(frame, pairs, seed)
+        # In an out-of-scope set, labels without a training row are the point.
+        needed = None if task == "out_of_scope" else ordered
+        duplicates = assign_split(frame, _earlier_sides(name, version), needed, seed)
         manifest: Manifest = {
             "name": name,
             "version": version,
@@ -130,7 +128,7 @@ def publish(
         }
         if base and review:
             manifest["changes"] = changes_of(review, column=base.label_column, when=created)
-        manifest |= _split_facts(frame, pairs)
+        manifest |= _split_facts(frame) | {"cross_split_duplicates": duplicates}
         published = _write(frame.drop(columns=list(WORKING)), manifest, store)
     _warn_of_duplicates(published)
     return published
@@ -311,7 +309,7 @@ def _transformation(
     )
 
 
-def _split_facts(frame: pd.DataFrame, pairs: list[Pair]) -> Manifest:
+def _split_facts(frame: pd.DataFrame) -> Manifest:
     by_side = {side: frame[frame["side"] == side] for side in ("train", "holdout")}
     return {
         "rows": len(frame),
@@ -321,7 +319,6 @@ def _split_facts(frame: pd.DataFrame, pairs: list[Pair]) -> Manifest:
         },
         "holdout": by_side["holdout"]["id"].tolist(),
         "folds": [part["id"].tolist() for _, part in by_side["train"].groupby("fold")],
-        "cross_split_duplicates": cross_split_duplicates(frame, pairs),
     }
 
 

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nivesh_lib.data.schema import OPTIONAL, REQUIRED, conflicting_rows, normalise
-from nivesh_lib.data.splits import Pair, choose_holdout, group_pairs, hard_rows, make_folds
+from nivesh_lib.data.splits import (
+    Pair,
+    choose_holdout,
+    group_pairs,
+    hard_rows,
+    make_folds,
+    mask_amounts,
+    near_duplicate_pairs,
+)
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
@@ -128,9 +136,45 @@ def make_ids(frame: pd.DataFrame, dataset: str) -> list[str]:
     return ids
 
 
-def decide_sides(
-    frame: pd.DataFrame, pairs: list[Pair], earlier: Sides, seed: int = 42
-) -> np.ndarray:
+def assign_split(
+    frame: pd.DataFrame, earlier: Sides, labels: Sequence[str] | None, seed: int
+) -> dict[str, int]:
+    """Set the side and the fold of every row, in place.
+
+    Near-duplicates (``splits.near_duplicate_pairs``, amounts masked) share side and fold.
+
+    Parameters
+    ----------
+    earlier
+        The sides of texts in other versions; a text keeps its side.
+    labels
+        Each needs a training row; None where none has to have one.
+
+    Returns
+    -------
+    dict
+        How many held-out rows have a training row of the same text (``exact``) or of nearly the
+        same (``near``).
+
+    Raises
+    ------
+    DataError
+        No such assignment exists, or the held-out rows would largely repeat the training rows.
+    """
+    pairs = near_duplicate_pairs([mask_amounts(text) for text in frame["query"]])
+    frame["side"] = _decide_sides(frame, pairs, earlier, seed)
+    if labels is not None:
+        _check_learnable(frame, labels)
+    train = (frame["side"] == "train").to_numpy(dtype=bool)
+    repeated = ~train & frame["key"].isin(set(frame["key"][train])).to_numpy(dtype=bool)
+    exact = set(np.flatnonzero(repeated).tolist())
+    _check_unseen(frame, exact)
+    frame["fold"] = _decide_folds(frame, pairs, seed)
+    near = {i if train[j] else j for i, j, _ in pairs if train[i] != train[j]}
+    return {"exact": len(exact), "near": len(near - exact)}
+
+
+def _decide_sides(frame: pd.DataFrame, pairs: list[Pair], earlier: Sides, seed: int) -> np.ndarray:
     """Return the side of each row: a parent's stay, a text keeps the side it had, 20 % are chosen.
 
     Where there is a parent, near-duplicates across the split are refused.
@@ -151,13 +195,12 @@ def decide_sides(
         decided = np.isin(groups, groups[side == wanted])
         side[(side == "") & decided] = wanted
     free = side == ""
-    target = round(HOLDOUT_SHARE * int((new & ~hard).sum())) - int(
-        (new & (side == "holdout")).sum()
-    )
+    wanted_rows = round(HOLDOUT_SHARE * int((new & ~hard).sum()))
+    missing = max(0, wanted_rows - int((new & (side == "holdout")).sum()))
     held = choose_holdout(
         frame[free],
         groups[free],
-        min(1.0, max(0, target) / max(1, int(free.sum()))),
+        min(1.0, missing / max(1, int(free.sum()))),
         seed,
         already_training=Counter(frame["intent"][side == "train"].tolist()),
     )
@@ -182,7 +225,7 @@ def _keep_earlier_sides(
 def _refuse_across(
     frame: pd.DataFrame, side: np.ndarray, new: np.ndarray, pairs: list[Pair]
 ) -> None:
-    """Refuse new rows near one on the other side; undecided ones near a parent's may only train."""
+    """Refuse new rows near one on the other side; undecided near-duplicates go to training."""
     for i, j, _ in pairs:
         for row, other in ((i, j), (j, i)):
             if not side[row] and side[other] and not new[other]:
@@ -198,8 +241,8 @@ def _refuse_across(
     _refuse(list(found.values()), "Leave it out: the holdout would no longer be unseen.")
 
 
-def check_learnable(frame: pd.DataFrame, labels: Sequence[str]) -> None:
-    """Refuse a label without a training row, and training rows that no score can be taken on."""
+def _check_learnable(frame: pd.DataFrame, labels: Sequence[str]) -> None:
+    """Refuse a label without a training row, and training rows that are all hard."""
     train = frame[frame["side"] == "train"]
     learnt = set(train["intent"])
     found = [
@@ -218,7 +261,7 @@ def check_learnable(frame: pd.DataFrame, labels: Sequence[str]) -> None:
         )
 
 
-def decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int = 42) -> np.ndarray:
+def _decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int) -> np.ndarray:
     """Return the fold of each row, -1 where it is held out; a parent's rows keep theirs."""
     fold = frame["fold"].to_numpy(dtype=int).copy()
     train = (frame["side"] == "train").to_numpy(dtype=bool)
@@ -230,9 +273,9 @@ def decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int = 42) -> np.n
     return fold
 
 
-def check_unseen(frame: pd.DataFrame) -> None:
+def _check_unseen(frame: pd.DataFrame, repeated: set[int]) -> None:
     """Refuse a holdout that largely repeats the training rows."""
-    repeated, held = _repeated(frame), int((frame["side"] == "holdout").sum())
+    held = int((frame["side"] == "holdout").sum())
     if len(repeated) > MAX_REPEATED * held:
         share = f"{len(repeated) / held:.1%}, more than {MAX_REPEATED:.0%}"
         raise DataError(
@@ -240,21 +283,6 @@ def check_unseen(frame: pd.DataFrame) -> None:
             f"training row, {_name(frame, min(repeated))} the first; the holdout would measure "
             "memory. Remove them from one of the files."
         )
-
-
-def cross_split_duplicates(frame: pd.DataFrame, pairs: list[Pair]) -> dict[str, int]:
-    """Count the held-out rows whose text, or nearly so, is in training too."""
-    train = (frame["side"] == "train").to_numpy(dtype=bool)
-    exact = _repeated(frame)
-    near = {i if train[j] else j for i, j, _ in pairs if train[i] != train[j]}
-    return {"exact": len(exact), "near": len(near - exact)}
-
-
-def _repeated(frame: pd.DataFrame) -> set[int]:
-    """Return the positions of held-out rows whose text, up to case and white space, is trained."""
-    train = (frame["side"] == "train").to_numpy(dtype=bool)
-    both = ~train & frame["key"].isin(set(frame["key"][train])).to_numpy(dtype=bool)
-    return {int(row) for row in np.flatnonzero(both)}
 
 
 def _name(frame: pd.DataFrame, row: int | np.integer) -> str:

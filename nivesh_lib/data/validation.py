@@ -1,4 +1,4 @@
-"""Is the data fit to train on? Small checks, each from a frame to a list of issues.
+"""Data validation: checks that return issues, statistics, and the comparison of two versions.
 
 Messages count and name rows; they never quote a query.
 """
@@ -54,7 +54,7 @@ def validate_intent_data(
     leaks
         Search for leaks too (``leakage.find_leaks``); of a version, across its folds and split.
 
-    ``valid`` means that there are no issues; a warning asks for a look and does not count.
+    ``valid`` means that there are no issues; warnings do not count.
     """
     frame, version = _as_frame(data, text, label, delimiter)
     earlier = None if reference is None else _as_frame(reference, text, label, delimiter)[0]
