@@ -75,7 +75,7 @@ def find_leaks(
 
 
 def check_fold_pairs(frame: pd.DataFrame, pairs: Iterable[tuple[int, int, float]]) -> list[Issue]:
-    """Find near-duplicates in different folds: each is predicted by a model trained on the other."""
+    """Find near-duplicates in different folds: the model that predicts one trained on it."""
     if "fold" not in frame:
         return []
     fold = frame["fold"].to_numpy()

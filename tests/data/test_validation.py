@@ -172,6 +172,6 @@ def test_a_version_is_validated_by_its_training_rows(home, make_rows):
     ("data", "message"),
     [("none.json", "does not exist"), (pd.DataFrame({"x": ["a"]}), "no column 'query'; it has x")],
 )
-def test_what_cannot_be_read_is_an_error_that_says_so(home, data, message):
+def test_what_cannot_be_read_is_an_error(home, data, message):
     with pytest.raises(DataError, match=message):
         validate_intent_data(data)

@@ -184,7 +184,7 @@ def test_a_missing_package_is_named_with_its_extra(home, make_rows, monkeypatch)
 # --- publishing a first version ----------------------------------------------------------------
 
 
-def test_the_manifest_says_what_the_version_is(home, make_rows):
+def test_the_manifest_describes_the_version(home, make_rows):
     version = publish(
         make_rows(50), "mine", "v1.0.0", description="d", sources=["crm"], licence="CC0-1.0",
         created="2026-01-15",
