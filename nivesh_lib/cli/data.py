@@ -11,6 +11,10 @@ import typer
 from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text
 
 SHOWN = 20  # relabelled rows that `diff` prints
+SHOWN_FACTS = (
+    *("ref", "description", "created", "parent", "transformation", "licence", "sources"),
+    *("path", "sha256"),
+)
 
 
 def list_(as_json: Json = False) -> None:
@@ -46,9 +50,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
     facts = data.version.facts() | {"examples": data.examples()}
     if as_json:
         return _echo_json(facts)
-    for key in ("ref", "description", "created", "parent", "transformation", "licence", "sources"):
-        typer.echo(f"{key:<15} {facts[key]}")
-    for key in ("path", "sha256"):
+    for key in SHOWN_FACTS:
         typer.echo(f"{key:<15} {facts[key]}")
     folds = ", ".join(f"{n:,}" for n in facts["folds"])
     typer.echo(
