@@ -1,4 +1,4 @@
-"""Files: locks, atomic writes, replacing a folder, checksums. Nothing else does these itself."""
+"""Files: locks, atomic writes, replacing a folder, checksums; only this module does these."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Holdout:
 
 
 def check_opening(ref: str, *, model_hash: str, reason: str = "") -> None:
-    """Raise what `open_holdout` would raise, without opening anything.
+    """Run the checks of `open_holdout` without opening anything.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Labelled texts from CSV, JSON, JSON Lines or Parquet, as canonical string columns.
+"""Importing labelled texts from a file, as canonical string columns.
 
-A file is read whole or refused with one message that names file, row, field and what to do.
+A file is read as a whole or refused with one message that names file, row, field and the fix.
 Texts are never quoted in a message, since they may be private; labels, ids and dates are.
 """
 
@@ -137,7 +137,7 @@ def read_rows(
     whole: bool = True,
     keep_duplicates: bool = False,
 ) -> pd.DataFrame:
-    """Read labelled texts; columns ``query``, ``intent`` and what else of the schema is there.
+    """Read labelled texts: ``query``, ``intent`` and the optional columns that the file has.
 
     Parameters
     ----------
@@ -151,7 +151,12 @@ def read_rows(
         The rows are a whole training set: at least two classes of two rows each. Off for
         additions and test files.
     keep_duplicates
-        Let repeated rows through, for ``drop_duplicates``.
+        Accept repeated rows, for `drop_duplicates`.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a row cannot be imported.
     """
     table = read_table(path, delimiter=delimiter)
     origin = _origins(table, text, label, columns or {})
@@ -169,7 +174,7 @@ def read_rows(
 def read_unchecked(
     path: str | Path, text: str, label: str, *, delimiter: str | None = None
 ) -> pd.DataFrame:
-    """Read a file with its cells as they are, for validation to report what is wrong."""
+    """Read a file with its cells unchanged, so that validation can report their problems."""
     import pandas as pd
 
     table = read_table(path, delimiter=delimiter)

@@ -58,7 +58,7 @@ class Table:
     lines: list[int]
 
     def where(self, row: int) -> str:
-        """Name a row, given from 0, as a person finds it."""
+        """Name a row, given from 0, by its 1-based number and its line."""
         return _place(self.path, row + 1, self.lines[row])
 
 
@@ -175,7 +175,7 @@ def _query_problem(cells: Mapping[str, Any], column: str) -> str:
 
 
 def plain(cell: Any) -> str | None:
-    """Return a cell as the string that stands for it, or None where there is nothing."""
+    """Return a cell as a string without outer white space, or None for a missing cell."""
     if is_missing(cell):
         return None
     return (cell.isoformat() if isinstance(cell, date) else str(cell)).strip()

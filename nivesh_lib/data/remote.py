@@ -36,7 +36,7 @@ def read_bytes(place: str) -> bytes:
 
 
 def upload(place: str, raw: bytes, *, replace: bool = False) -> None:
-    """Write a file to a URL; other bytes that are there already stay unless ``replace`` is on.
+    """Write a file to a URL; only with ``replace``, a file with other bytes is overwritten.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def upload(place: str, raw: bytes, *, replace: bool = False) -> None:
     """
     try:
         files, path = _store(place)
-        # The same bytes are what a publish that was killed had uploaded.
+        # The same bytes are the upload of a publish that was killed afterwards.
         if files.exists(path) and not replace and files.cat_file(path) != raw:
             raise DataError(f"{place} exists and is never edited; publish the next version.")
         files.makedirs(path.rpartition("/")[0], exist_ok=True)

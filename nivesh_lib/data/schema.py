@@ -1,4 +1,4 @@
-"""What a row is: its columns, the Nivesh labels, when two texts are the same, what is wrong.
+"""The schema of rows: columns, labels, equality of texts, and issues found in rows.
 
 The column of labels is called ``intent`` on disk and in frames; ``versions`` has the exception.
 """
@@ -171,7 +171,7 @@ def _written_alike(dates: pd.Series) -> pd.Series:
 def schema_failures(
     frame: pd.DataFrame, labels: Iterable[str] | None = None
 ) -> list[tuple[str, str, int | None]]:
-    """Return ``(column, what is wrong, row position)`` for every cell that breaks the schema.
+    """Return ``(column, problem, row position)`` for every cell that violates the schema.
 
     The position is None where a whole column is missing. Cells are never quoted.
     """

@@ -119,7 +119,7 @@ def check_conflicts(frame: pd.DataFrame) -> None:
 
 
 def make_ids(frame: pd.DataFrame, dataset: str) -> list[str]:
-    """Return given ids, and for the others one made from the dataset's letters and the text."""
+    """Return the given ids; a missing one is made from the dataset's name and the text's hash."""
     parts = [part for part in re.split("[_-]", dataset) if part]
     prefix = "".join(part[0] for part in parts) if len(parts) > 1 else dataset[:3]
     given = frame["id"].notna()

@@ -268,7 +268,7 @@ def length_shift(frame: pd.DataFrame, reference: pd.DataFrame) -> tuple[float, f
 
 
 def compare_versions(old: Dataset, new: Dataset) -> dict[str, Any]:
-    """Compare two versions by row id; of held-out rows only ids and counts are looked at.
+    """Compare two versions by row id; of held-out rows only ids and counts are used.
 
     Returns
     -------

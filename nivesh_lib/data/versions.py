@@ -59,7 +59,7 @@ def full_ref(name: str, version: str) -> str:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return what versions sort by: ``1.10.0`` comes after ``1.9.0``."""
+    """Return the sort key of a version: ``1.10.0`` comes after ``1.9.0``."""
     return tuple(int(part) for part in version.split("."))
 
 
@@ -115,7 +115,7 @@ class DataVersion:
 
     @property
     def changes(self) -> list[dict[str, Any]]:
-        """Return what a review changed in the parent's rows: id, column, from, to, who, when."""
+        """Return the changes of a review to the parent's rows: id, column, from, to, who, when."""
         return list(self.manifest.get("changes", []))
 
     @property
@@ -207,7 +207,7 @@ class Dataset:
 
 
 def label_column(task: str) -> str:
-    """Return what the column of labels is called on disk and in `Dataset.train`."""
+    """Return the name of the column of labels, on disk and in `Dataset.train`."""
     return "kind" if task == "out_of_scope" else "intent"
 
 
@@ -253,7 +253,7 @@ def _manifests() -> Iterator[Path]:
 
 
 def read_manifest(folder: Path) -> DataVersion:
-    """Return the version in a folder, after checking what its manifest says against its hash.
+    """Return the version in a folder, after verifying the hash of its manifest.
 
     Raises
     ------
