@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from nivesh_lib.cli.data import Delimiter
+from nivesh_lib.cli.options import Delimiter
 
 if TYPE_CHECKING:
-    from nivesh_lib.data.queries import Query
+    from nivesh_lib.data.reading import Query
     from nivesh_lib.errors import ModelError
     from nivesh_lib.serving.predictor import Predictor
 
@@ -134,7 +134,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 def _queries(
     texts: list[str], input_: str | None, text: str | None, delimiter: str | None
 ) -> Iterator[Query]:
-    from nivesh_lib.data.queries import Query, query_lines, read_queries
+    from nivesh_lib.data.reading import Query, query_lines, read_queries
 
     if input_ is None:
         return (Query(text, {}) for text in texts)
@@ -156,7 +156,7 @@ def _sink(output: Path | None, overwrite: bool) -> Iterator[Callable[[str], None
     if output is None:
         yield _print
         return
-    from nivesh_lib.data.storage import new_file
+    from nivesh_lib.files import new_file
 
     with new_file(output, replace=overwrite) as file:
         yield lambda line: typer.echo(line, file=file)

@@ -377,7 +377,7 @@ def _record(candidate: Candidate, opened: list[Holdout], told: Mapping[str, Any]
 
 
 def _write(record: Mapping[str, Any]) -> Path:
-    from nivesh_lib.data.storage import new_file
+    from nivesh_lib.files import new_file
     from nivesh_lib.paths import releases_dir
 
     opening = record["openings"][0]

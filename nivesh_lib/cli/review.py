@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nivesh_lib.cli.options import Json
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -24,16 +26,14 @@ def review(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Rows at most, the most doubtful.")] = 50,
     reviewer: Annotated[str, typer.Option(help="Who decides; fills that column.")] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON for a program to read.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the training rows whose label is likely wrong into a CSV for a person to fill in.
 
     Example: nivesh data review --model 03_tfidf --top 30 --reviewer asha
     """
     from nivesh_lib.data.review import write_review
-    from nivesh_lib.data.versions import load_dataset
+    from nivesh_lib.data.versions import load_dataset, next_patch
     from nivesh_lib.evaluation.errors import likely_label_errors
     from nivesh_lib.paths import relative, reports_dir
 
@@ -57,13 +57,8 @@ def review(
             f"{relative(path)}: {len(shown)} of {len(doubted)} rows of {data.ref} whose label "
             f"{step} doubts.\nFill in decision (keep, relabel, drop), new_label, note, reviewer; "
             f"then: nivesh data add {data.name} --review {relative(path)} --extends {data.ref} "
-            f"--version {_next_patch(data.version.version)}"
+            f"--version {next_patch(data.version.version)}"
         )
-
-
-def _next_patch(version: str) -> str:
-    stem, _, patch = version.rpartition(".")
-    return f"{stem}.{int(patch) + 1}"
 
 
 def _run_folder(run: str | None) -> Path:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from nivesh_lib.data.leakage import Leak
+from nivesh_lib.data.schema import Issue
 from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.comparison import compare
 from nivesh_lib.evaluation.compression.gate import judge, recommended
@@ -120,7 +120,7 @@ def record():
             "won": asdict(changed.positive_rate),
             "lost": asdict(changed.negative_rate),
         },
-        "leaks": [asdict(Leak("split", "3 rows are on both sides."))],
+        "leaks": [asdict(Issue("split", "3 rows are on both sides."))],
         "help": [{"group": "language=hi", "rows": 150, "share": 0.6, "gain": 0.03}],
     }
     return json.loads(json.dumps(told, default=lambda value: value.tolist()))
