@@ -28,7 +28,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
 )
 from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.models.base import get_model, load_model, prepare
-from nivesh_lib.models.neural.tokenizer import WordPieces, padded
+from nivesh_lib.models.neural.tokenizer import SubwordTokenizer, padded
 from nivesh_lib.models.text.hinglish import extended, glossed
 from tests.benchmarks.peer_data import Labelled, intents
 
@@ -424,7 +424,7 @@ class _Reader:
     def __init__(self, folder: Path, model: Path, width: int = 0) -> None:
         params = _card(model)["params"]
         self._glosses, self._max_length = params["glosses"], params["max_length"]
-        self._pieces = WordPieces.from_folder(folder)
+        self._pieces = SubwordTokenizer.from_folder(folder)
         self._width = width
 
     def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

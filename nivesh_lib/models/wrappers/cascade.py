@@ -1,4 +1,4 @@
-"""A fast model that answers what it is sure of, and a better one for the rest."""
+"""A cascade of a fast student and an accurate teacher."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_texts, load_model
-from nivesh_lib.models.wrappers.selective import refuse_abstaining
+from nivesh_lib.models.wrappers.wrapper import refuse_abstaining
 
 _PARTS = ("student", "teacher")
 
 
 class Cascade(TextClassifier):
-    """A student's answers where it is sure enough, a teacher's everywhere else.
+    """A student's predictions where it is confident, a teacher's everywhere else.
 
-    The teacher sees only the texts that are left to it, all in one call (Viola and Jones 2001 for
-    the idea, Varshney and Baral 2022 for language models). Each row of probabilities is that of
-    whoever answered.
+    The teacher predicts all remaining texts in one call (Viola and Jones 2001; for language models
+    Varshney and Baral 2022). Each row of probabilities is that of the predicting model.
 
     Parameters
     ----------
     student, teacher : TextClassifier
-        The fast and the good model; ``fit`` fits copies of them and leaves them alone.
+        The fast and the accurate model; ``fit`` fits copies.
     threshold : float
-        Confidence of the student from which on it answers; above 1 it never does. Choose it on
-        out-of-fold rows: `evaluation.cascade.choose_threshold`.
+        Minimum confidence of the student's predictions; above 1 it makes none. Choose it on
+        out-of-fold rows, see `evaluation.compression.cascade.choose_threshold`.
     random_state : int, optional
-        Seed of both models inside; None leaves them their own.
+        Seed of both models; None keeps their own.
 
     Notes
     -----
-    Of the rows that it was fitted on a student is surer than of any others. How many queries it
-    answers, and how fast that makes the cascade, is told by rows that it has not seen.
+    A student is more confident on its training rows than on others: measure the share that it
+    answers, and the speed of the cascade, on held-out rows.
 
     Examples
     --------
@@ -63,7 +62,7 @@ class Cascade(TextClassifier):
         self.random_state = random_state
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Fit both models on the same rows; the threshold stays as it was given."""
+        """Fit copies of both models on the same rows; the threshold is not learned."""
         if self.student is None or self.teacher is None:
             raise ValueError("student or teacher is None; pass two models, get_model('tfidf') one")
         self._check_threshold()
@@ -76,12 +75,12 @@ class Cascade(TextClassifier):
 
     @classmethod
     def of(cls, student: TextClassifier, teacher: TextClassifier, *, threshold: float) -> Self:
-        """Join two models that were fitted already.
+        """Join two fitted models.
 
         Raises
         ------
         ValueError
-            Their classes differ, or the threshold is no number from 0.
+            Their classes differ, one abstains, or the threshold is not a number from 0.
         """
         joined = cls(clone(student), clone(teacher), threshold)
         joined._check_threshold()
@@ -102,19 +101,19 @@ class Cascade(TextClassifier):
         self.classes_ = teacher.classes_
 
     def share_answered(self, X: Iterable[str]) -> float:
-        """Return the share of the texts that the student answers; 0 of none."""
+        """Return the share of the texts that the student predicts; 0 for no texts."""
         check_is_fitted(self)
-        sure = self._is_sure(self.student_.predict_proba(X))
-        return float(sure.mean()) if len(sure) else 0.0
+        confident = self._is_confident(self.student_.predict_proba(X))
+        return float(confident.mean()) if len(confident) else 0.0
 
-    def _is_sure(self, proba: np.ndarray) -> np.ndarray:
+    def _is_confident(self, proba: np.ndarray) -> np.ndarray:
         return proba.max(axis=1, initial=0.0) >= self.threshold
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         proba = np.array(self.student_._proba(texts), dtype=float)
-        left = np.flatnonzero(~self._is_sure(proba))
-        if len(left):
-            proba[left] = self.teacher_._proba([texts[at] for at in left])
+        rest = np.flatnonzero(~self._is_confident(proba))
+        if len(rest):
+            proba[rest] = self.teacher_._proba([texts[row] for row in rest])
         return proba
 
     def _plain_params(self) -> dict[str, Any]:

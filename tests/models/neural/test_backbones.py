@@ -77,15 +77,15 @@ def test_an_incomplete_folder_is_named(tmp_path, name):
 
 
 def test_a_folder_without_tokenizer_json_is_read_through_its_vocabulary(tmp_path):
-    from nivesh_lib.models.neural.tokenizer import WordPieces
+    from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 
     folder = Path(shutil.copytree(tiny(), tmp_path / "encoder"))
-    whole = WordPieces.from_folder(folder)
+    whole = SubwordTokenizer.from_folder(folder)
     vocabulary = whole._tokenizer.get_vocab()
-    pieces = sorted(vocabulary, key=vocabulary.get)
+    tokens = sorted(vocabulary, key=vocabulary.get)
     (folder / "tokenizer.json").unlink()
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     for ours, theirs in zip(
-        WordPieces.from_folder(folder).encode(TEXTS, 32), whole.encode(TEXTS, 32), strict=True
+        SubwordTokenizer.from_folder(folder).encode(TEXTS, 32), whole.encode(TEXTS, 32), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)

@@ -6,7 +6,7 @@ import torch
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.neural.backbones import find_backbone, load_encoder
-from nivesh_lib.models.neural.lstm import input_vectors
+from nivesh_lib.models.neural.lstm import input_embeddings
 from tests.models.conftest import LABELS, TEXTS, small_model, tiny
 
 
@@ -14,15 +14,15 @@ from tests.models.conftest import LABELS, TEXTS, small_model, tiny
 def test_the_input_vectors_are_those_of_the_encoder(architecture):
     folder = find_backbone(tiny(architecture))
     expected = load_encoder(folder).get_input_embeddings().weight
-    assert torch.equal(input_vectors(folder), expected)
+    assert torch.equal(input_embeddings(folder), expected)
 
 
-def test_weights_without_a_table_of_word_pieces_are_named(tmp_path):
+def test_weights_without_token_embeddings_are_named(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="pretrained=False"):
-        input_vectors(tmp_path)
+        input_embeddings(tmp_path)
 
 
 def test_it_trains_from_random_vectors_of_its_own_width(tmp_path):
