@@ -2,7 +2,7 @@
 
 An engine answers texts; an artefact is the folder that it needs for that, made once and weighed.
 Peers are used as their own pages show, with the settings that are named here and no others. They
-read a text in the way that ours do (`prepare`, `glossed`, word pieces of the tokenizers library),
+read a text in the way that ours do (`prepare`, `glossed`, subword tokens of the tokenizers library),
 or their labels could not agree. What they need beyond the project is the extra ``bench``.
 """
 
@@ -140,15 +140,11 @@ def artefacts() -> dict[str, Artefact]:
         "ours-fp32": Artefact(_make_ours("fp32"), (FP32,), (ours_onnx,)),
         "other-folds": Artefact(_make_other_folds, (), (ours_onnx,)),
         "ours-int8": Artefact(_make_ours("int8"), (FP32, "other-folds"), (ours_onnx,)),
-        "quantized": Artefact(_make_quantized, (FP32,), ("nivesh_lib.models.compact.torch_int8",)),
         "static": Artefact(_make_static),
         "cascade": Artefact(
             _make_cascade, ("static", "ours-int8"), ("nivesh_lib.models.wrappers.cascade",)
         ),
         "tfidf": Artefact(_make_tfidf),
-        "tfidf-onnx": Artefact(
-            _make_tfidf_onnx, ("tfidf",), ("nivesh_lib.models.compact.onnx_tfidf",)
-        ),
         "sklearn": Artefact(_make_sklearn),
     }
 
@@ -204,13 +200,11 @@ def _ours() -> list[Engine]:
 
     return [
         engine("transformer", "as trained, torch", FP32, floor=True),
-        engine("quantized", "kind quantized, torch int8", "quantized", floor=True),
         engine("ours-fp32", "kind onnx, fp32", "ours-fp32", floor=True),
         engine("ours-int8", "kind onnx, int8", "ours-int8", floor=True),
         engine("static", "scores of word pieces, learned from labels", "static", floor=False),
         engine("cascade", "static, and ours-int8 where it is unsure", "cascade", floor=False),
         engine("tfidf", "word and character n-grams", "tfidf", floor=False),
-        engine("tfidf-onnx", "kind onnx_tfidf, the same", "tfidf-onnx", floor=False),
     ]
 
 
@@ -302,12 +296,6 @@ def _make_ours(precision: str) -> Callable[[Order, Path], None]:
     return make
 
 
-def _make_quantized(order: Order, target: Path) -> None:
-    from nivesh_lib.models.compact.torch_int8 import QuantizedClassifier
-
-    QuantizedClassifier.of(load_model(order.root / FP32)).save(target)
-
-
 def _make_static(order: Order, target: Path) -> None:
     get_model("static").fit(order.train.texts, order.train.labels).save(target)
 
@@ -371,12 +359,6 @@ def _make_tfidf(order: Order, target: Path) -> None:
     get_model("tfidf").fit(order.train.texts, order.train.labels).save(target)
 
 
-def _make_tfidf_onnx(order: Order, target: Path) -> None:
-    from nivesh_lib.models.compact.onnx_tfidf import OnnxTfidf
-
-    OnnxTfidf.of(load_model(order.root / "tfidf")).save(target)
-
-
 def _make_sklearn(order: Order, target: Path) -> None:
     import joblib
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -424,16 +406,16 @@ class _Reader:
     def __init__(self, folder: Path, model: Path, width: int = 0) -> None:
         params = _card(model)["params"]
         self._glosses, self._max_length = params["glosses"], params["max_length"]
-        self._pieces = SubwordTokenizer.from_folder(folder)
+        self._tokenizer = SubwordTokenizer.from_folder(folder)
         self._width = width
 
     def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         seen = [prepare(text) for text in texts]
         read = [glossed(text) for text in seen] if self._glosses else seen
-        ids, mask = padded(self._pieces.encode(read, self._max_length), self._pieces.pad_id)
+        ids, mask = padded(self._tokenizer.encode(read, self._max_length), self._tokenizer.pad_id)
         short = max(0, self._width - ids.shape[1])
         if short:
-            ids = np.pad(ids, ((0, 0), (0, short)), constant_values=self._pieces.pad_id)
+            ids = np.pad(ids, ((0, 0), (0, short)), constant_values=self._tokenizer.pad_id)
             mask = np.pad(mask, ((0, 0), (0, short)))
         return ids, mask
 
@@ -528,7 +510,7 @@ def _load_sklearn(folder: Path, threads: int) -> Loaded:
 
 def _load_ours(folder: Path, threads: int) -> Loaded:
     model = load_model(folder)
-    of_network = _card(folder)["kind"] in ("transformer", "quantized", "onnx")
+    of_network = _card(folder)["kind"] in ("transformer", "onnx")
     read = _Reader(folder.parent / FP32, folder.parent / FP32) if of_network else None
     return Loaded(model.predict, read, file_rows=0, facts=_facts_of(model, folder))
 

@@ -15,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import get_model, load_model, prepare, read_card
 from nivesh_lib.models.compact import onnx_classifier as module
+from nivesh_lib.models.compact import onnx_session
 from nivesh_lib.models.compact.onnx_classifier import (
     SELF_CHECK_INPUTS,
     TOLERANCE,
@@ -43,7 +44,7 @@ def exported(fitted):
 
 @pytest.fixture
 def strange(exported):
-    """An int8 model whose self-check holds other answers than it gives, as from another processor."""
+    """An int8 model whose self-check fails, as one from another processor."""
     model = copy.copy(exported["int8"])
     model.self_check_ = model.self_check_[:, ::-1].copy()
     model.machine_ = {"model": "Elsewhere", "flags": ["avx2"]}
@@ -126,7 +127,7 @@ _WEIGHTS = (".onnx", ".safetensors")
 
 
 def test_small_weights_beside_ones_on_the_diagonal_are_kept(fitted, exported):
-    # `identity_pooler` starts a layer as the identity; beside a 1 eight bits have no step below 0.008.
+    # Beside the ones of an identity pooler, eight bits have no step below 0.008.
     weight = fitted.network.model.base_model.pooler.dense.weight.detach().numpy()
     rest = weight - np.diag(np.diag(weight))
     assert np.abs(np.diag(weight)).min() > 5 * np.abs(rest).max()
@@ -336,8 +337,6 @@ def test_the_way_around_overflow_is_for_processors_that_need_it(monkeypatch, fla
 
 
 def test_the_way_around_changes_no_answer(exported, monkeypatch):
-    monkeypatch.setattr(
-        "nivesh_lib.models.compact.onnx_session._int8_sums_are_exact", lambda: False
-    )
+    monkeypatch.setattr(onnx_session, "_int8_sums_are_exact", lambda: False)
     around = copy.deepcopy(exported["int8"]).predict_proba(MANY)
     np.testing.assert_allclose(around, exported["int8"].predict_proba(MANY), atol=1e-5)
