@@ -2,8 +2,8 @@
 
 An engine answers texts; an artefact is the folder that it needs for that, made once and weighed.
 Peers are used as their own pages show, with the settings that are named here and no others. They
-read a text in the way that ours do (`prepare`, `glossed`, subword tokens of the tokenizers library),
-or their labels could not agree. What they need beyond the project is the extra ``bench``.
+read a text in the way that ours do (`prepare`, `glossed`, tokens of the tokenizers library), or
+their labels could not agree. What they need beyond the project is the extra ``bench``.
 """
 
 from __future__ import annotations

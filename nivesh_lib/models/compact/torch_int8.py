@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 from sklearn.base import clone
@@ -15,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import TextClassifier
 from nivesh_lib.models.compact.quantize import dequantize_rows, quantize_rows
-from nivesh_lib.models.compact.vocabulary import prune_unreachable
+from nivesh_lib.models.compact.vocabulary import prune_unreachable, write_tokenizer
 from nivesh_lib.models.neural.transformer import TransformerClassifier
 from nivesh_lib.models.wrappers.wrapper import Wrapper
 
@@ -70,20 +71,24 @@ class QuantizedClassifier(Wrapper):
 
     @property
     def size_bytes(self) -> int:
-        """The size of all weights in bytes: int8 with scales where they are quantized.
+        """The size in bytes of int8 weights with their scales, other weights and the tokenizer.
 
         Embeddings of tokens that no text can have are not counted.
         """
-        network, tokenizer = self.model_.network, self.model_.tokenizer
+        network = self.model_.network
+        tokenizer, kept = prune_unreachable(self.model_.tokenizer)
+        with TemporaryDirectory() as folder:
+            write_tokenizer(tokenizer, Path(folder))
+            size = sum(path.stat().st_size for path in Path(folder).iterdir())
         words = network.model.get_input_embeddings()
-        _, kept = prune_unreachable(tokenizer)
-        tables = {id(table.weight): table.weight for table in _embeddings(network)}
-        size = sum(
-            (len(kept) if w is words.weight else len(w)) * (w.shape[1] + 2) for w in tables.values()
-        )
+        for table in _embeddings(network):
+            rows, width = table.weight.shape
+            size += (len(kept) if table is words else rows) * (width + 2)
         for linear in _quantized_linears(network):
-            size += linear.weight().numel() + 4 * (len(linear.weight()) + linear.bias().numel())
-        return size + sum(4 * p.numel() for p in network.parameters() if id(p) not in tables)
+            weight, bias = linear.weight(), linear.bias()
+            size += weight.numel() + 4 * (len(weight) + bias.numel())
+        embedded = {id(table.weight) for table in _embeddings(network)}
+        return size + sum(4 * p.numel() for p in network.parameters() if id(p) not in embedded)
 
     def save(self, directory: Path | str, *, data: str = "", about: dict | None = None) -> Path:
         """Raise ModelError: there is no file format for int8 modules of torch."""

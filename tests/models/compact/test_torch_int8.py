@@ -8,10 +8,10 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.evaluation.benchmark import saved_bytes
+from nivesh_lib.evaluation.benchmark import directory_bytes, saved_bytes
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.compact.torch_int8 import QuantizedClassifier, pruned, sparsity
-from nivesh_lib.models.compact.vocabulary import prune_unreachable
+from nivesh_lib.models.compact.vocabulary import prune_unreachable, write_tokenizer
 from nivesh_lib.models.wrappers.selective import Calibrated
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
@@ -57,17 +57,21 @@ def test_it_is_not_saved_and_the_message_names_what_is(quantized, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
-def test_the_size_is_a_byte_for_each_quantized_weight_of_reachable_tokens(architecture):
+def test_the_size_is_that_of_int8_weights_of_reachable_tokens_and_the_tokenizer(
+    architecture, tmp_path
+):
     few = {"backbone": tiny(architecture), "epochs": 1}
     fitted = get_model("transformer", **few).fit(TEXTS, LABELS)
-    size = 0
+    tokenizer, kept = prune_unreachable(fitted.tokenizer)
+    write_tokenizer(tokenizer, tmp_path)
+    size = directory_bytes(tmp_path)
     for module in fitted.network.modules():
         if isinstance(module, torch.nn.Linear):
             size += module.weight.numel() + 4 * (module.out_features + module.bias.numel())
         elif isinstance(module, torch.nn.Embedding):
             rows, width = module.weight.shape
             if module is fitted.network.model.get_input_embeddings():
-                rows = len(prune_unreachable(fitted.tokenizer)[1])
+                rows = len(kept)
             size += rows * (width + 2)
         elif isinstance(module, torch.nn.LayerNorm):
             size += 4 * 2 * module.weight.numel()
