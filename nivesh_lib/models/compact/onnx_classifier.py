@@ -58,6 +58,7 @@ _BATCH_ROWS = 8  # at most: activations of larger batches exceed the processor's
 _CALIBRATION_TEXTS = 200  # more did not change an int8 model
 
 
+@dataclass(eq=False, repr=False)
 class OnnxClassifier(Wrapper):
     """A `TransformerClassifier` as an ONNX graph; inference needs neither torch nor transformers.
 
@@ -85,17 +86,10 @@ class OnnxClassifier(Wrapper):
 
     kind: ClassVar[str] = "onnx"
 
-    def __init__(
-        self,
-        model: TextClassifier | None = None,
-        precision: str = "int8",
-        fallback: str | None = None,
-        random_state: int | None = None,
-    ) -> None:
-        self.model = model
-        self.precision = precision
-        self.fallback = fallback
-        self.random_state = random_state
+    model: TextClassifier | None = None
+    precision: str = "int8"
+    fallback: str | None = None
+    random_state: int | None = None
 
     @classmethod
     def of(
@@ -158,8 +152,6 @@ class OnnxClassifier(Wrapper):
         """Whether the fallback predicts, since the self-check failed on this machine."""
         return self._fallback_model is not None
 
-    _fallback_model: Any = None
-
     def _check(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -180,7 +172,7 @@ class OnnxClassifier(Wrapper):
         """Set the state from an fp32 graph, quantizing it where the precision is int8."""
         if self.precision == "int8":
             graph = int8_graph(graph, encoder._encode(_calibration_sample(texts)))
-        self._fallback_model = None
+        self._fallback_model: TextClassifier | None = None
         self._encoder = encoder
         self._session = OnnxSession(graph.SerializeToString(deterministic=True))
         self.machine_ = machine()
@@ -227,6 +219,7 @@ class OnnxClassifier(Wrapper):
         self.model = get_model(state["model"]["kind"], **state["model"]["params"])
         self._encoder = self._encoder_of(self.model, read_tokenizer(directory))
         self._session = OnnxSession((directory / "model.onnx").read_bytes())
+        self._fallback_model = None
         self.machine_ = state["machine"]
         self.self_check_ = np.array(state["probes"])
         if self.precision == "int8":

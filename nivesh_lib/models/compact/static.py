@@ -34,6 +34,7 @@ _BLOCK = 64  # texts of one table lookup
 _FAMILIES = ("vectors", "letters", "words")
 
 
+@dataclass(eq=False, repr=False)
 class StaticClassifier(TextClassifier):
     """Logistic regression on mean token embeddings and hashed n-grams, as three int8 tables.
 
@@ -71,23 +72,13 @@ class StaticClassifier(TextClassifier):
 
     kind: ClassVar[str] = "static"
 
-    def __init__(
-        self,
-        backbone: str = "minilm",
-        C: float = 30.0,
-        buckets: int = 32768,
-        label_smoothing: float = 0.1,
-        glosses: bool = True,
-        max_length: int = 128,
-        random_state: int | None = 42,
-    ) -> None:
-        self.backbone = backbone
-        self.C = C
-        self.buckets = buckets
-        self.label_smoothing = label_smoothing
-        self.glosses = glosses
-        self.max_length = max_length
-        self.random_state = random_state
+    backbone: str = "minilm"
+    C: float = 30.0
+    buckets: int = 32768
+    label_smoothing: float = 0.1
+    glosses: bool = True
+    max_length: int = 128
+    random_state: int | None = 42
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fit on the labels.

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -21,6 +22,7 @@ from nivesh_lib.models.neural.transformer import TransformerClassifier
 from nivesh_lib.models.wrappers.wrapper import Wrapper
 
 
+@dataclass(eq=False, repr=False)
 class QuantizedClassifier(Wrapper):
     """A transformer whose linear layers multiply in int8; it cannot be saved.
 
@@ -40,11 +42,8 @@ class QuantizedClassifier(Wrapper):
 
     kind: ClassVar[str] = "quantized"
 
-    def __init__(
-        self, model: TransformerClassifier | None = None, random_state: int | None = None
-    ) -> None:
-        self.model = model
-        self.random_state = random_state
+    model: TransformerClassifier | None = None
+    random_state: int | None = None
 
     @classmethod
     def of(cls, fitted: TransformerClassifier) -> Self:

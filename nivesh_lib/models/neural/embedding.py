@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -92,6 +93,7 @@ class FrozenEncoder:
         self._tokenizer.save(directory / "tokenizer.json")
 
 
+@dataclass(eq=False, repr=False)
 class EmbeddingClassifier(TextClassifier):
     """Logistic regression on the features of a `FrozenEncoder`.
 
@@ -117,19 +119,11 @@ class EmbeddingClassifier(TextClassifier):
 
     kind: ClassVar[str] = "embedding"
 
-    def __init__(
-        self,
-        backbone: str = "minilm",
-        C: float = 10.0,
-        glosses: bool = True,
-        max_length: int = 128,
-        random_state: int | None = 42,
-    ) -> None:
-        self.backbone = backbone
-        self.C = C
-        self.glosses = glosses
-        self.max_length = max_length
-        self.random_state = random_state
+    backbone: str = "minilm"
+    C: float = 10.0
+    glosses: bool = True
+    max_length: int = 128
+    random_state: int | None = 42
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Compute the features and fit the logistic regression."""

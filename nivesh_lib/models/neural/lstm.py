@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,6 +27,7 @@ from nivesh_lib.models.text.hinglish import glossed
 from nivesh_lib.models.text.linear import softmax
 
 
+@dataclass(eq=False, repr=False)
 class LstmClassifier(TextClassifier):
     """Bidirectional LSTM (Hochreiter and Schmidhuber 1997) with pooled states.
 
@@ -70,45 +72,24 @@ class LstmClassifier(TextClassifier):
 
     kind: ClassVar[str] = "lstm"
 
-    def __init__(
-        self,
-        backbone: str = "minilm",
-        pretrained: bool = True,
-        width: int = 128,
-        hidden: int = 192,
-        dropout: float = 0.5,
-        word_dropout: float = 0.1,
-        epochs: int = 15,
-        patience: int = 3,
-        validation_share: float = 0.1,
-        batch_size: int = 64,
-        learning_rate: float = 3e-3,
-        weight_decay: float = 0.01,
-        label_smoothing: float = 0.1,
-        typo_rate: float = 0.0,
-        glosses: bool = True,
-        max_length: int = 64,
-        random_state: int | None = 42,
-        verbose: bool = False,
-    ) -> None:
-        self.backbone = backbone
-        self.pretrained = pretrained
-        self.width = width
-        self.hidden = hidden
-        self.dropout = dropout
-        self.word_dropout = word_dropout
-        self.epochs = epochs
-        self.patience = patience
-        self.validation_share = validation_share
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.label_smoothing = label_smoothing
-        self.typo_rate = typo_rate
-        self.glosses = glosses
-        self.max_length = max_length
-        self.random_state = random_state
-        self.verbose = verbose
+    backbone: str = "minilm"
+    pretrained: bool = True
+    width: int = 128
+    hidden: int = 192
+    dropout: float = 0.5
+    word_dropout: float = 0.1
+    epochs: int = 15
+    patience: int = 3
+    validation_share: float = 0.1
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+    typo_rate: float = 0.0
+    glosses: bool = True
+    max_length: int = 64
+    random_state: int | None = 42
+    verbose: bool = False
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Train the network, with early stopping where ``validation_share`` is above 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -57,6 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class TransformerClassifier(TextClassifier):
     """Sequence classification with a pretrained encoder, all layers fine-tuned.
 
@@ -110,47 +112,25 @@ class TransformerClassifier(TextClassifier):
 
     kind: ClassVar[str] = "transformer"
 
-    def __init__(
-        self,
-        backbone: str = "minilm",
-        epochs: int = 8,
-        batch_size: int = 64,
-        learning_rate: float = 3e-4,
-        head_learning_rate: float = 3e-3,
-        layer_decay: float = 0.9,
-        weight_decay: float = 0.01,
-        warmup: float = 0.1,
-        label_smoothing: float = 0.1,
-        dropout: float | None = 0.0,
-        identity_pooler: bool = True,
-        freeze_embeddings: bool = True,
-        typo_rate: float = 0.1,
-        glosses: bool = True,
-        max_length: int = 128,
-        precision: str = "auto",
-        layers: int | None = None,
-        random_state: int | None = 42,
-        verbose: bool = False,
-    ) -> None:
-        self.backbone = backbone
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.head_learning_rate = head_learning_rate
-        self.layer_decay = layer_decay
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.label_smoothing = label_smoothing
-        self.dropout = dropout
-        self.identity_pooler = identity_pooler
-        self.freeze_embeddings = freeze_embeddings
-        self.typo_rate = typo_rate
-        self.glosses = glosses
-        self.max_length = max_length
-        self.precision = precision
-        self.layers = layers
-        self.random_state = random_state
-        self.verbose = verbose
+    backbone: str = "minilm"
+    epochs: int = 8
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    head_learning_rate: float = 3e-3
+    layer_decay: float = 0.9
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    label_smoothing: float = 0.1
+    dropout: float | None = 0.0
+    identity_pooler: bool = True
+    freeze_embeddings: bool = True
+    typo_rate: float = 0.1
+    glosses: bool = True
+    max_length: int = 128
+    precision: str = "auto"
+    layers: int | None = None
+    random_state: int | None = 42
+    verbose: bool = False
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fine-tune on the labels."""

@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,7 @@ _MAX_CHARACTERS = 2_000  # of a text; bounds the cost of long input
 _TIMEOUT_S = 2.0  # for one pattern on one text; without backtracking it takes microseconds
 
 
+@dataclass(eq=False, repr=False)
 class RulesClassifier(TextClassifier):
     """Score each label by the weights of the patterns that match a text.
 
@@ -45,17 +47,10 @@ class RulesClassifier(TextClassifier):
 
     kind: ClassVar[str] = "rules"
 
-    def __init__(
-        self,
-        rules_file: str | None = None,
-        n_keywords: int = 12,
-        prior_weight: float = 0.1,
-        random_state: int | None = None,
-    ) -> None:
-        self.rules_file = rules_file
-        self.n_keywords = n_keywords
-        self.prior_weight = prior_weight
-        self.random_state = random_state
+    rules_file: str | None = None
+    n_keywords: int = 12
+    prior_weight: float = 0.1
+    random_state: int | None = None
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Read or mine the rules and estimate the label frequencies."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,6 +19,7 @@ from nivesh_lib.models.text.linear import linear_weights, softmax
 from nivesh_lib.models.text.ngrams import LinearNgrams
 
 
+@dataclass(eq=False, repr=False)
 class TfidfClassifier(TextClassifier):
     """Multinomial logistic regression on TF-IDF weights of word and character n-grams.
 
@@ -48,23 +50,13 @@ class TfidfClassifier(TextClassifier):
 
     kind: ClassVar[str] = "tfidf"
 
-    def __init__(
-        self,
-        C: float = 10.0,
-        word_ngram_max: int = 2,
-        char_ngram_max: int = 5,
-        min_df: int = 1,
-        glosses: bool = True,
-        balanced: bool = False,
-        random_state: int | None = 42,
-    ) -> None:
-        self.C = C
-        self.word_ngram_max = word_ngram_max
-        self.char_ngram_max = char_ngram_max
-        self.min_df = min_df
-        self.glosses = glosses
-        self.balanced = balanced
-        self.random_state = random_state
+    C: float = 10.0
+    word_ngram_max: int = 2
+    char_ngram_max: int = 5
+    min_df: int = 1
+    glosses: bool = True
+    balanced: bool = False
+    random_state: int | None = 42
 
     def _new_vectorizers(self) -> dict[str, TfidfVectorizer]:
         common = {"sublinear_tf": True, "min_df": self.min_df, "dtype": np.float32}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,6 +18,7 @@ from nivesh_lib.models.wrappers.wrapper import refuse_abstaining
 _PARTS = ("student", "teacher")
 
 
+@dataclass(eq=False, repr=False)
 class Cascade(TextClassifier):
     """A student's predictions where it is confident, a teacher's everywhere else.
 
@@ -49,17 +51,10 @@ class Cascade(TextClassifier):
 
     kind: ClassVar[str] = "cascade"
 
-    def __init__(
-        self,
-        student: TextClassifier | None = None,
-        teacher: TextClassifier | None = None,
-        threshold: float = 0.9,
-        random_state: int | None = None,
-    ) -> None:
-        self.student = student
-        self.teacher = teacher
-        self.threshold = threshold
-        self.random_state = random_state
+    student: TextClassifier | None = None
+    teacher: TextClassifier | None = None
+    threshold: float = 0.9
+    random_state: int | None = None
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fit copies of both models on the same rows; the threshold is not learned."""

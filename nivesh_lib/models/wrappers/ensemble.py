@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_mod
 DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {"tfidf": {}, "embedding": {}, "transformer": {}}
 
 
+@dataclass(eq=False, repr=False)
 class EnsembleClassifier(TextClassifier):
     """The average of the members' probabilities.
 
@@ -29,13 +31,8 @@ class EnsembleClassifier(TextClassifier):
 
     kind: ClassVar[str] = "ensemble"
 
-    def __init__(
-        self,
-        members: Mapping[str, Mapping[str, Any]] | None = None,
-        random_state: int | None = 42,
-    ) -> None:
-        self.members = members
-        self.random_state = random_state
+    members: Mapping[str, Mapping[str, Any]] | None = None
+    random_state: int | None = 42
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fit every member on the same rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ _RIDGE = 1e-8  # added to variances, which are about 1e-3 for features of unit l
 _FOLDS = 5  # for out-of-fold distances of the training rows
 
 
+@dataclass(eq=False, repr=False)
 class OodScorer:
     """Mahalanobis distance from the training texts in the features of a frozen encoder.
 
@@ -41,18 +43,9 @@ class OodScorer:
     np.int64(1)
     """
 
-    encoder_: FrozenEncoder
-    centre_: np.ndarray
-    whitening_: np.ndarray
-    mean_: float
-    std_: float
-
-    def __init__(
-        self, backbone: str = "minilm", max_length: int = 128, random_state: int | None = None
-    ) -> None:
-        self.backbone = backbone
-        self.max_length = max_length
-        self.random_state = random_state
+    backbone: str = "minilm"
+    max_length: int = 128
+    random_state: int | None = None
 
     def fit(self, X: Iterable[str]) -> Self:
         """Fit the Gaussian, and the mean and deviation of out-of-fold distances, on texts (n,).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,7 @@ from nivesh_lib.models.wrappers.wrapper import Wrapper
 _SMALLEST = 1e-12  # lower bound of probabilities whose logarithm is taken
 
 
+@dataclass(eq=False, repr=False)
 class Calibrated(Wrapper):
     """A classifier with temperature-scaled probabilities (Guo et al. 2017).
 
@@ -48,15 +50,9 @@ class Calibrated(Wrapper):
 
     kind: ClassVar[str] = "calibrated"
 
-    def __init__(
-        self,
-        model: TextClassifier | None = None,
-        temperature: float = 1.0,
-        random_state: int | None = None,
-    ) -> None:
-        self.model = model
-        self.temperature = temperature
-        self.random_state = random_state
+    model: TextClassifier | None = None
+    temperature: float = 1.0
+    random_state: int | None = None
 
     @classmethod
     def of(cls, fitted: TextClassifier, *, temperature: float) -> Self:
@@ -88,6 +84,7 @@ class Calibrated(Wrapper):
         return self.model_.predict(X)
 
 
+@dataclass(eq=False, repr=False)
 class Abstaining(Wrapper):
     """A selective classifier: predictions with a mask of those to accept.
 
@@ -117,23 +114,13 @@ class Abstaining(Wrapper):
 
     kind: ClassVar[str] = "abstaining"
 
-    def __init__(
-        self,
-        model: TextClassifier | None = None,
-        threshold: float | None = None,
-        midpoint: float = 2.69,
-        steepness: float = 1.62,
-        backbone: str = "minilm",
-        max_length: int = 128,
-        random_state: int | None = None,
-    ) -> None:
-        self.model = model
-        self.threshold = threshold
-        self.midpoint = midpoint
-        self.steepness = steepness
-        self.backbone = backbone
-        self.max_length = max_length
-        self.random_state = random_state
+    model: TextClassifier | None = None
+    threshold: float | None = None
+    midpoint: float = 2.69
+    steepness: float = 1.62
+    backbone: str = "minilm"
+    max_length: int = 128
+    random_state: int | None = None
 
     @property
     def temperature(self) -> float | None:
