@@ -357,7 +357,7 @@ def _loaded(folder: Path) -> tuple[TextClassifier, dict[str, Any]]:
     except Exception as error:  # invalid arguments or state can raise anything
         raise ModelError(f"{folder}: does not load ({error!r}). Save the model again") from error
     if not np.isfinite(proba).all():
-        raise ModelError(f"{folder}: its weights give no numbers. Fit the model again")
+        raise ModelError(f"{folder}: its probabilities are not finite. Fit the model again")
     if proba.shape != (1, len(model.classes_)):
         raise ModelError(f"{folder}: its classes do not fit its weights. Save the model again")
     return model, card

@@ -72,7 +72,7 @@ def test_an_unknown_argument_is_refused():
 # --- saving ----------------------------------------------------------------------
 
 
-def test_the_card_tells_kind_classes_data_and_more(model, tmp_path):
+def test_the_card_holds_kind_classes_data_and_more(model, tmp_path):
     card = read_card(model.save(tmp_path / "m", data="intents@1.1.0", about={"step": "02"}))
     assert (card["kind"], card["data"], card["about"]) == ("rules", "intents@1.1.0", {"step": "02"})
     assert card["classes"] == sorted(set(LABELS))
@@ -270,9 +270,9 @@ def test_numbers_of_numpy_are_saved_as_plain_ones(model, tmp_path):
     assert load_model(tmp_path / "other").random_state == 7
 
 
-def test_a_model_whose_weights_are_no_numbers_is_not_loaded(model, folder, monkeypatch):
+def test_a_model_with_nan_probabilities_is_not_loaded(model, folder, monkeypatch):
     monkeypatch.setattr(type(model), "_proba", lambda *_: np.full((1, 2), np.nan))
-    with pytest.raises(ModelError, match="give no numbers"):
+    with pytest.raises(ModelError, match="not finite"):
         load_model(folder)
 
 

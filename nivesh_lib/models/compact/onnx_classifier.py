@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import clone
@@ -279,12 +279,6 @@ def _named(info: dict[str, Any]) -> str:
     return f"{info['model'] or 'an unknown processor'} with {' '.join(info['flags']) or 'no flags'}"
 
 
-class _HasLogits(Protocol):
-    classes_: np.ndarray
-
-    def _logits(self, texts: list[str]) -> np.ndarray: ...
-
-
 @dataclass(frozen=True)
 class Parity:
     """Agreement of two models on ``n`` texts.
@@ -297,7 +291,7 @@ class Parity:
     n: int
 
 
-def parity(model: _HasLogits, other: _HasLogits, texts: Iterable[str]) -> Parity:
+def parity(model: Any, other: Any, texts: Iterable[str]) -> Parity:
     """Compare two models with the same classes, such as a transformer and its export.
 
     Raises

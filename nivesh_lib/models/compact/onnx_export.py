@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.neural.transformer import logits_module
 
 _FAMILIES = ("bert", "distilbert")
 _OPSET = 17
@@ -88,20 +89,12 @@ def _embeddings(old: Any, kept: np.ndarray, max_length: int) -> Any:
 def _export(network: Any, path: Path) -> None:
     import torch
 
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, ids: Any, mask: Any) -> Any:
-            return self.network(input_ids=ids, attention_mask=mask).logits
-
     ids = torch.ones(2, 7, dtype=torch.int32)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     free = {0: "rows", 1: "length"}
     torch.onnx.export(
-        Logits().eval(),
+        logits_module(network).eval(),
         (ids, mask),
         path,
         input_names=["ids", "mask"],

@@ -411,7 +411,9 @@ def activation_statistics(
         for name, found in zip(names, zip(*values, strict=True), strict=True):
             tokens = np.concatenate([value.reshape(-1, value.shape[-1]) for value in found])
             if not np.isfinite(tokens).all():
-                raise ModelError(f"{name}: its weights give no numbers. Fit the model again")
+                raise ModelError(
+                    f"{name} is not finite for a calibration text. Fit the model again"
+                )
             new = ChannelStatistics.of(tokens)
             statistics[name] = statistics[name] + new if name in statistics else new
     return statistics

@@ -22,7 +22,7 @@ from nivesh_lib.models.compact.vocabulary import (
     read_tokenizer,
     write_tokenizer,
 )
-from nivesh_lib.models.neural.backbones import find_backbone
+from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
 from nivesh_lib.models.neural.distillation import DistillationTargets, distillation_loss
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.text.hinglish import glossed
@@ -107,7 +107,7 @@ class StaticClassifier(TextClassifier):
         tokenizer = SubwordTokenizer.from_folder(folder)
         self._tokenizer, kept = prune_unreachable(tokenizer)
         indices = self._indices(texts)
-        vectors = _weighted(_input_embeddings(folder), tokenizer)[kept]
+        vectors = _weighted(input_embeddings(folder).numpy(), tokenizer)[kept]
         tokens = indices["vectors"]
         means = tokens.matrix(len(vectors)) @ vectors / _norm("vectors", tokens.counts)
         letters, words = (
@@ -258,12 +258,6 @@ class _WeightedNgrams:
 def _norm(family: str, counts: np.ndarray) -> np.ndarray:
     """Return the divisors of sums, (texts, 1): counts for means, else their square roots."""
     return (counts if family == "vectors" else np.sqrt(counts)).astype(np.float32)[:, None]
-
-
-def _input_embeddings(folder: Path) -> np.ndarray:
-    from nivesh_lib.models.neural.lstm import input_embeddings
-
-    return input_embeddings(folder).numpy()
 
 
 def _weighted(vectors: np.ndarray, tokenizer: SubwordTokenizer) -> np.ndarray:

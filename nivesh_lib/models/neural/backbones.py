@@ -148,6 +148,24 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
         )
 
 
+def input_embeddings(folder: Path) -> Any:
+    """Return a backbone's input embeddings, a tensor (tokens, width) float32.
+
+    Raises
+    ------
+    ModelError
+        The weights hold no table with the name that BERT-like models use.
+    """
+    from safetensors import safe_open
+
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            if name.endswith("embeddings.word_embeddings.weight"):
+                return tensors.get_tensor(name).float()
+    raise ModelError(f"{path}: no table of word embeddings. Train with pretrained=False")
+
+
 def keep_layers(model: Any, count: int) -> None:
     """Reduce a model in place to ``count`` evenly spaced layers, first and last included.
 

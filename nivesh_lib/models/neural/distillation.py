@@ -131,7 +131,9 @@ def distil(student: TextClassifier, targets: DistillationTargets) -> TextClassif
         The student is of another kind.
     """
     if not hasattr(student, "fit_distilled"):
-        raise ValueError(f"a {student.kind} model cannot be taught; pass a static or transformer")
+        raise ValueError(
+            f"a {student.kind} model has no fit_distilled; pass a static or transformer"
+        )
     trained = clone(student)
     trained.fit_distilled(targets)
     return trained

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from nivesh_lib.models.base import TextClassifier, as_training
-from nivesh_lib.models.neural.backbones import find_backbone
+from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.neural.training import (
     Encoded,
@@ -112,9 +112,8 @@ class LstmClassifier(TextClassifier):
             verbose=self.verbose,
         )
         with seeded(self.random_state):
-            self._network = self._new_network(
-                self._embeddings(folder), _slots(rows, self._tokenizer.vocabulary_size)
-            )
+            slots = _slots(rows, self._tokenizer.vocabulary_size)
+            self._network = _network(self, self._embeddings(folder), slots)
             groups = parameter_groups(
                 list(self._network.parameters()), self.learning_rate, self.weight_decay
             )
@@ -133,17 +132,6 @@ class LstmClassifier(TextClassifier):
             return torch.zeros(self._tokenizer.vocabulary_size, self.width, dtype=torch.float16)
         return input_embeddings(folder).half()  # half the size; predictions are the same
 
-    def _new_network(self, embeddings: Any, slots: Any) -> Any:
-        return _network(
-            embeddings,
-            slots,
-            initial_std=0.0 if self.pretrained else 0.1,
-            hidden=self.hidden,
-            classes=len(self.classes_),
-            dropout=self.dropout,
-            word_dropout=self.word_dropout,
-        )
-
     def _proba(self, texts: list[str]) -> np.ndarray:
         ids = self._encode(texts)
         rows = unlabelled(ids, self._tokenizer.pad_id)
@@ -161,29 +149,9 @@ class LstmClassifier(TextClassifier):
 
         self._tokenizer = SubwordTokenizer.from_folder(directory)
         tensors = load_file(directory / "network.safetensors")
-        self._network = self._new_network(tensors["vectors"], tensors["slots"])
+        self._network = _network(self, tensors["vectors"], tensors["slots"])
         self._network.load_state_dict(tensors)
         self._network.eval()
-
-
-def input_embeddings(folder: Path) -> Any:
-    """Return a backbone's input embeddings, a tensor (tokens, width) float32.
-
-    Raises
-    ------
-    ModelError
-        The weights hold no table with the name that BERT-like models use.
-    """
-    from safetensors import safe_open
-
-    from nivesh_lib.errors import ModelError
-
-    path = folder / "model.safetensors"
-    with safe_open(path, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
-            if name.endswith("embeddings.word_embeddings.weight"):
-                return tensors.get_tensor(name).float()
-    raise ModelError(f"{path}: no table of word embeddings. Train with pretrained=False")
 
 
 def _slots(rows: Encoded, size: int) -> Any:
@@ -196,16 +164,8 @@ def _slots(rows: Encoded, size: int) -> Any:
     return slots
 
 
-def _network(
-    vectors: Any,
-    slots: Any,
-    *,
-    initial_std: float,
-    hidden: int,
-    classes: int,
-    dropout: float,
-    word_dropout: float,
-) -> Any:
+def _network(params: LstmClassifier, vectors: Any, slots: Any) -> Any:
+    """Return a new network for embeddings (tokens, width) and indices as of `_slots`."""
     import torch
     from torch import nn
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -222,17 +182,17 @@ def _network(
             self.register_buffer("vectors", vectors)
             self.register_buffer("slots", slots)
             self.change = nn.Embedding(int(slots.max()) + 1, width, padding_idx=0)
-            nn.init.normal_(self.change.weight, std=initial_std)
+            nn.init.normal_(self.change.weight, std=0.0 if params.pretrained else 0.1)
             with torch.no_grad():
                 self.change.weight[0] = 0
-            self.dropout = nn.Dropout(dropout)
-            self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
-            self.head = nn.Linear(4 * hidden, classes)
+            self.dropout = nn.Dropout(params.dropout)
+            self.lstm = nn.LSTM(width, params.hidden, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(4 * params.hidden, len(params.classes_))
 
         def forward(self, ids: Any, mask: Any) -> Any:
             embedded = self.vectors[ids].float() + self.change(self.slots[ids])
-            if self.training and word_dropout:
-                kept = torch.rand(ids.shape, device=ids.device) >= word_dropout
+            if self.training and params.word_dropout:
+                kept = torch.rand(ids.shape, device=ids.device) >= params.word_dropout
                 embedded = embedded * kept.unsqueeze(-1)
             lengths = mask.sum(dim=1)
             packed = pack_padded_sequence(

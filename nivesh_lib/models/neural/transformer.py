@@ -264,11 +264,15 @@ def _depth(name: str, layers: int) -> int:
 
 def logits_network(model: Any) -> Any:
     """Return the hub's model as a torch module from ids and mask to logits."""
-    import torch
-
     last = _after_last_attention(model)
     if last is not None:
         last.register_forward_pre_hook(_first_token)
+    return logits_module(model)
+
+
+def logits_module(model: Any) -> Any:
+    """Return `logits_network`, but computing the last layer for all tokens."""
+    import torch
 
     class Logits(torch.nn.Module):
         def __init__(self) -> None:

@@ -16,8 +16,8 @@ def refuse_abstaining(fitted: TextClassifier) -> None:
     """Raise ValueError for a model that abstains: a wrapper around it would ignore that."""
     if hasattr(fitted, "accepts"):
         raise ValueError(
-            f"a model of kind {fitted.kind!r} goes outermost, or what it hands over would be "
-            "answered; wrap the model inside it first"
+            f"a model of kind {fitted.kind!r} goes outermost: a wrapper would ignore that it "
+            "abstains. Wrap the model inside it first"
         )
 
 

@@ -88,7 +88,7 @@ def test_a_sample_without_any_variety_is_no_trouble(fitted):
         )
 
 
-def test_texts_that_are_all_empty_tell_no_steps(fitted):
+def test_texts_that_are_all_empty_are_refused(fitted):
     with pytest.raises(ValueError, match="texts that are not empty"):
         OnnxClassifier.of(fitted, texts=["", " "])
 
@@ -107,7 +107,7 @@ def test_nothing_is_measured_while_the_graph_answers(fitted):
     assert not kinds & {"DynamicQuantizeLinear", "ReduceMax", "Attention", "SkipLayerNormalization"}
 
 
-def test_only_the_first_token_asks_in_the_last_layer(fitted):
+def test_the_last_layer_computes_the_first_token_s_query_only(fitted):
     small = OnnxClassifier.of(fitted, texts=TEXTS)
     nodes = onnx.load_from_string(small._session.content).graph.node
     splits = [len(node.output) for node in nodes if node.op_type == "Split"]

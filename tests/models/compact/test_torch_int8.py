@@ -132,7 +132,7 @@ def test_the_smallest_weights_of_each_layer_go_and_the_head_keeps_its_own(plain)
                 assert old.weight[gone].abs().max() <= old.weight[~gone].abs().min()
 
 
-def test_masks_are_gone_and_the_model_is_saved_like_any_other(plain, tmp_path):
+def test_masks_are_removed_and_the_model_is_saved_like_any_other(plain, tmp_path):
     less = pruned(plain, 0.5)
     assert not [n for n, _ in less.network.named_buffers() if n.endswith("_mask")]
     loaded = load_model(less.save(tmp_path / "model"))

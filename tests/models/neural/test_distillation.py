@@ -86,7 +86,7 @@ def test_each_copy_has_typos_of_its_own_and_the_teacher_s_prediction(teacher):
 
 
 def test_a_student_that_cannot_be_distilled_is_refused(teacher):
-    with pytest.raises(ValueError, match="a tfidf model cannot be taught"):
+    with pytest.raises(ValueError, match="a tfidf model has no fit_distilled"):
         distil(get_model("tfidf"), distillation_targets(teacher, TEXTS, LABELS))
 
 

@@ -151,7 +151,7 @@ def test_an_encoder_that_both_share_reads_a_text_once(monkeypatch):
 # --- saved and loaded ------------------------------------------------------------
 
 
-def test_the_card_tells_temperature_and_threshold(abstaining, tmp_path):
+def test_the_card_holds_temperature_and_threshold(abstaining, tmp_path):
     card = read_card(abstaining.save(tmp_path / "model"))
     assert (card["kind"], card["temperature"], card["threshold"]) == ("abstaining", 0.5, 0.4)
     inner = read_card(tmp_path / "model" / "model")
