@@ -121,8 +121,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _plain_params(self) -> dict[str, Any]:
         """Return the constructor arguments for ``model.json``, without wrapped models."""
-        params = self.get_params(deep=False)
-        return {name: _plain(value) for name, value in params.items()}
+        params = self.get_params(deep=False).items()
+        return {k: _plain(v) for k, v in params if not isinstance(v, TextClassifier)}
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         """Write the learned state into ``directory``; return its JSON part for ``model.json``."""
@@ -358,7 +358,7 @@ def _loaded(folder: Path) -> tuple[TextClassifier, dict[str, Any]]:
         raise ModelError(f"{folder}: does not load ({error!r}). Save the model again") from error
     if not np.isfinite(proba).all():
         raise ModelError(f"{folder}: its probabilities are not finite. Fit the model again")
-    if proba.shape != (1, len(model.classes_)):
+    if model.classes_.tolist() != card["classes"] or proba.shape != (1, len(model.classes_)):
         raise ModelError(f"{folder}: its classes do not fit its weights. Save the model again")
     return model, card
 

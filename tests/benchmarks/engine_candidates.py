@@ -33,7 +33,7 @@ from nivesh_lib.models.text.hinglish import extended, glossed
 from tests.benchmarks.peer_data import Labelled, intents
 
 FP32 = "transformer"  # the artefact whose weights all engines answer with
-SEED_WIDTH = 128  # pieces to which the guide's code pads each text
+SEED_WIDTH = 128  # tokens to which the guide's code pads each text
 FILE_ROWS = 32  # rows of a file that a peer gets at once
 CALIBRATION_ROWS = 300  # nncf's own default
 CASCADE_LOSS = 0.002  # of accuracy, that the cascade's threshold may cost
@@ -202,7 +202,7 @@ def _ours() -> list[Engine]:
         engine("transformer", "as trained, torch", FP32, floor=True),
         engine("ours-fp32", "kind onnx, fp32", "ours-fp32", floor=True),
         engine("ours-int8", "kind onnx, int8", "ours-int8", floor=True),
-        engine("static", "scores of word pieces, learned from labels", "static", floor=False),
+        engine("static", "scores of tokens, learned from labels", "static", floor=False),
         engine("cascade", "static, and ours-int8 where it is unsure", "cascade", floor=False),
         engine("tfidf", "word and character n-grams", "tfidf", floor=False),
     ]
@@ -248,7 +248,7 @@ def _make_onnx(order: Order, target: Path) -> None:
     # Eager attention: of the legacy exports, the faster one in ONNX Runtime.
     network = Logits(_pretrained(order.root / FP32, attention="eager")).eval()
     ids = torch.ones(2, 8, dtype=torch.int64)
-    axes = {name: {0: "batch", 1: "pieces"} for name in ("ids", "mask")}
+    axes = {name: {0: "batch", 1: "length"} for name in ("ids", "mask")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the export's own, of tracing and deprecation
         torch.onnx.export(
@@ -317,7 +317,7 @@ def _make_other_folds(order: Order, target: Path) -> None:
 
     target.mkdir(parents=True)
     if order.judged is None:
-        _tell(target, {"threshold": order.threshold, "rows": 0, "lost": {}})
+        _write_choice(target, {"threshold": order.threshold, "rows": 0, "lost": {}})
         return
     rest = other_folds(order.judged)
     common: dict[str, Any] = {"labels": sorted(rest["intent"].unique())}
@@ -337,15 +337,15 @@ def _make_other_folds(order: Order, target: Path) -> None:
         float((predicted_labels(one) == rest["intent"])[rows].mean()) for one in (before, after)
     ]
     lost = {"ours-int8": right[0] - right[1], "cascade": right[0] - split.accuracy.value}
-    _tell(target, {"threshold": split.threshold, "rows": int(rows.sum()), "lost": lost})
+    _write_choice(target, {"threshold": split.threshold, "rows": int(rows.sum()), "lost": lost})
 
 
-def _tell(folder: Path, told: dict[str, Any]) -> None:
-    (folder / "told.json").write_text(json.dumps(told), encoding="utf-8")
+def _write_choice(folder: Path, told: dict[str, Any]) -> None:
+    (folder / "chosen.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 def _elsewhere(root: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((root / "other-folds" / "told.json").read_text("utf-8"))
+    told: dict[str, Any] = json.loads((root / "other-folds" / "chosen.json").read_text("utf-8"))
     return told
 
 
@@ -420,8 +420,8 @@ class _Reader:
         return ids, mask
 
 
-def pieces_of(root: Path, texts: list[str]) -> list[int]:
-    """Return the word pieces of each text, special ones included."""
+def token_counts(root: Path, texts: list[str]) -> list[int]:
+    """Return the tokens of each text, special ones included."""
     _, mask = _Reader(root / FP32, root / FP32)(texts)
     return [int(n) for n in mask.sum(axis=1)]
 

@@ -22,8 +22,12 @@ from nivesh_lib.files import sha256_file
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DISTILBERT = "distilbert-base-uncased"
 DISTILBERT_REVISION = "12040accade4e8a0f71eabdb258fecc2e7e948be"
-# On a CPU the backward pass of torch's fused attention takes longer than everything else.
-_ATTENTION = "eager"
+_LOADING = {
+    "use_safetensors": True,
+    "dtype": "float32",
+    # On a CPU the backward pass of torch's fused attention takes longer than everything else.
+    "attn_implementation": "eager",
+}
 _NEEDED = ("config.json", "model.safetensors")
 
 
@@ -126,10 +130,7 @@ def load_encoder(folder: Path) -> Any:
     from transformers import AutoModel
 
     with _quiet():
-        model = AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype="float32", attn_implementation=_ATTENTION
-        )
-    return model.eval()
+        return AutoModel.from_pretrained(folder, **_LOADING).eval()
 
 
 def load_classifier(folder: Path, labels: list[str]) -> Any:
@@ -139,9 +140,7 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
     with _quiet():
         return AutoModelForSequenceClassification.from_pretrained(
             folder,
-            use_safetensors=True,
-            dtype="float32",
-            attn_implementation=_ATTENTION,
+            **_LOADING,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: n for n, label in enumerate(labels)},

@@ -91,13 +91,10 @@ class TfidfClassifier(TextClassifier):
         return self
 
     def _proba(self, texts: list[str]) -> np.ndarray:
-        return softmax(self._logits(texts))
-
-    def _logits(self, texts: list[str]) -> np.ndarray:
         scores = np.empty((len(texts), len(self.classes_)))
         for row, text in zip(scores, self._glossed(texts), strict=True):
             row[:] = self._ngrams.scores(text)
-        return scores + self.intercept_
+        return softmax(scores + self.intercept_)
 
     def _glossed(self, texts: list[str]) -> list[str]:
         return [extended(text) for text in texts] if self.glosses else texts

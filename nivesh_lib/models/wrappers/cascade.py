@@ -13,9 +13,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_texts, load_model
-from nivesh_lib.models.wrappers.wrapper import refuse_abstaining
-
-_PARTS = ("student", "teacher")
+from nivesh_lib.models.wrappers.wrapper import fit_copy, refuse_abstaining
 
 
 @dataclass(eq=False, repr=False)
@@ -61,11 +59,8 @@ class Cascade(TextClassifier):
         if self.student is None or self.teacher is None:
             raise ValueError("student or teacher is None; pass two models, get_model('tfidf') one")
         self._check_threshold()
-        texts, labels = as_texts(X), list(y)
-        inside = [clone(model) for model in (self.student, self.teacher)]
-        if self.random_state is not None:
-            inside = [model.set_params(random_state=self.random_state) for model in inside]
-        self._take(*(model.fit(texts, labels) for model in inside))
+        rows = as_texts(X), list(y), self.random_state
+        self._take(fit_copy(self.student, *rows), fit_copy(self.teacher, *rows))
         return self
 
     @classmethod
@@ -111,11 +106,6 @@ class Cascade(TextClassifier):
             proba[rest] = self.teacher_._proba([texts[row] for row in rest])
         return proba
 
-    def _plain_params(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in super()._plain_params().items() if name not in _PARTS
-        }
-
     def _dump(self, directory: Path) -> dict[str, Any]:
         self.student_.save(directory / "student")
         self.teacher_.save(directory / "teacher")
@@ -123,8 +113,5 @@ class Cascade(TextClassifier):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self._check_threshold()
-        classes = self.classes_.tolist()
         self._take(load_model(directory / "student"), load_model(directory / "teacher"))
-        if self.classes_.tolist() != classes:
-            raise ValueError("the classes are not those of the models inside")
         self.student, self.teacher = clone(self.student_), clone(self.teacher_)

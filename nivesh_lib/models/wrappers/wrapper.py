@@ -21,6 +21,16 @@ def refuse_abstaining(fitted: TextClassifier) -> None:
         )
 
 
+def fit_copy(
+    model: TextClassifier, texts: list[str], labels: list[str], random_state: int | None
+) -> TextClassifier:
+    """Return a fitted copy of a model, with ``random_state`` where that is not None."""
+    copy = clone(model)
+    if random_state is not None:
+        copy.set_params(random_state=random_state)
+    return copy.fit(texts, labels)
+
+
 class Wrapper(TextClassifier):
     """A classifier around ``model``; the fitted one, ``model_``, is saved in a subfolder."""
 
@@ -43,10 +53,7 @@ class Wrapper(TextClassifier):
     def _copy_fitted(self, texts: list[str], labels: list[str]) -> TextClassifier:
         if self.model is None:
             raise ValueError("model is None; pass the model to wrap, such as get_model('tfidf')")
-        inner = clone(self.model)
-        if self.random_state is not None:
-            inner.set_params(random_state=self.random_state)
-        return inner.fit(texts, labels)
+        return fit_copy(self.model, texts, labels, self.random_state)
 
     def _take(self, fitted: TextClassifier) -> None:
         check_is_fitted(fitted)
@@ -54,16 +61,10 @@ class Wrapper(TextClassifier):
         self.model_ = fitted
         self.classes_ = fitted.classes_
 
-    def _plain_params(self) -> dict[str, Any]:
-        return {name: value for name, value in super()._plain_params().items() if name != "model"}
-
     def _dump(self, directory: Path) -> dict[str, Any]:
         self.model_.save(directory / "model")
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        classes = self.classes_.tolist()
         self._take(load_model(directory / "model"))
-        if self.classes_.tolist() != classes:
-            raise ValueError("the classes are not those of the model inside")
         self.model = clone(self.model_)
