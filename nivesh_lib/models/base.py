@@ -197,7 +197,7 @@ def _replace(complete: Path, target: Path) -> None:
     """Rename a complete directory to ``target``, which may be an older model."""
     with locked(target.parent):
         restore_folder(target)
-        if not _replaceable(target):  # checked under the lock, between no writer's two renames
+        if not _replaceable(target):  # under the lock: others may be renaming
             raise ModelError(f"{target}: exists and is no model. Choose a new directory")
         replace_folder(complete, target)
 

@@ -143,7 +143,7 @@ class OnnxClassifier(Wrapper):
         small = type(self)(model=self.model, precision="int8", fallback=fallback)
         small.classes_ = self.classes_
         graph = onnx.load_from_string(self._session.content)
-        encoder = self._encoder_of(self._encoder, self._encoder._subwords)
+        encoder = self._encoder_of(self._encoder, self._encoder._tokenizer)
         small._finish(encoder, graph, as_texts(texts))
         return small
 
@@ -182,7 +182,7 @@ class OnnxClassifier(Wrapper):
     def _encoder_of(model: Any, tokenizer: Any) -> Any:
         """Return an unfitted transformer without a network, for its ``_encode``."""
         encoder = clone(model)
-        encoder._subwords = tokenizer
+        encoder._tokenizer = tokenizer
         return encoder
 
     def _self_check(self) -> np.ndarray:
@@ -199,7 +199,7 @@ class OnnxClassifier(Wrapper):
         # Longest first, so that no thread waits long for the last batch.
         rows = _batch_rows(len(ids), self._session.max_parallel)
         batches = batches_by_length(lengths, rows)[::-1]
-        pad = self._encoder._subwords.pad_id
+        pad = self._encoder._tokenizer.pad_id
         inputs = [padded([ids[row] for row in batch], pad) for batch in batches]
         found = self._session.run_batches([{"ids": table, "mask": mask} for table, mask in inputs])
         logits = np.empty((len(ids), len(self.classes_)))
@@ -208,7 +208,7 @@ class OnnxClassifier(Wrapper):
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         (directory / "model.onnx").write_bytes(self._session.content)
-        write_tokenizer(self._encoder._subwords, directory)
+        write_tokenizer(self._encoder._tokenizer, directory)
         return {
             "model": {"kind": self._encoder.kind, "params": self._encoder.get_params(deep=False)},
             "machine": self.machine_,

@@ -71,12 +71,8 @@ class FrozenEncoder:
             texts = [glossed(text) for text in texts]
         if _CACHE is None:
             return self._compute(texts)
-        start = hashlib.sha256(f"{self._source} {self.max_length} ".encode())
-        keys = []
-        for text in texts:
-            one = start.copy()
-            one.update(text.encode("utf-8", "replace"))
-            keys.append(one.digest())
+        prefix = f"{self._source} {self.max_length} ".encode()
+        keys = [hashlib.sha256(prefix + t.encode("utf-8", "replace")).digest() for t in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in _CACHE}
         if new:
             _CACHE.update(zip(new, self._compute(list(new.values())), strict=True))

@@ -9,26 +9,23 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.base import as_training
 from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.neural.training import (
     Encoded,
+    NeuralClassifier,
     TrainingConfig,
-    logits_of,
     parameter_groups,
     seeded,
     train,
     typo_augmenter,
-    unlabelled,
     validation_mask,
 )
-from nivesh_lib.models.text.hinglish import glossed
-from nivesh_lib.models.text.linear import softmax
 
 
 @dataclass(eq=False, repr=False)
-class LstmClassifier(TextClassifier):
+class LstmClassifier(NeuralClassifier):
     """Bidirectional LSTM (Hochreiter and Schmidhuber 1997) with pooled states.
 
     Token embeddings pass through a bidirectional LSTM; the mean and the maximum of its states over
@@ -121,21 +118,12 @@ class LstmClassifier(TextClassifier):
             self.history_ = train(self._network, groups, rows, config, validation, augment)
         return self
 
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        glosses = [glossed(text) for text in texts] if self.glosses else texts
-        return self._tokenizer.encode(glosses, self.max_length)
-
     def _embeddings(self, folder: Path) -> Any:
         import torch
 
         if not self.pretrained:
             return torch.zeros(self._tokenizer.vocabulary_size, self.width, dtype=torch.float16)
         return input_embeddings(folder).half()  # half the size; predictions are the same
-
-    def _proba(self, texts: list[str]) -> np.ndarray:
-        ids = self._encode(texts)
-        rows = unlabelled(ids, self._tokenizer.pad_id)
-        return softmax(logits_of(self._network, rows))
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         from safetensors.torch import save_file

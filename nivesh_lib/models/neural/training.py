@@ -16,8 +16,16 @@ from typing import Any
 import numpy as np
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import TextClassifier
 from nivesh_lib.models.neural.distillation import DistillationTargets, distillation_loss
-from nivesh_lib.models.neural.tokenizer import batches_by_length, padded, shuffled_batches
+from nivesh_lib.models.neural.tokenizer import (
+    SubwordTokenizer,
+    batches_by_length,
+    padded,
+    shuffled_batches,
+)
+from nivesh_lib.models.text.hinglish import glossed
+from nivesh_lib.models.text.linear import softmax
 from nivesh_lib.models.text.typos import with_typos
 
 _PRECISIONS = ("auto", "bf16", "fp32")
@@ -49,6 +57,26 @@ class Encoded:
 def unlabelled(ids: Sequence[np.ndarray], pad_id: int) -> Encoded:
     """Return rows for prediction, with 0 for every class index."""
     return Encoded(ids, np.zeros(len(ids), dtype=np.int64), pad_id)
+
+
+class NeuralClassifier(TextClassifier):
+    """Base class of classifiers with a torch network of token ids and mask to logits."""
+
+    glosses: bool
+    max_length: int
+    _tokenizer: SubwordTokenizer
+    _network: Any
+
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Return the token ids of prepared texts, glossed first where ``glosses``."""
+        texts = [glossed(text) for text in texts] if self.glosses else texts
+        return self._tokenizer.encode(texts, self.max_length)
+
+    def _logits(self, texts: list[str]) -> np.ndarray:
+        return logits_of(self._network, unlabelled(self._encode(texts), self._tokenizer.pad_id))
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return softmax(self._logits(texts))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.base import as_training
 from nivesh_lib.models.neural.backbones import (
     find_backbone,
     keep_layers,
@@ -23,16 +23,13 @@ from nivesh_lib.models.neural.distillation import DistillationTargets
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.neural.training import (
     Encoded,
+    NeuralClassifier,
     TrainingConfig,
-    logits_of,
     parameter_groups,
     seeded,
     train,
     typo_augmenter,
-    unlabelled,
 )
-from nivesh_lib.models.text.hinglish import glossed
-from nivesh_lib.models.text.linear import softmax
 
 # `seed` has the platform guide's settings: all parameters are trained at one learning rate.
 # `shallow` is for tests of plumbing.
@@ -59,7 +56,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(eq=False, repr=False)
-class TransformerClassifier(TextClassifier):
+class TransformerClassifier(NeuralClassifier):
     """Sequence classification with a pretrained encoder, all layers fine-tuned.
 
     Parameters
@@ -151,7 +148,7 @@ class TransformerClassifier(TextClassifier):
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
         self._read_tokenizer(folder)
-        rows = Encoded(self._encode(texts), targets, self._subwords.pad_id)
+        rows = Encoded(self._encode(texts), targets, self._tokenizer.pad_id)
         config = TrainingConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -178,14 +175,10 @@ class TransformerClassifier(TextClassifier):
         return self
 
     def _read_tokenizer(self, folder: Path) -> None:
-        self._tokenizer = load_tokenizer(folder)
-        self._subwords = SubwordTokenizer(
-            self._tokenizer.backend_tokenizer, self._tokenizer.pad_token_id
+        self._hub_tokenizer = load_tokenizer(folder)
+        self._tokenizer = SubwordTokenizer(
+            self._hub_tokenizer.backend_tokenizer, self._hub_tokenizer.pad_token_id
         )
-
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        glosses = [glossed(text) for text in texts] if self.glosses else texts
-        return self._subwords.encode(glosses, self.max_length)
 
     def _prepare(self, model: Any) -> None:
         import torch
@@ -227,7 +220,7 @@ class TransformerClassifier(TextClassifier):
     @property
     def tokenizer(self) -> SubwordTokenizer:
         """The subword tokenizer."""
-        return self._subwords
+        return self._tokenizer
 
     def with_network(self, network: Any) -> Self:
         """Return a shallow copy of this fitted model with another network."""
@@ -235,16 +228,9 @@ class TransformerClassifier(TextClassifier):
         other._network = network
         return other
 
-    def _proba(self, texts: list[str]) -> np.ndarray:
-        return softmax(self._logits(texts))
-
-    def _logits(self, texts: list[str]) -> np.ndarray:
-        rows = unlabelled(self._encode(texts), self._subwords.pad_id)
-        return logits_of(self._network, rows)
-
     def _dump(self, directory: Path) -> dict[str, Any]:
         save_pretrained(self._network.model, directory)
-        self._tokenizer.save_pretrained(directory)
+        self._hub_tokenizer.save_pretrained(directory)
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:

@@ -22,21 +22,21 @@ def computed(monkeypatch):
     return counts
 
 
-def test_features_are_computed_once_while_remembered(computed):
+def test_features_are_computed_once_within_the_cache(computed):
     with cached_features():
         small_model("embedding").fit(TEXTS, LABELS).predict(TEXTS)
         small_model("embedding").set_params(C=3.0).fit(TEXTS[2:], LABELS[2:])
     assert computed == [len(TEXTS)]
 
 
-def test_nothing_is_remembered_outside(computed):
+def test_nothing_is_cached_outside(computed):
     model = small_model("embedding").fit(TEXTS, LABELS)
     model.predict(TEXTS)
     assert computed == [len(TEXTS)] * 2
     assert embedding._CACHE is None
 
 
-def test_what_is_remembered_changes_no_answer():
+def test_the_cache_changes_no_answer():
     plain = small_model("embedding").fit(TEXTS, LABELS).predict_proba(QUERIES)
     with cached_features():
         model = small_model("embedding").fit(TEXTS, LABELS)
