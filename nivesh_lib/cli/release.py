@@ -7,7 +7,6 @@ they are opened.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -123,12 +122,12 @@ def _candidate(model: str | None, dataset: str | None) -> Candidate:
     from nivesh_lib.data.versions import load_dataset
     from nivesh_lib.errors import ModelError
     from nivesh_lib.evaluation.objectives import objectives_for, values_for
-    from nivesh_lib.models.base import load_model, read_card
+    from nivesh_lib.models.base import load_with_card, model_hash
     from nivesh_lib.paths import relative
 
     folder = model_directory(model)
     try:
-        card, loaded = read_card(folder), load_model(folder)
+        loaded, card = load_with_card(folder)
     except ModelError as error:
         raise named(error, model) from error
     source, trained_on = model or relative(folder), str(card["data"])
@@ -151,16 +150,6 @@ def _candidate(model: str | None, dataset: str | None) -> Candidate:
         objectives=objectives_for("", dataset=data.ref),
         min_confidence=least,
     )
-
-
-def model_hash(card: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what ``model.json`` says, which covers the model's files.
-
-    Without ``about``, the run that made it: trained once more to the same weights, it is the
-    same model.
-    """
-    content = {key: value for key, value in card.items() if key not in ("about", "sha256")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_drafts(source: str, refs: tuple[str, ...]) -> None:
