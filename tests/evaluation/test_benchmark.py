@@ -11,11 +11,11 @@ import pytest
 from nivesh_lib.errors import ModelError
 from nivesh_lib.evaluation import benchmark as isolated
 from nivesh_lib.evaluation.benchmark import (
-    as_served,
+    benchmark_interleaved,
+    benchmark_served,
     directory_bytes,
     measure_latency,
     peak_memory_of,
-    race,
     saved_bytes,
     speed_in_process,
     speed_of,
@@ -143,7 +143,7 @@ def clock(monkeypatch):
 
 def test_models_that_race_take_turns_and_the_first_is_the_measure(clock):
     models = {"slow": clock("slow", 4), "fast": clock("fast", 1)}
-    slow, fast = race(models, QUERIES, rounds=3, calls=5)
+    slow, fast = benchmark_interleaved(models, QUERIES, rounds=3, calls=5)
     assert [name for name, _ in itertools.groupby(clock.asked)] == ["slow", "fast"] * 2 + ["slow"]
     assert (slow.ms, slow.times_as_fast, fast.ms, fast.times_as_fast) == (4, 1, 1, 4)
 
@@ -152,7 +152,7 @@ def test_a_round_that_is_slow_for_all_changes_no_ratio(clock):
     # Six calls a round, one of them not counted; the third of four rounds takes ten times as long.
     pace = [1] * 12 + [10] * 6 + [1] * 6
     models = {"one": clock("one", *(2 * ms for ms in pace)), "two": clock("two", *pace)}
-    one, two = race(models, QUERIES, rounds=3, calls=5)
+    one, two = benchmark_interleaved(models, QUERIES, rounds=3, calls=5)
     assert (one.ms, one.worst_ms) == (2, 20)
     assert two.times_low == two.times_as_fast == two.times_high == 2
 
@@ -161,7 +161,7 @@ def test_a_round_that_is_slow_for_all_changes_no_ratio(clock):
 def test_a_race_of_nothing_is_refused(odd):
     given = {"models": {"one": len}, "queries": QUERIES, "rounds": 1, "calls": 1, **odd}
     with pytest.raises(ValueError, match=r"need one of each|do not fill"):
-        race(given.pop("models"), given.pop("queries"), **given)
+        benchmark_interleaved(given.pop("models"), given.pop("queries"), **given)
 
 
 def test_a_directory_is_as_large_as_its_files(tmp_path):
@@ -240,7 +240,7 @@ def test_a_batch_of_none_and_no_queries_are_refused(model):
     with pytest.raises(ValueError, match="a batch of 0 queries"):
         peak_memory_of(model, FEW_QUERIES, batch_size=0)
     with pytest.raises(ValueError, match="queries is empty"):
-        as_served(get_model("tfidf"), [])
+        benchmark_served(get_model("tfidf"), [])
 
 
 def test_queries_reach_the_process_by_its_standard_input_only(model, monkeypatch):
@@ -264,6 +264,6 @@ def test_where_proc_is_absent_the_system_is_asked(monkeypatch):
 def test_a_model_is_measured_as_it_would_be_served_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     fitted = get_model("tfidf").fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
-    speeds, peak = as_served(fitted, FEW_QUERIES, threads=(1,), batch_sizes=(1,), repeats=5)
+    speeds, peak = benchmark_served(fitted, FEW_QUERIES, threads=(1,), batch_sizes=(1,), repeats=5)
     assert [speed.batch_size for speed in speeds] == [1] and peak > 10_000_000
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Cross-validation again and again, on other folds and with other seeds."""
+"""Repeated cross-validation on new folds and with new seeds, and the variance over folds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
-from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from nivesh_lib.evaluation.intervals import FoldInterval, fold_interval
@@ -18,7 +17,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     cross_validate,
     predicted_labels,
 )
-from nivesh_lib.evaluation.scores import headline_mask
+from nivesh_lib.evaluation.scores import HEADLINE, METRICS, headline_mask, point_scores
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class RepeatedCrossValidation:
 
     ``runs`` has the out-of-fold probabilities of each, the version's own folds first. ``scores``
     has a row for each fold: repeat, fold, n_train, n_test (rows left out), n_scored (those of
-    them that headline scores use), accuracy, macro_f1. ``intervals`` has metric -> mean, standard
+    them that headline scores use) and each metric. ``intervals`` has metric -> mean, standard
     deviation and interval over these rows.
     """
 
@@ -56,9 +55,9 @@ def repeated_cross_validate(
     Parameters
     ----------
     group : str, optional
-        A column that says which rows belong together, such as near-duplicates; these stay in one
-        fold. Without it, new folds may part near-duplicates that the version's own keep together,
-        and score too well.
+        A column of groups, such as near-duplicates, that stay in one fold. Without it, new folds
+        may separate near-duplicates that the version's own folds keep together, and scores are
+        too high.
 
     Raises
     ------
@@ -110,7 +109,7 @@ def _seeded(model: Any, seed: int) -> Any:
 
 
 def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent") -> pd.DataFrame:
-    """Return accuracy and macro-F1 of each fold over the rows that headline scores use.
+    """Return the scores of each fold over the rows that headline scores use.
 
     Parameters
     ----------
@@ -120,8 +119,8 @@ def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent"
     Returns
     -------
     DataFrame
-        repeat (0), fold, n_train, n_test, n_scored, accuracy, macro_f1. Folds without a row that
-        is scored are left out.
+        repeat (0), fold, n_train, n_test, n_scored and each metric. Folds without a scored row
+        are left out.
     """
     true, predicted, folds = frame[label].to_numpy(), predicted_labels(oof), oof["fold"].to_numpy()
     natural = headline_mask(frame)
@@ -138,15 +137,14 @@ def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent"
                 "n_train": int((~held).sum()),
                 "n_test": int(held.sum()),
                 "n_scored": int(scored.sum()),
-                "accuracy": float((predicted[scored] == true[scored]).mean()),
-                "macro_f1": _macro_f1(true[scored], predicted[scored]),
+                **point_scores(true[scored], predicted[scored]),
             }
         )
     return pd.DataFrame(rows)
 
 
 def fold_table(oofs: Mapping[str, pd.DataFrame], frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the spread over folds of each model's macro-F1.
+    """Return the variation over folds of each model's macro-F1.
 
     Returns
     -------
@@ -156,20 +154,15 @@ def fold_table(oofs: Mapping[str, pd.DataFrame], frame: pd.DataFrame) -> pd.Data
     rows = []
     for name, oof in oofs.items():
         scores = fold_scores(oof, frame)
-        found, each = fold_intervals(scores)["macro_f1"], scores["macro_f1"]
+        found, each = fold_intervals(scores)[HEADLINE], scores[HEADLINE]
         ends = (found.value, found.std, found.low, found.high, float(each.min()), float(each.max()))
         rows.append((name, found.n, *ends, found.correction))
     columns = ["model", "folds", "mean", "std", "low", "high", "worst", "best", "correction"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    present = sorted(set(true))
-    return float(f1_score(true, predicted, labels=present, average="macro", zero_division=0.0))
-
-
 def fold_intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
-    """Return the interval over folds of each metric; a fold's size is what it leaves out.
+    """Return the interval over folds of each metric.
 
     Parameters
     ----------
@@ -179,5 +172,5 @@ def fold_intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
     n_train, n_test = float(scores["n_train"].mean()), float(scores["n_test"].mean())
     return {
         metric: fold_interval(scores[metric].tolist(), n_train=n_train, n_test=n_test)
-        for metric in ("accuracy", "macro_f1")
+        for metric in METRICS
     }

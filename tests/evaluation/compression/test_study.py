@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nivesh_lib.evaluation.compression.study import Trials
+from nivesh_lib.evaluation.compression.study import CompressionStudy
 
 LABELS = ["loan", "tax"]
 
@@ -44,7 +44,7 @@ def of_folds(model):
 
 @pytest.fixture
 def trials(frame):
-    tried = Trials(frame, labels=LABELS, calls=10, rounds=1, n_boot=20)
+    tried = CompressionStudy(frame, labels=LABELS, calls=10, rounds=1, n_boot=20)
     tried.add("whole", Reader(size=1000), of_folds(Reader(size=1000)))
     return tried
 
@@ -92,7 +92,7 @@ def test_the_figure_is_titled_by_what_the_latest_model_brought(trials):
 
 def test_few_queries_make_smaller_batches(frame):
     few = frame.head(60)
-    tried = Trials(few, labels=LABELS, calls=5, rounds=1, n_boot=20)
+    tried = CompressionStudy(few, labels=LABELS, calls=5, rounds=1, n_boot=20)
     trial = tried.add("whole", Reader(), of_folds(Reader()))
     assert trial.speeds[1].batch_size == len(tried.queries) == 12
 
@@ -110,7 +110,7 @@ def test_a_model_that_answers_from_memory_is_not_timed(trials):
 
 
 def test_before_anything_was_tried_there_is_nothing_to_show(frame, trials):
-    empty = Trials(frame, labels=LABELS)
+    empty = CompressionStudy(frame, labels=LABELS)
     for show in (lambda: empty.reference, empty.table):
         with pytest.raises(ValueError, match="nothing was tried yet"):
             show()
@@ -121,10 +121,10 @@ def test_before_anything_was_tried_there_is_nothing_to_show(frame, trials):
 @pytest.mark.parametrize("odd", [{"calls": 0}, {"rounds": 0}])
 def test_no_call_and_no_round_are_refused(frame, odd):
     with pytest.raises(ValueError, match="neither may be below 1"):
-        Trials(frame, labels=LABELS, **odd)
+        CompressionStudy(frame, labels=LABELS, **odd)
 
 
 def test_a_model_that_knows_a_label_too_many_is_refused(frame):
-    tried = Trials(frame, labels=["tax"], calls=10, rounds=1, n_boot=20)
+    tried = CompressionStudy(frame, labels=["tax"], calls=10, rounds=1, n_boot=20)
     with pytest.raises(ValueError, match="knows 'loan', which is no label here"):
         tried.add("whole", Reader(), of_folds(Reader()))

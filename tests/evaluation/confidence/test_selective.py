@@ -10,15 +10,15 @@ from sklearn.metrics import roc_auc_score
 
 from nivesh_lib.evaluation.confidence.selective import (
     Costs,
-    Familiarity,
+    InScopeProbability,
+    auroc,
     certainty_of,
     cheapest_threshold,
-    cross_fitted_routing,
-    fit_familiarity,
-    fold_surprise,
+    cross_fitted_policy,
+    fit_in_scope_probability,
+    fold_ood_scores,
     recorded_scope_scores,
     risk_coverage,
-    separation,
     threshold_accepting,
 )
 from nivesh_lib.evaluation.resampling.cross_validation import cross_validate
@@ -66,20 +66,20 @@ def test_separation_is_the_auroc_of_scikit_learn():
     rng = np.random.default_rng(0)
     inside, outside = rng.integers(0, 9, 80), rng.integers(0, 6, 50)
     expected = roc_auc_score(np.repeat([1, 0], [80, 50]), np.concatenate([inside, outside]))
-    assert separation(inside, outside).value == pytest.approx(expected)
+    assert auroc(inside, outside).value == pytest.approx(expected)
 
 
 def test_the_interval_of_separation_holds_the_truth_in_95_of_100_draws():
     rng, covered = np.random.default_rng(3), 0
     truth = norm.cdf(1.5 / np.sqrt(2))  # two normals, 1.5 apart
     for _ in range(1000):
-        found = separation(rng.normal(1.5, size=200), rng.normal(size=100))
+        found = auroc(rng.normal(1.5, size=200), rng.normal(size=100))
         covered += found.low <= truth <= found.high
     assert 930 <= covered <= 970
 
 
 def test_perfect_separation_of_a_few_rows_is_not_certain():
-    found = separation(np.arange(10, 22), np.arange(10))
+    found = auroc(np.arange(10, 22), np.arange(10))
     assert (found.value, found.high) == (1.0, 1.0) and found.low < 0.8
 
 
@@ -92,7 +92,7 @@ def test_the_threshold_accepts_the_share_and_hardly_more(n):
 
 def test_one_side_alone_is_refused():
     with pytest.raises(ValueError, match="3 inside, 0 outside"):
-        separation(np.arange(3), np.array([]))
+        auroc(np.arange(3), np.array([]))
 
 
 # --- the line --------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_the_familiarity_that_was_put_in_is_found():
     rng = np.random.default_rng(0)
     # Normals 3 apart with unit variance: the log odds are linear with slope 3, zero half way.
     drawn = rng.normal(size=20_000), rng.normal(3, size=2_000)
-    found = fit_familiarity(*drawn, outside_share=0.5)
+    found = fit_in_scope_probability(*drawn, outside_share=0.5)
     assert found.midpoint == pytest.approx(1.5, abs=0.1)
     assert found.steepness == pytest.approx(3, rel=0.1)
 
@@ -142,7 +142,9 @@ def test_the_familiarity_that_was_put_in_is_found():
 @pytest.mark.parametrize("share", [0.05, 0.2])
 def test_familiarity_is_the_chance_of_being_in_scope_at_the_share_of_traffic(share):
     rng = np.random.default_rng(0)
-    found = fit_familiarity(rng.normal(size=5000), rng.normal(3, size=5000), outside_share=share)
+    found = fit_in_scope_probability(
+        rng.normal(size=5000), rng.normal(3, size=5000), outside_share=share
+    )
     odds = norm.pdf(2.0) * (1 - share) / (norm.pdf(2.0 - 3) * share)
     assert found.of(np.array([2.0]))[0] == pytest.approx(odds / (1 + odds), abs=0.03)
 
@@ -150,16 +152,16 @@ def test_familiarity_is_the_chance_of_being_in_scope_at_the_share_of_traffic(sha
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
 def test_a_share_of_traffic_that_is_none_is_refused(share):
     with pytest.raises(ValueError, match="not between 0 and 1"):
-        fit_familiarity(np.arange(4), np.arange(4), outside_share=share)
+        fit_in_scope_probability(np.arange(4), np.arange(4), outside_share=share)
 
 
 def test_familiarity_falls_with_surprise_even_where_the_sample_says_otherwise():
-    found = fit_familiarity(np.arange(3.0, 9), np.arange(0.0, 6))
+    found = fit_in_scope_probability(np.arange(3.0, 9), np.arange(0.0, 6))
     assert found.steepness > 0
 
 
 def test_familiarity_is_a_half_at_its_midpoint():
-    found = Familiarity(1.5, 2.0).of(np.array([1.5, 0.5]))
+    found = InScopeProbability(1.5, 2.0).of(np.array([1.5, 0.5]))
     assert found.tolist() == pytest.approx([0.5, expit(2)])
 
 
@@ -169,15 +171,15 @@ def test_familiarity_is_a_half_at_its_midpoint():
 @pytest.mark.parametrize("familiar", [True, False])
 def test_what_cannot_be_told_apart_is_not_claimed_to_be(familiar):
     inside, outside = scored(2000, 600)
-    found = cross_fitted_routing(inside, outside, costs=COSTS, familiar=familiar)
+    found = cross_fitted_policy(inside, outside, costs=COSTS, familiar=familiar)
     assert found.recall_95.low < 0.05 < found.recall_95.high
     assert found.acceptance_95.value == pytest.approx(0.95, abs=0.01)
 
 
 def test_strange_queries_are_caught_by_their_surprise():
     inside, outside = scored(apart=6.0)
-    plain = cross_fitted_routing(inside, outside, costs=COSTS, familiar=False)
-    found = cross_fitted_routing(inside, outside, costs=COSTS)
+    plain = cross_fitted_policy(inside, outside, costs=COSTS, familiar=False)
+    found = cross_fitted_policy(inside, outside, costs=COSTS)
     assert plain.recall_95.value < 0.2 and found.recall_95.value > 0.9
     assert found.cost < plain.cost
     assert found.by_kind["rows"].tolist() == [50, 50, 50]
@@ -190,7 +192,7 @@ def test_a_kind_does_not_help_to_catch_itself():
         np.arange(300) < 240, "noise", outside["kind"].replace("noise", "chat")
     )
     outside["surprise"] = np.where(outside["kind"] == "noise", 9.0, -1.0)
-    found = cross_fitted_routing(inside, outside, costs=COSTS)
+    found = cross_fitted_policy(inside, outside, costs=COSTS)
     assert found.by_kind.set_index("kind").loc["noise", "recall_95"] < 0.2
     certainty = certainty_of(outside, found.familiarity)
     assert (certainty[:240] < found.threshold_95).mean() > 0.6
@@ -198,7 +200,7 @@ def test_a_kind_does_not_help_to_catch_itself():
 
 def test_each_row_counts_once():
     inside, outside = scored()
-    found = cross_fitted_routing(inside, outside, costs=COSTS)
+    found = cross_fitted_policy(inside, outside, costs=COSTS)
     assert (found.acceptance.n, found.recall.n) == (400, 150)
 
 
@@ -214,7 +216,7 @@ def test_one_fold_or_kind_is_too_few(change):
         )
     )
     with pytest.raises(ValueError, match="2 folds and 2 kinds"):
-        cross_fitted_routing(*frames, costs=COSTS)
+        cross_fitted_policy(*frames, costs=COSTS)
 
 
 class Memory(BaseEstimator):
@@ -253,7 +255,7 @@ def test_every_row_is_scored_as_the_model_that_did_not_see_its_fold_answered():
         run.oof,
         others,
         run.probes.drop(columns="probe"),
-        surprise=fold_surprise(Known(), frame, others),
+        surprise=fold_ood_scores(Known(), frame, others),
     )
     assert inside.surprise.tolist() == [1.0] * 4
     assert inside.right.tolist() == [True, False, True, True]
@@ -272,6 +274,6 @@ def test_a_row_outside_without_an_answer_of_its_fold_is_refused():
 
 
 def test_a_routing_is_one_flat_row():
-    row = cross_fitted_routing(*scored(apart=2.0), costs=COSTS).as_row()
+    row = cross_fitted_policy(*scored(apart=2.0), costs=COSTS).as_row()
     assert row["recall_low"] <= row["recall"] <= row["recall_high"]
     assert all(isinstance(value, float) for value in row.values())

@@ -8,7 +8,7 @@ import pytest
 from nivesh_lib.data.splits import NEAR, mask_amounts, near_duplicate_pairs
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.resampling.cross_validation import EVERY_FOLD, PROBE_COLUMNS
+from nivesh_lib.evaluation.resampling.cross_validation import CASE_COLUMNS, EVERY_FOLD
 from nivesh_lib.evaluation.robustness.cases import (
     EN,
     HINGLISH,
@@ -19,12 +19,12 @@ from nivesh_lib.evaluation.robustness.cases import (
     TAKEN_BACK,
     answers,
     answers_by_target,
-    person_probes,
-    read_probe_texts,
+    person_cases,
+    perturbation_cases,
+    read_case_texts,
     sample_rows,
-    standard_probes,
-    view_probes,
-    wish_probes,
+    standard_cases,
+    wish_cases,
 )
 from nivesh_lib.privacy import anonymize_query
 
@@ -38,18 +38,18 @@ def data():
 
 @pytest.fixture(scope="module")
 def texts():
-    return read_probe_texts(DATASET)
+    return read_case_texts(DATASET)
 
 
 @pytest.fixture(scope="module")
 def probes(data, texts):
     out_of_scope = load_dataset(texts.out_of_scope).train
-    return standard_probes(data.train, texts=texts, out_of_scope=out_of_scope, seed=1)
+    return standard_cases(data.train, texts=texts, out_of_scope=out_of_scope, seed=1)
 
 
 def test_a_transformer_can_answer_all_of_them_in_seconds(data, probes):
     each = (probes["fold"] == EVERY_FOLD) * (data.n_folds - 1) + 1
-    assert list(probes) == list(PROBE_COLUMNS)
+    assert list(probes) == list(CASE_COLUMNS)
     assert 3000 < each.sum() < 4000
 
 
@@ -65,7 +65,7 @@ def test_a_probe_of_a_row_goes_to_the_fold_of_that_row_and_only_natural_rows_are
 def test_the_same_seed_gives_the_same_probes_and_another_seed_others(data, texts, probes):
     out_of_scope = load_dataset(texts.out_of_scope).train
     again, other = (
-        standard_probes(data.train, texts=texts, out_of_scope=out_of_scope, seed=seed)
+        standard_cases(data.train, texts=texts, out_of_scope=out_of_scope, seed=seed)
         for seed in (1, 2)
     )
     pd.testing.assert_frame_equal(again, probes)
@@ -97,7 +97,7 @@ def test_models_see_the_names_and_places_since_only_identifiers_are_anonymised(p
     ],
 )
 def test_people_differ_in_one_word(data, other, differs):
-    asked = person_probes(data.train.head(50), seed=3)
+    asked = person_cases(data.train.head(50), seed=3)
     first, second = (answers(asked, name)["query"].str.split() for name in (INTRODUCED, other))
     for a, b in zip(first, second, strict=True):
         assert [n for n, (x, y) in enumerate(zip(a, b, strict=True)) if x != y] == [differs]
@@ -106,7 +106,7 @@ def test_people_differ_in_one_word(data, other, differs):
 def test_wishes_go_to_their_own_intent_and_what_is_ruled_out_is_never_it(data, texts):
     rows = data.train.head(100)
     intent = dict(zip(rows["id"], rows["intent"], strict=True))
-    asked = wish_probes(rows, texts, seed=0)
+    asked = wish_cases(rows, texts, seed=0)
     own = answers(asked, OWN_WISH)
     wishes = own["id"].map(intent).map(texts.wishes)
     assert all(q.endswith(wish) for q, wish in zip(own["query"], wishes, strict=True))
@@ -116,7 +116,7 @@ def test_wishes_go_to_their_own_intent_and_what_is_ruled_out_is_never_it(data, t
 
 
 def test_without_texts_and_other_sets_there_are_only_probes_of_rows(data):
-    bare = standard_probes(data.train[["id", "query", "intent", "fold"]], n=20)
+    bare = standard_cases(data.train[["id", "query", "intent", "fold"]], n=20)
     assert (bare["fold"] != EVERY_FOLD).all()
     assert not bare["probe"].str.contains("wish|ruled|paraphrase|scope").any()
 
@@ -124,7 +124,7 @@ def test_without_texts_and_other_sets_there_are_only_probes_of_rows(data):
 @pytest.mark.parametrize("n", [1, 3])
 def test_few_rows_without_any_amount_are_enough(n):
     frame = pd.DataFrame({"id": ["a", "b", "c"], "query": "sip", "intent": "x", "fold": [0, 1, 2]})
-    assert len(standard_probes(frame, n=n)) >= 8 * n
+    assert len(standard_cases(frame, n=n)) >= 8 * n
 
 
 def test_no_more_rows_are_drawn_than_there_are():
@@ -134,7 +134,7 @@ def test_no_more_rows_are_drawn_than_there_are():
 
 def test_other_views_may_be_asked():
     frame = pd.DataFrame({"id": [1, 2], "query": ["ab", "aa"], "fold": [0, 1]})
-    asked = view_probes(frame, {"reversed": lambda text, rng: text[::-1]})
+    asked = perturbation_cases(frame, {"reversed": lambda text, rng: text[::-1]})
     assert asked.to_numpy().tolist() == [["view: reversed", 1, 0, "ba"]]
 
 
@@ -162,7 +162,7 @@ def test_authored_texts_and_queries_of_no_intent_are_for_the_models_of_all_folds
 
 def test_another_dataset_has_no_such_texts(tmp_path, monkeypatch):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
-    texts = read_probe_texts("mine@1.0.0")
+    texts = read_case_texts("mine@1.0.0")
     assert (texts.out_of_scope, len(texts.wishes), len(texts.paraphrases)) == ("", 0, 0)
 
 
@@ -180,4 +180,4 @@ def test_a_broken_file_is_refused_with_its_place(tmp_path, monkeypatch, content,
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(DataError, match=rf"mine/probes.toml: .*{message}"):
-        read_probe_texts("mine@1.0.0")
+        read_case_texts("mine@1.0.0")
