@@ -212,7 +212,7 @@ def top_confusions(
     y_true: Column, y_pred: Column, labels: Sequence[str], n: int = 5
 ) -> pd.DataFrame:
     """Return the ``n`` most frequent wrong pairs, with their rows and share of the true label."""
-    counts = confusion(y_true, y_pred, labels).to_numpy()
+    counts = confusion(y_true, y_pred, labels).to_numpy(copy=True)
     support = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)
     pairs = [

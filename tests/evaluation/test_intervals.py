@@ -12,8 +12,8 @@ from nivesh_lib.evaluation.intervals import (
     fold_interval,
     paired_accuracy_difference,
     points,
+    wilson,
 )
-from nivesh_lib.evaluation.scores import wilson
 
 N, FOLDS, DIMENSIONS = 200, 5, 6
 SHIFT = 0.45  # of each class's mean from zero, in each dimension

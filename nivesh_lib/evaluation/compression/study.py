@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from nivesh_lib.evaluation.benchmark import Speed, benchmark_interleaved, saved_bytes, speed_of
-from nivesh_lib.evaluation.compression.gate import GateDecision
+from nivesh_lib.evaluation.compression.gate import GateDecision, decide
 from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
 from nivesh_lib.evaluation.resampling.cross_validation import out_of_fold
 from nivesh_lib.evaluation.scores import headline_mask, score
