@@ -87,7 +87,6 @@ def record():
     again = repeated_cross_validate(guess, frame, labels=LABELS, repeats=2)
     curve = learning_curve(guess, frame, n_boot=20)
     later = temporal_scores(guess, frame, n_boot=20)
-    crossed = intersectional_scores(frame, oof["good"], ["language", "income_segment"])
     periods = accuracy_over_time(frame, predicted["good"] == frame["intent"])
     told = {
         "model": "good",
