@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -98,11 +99,11 @@ def measure_latency(
     dict
         ``p50_ms``, ``p95_ms``, ``p99_ms``, ``n`` and ``threads`` (0: not limited).
     """
-    _check(queries, 1, repeats)
-    with _frozen_objects():
-        elapsed = _elapsed_ms(predict, queries, 1, warmup=warmup, repeats=repeats)
-    p50, p95, p99 = np.percentile(elapsed, [50, 95, 99])
-    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "n": repeats, "threads": threads()}
+    (speed,) = speed_of(
+        predict, queries, batch_sizes=(1,), warmup=warmup, repeats=repeats, seconds=math.inf
+    )
+    row = speed.as_dict()
+    return {name: row[name] for name in ("p50_ms", "p95_ms", "p99_ms", "n", "threads")}
 
 
 def speed_of(
@@ -225,7 +226,7 @@ def _elapsed_ms(
     *,
     warmup: int,
     repeats: int,
-    seconds: float = float("inf"),
+    seconds: float = math.inf,
 ) -> np.ndarray:
     """Return the milliseconds of each measured call, shape (n,)."""
     _calls(predict, islice(_batches(queries, size), warmup), seconds, fewest=1)

@@ -147,9 +147,7 @@ class Flips:
         return row
 
 
-def flips(
-    frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame, *, label: str = "intent"
-) -> Flips:
+def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips:
     """Compare two models' predictions for the same rows, such as the champion's and a candidate's.
 
     The negative flip rate is the share of rows that were right and are wrong now (Yan et al.
@@ -158,8 +156,8 @@ def flips(
     Parameters
     ----------
     frame
-        Columns ``id`` and ``label``. Rows that one of the tables lacks are left out, since an
-        older version has fewer; the rates say how many were compared.
+        Columns ``id`` and ``intent``. Rows that one of the tables lacks are left out, since an
+        older version has fewer; the ``n`` of the rates is the number of rows compared.
     before, now
         Out-of-fold tables.
 
@@ -172,7 +170,7 @@ def flips(
     if rows.empty:
         raise ValueError("the two tables have no row of the frame in common")
     old, new = (_answers(oof, rows["id"]) for oof in (before, now))
-    true = rows[label].to_numpy(dtype=object)
+    true = rows["intent"].to_numpy(dtype=object)
     confidence = probabilities(aligned(now, rows["id"])).max(axis=1).to_numpy()
     table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
     lost, won = (old == true) & (new != true), (old != true) & (new == true)

@@ -89,9 +89,7 @@ class _Answers:
         return np.where(self.confidence >= threshold, self.student, self.teacher)
 
 
-def _answers(
-    student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame, label: str
-) -> _Answers:
+def _answers(student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame) -> _Answers:
     rows = frame[headline_mask(frame)]
     student, teacher = aligned_pair(
         student_oof, teacher_oof, rows["id"], names=("student", "teacher")
@@ -100,7 +98,7 @@ def _answers(
     found = _Answers(
         teacher["fold"].to_numpy(),
         confidence,
-        true_labels(rows, label, teacher),
+        true_labels(rows, teacher),
         predicted_labels(student),
         predicted_labels(teacher),
     )
@@ -108,11 +106,7 @@ def _answers(
 
 
 def cascade_scores(
-    student_oof: pd.DataFrame,
-    teacher_oof: pd.DataFrame,
-    frame: pd.DataFrame,
-    *,
-    label: str = "intent",
+    student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame
 ) -> pd.DataFrame:
     """Return the scores of a cascade on headline rows by threshold.
 
@@ -128,7 +122,7 @@ def cascade_scores(
     ValueError
         The two have different labels or folds, or lack a row or a true label.
     """
-    answers = _answers(student_oof, teacher_oof, frame, label)
+    answers = _answers(student_oof, teacher_oof, frame)
     bounds = np.unique(answers.confidence)[::-1]
     if len(bounds) > _MOST_POINTS:
         bounds = bounds[np.linspace(0, len(bounds) - 1, _MOST_POINTS).round().astype(int)]
@@ -147,7 +141,6 @@ def choose_threshold(
     frame: pd.DataFrame,
     *,
     allowed_loss: float = ALLOWED_LOSS,
-    label: str = "intent",
 ) -> CascadeThreshold:
     """Return the lowest threshold with an allowed loss, and its cross-fitted estimates.
 
@@ -171,7 +164,7 @@ def choose_threshold(
     """
     if not 0 <= allowed_loss <= 1:
         raise ValueError(f"allowed_loss {allowed_loss} is no share; 0.2 points are 0.002")
-    answers = _answers(student_oof, teacher_oof, frame, label)
+    answers = _answers(student_oof, teacher_oof, frame)
     folds = np.unique(answers.fold)
     if len(folds) < 2:
         raise ValueError("the rows lie in fewer than 2 folds; there is nothing to cross-fit with")

@@ -102,7 +102,6 @@ def decide(
     allowed_loss: float = ALLOWED_LOSS,
     times_as_fast: float | None = None,
     times_as_small: float | None = None,
-    label: str = "intent",
     n_boot: int = 2000,
     seed: int = 42,
 ) -> GateDecision:
@@ -135,7 +134,7 @@ def decide(
     if not rows.any():
         raise ValueError(f"{name}: none of the {len(frame)} rows counts for scores; all are hard")
     tables = aligned_pair(candidate_oof, reference_oof, frame["id"][rows], names=(name, reference))
-    true = true_labels(frame[rows], label, reference_oof)
+    true = true_labels(frame[rows], reference_oof)
     predicted = [predicted_labels(table) for table in tables]
     scores, reference_scores = (
         _scores(table, column, true, n_boot, seed)

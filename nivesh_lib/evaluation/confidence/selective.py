@@ -206,9 +206,6 @@ def fold_ood_scores(
     scorer: Any,
     frame: pd.DataFrame,
     outside: pd.DataFrame,
-    *,
-    text: str = "query",
-    fold: str = "fold",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the out-of-fold OOD scores of rows inside and outside, shapes (n,) and (m,).
 
@@ -219,11 +216,11 @@ def fold_ood_scores(
         `models.wrappers.ood.OodScorer`.
     """
     found = np.full(len(frame), np.nan), np.full(len(outside), np.nan)
-    for k in frame[fold].unique():
-        fitted = scorer.fit(frame.loc[frame[fold] != k, text].tolist())
+    for k in frame["fold"].unique():
+        fitted = scorer.fit(frame.loc[frame["fold"] != k, "query"].tolist())
         for values, part in zip(found, (frame, outside), strict=True):
-            held = (part[fold] == k).to_numpy()
-            values[held] = fitted.score(part.loc[held, text].tolist())
+            held = (part["fold"] == k).to_numpy()
+            values[held] = fitted.score(part.loc[held, "query"].tolist())
     return found
 
 
@@ -234,9 +231,6 @@ def recorded_scope_scores(
     answers: pd.DataFrame,
     *,
     ood_scores: tuple[np.ndarray, np.ndarray],
-    label: str = "intent",
-    fold: str = "fold",
-    kind: str = "kind",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return confidence and OOD scores of rows inside and outside, from recorded answers.
 
@@ -262,16 +256,16 @@ def recorded_scope_scores(
     ValueError
         A row outside without an answer of its fold.
     """
-    own = answers.merge(outside[["id", fold]].rename(columns={fold: "fold"}), on=["id", "fold"])
+    own = answers.merge(outside[["id", "fold"]], on=["id", "fold"])
     probas = probabilities(oof), probabilities(aligned(own, outside["id"]))
     tables = [
         pd.DataFrame(
-            {"fold": part[fold], "confidence": proba.max(axis=1).to_numpy(), "ood_score": scores}
+            {"fold": part["fold"], "confidence": proba.max(axis=1).to_numpy(), "ood_score": scores}
         )
         for part, proba, scores in zip((frame, outside), probas, ood_scores, strict=True)
     ]
-    tables[0]["right"] = predicted_labels(oof) == frame[label].to_numpy()
-    tables[1]["right"], tables[1]["kind"] = False, outside[kind]
+    tables[0]["right"] = predicted_labels(oof) == frame["intent"].to_numpy()
+    tables[1]["right"], tables[1]["kind"] = False, outside["kind"]
     return tables[0], tables[1]
 
 

@@ -60,21 +60,21 @@ def predicted_labels(oof: pd.DataFrame) -> np.ndarray:
     return table.columns.to_numpy(dtype=object)[table.to_numpy().argmax(axis=1)]
 
 
-def true_labels(frame: pd.DataFrame, label: str, oof: pd.DataFrame) -> np.ndarray:
-    """Return the true labels of rows, shape (n,).
+def true_labels(frame: pd.DataFrame, oof: pd.DataFrame) -> np.ndarray:
+    """Return the true intents of rows, shape (n,).
 
     Raises
     ------
     ValueError
         A label is missing, or ``oof`` has no column for it.
     """
-    odd = ~frame[label].isin(list(probabilities(oof)))
-    if odd.any():
+    odd = frame[~frame["intent"].isin(list(probabilities(oof)))]
+    if len(odd):
         raise ValueError(
-            f"{label} of {frame['id'][odd].iloc[0]!r} is {frame[label][odd].iloc[0]!r}, which the "
+            f"intent of {odd['id'].iloc[0]!r} is {odd['intent'].iloc[0]!r}, which the "
             "out-of-fold table has no column for"
         )
-    return frame[label].to_numpy(dtype=object)
+    return frame["intent"].to_numpy(dtype=object)
 
 
 def aligned(oof: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
@@ -173,8 +173,6 @@ def out_of_fold(
     frame: pd.DataFrame,
     *,
     labels: Sequence[str],
-    text: str = "query",
-    fold: str = "fold",
 ) -> pd.DataFrame:
     """Return the out-of-fold table of models that were fitted before.
 
@@ -188,7 +186,7 @@ def out_of_fold(
     ValueError
         A fold of ``frame`` has no model, or a model has a class that is not among ``labels``.
     """
-    if missing := sorted(set(frame[fold]) - set(models)):
+    if missing := sorted(set(frame["fold"]) - set(models)):
         raise ValueError(f"no model was given for fold {missing[0]}; there are {sorted(models)}")
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
     for k, model in models.items():
@@ -196,10 +194,10 @@ def out_of_fold(
             raise ValueError(
                 f"the model of fold {k} has the class {unknown[0]!r}, not a label here"
             )
-        held = (frame[fold] == k).to_numpy()
-        predicted = model.predict_proba(frame.loc[held, text].tolist())
+        held = (frame["fold"] == k).to_numpy()
+        predicted = model.predict_proba(frame.loc[held, "query"].tolist())
         proba.loc[held, list(model.classes_)] = predicted
-    return pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
+    return pd.concat([frame[["id", "fold"]], proba], axis=1)
 
 
 def fold_directory(folder: Path, fold: int) -> Path:

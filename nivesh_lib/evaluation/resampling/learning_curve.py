@@ -51,9 +51,6 @@ def learning_curve(
     *,
     halvings: int = 3,
     metric: str = HEADLINE,
-    text: str = "query",
-    label: str = "intent",
-    fold: str = "fold",
     n_boot: int = 2000,
     seed: int = 42,
 ) -> LearningCurve:
@@ -68,16 +65,16 @@ def learning_curve(
     ValueError
         ``halvings`` below one, fewer than two folds, or parts too small to have two labels.
     """
-    folds = sorted(frame[fold].unique())
+    folds = sorted(frame["fold"].unique())
     if halvings < 1 or len(folds) < 2:
         raise ValueError(f"need 1 halving and 2 folds at least: {halvings}, {len(folds)}")
-    texts, true = frame[text].to_numpy(dtype=object), frame[label].to_numpy(dtype=object)
+    texts, true = (frame[name].to_numpy(dtype=object) for name in ("query", "intent"))
     shares = [0.5**n for n in range(halvings, -1, -1)]
     predictions = {share: np.empty(len(frame), dtype=object) for share in shares}
     sizes = dict.fromkeys(shares, 0)
     rng = np.random.default_rng(seed)
     for number in folds:
-        held = (frame[fold] == number).to_numpy()
+        held = (frame["fold"] == number).to_numpy()
         order = _nested_order(true, np.flatnonzero(~held), rng)
         for share in shares:
             rows = order[: round(share * len(order))]

@@ -43,9 +43,6 @@ def repeated_cross_validate(
     repeats: int,
     seed: int = 42,
     group: str | None = None,
-    text: str = "query",
-    label: str = "intent",
-    fold: str = "fold",
 ) -> RepeatedCrossValidation:
     """Cross-validate ``repeats`` times: on the version's own folds, then on new ones.
 
@@ -70,25 +67,17 @@ def repeated_cross_validate(
         raise ValueError(
             f"there is no column {group!r} to group by; it has {', '.join(map(str, frame))}"
         )
-    n_folds = frame[fold].nunique()
+    n_folds = frame["fold"].nunique()
     groups = frame[group] if group else pd.Series(range(len(frame)), index=frame.index)
     runs = []
     for repeat in range(repeats):
-        folds = frame[fold].to_numpy()
+        folds = frame["fold"].to_numpy()
         if repeat:
-            folds = _new_folds(frame[label], groups, n_folds, seed + repeat)
-        runs.append(
-            cross_validate(
-                _seeded(model, seed + repeat),
-                frame.assign(**{fold: folds}),
-                labels=labels,
-                text=text,
-                label=label,
-                fold=fold,
-            )
-        )
+            folds = _new_folds(frame["intent"], groups, n_folds, seed + repeat)
+        seeded = _seeded(model, seed + repeat)
+        runs.append(cross_validate(seeded, frame.assign(fold=folds), labels=labels))
     scores = pd.concat(
-        [fold_scores(run.oof, frame, label=label).assign(repeat=n) for n, run in enumerate(runs)],
+        [fold_scores(run.oof, frame).assign(repeat=n) for n, run in enumerate(runs)],
         ignore_index=True,
     )
     return RepeatedCrossValidation(tuple(runs), scores, fold_intervals(scores))
@@ -108,7 +97,7 @@ def _seeded(model: Any, seed: int) -> Any:
     return clone(model).set_params(**dict.fromkeys(names, seed))
 
 
-def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent") -> pd.DataFrame:
+def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the scores of each fold over the rows that headline scores use.
 
     Parameters
@@ -122,7 +111,8 @@ def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent"
         repeat (0), fold, n_train, n_test, n_scored and each metric. Folds without a scored row
         are left out.
     """
-    true, predicted, folds = frame[label].to_numpy(), predicted_labels(oof), oof["fold"].to_numpy()
+    true, folds = frame["intent"].to_numpy(), oof["fold"].to_numpy()
+    predicted = predicted_labels(oof)
     natural = headline_mask(frame)
     rows = []
     for number in np.unique(folds):

@@ -20,9 +20,6 @@ def temporal_scores(
     frame: pd.DataFrame,
     *,
     cuts: int = 3,
-    text: str = "query",
-    label: str = "intent",
-    time: str = "created_at",
     n_boot: int = 2000,
     seed: int = 42,
 ) -> pd.DataFrame:
@@ -50,8 +47,8 @@ def temporal_scores(
     """
     if cuts < 1:
         raise ValueError(f"cuts is {cuts}; at least 1 is needed")
-    dated = frame[frame[time].notna()] if time in frame else frame.iloc[:0]
-    moments = _dates(dated.get(time, pd.Series(dtype=object)), time)
+    dated = frame[_has_date(frame)]
+    moments = _dates(dated)
     natural = headline_mask(dated)
     edges = _edges(moments[natural], cuts) if natural.any() else []
     rows = []
@@ -59,11 +56,11 @@ def temporal_scores(
     for start, end in pairwise([*edges, after]):
         train = (moments < start).to_numpy()
         test = natural & ((moments >= start) & (moments < end)).to_numpy()
-        if test.sum() < MIN_ROWS or dated.loc[train, label].nunique() < 2:
+        known, true = dated.loc[train, "intent"], dated.loc[test, "intent"]
+        if len(true) < MIN_ROWS or known.nunique() < 2:
             continue
-        known, true = dated.loc[train, label], dated.loc[test, label]
-        fitted = clone(model).fit(dated.loc[train, text].tolist(), known.tolist())
-        predicted = fitted.predict(dated.loc[test, text].tolist())
+        fitted = clone(model).fit(dated.loc[train, "query"].tolist(), known.tolist())
+        predicted = fitted.predict(dated.loc[test, "query"].tolist())
         sizes = {"n_train": len(known), "n_test": len(true)}
         rows.append(
             {"cut": _day(start), "until": "" if end == after else _day(end), **sizes}
@@ -74,9 +71,7 @@ def temporal_scores(
     return pd.DataFrame(rows, columns=["cut", "until", "n_train", "n_test", "n_unseen", *names])
 
 
-def accuracy_over_time(
-    frame: pd.DataFrame, right: np.ndarray, *, parts: int = 5, time: str = "created_at"
-) -> pd.DataFrame:
+def accuracy_over_time(frame: pd.DataFrame, right: np.ndarray, *, parts: int = 5) -> pd.DataFrame:
     """Return accuracy by date of the query, in parts of about equally many rows.
 
     Folds mix dates, so a model was trained on both earlier and later rows: a fall towards the end
@@ -89,11 +84,10 @@ def accuracy_over_time(
         than 20 for each part.
     """
     columns = ["first", "last", "rows", "accuracy", "low", "high"]
-    has_dates = frame[time].notna() if time in frame else pd.Series(False, index=frame.index)
-    dated = has_dates.to_numpy(dtype=bool)
+    dated = _has_date(frame)
     if dated.sum() < parts * MIN_ROWS:
         return pd.DataFrame(columns=columns)
-    days, correct = _dates(frame.loc[dated, time], time).dt.floor("D"), np.asarray(right)[dated]
+    days, correct = _dates(frame[dated]).dt.floor("D"), np.asarray(right)[dated]
     edges = np.unique(days.quantile(np.linspace(0, 1, parts + 1)[1:-1], interpolation="higher"))
     part = np.searchsorted(edges, days, side="right")  # rows of one day stay together
     rows = []
@@ -106,11 +100,18 @@ def accuracy_over_time(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _dates(column: pd.Series, name: str) -> pd.Series:
+def _has_date(frame: pd.DataFrame) -> np.ndarray:
+    if "created_at" not in frame:
+        return np.zeros(len(frame), dtype=bool)
+    return frame["created_at"].notna().to_numpy(dtype=bool)
+
+
+def _dates(frame: pd.DataFrame) -> pd.Series:
+    column = frame.get("created_at", pd.Series(dtype=object))
     read = pd.to_datetime(column, errors="coerce", format="ISO8601", utc=True)
     if read.isna().any():
         raise DataError(
-            f"column {name!r} holds {column[read.isna()].iloc[0]!r}, which is no date; "
+            f"column 'created_at' holds {column[read.isna()].iloc[0]!r}, which is no date; "
             "write dates as 2026-01-31"
         )
     return read
