@@ -168,10 +168,8 @@ def swap_test(
     n_apart = int(apart.sum())
     least = abs(of(one) - of(other))[0] - _TOLERANCE / len(np.unique(true))
     rng, as_large = np.random.default_rng(seed), 0
-    block, part = (
-        max(1, _BLOCK_CELLS // max(n_apart, k)),
-        max(1, _BLOCK_COUNTS // max(n_apart, k * k)),
-    )
+    block = max(1, _BLOCK_CELLS // max(n_apart, k))
+    part = max(1, _BLOCK_COUNTS // max(n_apart, k * k))
     for start in range(0, n_draws, block):
         size = min(block, n_draws - start), n_apart
         swapped = rng.integers(0, 2, size=size, dtype=np.int8).astype(bool)
@@ -242,14 +240,14 @@ def compare(
 
     def difference(this: str, other: str) -> Difference:
         test = tests[frozenset((this, other))]
-        here, there = (columns[name] == true for name in (this, other))
+        only_this, only_other = _alone(columns[this] == true, columns[other] == true)
         return Difference(
             other,
             paired_difference(
                 true, columns[this], columns[other], metric=metric, n_boot=n_boot, seed=seed
             ),
-            only_this=int((here & ~there).sum()),
-            only_other=int((there & ~here).sum()),
+            only_this,
+            only_other,
             **test,
             differs=test["p_corrected"] < alpha,
         )
@@ -266,6 +264,11 @@ def compare(
         for rank, name, after in zip(places, order, [*order[1:], None], strict=True)
     )
     return Comparison(metric, best, len(true), len(tests), alpha, models)
+
+
+def _alone(right: np.ndarray, other_right: np.ndarray) -> tuple[int, int]:
+    """Return in how many rows one of two models alone is right, for each of the two."""
+    return int((right & ~other_right).sum()), int((other_right & ~right).sum())
 
 
 def _check(
@@ -290,10 +293,7 @@ def _tests(
     if not pairs:
         return {}
     right = {name: column == true for name, column in columns.items()}
-    p_mcnemar = [
-        mcnemar(int((right[a] & ~right[b]).sum()), int((right[b] & ~right[a]).sum()))
-        for a, b in pairs
-    ]
+    p_mcnemar = [mcnemar(*_alone(right[a], right[b])) for a, b in pairs]
     p = p_mcnemar
     if metric != "accuracy":
         n_draws = max(_DRAWS, _DRAWS_A_PAIR * len(pairs))

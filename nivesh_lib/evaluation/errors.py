@@ -16,6 +16,8 @@ import pandas as pd
 from nivesh_lib.evaluation.intervals import percentile_interval, share_of, wilson
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
+    confidence_of,
+    label_positions,
     predicted_labels,
     probabilities,
 )
@@ -54,7 +56,7 @@ def likely_label_errors(
     from cleanlab.rank import get_label_quality_scores
 
     table = probabilities(aligned(oof, frame["id"]))
-    given = _label_positions(frame[label], table.columns)
+    given = label_positions(table, frame[label])
     if len(frame) == 0:
         return pd.DataFrame(columns=["id", "label", "suggested", "score"])
     proba = table.to_numpy(dtype=float)
@@ -75,14 +77,6 @@ def likely_label_errors(
         }
     )
     return found.iloc[flagged].reset_index(drop=True)
-
-
-def _label_positions(given: pd.Series, labels: pd.Index) -> np.ndarray:
-    positions = labels.get_indexer(pd.Index(given))
-    if (positions < 0).any():
-        unknown = given.iloc[int(np.argmax(positions < 0))]
-        raise ValueError(f"label {unknown!r} has no column of probabilities")
-    return positions
 
 
 def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -> pd.DataFrame:
@@ -171,7 +165,7 @@ def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips
         raise ValueError("the two tables have no row of the frame in common")
     old, new = (_answers(oof, rows["id"]) for oof in (before, now))
     true = rows["intent"].to_numpy(dtype=object)
-    confidence = probabilities(aligned(now, rows["id"])).max(axis=1).to_numpy()
+    confidence = confidence_of(probabilities(aligned(now, rows["id"])))
     table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
     lost, won = (old == true) & (new != true), (old != true) & (new == true)
     order = np.argsort(-confidence, kind="stable")

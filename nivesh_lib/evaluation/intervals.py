@@ -31,10 +31,16 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, min(float(low), share)), min(1.0, max(float(high), share))
 
 
-def share_of(mask: np.ndarray) -> Estimate:
-    """Return the share of true values with its Wilson interval."""
-    share = float(np.mean(mask))
-    return Estimate(share, *wilson(share, len(mask)), len(mask))
+def share_of(mask: np.ndarray, n: int | None = None) -> Estimate:
+    """Return the share of true values with its Wilson interval.
+
+    Parameters
+    ----------
+    n
+        Number of independent units, where several values belong to one.
+    """
+    share, units = float(np.mean(mask)), len(mask) if n is None else n
+    return Estimate(share, *wilson(share, units), units)
 
 
 def points(difference: float) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.confidence.calibration import confidence_of
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference, points, share_of
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned_pair,
+    confidence_of,
     predicted_labels,
     probabilities,
     true_labels,

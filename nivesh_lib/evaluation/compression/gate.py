@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.benchmark import Speed
-from nivesh_lib.evaluation.confidence.calibration import calibration_error, confidence_of
+from nivesh_lib.evaluation.confidence.calibration import calibration_error
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference, points, share_of
 from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned_pair,
+    confidence_of,
     predicted_labels,
     probabilities,
     true_labels,

@@ -16,6 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from nivesh_lib.evaluation.intervals import bootstrap_rows, percentile_interval, wilson
+from nivesh_lib.evaluation.resampling.cross_validation import confidence_of, label_positions
 from nivesh_lib.evaluation.scores import Column
 from nivesh_lib.records.estimate import Estimate
 
@@ -75,24 +76,15 @@ class Calibration:
         )
 
 
-def confidence_of(proba: pd.DataFrame) -> np.ndarray:
-    """Return the probability of the most probable label for each row, shape (n,)."""
-    return proba.max(axis=1).to_numpy()
-
-
 def is_right(proba: pd.DataFrame, y: Column) -> np.ndarray:
     """Return whether the most probable label is the true one for each row, shape (n,)."""
     return proba.to_numpy().argmax(axis=1) == _columns_of(proba, y)
 
 
 def _columns_of(proba: pd.DataFrame, y: Column) -> np.ndarray:
-    found = proba.columns.get_indexer(pd.Index(np.asarray(y, dtype=object)))
-    if len(found) != len(proba) or not len(found):
-        raise ValueError(f"need a label for each row of probabilities: {len(proba)}, {len(found)}")
-    if (found < 0).any():
-        missing = np.asarray(y, dtype=object)[found < 0][0]
-        raise ValueError(f"label {missing!r} has no column of probabilities")
-    return found
+    if len(y) != len(proba) or not len(y):
+        raise ValueError(f"need a label for each row of probabilities: {len(proba)}, {len(y)}")
+    return label_positions(proba, y)
 
 
 # --- reliability -----------------------------------------------------------------

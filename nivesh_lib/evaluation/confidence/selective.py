@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from nivesh_lib.evaluation.intervals import Z, share_of, wilson
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
+    confidence_of,
     predicted_labels,
     probabilities,
 )
@@ -260,7 +261,7 @@ def recorded_scope_scores(
     probas = probabilities(oof), probabilities(aligned(own, outside["id"]))
     tables = [
         pd.DataFrame(
-            {"fold": part["fold"], "confidence": proba.max(axis=1).to_numpy(), "ood_score": scores}
+            {"fold": part["fold"], "confidence": confidence_of(proba), "ood_score": scores}
         )
         for part, proba, scores in zip((frame, outside), probas, ood_scores, strict=True)
     ]

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from nivesh_lib.evaluation.scores import Column
+
 CASE_COLUMNS = ("probe", "id", "fold", "query")
 EVERY_FOLD = -1  # of a test case that the models of all folds answer
 
@@ -37,12 +39,32 @@ class CrossValidation:
     @property
     def confidence(self) -> np.ndarray:
         """The probability of the predicted label for each row, shape (n,)."""
-        return probabilities(self.oof).max(axis=1).to_numpy()
+        return confidence_of(probabilities(self.oof))
 
 
 def probabilities(oof: pd.DataFrame) -> pd.DataFrame:
     """Return only the probability columns of an out-of-fold table."""
     return oof.drop(columns=["id", "fold"])
+
+
+def confidence_of(proba: pd.DataFrame) -> np.ndarray:
+    """Return the probability of the most probable label for each row, shape (n,)."""
+    return proba.max(axis=1).to_numpy()
+
+
+def label_positions(proba: pd.DataFrame, labels: Column) -> np.ndarray:
+    """Return the column number of each label in a table of probabilities, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        A label has no column.
+    """
+    found = proba.columns.get_indexer(pd.Index(np.asarray(labels, dtype=object)))
+    if (found < 0).any():
+        unknown = np.asarray(labels, dtype=object)[found < 0][0]
+        raise ValueError(f"label {unknown!r} has no column of probabilities")
+    return found
 
 
 def predicted_labels(oof: pd.DataFrame) -> np.ndarray:

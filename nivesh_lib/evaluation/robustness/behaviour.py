@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.intervals import share_of, wilson
+from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
 from nivesh_lib.evaluation.robustness.cases import (
     CASUAL,
@@ -77,27 +77,19 @@ def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     tables
         Model -> table, as `behaviour` returns it.
     """
-    tables_shown = [
-        table.assign(
-            model=name,
-            shown=[
-                f"{100 * failed:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
-                for failed, low, high in table[["failed", "low", "high"]].to_numpy(dtype=float)
-            ],
-        )
-        for name, table in tables.items()
-    ]
-    both = pd.concat(tables_shown)
-    wide = both.pivot(index=["kind", "test"], columns="model", values="shown")
-    order = both[["kind", "test"]].drop_duplicates()
-    return wide.loc[pd.MultiIndex.from_frame(order), list(tables)].fillna("")
+    shown = {}
+    for name, table in tables.items():
+        rates = 100 * table.set_index(["kind", "test"])[["failed", "low", "high"]]
+        text = [f"{rate:.0f} [{low:.0f}, {high:.0f}]" for rate, low, high in rates.to_numpy(float)]
+        shown[name] = pd.Series(text, index=rates.index, dtype=object)
+    return pd.concat(shown, axis=1, names=["model"], sort=False).fillna("")
 
 
 _Found = list[tuple[str, str, Estimate]]
 
 
-def _failed(mask: np.ndarray) -> Estimate:
-    return share_of(mask) if len(mask) else Estimate(0.0, 0.0, 1.0, 0)
+def _failed(mask: np.ndarray, n: int | None = None) -> Estimate:
+    return share_of(mask, n) if len(mask) else Estimate(0.0, 0.0, 1.0, 0)
 
 
 def _invariance(oof: pd.DataFrame, case_answers: pd.DataFrame) -> _Found:
@@ -151,14 +143,10 @@ def _paraphrase(paraphrases: pd.DataFrame, case_answers: pd.DataFrame) -> _Found
     intent = dict(zip(paraphrases["id"], paraphrases["intent"], strict=True))
     true = en["id"].map(intent).to_numpy()
     in_english, in_hinglish = predicted_labels(en), predicted_labels(hinglish)
-    masks = {
-        ("invariance", "paraphrase: the other language is answered otherwise"): in_english
-        != in_hinglish,
-        ("accuracy", "paraphrase: English answered wrong"): in_english != true,
-        ("accuracy", "paraphrase: Hinglish answered wrong"): in_hinglish != true,
-    }
+    tests = [
+        ("invariance", "the other language is answered otherwise", in_english != in_hinglish),
+        ("accuracy", "English answered wrong", in_english != true),
+        ("accuracy", "Hinglish answered wrong", in_hinglish != true),
+    ]
     n = int(en["id"].nunique())
-    if not n:
-        return []
-    shares = {key: float(np.mean(mask)) for key, mask in masks.items()}
-    return [(*key, Estimate(share, *wilson(share, n), n)) for key, share in shares.items()]
+    return [(kind, f"paraphrase: {test}", _failed(mask, n)) for kind, test, mask in tests]

@@ -56,7 +56,7 @@ _NAMES = {
     ("Sikh", 0): ("Simran", "Harleen"),
     ("Sikh", 1): ("Balwinder", "Gurdeep"),
 }
-_OTHER_COMMUNITIES = ("Muslim", "Christian", "Sikh")
+_OTHERS = ("Muslim", "Christian", "Sikh")
 _TOWNS = ("Sitapur", "Ballia", "Rewa", "Sikar")  # towns of the Hindi belt
 _FAR_TOWNS = ("Theni", "Hassan", "Tezpur", "Palakkad")  # as small, in the south and north-east
 _METROS = ("Delhi", "Mumbai", "Bengaluru", "Kolkata")
@@ -151,7 +151,7 @@ def standard_cases(
     if texts is not None:
         parts += [wish_cases(rows, texts, seed=seed), _paraphrase_cases(texts)]
     if out_of_scope is not None:
-        parts.append(_for_all(OUT_OF_SCOPE, out_of_scope["id"], out_of_scope["query"]))
+        parts.append(_of_rows(OUT_OF_SCOPE, out_of_scope.assign(fold=EVERY_FOLD)))
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
@@ -205,10 +205,7 @@ def _people(rng: np.random.Generator) -> dict[str, str]:
         INTRODUCED: (name, town),
         "person: another name": (namesake, town),
         "person: other gender": (rng.choice(_NAMES["Hindu", 1 - gender]), town),
-        "person: other community": (
-            rng.choice(_NAMES[rng.choice(_OTHER_COMMUNITIES), gender]),
-            town,
-        ),
+        "person: other community": (rng.choice(_NAMES[rng.choice(_OTHERS), gender]), town),
         "person: other region": (name, far),
         "person: large city": (name, metro),
     }
@@ -242,20 +239,16 @@ def _another(sentences: Mapping[str, str], own: str, rng: np.random.Generator) -
 
 
 def _paraphrase_cases(texts: CaseTexts) -> pd.DataFrame:
-    pairs = texts.paraphrases
-    parts = [_for_all(EN, pairs["id"], pairs["en"])]
-    return pd.concat(
-        [*parts, _for_all(HINGLISH, pairs["id"], pairs["hinglish"])], ignore_index=True
-    )
+    pairs = texts.paraphrases.assign(fold=EVERY_FOLD)
+    both = ((EN, pairs["en"]), (HINGLISH, pairs["hinglish"]))
+    return pd.concat([_of_rows(name, pairs, column) for name, column in both], ignore_index=True)
 
 
-def _of_rows(name: str, frame: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
-    columns = (name, frame["id"].to_numpy(), frame["fold"].to_numpy(), texts)
-    return pd.DataFrame(dict(zip(CASE_COLUMNS, columns, strict=True)))
-
-
-def _for_all(name: str, ids: pd.Series, texts: pd.Series) -> pd.DataFrame:
-    columns = (name, ids.to_numpy(), EVERY_FOLD, texts.to_numpy())
+def _of_rows(
+    name: str, frame: pd.DataFrame, texts: Sequence[str] | pd.Series | None = None
+) -> pd.DataFrame:
+    queries = np.asarray(frame["query"] if texts is None else texts, dtype=object)
+    columns = (name, frame["id"].to_numpy(), frame["fold"].to_numpy(), queries)
     return pd.DataFrame(dict(zip(CASE_COLUMNS, columns, strict=True)))
 
 

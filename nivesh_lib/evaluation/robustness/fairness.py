@@ -22,7 +22,11 @@ from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from nivesh_lib.evaluation.intervals import share_of, wilson
-from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    confidence_of,
+    predicted_labels,
+    probabilities,
+)
 from nivesh_lib.evaluation.robustness.behaviour import changed
 from nivesh_lib.evaluation.robustness.cases import (
     CASUAL,
@@ -106,7 +110,7 @@ def _labels_and_confidence(
     if frame["id"].tolist() != oof["id"].tolist():
         raise ValueError("frame and oof must hold the same ids in the same order; align them by id")
     true = frame["intent"].to_numpy(dtype=object)
-    return true, predicted_labels(oof), probabilities(oof).max(axis=1).to_numpy()
+    return true, predicted_labels(oof), confidence_of(probabilities(oof))
 
 
 def _mean(values: np.ndarray, *, n_boot: int, seed: int) -> Estimate:

@@ -8,13 +8,13 @@ from nivesh_lib.evaluation.confidence.calibration import (
     brier,
     calibration_error,
     calibration_table,
-    confidence_of,
     cross_fitted_temperature,
     fit_temperature,
     is_right,
     reliability_bins,
     scaled,
 )
+from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
 
 LABELS = ["loan", "rent", "tax"]
 
