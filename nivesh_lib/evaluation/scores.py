@@ -149,7 +149,9 @@ def score(
 
 def point_scores(y_true: Column, y_pred: Column) -> dict[str, float]:
     """Return each of `METRICS` without an interval."""
-    return {name: metric.value(y_true, y_pred) for name, metric in METRICS.items()}
+    (true, predicted), labels = label_codes(y_true, y_pred)
+    counts = confusion_counts(true, predicted, len(labels))
+    return {name: float(metric.of(counts)[0]) for name, metric in METRICS.items()}
 
 
 def paired_difference(
