@@ -43,9 +43,9 @@ def test_the_warm_up_does_not_count():
 
 
 def test_queries_are_asked_one_at_a_time_and_in_turn():
-    asked = []
-    measure_latency(asked.append, ["a", "b"], warmup=1, repeats=4)
-    assert asked == [["a"], ["a"], ["b"], ["a"], ["b"]]
+    called = []
+    measure_latency(called.append, ["a", "b"], warmup=1, repeats=4)
+    assert called == [["a"], ["a"], ["b"], ["a"], ["b"]]
 
 
 @pytest.mark.parametrize(("limit", "threads"), [(None, 0), ("2", 2)])
@@ -84,9 +84,9 @@ def test_a_slow_call_lowers_the_throughput_though_not_the_median():
 
 
 def test_batches_hold_distinct_queries_in_turn():
-    asked = []
-    speed_of(asked.append, QUERIES[:5] * 2, batch_sizes=(3,), warmup=1, repeats=3)
-    names = [[QUERIES.index(query) for query in batch] for batch in asked]
+    called = []
+    speed_of(called.append, QUERIES[:5] * 2, batch_sizes=(3,), warmup=1, repeats=3)
+    names = [[QUERIES.index(query) for query in batch] for batch in called]
     assert names == [[0, 1, 2], [0, 1, 2], [3, 4, 0], [1, 2, 3]]
 
 
@@ -122,27 +122,27 @@ def test_what_was_in_memory_before_is_kept_from_the_collector_while_timing():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only ``clock(name, ms)`` moves, which also notes who was asked."""
-    now, asked = [0], []
+    """A clock that only ``clock(name, ms)`` moves, which also records the calls."""
+    now, called = [0], []
     monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
 
     def takes(name, *ms):
         pauses = itertools.cycle(ms)
 
         def predict(_):
-            asked.append(name)
+            called.append(name)
             now[0] += int(1e6 * next(pauses))
 
         return predict
 
-    takes.asked = asked
+    takes.called = called
     return takes
 
 
 def test_interleaved_models_take_turns_and_the_first_is_the_reference(clock):
     models = {"slow": clock("slow", 4), "fast": clock("fast", 1)}
     slow, fast = benchmark_interleaved(models, QUERIES, rounds=3, calls=5)
-    assert [name for name, _ in itertools.groupby(clock.asked)] == ["slow", "fast"] * 2 + ["slow"]
+    assert [name for name, _ in itertools.groupby(clock.called)] == ["slow", "fast"] * 2 + ["slow"]
     assert (slow.ms, slow.times_as_fast, fast.ms, fast.times_as_fast) == (4, 1, 1, 4)
 
 

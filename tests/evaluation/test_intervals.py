@@ -151,7 +151,7 @@ def test_columns_that_do_not_match_are_refused(one, other):
 
 
 @pytest.mark.parametrize(
-    ("share", "told"), [(-0.012, "−1.2"), (0.003, "+0.3"), (0, "0.0"), (-0.0004, "0.0")]
+    ("share", "text"), [(-0.012, "−1.2"), (0.003, "+0.3"), (0, "0.0"), (-0.0004, "0.0")]
 )
-def test_a_difference_is_told_in_points(share, told):
-    assert points(share) == told
+def test_a_difference_is_shown_in_points(share, text):
+    assert points(share) == text

@@ -59,7 +59,7 @@ def test_a_student_that_fails_at_once_answers_nothing():
     assert "may answer nothing" in found.sentence
 
 
-def test_each_fold_is_judged_at_the_threshold_of_the_others():
+def test_each_fold_is_evaluated_at_the_threshold_of_the_others():
     # In fold 0 the student is wrong where it is surest: the other folds cannot know.
     frame = FRAME.assign(fold=(np.arange(500) >= 100).astype(int))
     student = table(frame, wrong=range(100), sure=SURE)

@@ -10,7 +10,7 @@ LABELS = ["loan", "tax"]
 
 
 class Reader:
-    """Reads the label off the query, and is wrong about the rows it is told to be wrong about."""
+    """Reads the label off the query, and is wrong about the given rows."""
 
     def __init__(self, size=100, wrong=()):
         self.size, self.wrong = size, set(wrong)

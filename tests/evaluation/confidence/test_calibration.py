@@ -34,7 +34,7 @@ def answers(n=900, *, temperature=1.0, seed=0):
 
 
 def estimates(shift, *, n=800, draws=200, n_boot=100):
-    """Errors of a model whose answers are right `shift` less often than it says."""
+    """Errors of a model whose answers are right `shift` less often than its confidence."""
     rng = np.random.default_rng(1)
     for seed in range(draws):
         confidence = 0.22 + 0.75 * rng.beta(3, 1.5, n)

@@ -104,11 +104,11 @@ def test_no_other_threshold_is_cheaper(seed):
     certainty, weight = rng.integers(0, 12, 60) / 12, rng.random(60)
     right = rng.random(60) < certainty
     best = cheapest_threshold(certainty, right, costs=COSTS, weight=weight)
-    tried = [
+    costs = [
         np.average(np.where(certainty >= at, 1.0 - right, 0.3), weights=weight)
         for at in (-np.inf, np.inf, best, *np.unique(certainty))
     ]
-    assert tried[2] == pytest.approx(min(tried))
+    assert costs[2] == pytest.approx(min(costs))
 
 
 def test_the_threshold_of_a_calibrated_certainty_follows_from_the_costs():
@@ -248,8 +248,8 @@ def test_every_row_is_scored_as_the_model_that_did_not_see_its_fold_answered():
     ).assign(id=list("cdxy"))
     others = pd.DataFrame({"query": list("ez"), "id": list("ez"), "kind": ["k", "j"]})
     others["fold"] = [1, 0]
-    asked = pd.DataFrame({"probe": "o", "id": list("ez"), "fold": -1, "query": list("ez")})
-    run = cross_validate(Memory(), frame, labels=["a", "b"], cases=asked)
+    cases = pd.DataFrame({"probe": "o", "id": list("ez"), "fold": -1, "query": list("ez")})
+    run = cross_validate(Memory(), frame, labels=["a", "b"], cases=cases)
     inside, outside = recorded_scope_scores(
         frame,
         run.oof,

@@ -51,17 +51,17 @@ def test_a_copy_of_a_row_in_another_fold_would_be_noticed(frame):
 
 
 def test_each_row_is_predicted_once_by_a_model_that_did_not_see_it(frame):
-    asked: list[str] = []
+    seen: list[str] = []
 
     class Spy(Memoriser):
         def predict_proba(self, X):
-            asked.extend(X)
+            seen.extend(X)
             assert not set(X) & set(self.known_)
             assert len(X) + len(self.known_) == len(frame)
             return super().predict_proba(X)
 
     cross_validate(Spy(), frame, labels=LABELS)
-    assert sorted(asked) == sorted(frame["query"])
+    assert sorted(seen) == sorted(frame["query"])
 
 
 def test_rows_and_columns_come_in_a_known_order(frame):
@@ -124,26 +124,26 @@ class Seer(Memoriser):
 
 
 def test_cases_are_answered_by_the_model_that_did_not_see_the_row(frame):
-    asked = cross_validate(Seer(), frame, labels=LABELS, cases=cases_of(frame)).case_answers
-    assert list(asked) == ["probe", "id", "fold", *sorted(LABELS)]
-    assert sorted(asked["id"]) == sorted(frame["id"])
+    answers = cross_validate(Seer(), frame, labels=LABELS, cases=cases_of(frame)).case_answers
+    assert list(answers) == ["probe", "id", "fold", *sorted(LABELS)]
+    assert sorted(answers["id"]) == sorted(frame["id"])
     fold_of = dict(zip(frame["id"], frame["fold"], strict=True))
-    assert (asked["fold"] == asked["id"].map(fold_of)).all()
-    assert (asked["budget"] == 1).all()
+    assert (answers["fold"] == answers["id"].map(fold_of)).all()
+    assert (answers["budget"] == 1).all()
 
 
 def test_a_case_for_every_fold_is_answered_once_by_each(frame):
     case = pd.DataFrame({"probe": ["no intent"], "id": ["x"], "fold": [-1], "query": ["hi"]})
-    asked = cross_validate(Memoriser(), frame, labels=LABELS, cases=case).case_answers
-    assert asked["fold"].tolist() == [0, 1, 2, 3, 4]
-    assert asked[LABELS].to_numpy() == pytest.approx(np.full((5, 4), 0.25))
+    answers = cross_validate(Memoriser(), frame, labels=LABELS, cases=case).case_answers
+    assert answers["fold"].tolist() == [0, 1, 2, 3, 4]
+    assert answers[LABELS].to_numpy() == pytest.approx(np.full((5, 4), 0.25))
 
 
 def test_without_cases_there_are_no_answers_and_the_rows_are_scored_the_same(frame):
     plain = cross_validate(Memoriser(), frame, labels=LABELS)
-    asked = cross_validate(Memoriser(), frame, labels=LABELS, cases=cases_of(frame))
+    answers = cross_validate(Memoriser(), frame, labels=LABELS, cases=cases_of(frame))
     assert plain.case_answers is None
-    pd.testing.assert_frame_equal(plain.oof, asked.oof)
+    pd.testing.assert_frame_equal(plain.oof, answers.oof)
 
 
 @pytest.mark.parametrize(
@@ -194,16 +194,16 @@ def test_models_fitted_before_answer_as_they_did_in_cross_validation(frame):
         out_of_fold({1: models[1]}, frame, labels=LABELS)
 
 
-def test_a_recorded_table_comes_in_the_order_asked_for():
+def test_a_recorded_table_comes_in_the_order_of_the_ids():
     oof = pd.DataFrame({"id": ["a", "b", "c"], "fold": [0, 1, 2], "tax": [0.1, 0.2, 0.3]})
     found = aligned(oof, pd.Series(["c", "a"], index=[7, 9]))
     assert found.to_dict("list") == {"id": ["c", "a"], "fold": [2, 0], "tax": [0.3, 0.1]}
 
 
 @pytest.mark.parametrize(
-    ("ids", "asked", "message"),
+    ("ids", "wanted", "message"),
     [(["a", "a"], ["a"], "an id occurs twice"), (["a", "b"], ["a", "z"], "1 of 2 rows .* 'z'")],
 )
-def test_a_recorded_table_that_does_not_fit_is_refused(ids, asked, message):
+def test_a_recorded_table_that_does_not_fit_is_refused(ids, wanted, message):
     with pytest.raises(ValueError, match=message):
-        aligned(pd.DataFrame({"id": ids, "fold": 0, "tax": 1.0}), pd.Series(asked))
+        aligned(pd.DataFrame({"id": ids, "fold": 0, "tax": 1.0}), pd.Series(wanted))

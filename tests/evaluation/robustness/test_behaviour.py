@@ -79,7 +79,7 @@ def test_the_interval_over_pairs_covers_when_models_of_a_pair_agree():
     assert np.mean(covered) > 0.95
 
 
-def test_tests_that_were_not_asked_are_left_out():
+def test_tests_without_answers_are_left_out():
     assert behaviour(FRAME, OOF, table([], ids="", probe="other")).empty
 
 

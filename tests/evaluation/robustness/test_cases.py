@@ -95,8 +95,8 @@ def test_models_see_the_names_and_places_since_only_identifiers_are_anonymised(c
     ],
 )
 def test_people_differ_in_one_word(data, other, differs):
-    asked = person_cases(data.train.head(50), seed=3)
-    first, second = (answers_to(asked, name)["query"].str.split() for name in (INTRODUCED, other))
+    cases = person_cases(data.train.head(50), seed=3)
+    first, second = (answers_to(cases, name)["query"].str.split() for name in (INTRODUCED, other))
     for a, b in zip(first, second, strict=True):
         assert [n for n, (x, y) in enumerate(zip(a, b, strict=True)) if x != y] == [differs]
 
@@ -104,12 +104,12 @@ def test_people_differ_in_one_word(data, other, differs):
 def test_wishes_go_to_their_own_intent_and_what_is_ruled_out_is_never_it(data, texts):
     rows = data.train.head(100)
     intent = dict(zip(rows["id"], rows["intent"], strict=True))
-    asked = wish_cases(rows, texts, seed=0)
-    own = answers_to(asked, OWN_WISH)
+    cases = wish_cases(rows, texts, seed=0)
+    own = answers_to(cases, OWN_WISH)
     wishes = own["id"].map(intent).map(texts.wishes)
     assert all(q.endswith(wish) for q, wish in zip(own["query"], wishes, strict=True))
     for prefix in (RULED_OUT, TAKEN_BACK):
-        found = answers_by_target(asked, prefix)
+        found = answers_by_target(cases, prefix)
         assert len(found) == 100 and (found["target"] != found["id"].map(intent)).all()
 
 
@@ -132,8 +132,8 @@ def test_no_more_rows_are_drawn_than_there_are():
 
 def test_other_perturbations_may_be_given():
     frame = pd.DataFrame({"id": [1, 2], "query": ["ab", "aa"], "fold": [0, 1]})
-    asked = perturbation_cases(frame, {"reversed": lambda text, rng: text[::-1]})
-    assert asked.to_numpy().tolist() == [["view: reversed", 1, 0, "ba"]]
+    cases = perturbation_cases(frame, {"reversed": lambda text, rng: text[::-1]})
+    assert cases.to_numpy().tolist() == [["view: reversed", 1, 0, "ba"]]
 
 
 # --- the file of intents -----------------------------------------------------------------------
@@ -153,9 +153,9 @@ def test_no_authored_text_is_nearly_a_training_row_or_another_one(data, texts):
 
 
 def test_authored_texts_and_queries_of_no_intent_are_for_the_models_of_all_folds(texts, cases):
-    asked = cases[cases["probe"].isin([EN, HINGLISH, OUT_OF_SCOPE])]
-    assert (asked["fold"] == EVERY_FOLD).all()
-    assert asked.groupby("probe").size().to_dict() == {EN: 40, HINGLISH: 40, OUT_OF_SCOPE: 135}
+    cases = cases[cases["probe"].isin([EN, HINGLISH, OUT_OF_SCOPE])]
+    assert (cases["fold"] == EVERY_FOLD).all()
+    assert cases.groupby("probe").size().to_dict() == {EN: 40, HINGLISH: 40, OUT_OF_SCOPE: 135}
 
 
 def test_another_dataset_has_no_such_texts(tmp_path, monkeypatch):

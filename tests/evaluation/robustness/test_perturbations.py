@@ -93,12 +93,12 @@ def test_a_view_is_the_same_for_the_same_seed_and_answers_any_text(name):
 
 @given(st.text(max_size=60))
 def test_no_text_breaks_a_view(text):
-    for view in PERTURBATIONS.values():
-        assert isinstance(view(text, rng()), str)
+    for perturbation in PERTURBATIONS.values():
+        assert isinstance(perturbation(text, rng()), str)
 
 
 def test_each_view_changes_a_fair_share_of_the_shipped_queries():
     texts = load_dataset("intents@1.1.0").train["query"].tolist()
-    for name, view in PERTURBATIONS.items():
-        changed = sum(a != b for a, b in zip(texts, perturbed(texts, view), strict=True))
+    for name, perturbation in PERTURBATIONS.items():
+        changed = sum(a != b for a, b in zip(texts, perturbed(texts, perturbation), strict=True))
         assert changed > len(texts) * 0.1, name
