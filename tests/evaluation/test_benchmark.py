@@ -151,8 +151,7 @@ def test_a_round_that_is_slow_for_all_changes_no_ratio(clock):
     pace = [1] * 12 + [10] * 6 + [1] * 6
     models = {"one": clock("one", *(2 * ms for ms in pace)), "two": clock("two", *pace)}
     one, two = benchmark_interleaved(models, QUERIES, rounds=3, calls=5)
-    assert (one.ms, one.worst_ms) == (2, 20)
-    assert two.times_low == two.times_as_fast == two.times_high == 2
+    assert (one.ms, two.ms, two.times_as_fast) == (2, 1, 2)
 
 
 @pytest.mark.parametrize("odd", [{"models": {}}, {"rounds": 0}, {"calls": 0}, {"batch_size": 11}])
