@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nivesh_lib.evaluation.comparison import Comparison, Difference
+    from nivesh_lib.evaluation.scores import Metric
     from nivesh_lib.pipeline.run import RunRecord
-
-_METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,12 @@ def compare(
 
     Example: nivesh compare 20260125-101500 20260126-090000 --metric accuracy --json
     """
-    if metric not in _METRICS:
-        raise typer.BadParameter(f"--metric {metric}: is not one of {', '.join(_METRICS)}")
     from nivesh_lib.evaluation.comparison import compare as compared
-    from nivesh_lib.evaluation.scores import headline_mask
+    from nivesh_lib.evaluation.scores import METRICS, headline_mask
 
+    if metric not in METRICS:
+        names = ", ".join(one.name for one in _columns())
+        raise typer.BadParameter(f"--metric {metric}: is not one of {names}")
     folders = _folders(runs or [])
     train, ref = _rows([record for _, record in folders])
     found = [entry for folder, record in folders for entry in _entries(folder, record, train)]
@@ -245,18 +245,28 @@ def _check_there_is_a_model(entries: list[Entry], folders: list[Path]) -> None:
         )
 
 
+def _columns() -> list[Metric]:
+    """Return the metrics in the order of their columns, the headline one first."""
+    from nivesh_lib.evaluation.scores import HEADLINE, METRICS
+
+    return sorted(METRICS.values(), key=lambda metric: metric.name != HEADLINE)
+
+
 def _lines(table: Comparison, ref: str) -> Iterator[str]:
-    """Yield the leaderboard, one line a model, and what it says."""
+    """Yield the leaderboard, one line a model, and its result in words."""
+    from nivesh_lib.evaluation.scores import METRICS
+
     width = max(len("model"), *(len(row.model) for row in table.models)) + 2
-    name = _METRICS[table.metric]
+    name = METRICS[table.metric].title
     yield f"{table.n:,} natural rows of {ref}, out of fold, by {name}\n"
+    heads = "".join(f"{metric.title + ' [95 %]':<24}" for metric in _columns())
     yield (
-        f"{'rank':<6}{'model':<{width}}{'macro-F1 [95 %]':<24}{'accuracy [95 %]':<24}"
-        f"{f'{name} to champion':<27}{'corrected p':<12}"
+        f"{'rank':<6}{'model':<{width}}{heads}{f'{name} to champion':<27}{'corrected p':<12}"
     ).rstrip()
     for row in table.models:
         apart = _apart(row.to_champion) if row.to_champion else "champion"
-        yield (f"{row.rank:<6}{row.model:<{width}}{row.macro_f1!s:<24}{row.accuracy!s:<24}{apart}")
+        scores = "".join(f"{row.scores[metric.name]!s:<24}" for metric in _columns())
+        yield f"{row.rank:<6}{row.model:<{width}}{scores}{apart}"
     yield from _steps(table, width, name)
     yield f"\n{table.sentence}"
     if table.pairs:

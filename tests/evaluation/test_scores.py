@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from nivesh_lib.evaluation import scores as metrics
+from nivesh_lib.evaluation import intervals
+from nivesh_lib.evaluation.intervals import share_of, wilson
 from nivesh_lib.evaluation.scores import (
     MIN_ROWS,
-    Estimate,
     by_slice,
     changed_confusions,
     confusion,
@@ -21,10 +21,9 @@ from nivesh_lib.evaluation.scores import (
     paired_difference,
     per_class,
     score,
-    share_of,
     top_confusions,
-    wilson,
 )
+from nivesh_lib.records.estimate import Estimate
 
 steady = settings(derandomize=True, deadline=None, max_examples=80)
 pairs = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcde")), min_size=1)
@@ -128,7 +127,7 @@ def test_scoring_in_blocks_changes_nothing(monkeypatch, metric):
     rng = np.random.default_rng(3)
     true, first, second = rng.integers(0, 40, (3, 500)).astype(str)
     whole = score(true, first, n_boot=60), paired_difference(true, first, second, metric=metric)
-    monkeypatch.setattr(metrics, "_BLOCK_CELLS", 7 * 40 * 40)
+    monkeypatch.setattr(intervals, "_BLOCK_CELLS", 7 * 40 * 40)
     blocks = score(true, first, n_boot=60), paired_difference(true, first, second, metric=metric)
     assert blocks == whole
 

@@ -13,7 +13,7 @@ from sklearn.dummy import DummyClassifier
 from nivesh_lib.data.schema import Issue
 from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.comparison import compare
-from nivesh_lib.evaluation.compression.gate import judge, recommended
+from nivesh_lib.evaluation.compression.gate import decide, recommended
 from nivesh_lib.evaluation.confidence.calibration import brier, cross_fitted_temperature
 from nivesh_lib.evaluation.errors import flips, overlapping_intents
 from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
@@ -28,9 +28,9 @@ from nivesh_lib.evaluation.robustness.behaviour import behaviour
 from nivesh_lib.evaluation.robustness.cases import INTRODUCED, POLITE
 from nivesh_lib.evaluation.robustness.fairness import (
     accuracy_gaps,
-    crossed,
     flip_rates,
     gap_table,
+    intersectional_scores,
     segment_scores,
 )
 from nivesh_lib.evaluation.scores import masks_by_column
@@ -78,7 +78,7 @@ def record():
         calibration.append(
             {"model": name, "temperature": found.temperature, "helped": found.helped}
             | {"ece_before": found.before.as_dict(), "ece_after": found.after.as_dict()}
-            | {"brier": brier(probabilities(one), frame["intent"], n_boot=50).value}
+            | {"brier": brier(probabilities(one), frame["intent"])}
         )
     changed = flips(frame, oof["weak"], oof["good"])
     folds = {name: fold_intervals(fold_scores(one, frame))["macro_f1"] for name, one in oof.items()}
@@ -107,7 +107,9 @@ def record():
         "gaps": gap_table(accuracy_gaps(predicted["good"] == frame["intent"], masks)).to_dict(
             "records"
         ),
-        "crossed": crossed(frame, oof["good"], ["language", "income_segment"]).to_dict("records"),
+        "crossed": intersectional_scores(
+            frame, oof["good"], ["language", "income_segment"]
+        ).to_dict("records"),
         "flips": flip_rates(oof["good"], probes).to_dict("records"),
         "behaviour": [
             {"model": name, **row}
@@ -134,7 +136,7 @@ def optimised():
     frame["intent"] = rng.choice(LABELS, n)
     fp32, bad = (table_of(frame, rng, share) for share in (0.9, 0.5))
     judgements = [
-        judge(name, t, fp32, frame, n_boot=50) for name, t in (("int8", fp32), ("x", bad))
+        decide(name, t, fp32, frame, n_boot=50) for name, t in (("int8", fp32), ("x", bad))
     ]
     speeds = {
         (name, size): Speed(size, 1, ms, 2 * ms, 3 * ms, 100, 200, "Some CPU", ("avx2",))
