@@ -86,7 +86,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, finished: P
     return folder
 
 
-SHIPPED = ("id", "query", "intent", "income_segment", "created_at", "language", "selection", "source")
+SHIPPED = "id query intent income_segment created_at language selection source".split()
 
 
 def copy_notebooks(folder: Path) -> None:
@@ -104,26 +104,26 @@ def publish_sample(folder: Path) -> None:
     and languages, a parent version, rules, behavioural test cases, queries out of scope.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("NIVESH_HOME")
+        patch.setenv("NIVESH_HOME", str(REPOSITORY))
         first, second, outside = (
             load_dataset(ref).train
             for ref in ("intents@1.0.0", "intents@1.1.0", "out_of_scope@1.0.0")
         )
     added = second[~second["id"].isin(first["id"])]
-    by_intent, columns = first.groupby("intent"), list(SHIPPED)
+    by_intent = first.groupby("intent")
     (folder / "data" / "intents").mkdir()
     for name in ("rules.toml", "probes.toml"):
         shutil.copy(REPOSITORY / "data" / "intents" / name, folder / "data" / "intents")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nivesh_lib.data.split_assignment.N_FOLDS", 2)
-        publish(by_intent.head(4)[columns], "intents", "1.0.0", description="a sample")
+        publish(by_intent.head(4)[SHIPPED], "intents", "1.0.0", description="a sample")
         publish(
-            added.groupby("intent").head(2)[columns],
+            added.groupby("intent").head(2)[SHIPPED],
             "intents",
             "1.1.0",
             description="a sample",
             parent="1.0.0",
-            holdout_rows=by_intent.tail(1)[columns],
+            holdout_rows=by_intent.tail(1)[SHIPPED],
         )
         publish(
             outside.groupby("kind").head(3)[["id", "query", "kind", "language"]],
