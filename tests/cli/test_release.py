@@ -20,6 +20,7 @@ from nivesh_lib.errors import ChecksumError, DataError, HoldoutError, ModelError
 from nivesh_lib.ledger import ledger_path, openings
 from nivesh_lib.models.base import get_model
 
+pytestmark = pytest.mark.usefixtures("no_collection")
 WORDS = {"tax": "save refund 80c deduction return", "rent": "flat pay landlord lease deposit"}
 OBJECTIVES = """
 [intent_classifier]

@@ -20,6 +20,7 @@ from nivesh_lib.evaluation.benchmark import (
 )
 from nivesh_lib.models.base import get_model
 
+pytestmark = pytest.mark.usefixtures("no_collection")
 QUERIES = [f"query {n}" for n in range(10)]
 
 
@@ -114,10 +115,13 @@ def test_processor_and_threads_stand_beside_the_numbers(monkeypatch):
     assert json.loads(json.dumps(speed.as_dict()))["flags"] == ["avx2"]
 
 
-def test_what_was_in_memory_before_is_kept_from_the_collector_while_timing():
+def test_what_was_in_memory_before_is_kept_from_the_collector_while_timing(monkeypatch):
+    monkeypatch.undo()
+    gc.unfreeze()
     frozen = []
     speed_of(lambda _: frozen.append(gc.get_freeze_count()), QUERIES, batch_sizes=(1,), repeats=5)
     assert min(frozen) > 0 and gc.get_freeze_count() == 0
+    gc.freeze()
 
 
 @pytest.fixture
