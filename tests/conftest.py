@@ -71,9 +71,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the garbage collection before each timing: here it takes a third of a second."""
-    monkeypatch.setattr(
-        "nivesh_lib.evaluation.benchmark._nothing_old_to_collect", contextlib.nullcontext
-    )
+    monkeypatch.setattr("nivesh_lib.evaluation.benchmark._frozen_objects", contextlib.nullcontext)
 
 
 @pytest.fixture
