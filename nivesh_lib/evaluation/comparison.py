@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from nivesh_lib.evaluation.scores import Column, Estimate, paired_difference, score
+from nivesh_lib.evaluation.scores import Column, paired_difference, score
+from nivesh_lib.records.estimate import Estimate, as_columns
 
 METRICS = ("accuracy", "macro_f1")
 ALPHA = 0.05
@@ -103,19 +104,14 @@ class Comparison:
 
 def _flat(model: Ranked) -> dict[str, Any]:
     row: dict[str, Any] = {"rank": model.rank, "model": model.model}
-    for name in METRICS:
-        row |= _columns(name, getattr(model, name))
+    row |= as_columns({name: getattr(model, name) for name in METRICS})
     apart = model.to_champion
     if apart is not None:
-        row |= _columns("difference", apart.value)
+        row |= apart.value.columns("difference")
         row |= {"only_this": apart.only_this, "only_champion": apart.only_other}
         row |= {"p_mcnemar": apart.p_mcnemar_corrected, "p": apart.p_corrected}
         row["differs"] = apart.differs
     return row
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

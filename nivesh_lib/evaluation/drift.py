@@ -11,7 +11,8 @@ import pandas as pd
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
-from nivesh_lib.evaluation.scores import Estimate, wilson
+from nivesh_lib.evaluation.scores import wilson
+from nivesh_lib.records.estimate import Estimate
 
 FLOOR = 0.1  # a smaller distance is no drift, however sure
 

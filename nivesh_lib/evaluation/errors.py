@@ -18,15 +18,8 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     predicted_labels,
     probabilities,
 )
-from nivesh_lib.evaluation.scores import (
-    MIN_ROWS,
-    Column,
-    Estimate,
-    _percentile,
-    confusion,
-    share_of,
-    wilson,
-)
+from nivesh_lib.evaluation.scores import MIN_ROWS, Column, _percentile, confusion, share_of, wilson
+from nivesh_lib.records.estimate import Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +39,7 @@ class Flips:
         """Return the counts and rates as one flat row, without the rows themselves."""
         row: dict[str, float | int] = {"lost": len(self.lost), "won": len(self.won)}
         for name, rate in (("negative", self.negative_rate), ("positive", self.positive_rate)):
-            row |= {f"{name}_rate": rate.value, f"{name}_rate_low": rate.low}
-            row |= {f"{name}_rate_high": rate.high, "rows": rate.n}
+            row |= rate.columns(f"{name}_rate") | {"rows": rate.n}
         return row
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from nivesh_lib.evaluation.scores import Estimate
+from nivesh_lib.records.estimate import Estimate
 
 NADEAU_BENGIO = "Nadeau-Bengio (2003)"
 

@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from nivesh_lib.records.estimate import Estimate, as_columns
 
 _BLOCK_CELLS = 4_000_000  # rows or confusion cells of all draws that are held at once
 _ENOUGH = 2  # rows for each pair of labels, from where a resample's macro-F1 is not biased low
 _Z = 1.959964  # two-sided 95 %
 
 Column = Sequence[str] | np.ndarray | pd.Series  # one label for each row
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval and the number of rows behind it.
-
-    The interval is about other rows for the same predictions. How often it holds the truth was
-    simulated (tests/evaluation/test_coverage.py): from 200 rows on, accuracy from 0.5 to 0.97 and
-    paired differences in accuracy 93-97 % of the time, accuracy of 0.98 over 200 rows 91 %.
-    Paired differences in macro-F1 hold it a little less often where labels have few rows: 91-95 %
-    with 200 rows in 14 labels. Macro-F1 of such labels is itself a little too low, and `score`
-    then widens its interval; `rare_labels` names them.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Return the four fields as plain values."""
-        return asdict(self)
 
 
 def _codes(*columns: Column) -> tuple[list[np.ndarray], np.ndarray]:
@@ -329,15 +305,7 @@ def by_slice(
     }
     return pd.DataFrame(
         [
-            {
-                "slice": name,
-                "rows": estimates["accuracy"].n,
-                **{
-                    f"{metric}{suffix}": getattr(estimate, field)
-                    for metric, estimate in estimates.items()
-                    for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high"))
-                },
-            }
+            {"slice": name, "rows": int(masks[name].sum()), **as_columns(estimates)}
             for name, estimates in rows.items()
         ]
     )

@@ -21,7 +21,6 @@ from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_score
 from nivesh_lib.evaluation.robustness.cases import VIEW, answers
 from nivesh_lib.evaluation.scores import (
     Column,
-    Estimate,
     by_slice,
     confusion,
     headline_mask,
@@ -32,6 +31,7 @@ from nivesh_lib.evaluation.scores import (
     score,
     share_of,
 )
+from nivesh_lib.records.estimate import Estimate
 
 SLICE_COLUMNS = ("selection", "language", "income_segment")
 

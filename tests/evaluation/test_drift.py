@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.drift import accuracy_change, chance_thresholds, distance, drift_verdict
-from nivesh_lib.evaluation.scores import Estimate
+from nivesh_lib.records.estimate import Estimate
 
 
 def row(column, drifted):

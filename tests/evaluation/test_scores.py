@@ -10,7 +10,6 @@ from sklearn.metrics import accuracy_score, f1_score
 from nivesh_lib.evaluation import scores as metrics
 from nivesh_lib.evaluation.scores import (
     MIN_ROWS,
-    Estimate,
     by_slice,
     changed_confusions,
     confusion,
@@ -25,6 +24,7 @@ from nivesh_lib.evaluation.scores import (
     top_confusions,
     wilson,
 )
+from nivesh_lib.records.estimate import Estimate
 
 steady = settings(derandomize=True, deadline=None, max_examples=80)
 pairs = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcde")), min_size=1)

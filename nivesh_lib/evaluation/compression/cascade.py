@@ -20,7 +20,8 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     probabilities,
     true_labels,
 )
-from nivesh_lib.evaluation.scores import Estimate, headline_mask, score, share_of
+from nivesh_lib.evaluation.scores import headline_mask, score, share_of
+from nivesh_lib.records.estimate import Estimate
 
 ALLOWED_LOSS = 0.002  # accuracy, absolute
 NEVER = 2.0  # a threshold that no confidence reaches

@@ -19,7 +19,8 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     probabilities,
     true_labels,
 )
-from nivesh_lib.evaluation.scores import Estimate, headline_mask, score, share_of
+from nivesh_lib.evaluation.scores import headline_mask, score, share_of
+from nivesh_lib.records.estimate import Estimate
 
 GAIN = 1.05  # times as fast or small: less than a twentieth is the noise of a measurement
 _ROUNDING = 1e-9

@@ -12,7 +12,8 @@ from nivesh_lib.evaluation.benchmark import Speed, race, saved_bytes, speed_of
 from nivesh_lib.evaluation.compression.gate import Judgement, judge
 from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
 from nivesh_lib.evaluation.resampling.cross_validation import answers_of
-from nivesh_lib.evaluation.scores import Estimate, headline_mask, score
+from nivesh_lib.evaluation.scores import headline_mask, score
+from nivesh_lib.records.estimate import Estimate
 
 ONE, MANY = 1, 32  # queries of a call
 

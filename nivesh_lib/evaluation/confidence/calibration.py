@@ -15,14 +15,8 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from nivesh_lib.evaluation.scores import (
-    Column,
-    Estimate,
-    _percentile,
-    _resampled,
-    share_of,
-    wilson,
-)
+from nivesh_lib.evaluation.scores import Column, _percentile, _resampled, share_of, wilson
+from nivesh_lib.records.estimate import Estimate
 
 N_BINS = 15  # Guo et al. 2017
 BESIDE = 2  # bins on either side whose gaps help to tell the sign of a bin's own
@@ -358,8 +352,7 @@ def calibration_table(
         row: dict[str, Any] = {"model": name, "temperature": one.temperature}
         told = {"before": (before[name], one.before), "after": (one.proba, one.after)}
         for when, (_, error) in told.items():
-            ends = {f"ece_{when}_low": error.low, f"ece_{when}_high": error.high}
-            row |= {f"ece_{when}": error.value, **ends}
+            row |= error.columns(f"ece_{when}")
         for when, (proba, _) in told.items():
             row[f"brier_{when}"] = brier(proba[rows], labels, n_boot=n_boot, seed=seed).value
         for when, (proba, _) in told.items():

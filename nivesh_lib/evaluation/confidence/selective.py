@@ -20,7 +20,8 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     predicted_labels,
     probabilities,
 )
-from nivesh_lib.evaluation.scores import Estimate, share_of, wilson
+from nivesh_lib.evaluation.scores import share_of, wilson
+from nivesh_lib.records.estimate import Estimate
 
 ACCEPTED = 0.95  # share of in-scope queries that must be acted on
 
@@ -77,8 +78,7 @@ class Routing:
         """Return thresholds, cost and estimates (with ``_low`` and ``_high``) as one flat row."""
         row = {"threshold": self.threshold, "threshold_95": self.threshold_95, "cost": self.cost}
         for name in ("acceptance", "recall", "acceptance_95", "recall_95"):
-            found = getattr(self, name)
-            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= getattr(self, name).columns(name)
         return row
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from nivesh_lib.evaluation.scores import Estimate, headline_mask, paired_difference, score
+from nivesh_lib.evaluation.scores import headline_mask, paired_difference, score
+from nivesh_lib.records.estimate import Estimate, as_columns
 
 WORTH = 0.02  # a gain that would be worth twice the labels
 
@@ -92,7 +93,7 @@ def learning_curve(
     natural = headline_mask(frame)
     table = [
         {"rows": sizes[share] / len(folds), "share": share}
-        | _flat(score(true[natural], predicted[natural], n_boot=n_boot, seed=seed))
+        | as_columns(score(true[natural], predicted[natural], n_boot=n_boot, seed=seed))
         for share, predicted in predictions.items()
     ]
     gain = paired_difference(
@@ -114,11 +115,3 @@ def _nested_order(true: np.ndarray, rows: np.ndarray, rng: np.random.Generator) 
         shuffled = rng.permutation(of_label)
         place[shuffled] = (np.arange(len(shuffled)) + rng.random(len(shuffled))) / len(shuffled)
     return rows[np.argsort(place, kind="stable")]
-
-
-def _flat(scores: dict[str, Estimate]) -> dict[str, float]:
-    return {
-        f"{metric}{suffix}": getattr(estimate, name)
-        for metric, estimate in scores.items()
-        for suffix, name in (("", "value"), ("_low", "low"), ("_high", "high"))
-    }

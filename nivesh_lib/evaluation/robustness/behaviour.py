@@ -27,7 +27,8 @@ from nivesh_lib.evaluation.robustness.cases import (
     answers_by_target,
 )
 from nivesh_lib.evaluation.robustness.perturbations import VIEWS
-from nivesh_lib.evaluation.scores import Estimate, share_of, wilson
+from nivesh_lib.evaluation.scores import share_of, wilson
+from nivesh_lib.records.estimate import Estimate
 
 TOLERANCE = 0.1  # how far a probability may move the wrong way, as in CheckList's own tests
 

@@ -25,7 +25,8 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
 from nivesh_lib.evaluation.robustness.behaviour import changed
 from nivesh_lib.evaluation.robustness.cases import CASUAL, INTRODUCED, POLITE, VIEW, answers
-from nivesh_lib.evaluation.scores import MIN_ROWS, Estimate, by_slice, share_of, wilson
+from nivesh_lib.evaluation.scores import MIN_ROWS, by_slice, share_of, wilson
+from nivesh_lib.records.estimate import Estimate
 
 MARGIN = 0.05  # the largest difference in accuracy between segments that is let pass
 _ALPHA = 0.05
@@ -84,9 +85,9 @@ def segment_scores(
     for name in scores["slice"] if len(scores) else ():
         mask = masks[name]
         gap = _mean(confidence[mask] - right[mask], n_boot=n_boot, seed=seed)
-        row = {"confidence": float(confidence[mask].mean()), **_columns("calibration", gap)}
+        row = {"confidence": float(confidence[mask].mean()), **gap.columns("calibration")}
         if threshold is not None:
-            row |= _columns("abstained", share_of(confidence[mask] < threshold))
+            row |= share_of(confidence[mask] < threshold).columns("abstained")
         rows.append(row)
     return pd.concat([scores, pd.DataFrame(rows)], axis=1)
 
@@ -110,10 +111,6 @@ def _mean(values: np.ndarray, *, n_boot: int, seed: int) -> Estimate:
     )
     low, high = drawn.confidence_interval
     return Estimate(value, float(low), float(high), len(values))
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def crossed(frame: pd.DataFrame, oof: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -308,7 +305,7 @@ def gap_table(gaps: Sequence[Gap]) -> pd.DataFrame:
             "segment": gap.segment,
             "rows": gap.difference.n,
             "rest": gap.rest,
-            **_columns("difference", gap.difference),
+            **gap.difference.columns("difference"),
             "detectable": gap.detectable,
             "verdict": gap.verdict,
         }
@@ -340,7 +337,7 @@ def flip_rates(oof: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
         {
             "attribute": name,
             "rows": share.n,
-            **_columns("flipped", share),
+            **share.columns("flipped"),
             "p_control": p_values.get(name, float("nan")),
         }
         for name, share in shares.items()

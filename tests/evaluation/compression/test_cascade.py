@@ -8,7 +8,7 @@ import pytest
 
 from nivesh_lib.evaluation.compression.cascade import NEVER, cascade_curve, choose_threshold
 from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels
-from nivesh_lib.evaluation.scores import Estimate
+from nivesh_lib.records.estimate import Estimate
 from tests.evaluation.answers import LABELS, rows, table
 
 FRAME = rows(500)

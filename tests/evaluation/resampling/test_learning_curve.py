@@ -8,7 +8,8 @@ import pytest
 from sklearn.base import BaseEstimator
 
 from nivesh_lib.evaluation.resampling.learning_curve import LearningCurve, learning_curve
-from nivesh_lib.evaluation.scores import Estimate, score
+from nivesh_lib.evaluation.scores import score
+from nivesh_lib.records.estimate import Estimate
 
 
 class Words(BaseEstimator):

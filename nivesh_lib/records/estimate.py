@@ -1,0 +1,44 @@
+"""A value with its 95 % interval and the number of rows behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval and the number of rows behind it.
+
+    The interval is about other rows for the same predictions. Its coverage was simulated
+    (tests/evaluation/test_coverage.py): from 200 rows on, 93-97 % for accuracies from 0.5 to 0.97
+    and for paired differences in accuracy, and 91 % for an accuracy of 0.98 over 200 rows.
+    Paired differences in macro-F1 are covered a little less often where labels have few rows:
+    91-95 % with 200 rows in 14 labels. Macro-F1 of such labels is itself biased low, and
+    `evaluation.scores.score` then widens its interval; `rare_labels` names them.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return the four fields as plain values."""
+        return asdict(self)
+
+    def columns(self, name: str) -> dict[str, float]:
+        """Return ``name``, ``name_low`` and ``name_high``, as columns of one row of a table."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def as_columns(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """Return the columns of several named estimates, in their order."""
+    return {
+        column: value
+        for name, estimate in estimates.items()
+        for column, value in estimate.columns(name).items()
+    }
