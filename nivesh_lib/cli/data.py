@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nivesh_lib.cli.options import Delimiter, Json
 from nivesh_lib.cli.review import review
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ data_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Text = Annotated[str, typer.Option(help="The file's column of texts.")]
 Label = Annotated[str, typer.Option(help="The file's column of labels.")]
-Delimiter = Annotated[str | None, typer.Option(help="Of a CSV file: ';', 'tab', …")]
 Ref = Annotated[str, typer.Argument(metavar="REF", help="NAME@VERSION, or NAME for the newest.")]
 
 

@@ -55,6 +55,11 @@ class Ranked:
     to_champion: Difference | None
     to_next: Difference | None
 
+    @property
+    def scores(self) -> dict[str, Estimate]:
+        """The scores by name."""
+        return {name: getattr(self, name) for name in METRICS}
+
 
 @dataclass(frozen=True)
 class Comparison:

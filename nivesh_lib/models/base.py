@@ -15,7 +15,7 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -257,6 +257,15 @@ def model_class(kind: str) -> type[TextClassifier]:
 def get_model(kind: str, **params: Any) -> TextClassifier:
     """Return an unfitted model, for example ``get_model("tfidf", C=10.0)``."""
     return model_class(kind)(**params)
+
+
+def model_hash(card: Mapping[str, Any]) -> str:
+    """Return the identity of a saved model: the SHA-256 of its card, which covers its files.
+
+    Without ``about``: the same weights trained in another run are the same model.
+    """
+    content = {key: value for key, value in card.items() if key not in ("about", "sha256")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_card(directory: Path | str) -> dict[str, Any]:

@@ -18,12 +18,12 @@ def test_the_shipped_pipeline_goes_through_and_reports(tmp_path, monkeypatch, st
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     lines: list[str] = []
     backbone = f"BACKBONE={tiny()}"  # nbval takes the real one
-    record, folder = run_pipeline(profile="smoke", settings=[backbone], report=lines.append)
-    assert {s["status"] for s in record.steps.values()} == {"done"}, lines
+    record, run = run_pipeline(profile="smoke", settings=[backbone], report=lines.append)
+    assert {step.status for step in record.steps.values()} == {"done"}, lines
     assert not (tmp_path / "reports" / "latest").exists()  # smoke is never the latest good run
-    _check_report(folder)
+    _check_report(run.path)
     _check_tracking(record)
-    _check_no_code_in_pages(folder)
+    _check_no_code_in_pages(run.path)
 
 
 def _check_report(folder):
@@ -49,13 +49,13 @@ def _check_tracking(record):
 
     client = mlflow.MlflowClient()
     for name, step in record.steps.items():
-        run = client.get_run(step["mlflow_run_id"])
+        run = client.get_run(step.mlflow_run_id)
         assert run.info.status == "FINISHED"
         assert run.data.tags["nivesh.mode"] == "pipeline"
         assert run.inputs.dataset_inputs[0].dataset.name == "intents@1.1.0"
         logged = {f.path for f in client.list_artifacts(run.info.run_id, "notebook")}
         assert logged == {f"notebook/{name}.ipynb", f"notebook/{name}.html"}
-    tfidf = client.get_run(record.steps["03_tfidf"]["mlflow_run_id"])
+    tfidf = client.get_run(record.steps["03_tfidf"].mlflow_run_id)
     assert re.fullmatch(r"intent_classifier_tfidf_\d{8}_v1", tfidf.info.run_name)
     _check_model(tfidf)
 
