@@ -18,7 +18,7 @@ from __future__ import annotations
 
 
 class NiveshError(Exception):
-    """Base class. The message says what, where, and what to do next."""
+    """Base class. The message names the problem, its place, and the next step."""
 
 
 class DataError(NiveshError):
@@ -38,7 +38,7 @@ class ModelError(NiveshError):
 
 
 class SpecError(NiveshError):
-    """The pipeline, a parameter or a step name does not make sense."""
+    """A wrong pipeline.toml, parameter or step name."""
 
 
 class StepFailed(NiveshError):

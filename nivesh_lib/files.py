@@ -1,4 +1,4 @@
-"""Files: locks, atomic writes, replacing a folder, checksums. Nothing else does these itself."""
+"""Files: locks, atomic writes, replacing a folder, checksums; only this module does these."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,24 @@ def locked(place: Path, *, shared: bool = False, wait: bool = True) -> Iterator[
         yield
     finally:
         os.close(number)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder, which is made when it is missing.
+
+    Raises
+    ------
+    DataError
+        The folder cannot be made or read.
+    """
+    with contextlib.ExitStack() as lock:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(locked(folder))
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written: {error.strerror}.") from error
+        yield
 
 
 @contextlib.contextmanager
@@ -88,12 +107,12 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
     try:
         with file:
             yield file
-        _sync(partial)
+        sync(partial)
         if replace:
             partial.replace(target)
         else:
             _put_new(partial, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # which names no file
             raise DataError(f"{target} cannot be written: {error.strerror}.") from error
@@ -138,8 +157,8 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         complete.chmod(0o755)
         for name, raw in files.items():
             (complete / name).write_bytes(raw)
-            _sync(complete / name)
-        _sync(complete)
+            sync(complete / name)
+        sync(complete)
         replace_folder(complete, target)
     finally:
         shutil.rmtree(complete, ignore_errors=True)
@@ -151,7 +170,7 @@ def replace_folder(complete: Path, target: Path) -> None:
     Both lie in the same parent folder, whose lock the caller holds.
     """
     older = _aside(target)
-    restore_folder(target)
+    _put_back(target)
     if target.exists():
         target.rename(older)
     try:
@@ -161,17 +180,28 @@ def replace_folder(complete: Path, target: Path) -> None:
             older.rename(target)
         raise
     shutil.rmtree(older, ignore_errors=True)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def restore_folder(target: Path) -> None:
     """Undo what a process that was killed in `replace_folder` left. The caller holds the lock."""
+    _put_back(target)
+    for new in target.parent.glob(f".{target.name}.new-*"):
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def restore_folders(parent: Path) -> None:
+    """Call `restore_folder` for every folder in ``parent``. The caller holds its lock."""
+    for path in [*parent.glob(".*.old"), *parent.glob(".*.new-*")]:
+        name = path.name.removeprefix(".").removesuffix(".old")
+        restore_folder(parent / re.sub(r"\.new-[^.]*$", "", name))
+
+
+def _put_back(target: Path) -> None:
     older = _aside(target)
     if older.exists() and not target.exists():
         older.rename(target)
     shutil.rmtree(older, ignore_errors=True)
-    for new in target.parent.glob(f".{target.name}.new-*"):
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _aside(target: Path) -> Path:
@@ -179,7 +209,8 @@ def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file's bytes, or a folder's list of names, to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

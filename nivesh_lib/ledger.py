@@ -1,9 +1,9 @@
-"""The holdout ledger: every opening of held-out rows, and the scores that came of it.
+"""The holdout ledger: every opening of held-out rows, and the scores that resulted.
 
 ``data/holdout_ledger.jsonl`` is only ever appended to. Each line holds, as ``previous``, the
 SHA-256 of a line above it, which is also that line's ``id``: a line that was edited, removed or
-moved no longer fits what follows. Lines cut off the end leave no such trace, so the lines that
-git has committed are looked for too.
+moved no longer fits the lines below. Lines removed at the end leave no such trace, so every line
+that is committed in git must be there too.
 
 Two branches may both have opened a holdout. Their lines follow the same one, and
 ``.gitattributes`` makes git keep both when they are merged.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -27,11 +26,12 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
+from nivesh_lib.files import locked, sync
 from nivesh_lib.records.schema import fits
 from nivesh_lib.reproducibility import committed
 
-START = "0" * 64  # what the first line follows
-# A ledger cannot tell the two apart: scores are written last.
+START = "0" * 64  # ``previous`` of the first line
+# The two cannot be distinguished in a ledger: scores are written last.
 NO_SCORES = "no scores: it is still judging, or ended before there were any"
 _OPENING = dict.fromkeys(
     ("timestamp", "who", "why", "reason", "commit", "model", "model_hash", "data", "sha256"), str
@@ -44,8 +44,8 @@ class Opening:
     """One opening of the held-out rows of one data version.
 
     ``number`` counts the openings of this data version, ``of_model`` those of them for this
-    model, from 1. ``scores`` is None while the process still judges, and for good where it ended
-    before it had any.
+    model, from 1. ``scores`` is None while the process is running, and remains None where it
+    ended before it recorded any.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Opening:
 
 
 def ledger_path() -> Path:
-    """Return where the ledger is; it may not exist yet."""
+    """Return the path of the ledger; it may not exist yet."""
     return paths.data_dir() / "holdout_ledger.jsonl"
 
 
@@ -79,9 +79,8 @@ def read_ledger() -> list[dict[str, Any]]:
     """
     path = ledger_path()
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # not while a line is half written
-            return _verified(path, file.read())
+        with locked(path, shared=True):  # not while a line is half written
+            return _verified(path, path.read_bytes())
     except FileNotFoundError:
         return _verified(path, b"")
     except OSError as error:
@@ -111,7 +110,7 @@ def openings(entries: list[dict[str, Any]] | None = None) -> list[Opening]:
 
 
 class Writer:
-    """The ledger while nobody else can write to it. Made by `writing`."""
+    """The ledger, locked for one writer. Made by `writing`."""
 
     def __init__(self, path: Path, file: io.FileIO) -> None:
         self._path, self._file = path, file
@@ -120,7 +119,7 @@ class Writer:
         self._start = b"" if raw.endswith(b"\n") or not raw else b"\n"
 
     def append(self, kind: str, record: Mapping[str, Any]) -> str:
-        """Append one line and return its id when it is on disk, whole; or raise DataError."""
+        """Append one line and return its id once the line is synced, or raise DataError."""
         last = self.entries[-1]["id"] if self.entries else START
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"kind": kind, "previous": last, "timestamp": now, **record}
@@ -140,11 +139,7 @@ class Writer:
         if self._file.write(raw) != len(raw):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._file.fileno())
-        folder = os.open(self._path.parent, os.O_RDONLY)  # the file itself may be new
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(self._path.parent)  # the file itself may be new
 
 
 @contextlib.contextmanager
@@ -162,8 +157,7 @@ def writing() -> Iterator[Writer]:
         file = path.open("a+b", buffering=0)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file, locked(path):
         file.seek(0)
         yield Writer(path, file)
 

@@ -1,4 +1,4 @@
-"""Where things live. Nothing is created here.
+"""Paths of the folders and files of a home. Nothing is created here.
 
 The home is ``NIVESH_HOME`` when set, else the repository that this package was
 installed from, else the current directory.
@@ -42,8 +42,8 @@ def objectives_file(dataset: str) -> Path:
     return (data_dir() if name == "intents" else data_dir() / name) / "objectives.toml"
 
 
-def probes_file(dataset: str) -> Path:
-    """Return the file of extra texts for a dataset, named with or without its version.
+def cases_file(dataset: str) -> Path:
+    """Return the file of a dataset's own behavioural test cases, named with or without version.
 
     It may not exist.
     """

@@ -1,12 +1,11 @@
 """Find personal data in a query and replace it with tags such as ``[PHONE]``.
 
-Patterns run on a *view* of the text: digits of every script become 0-9, exotic
-spaces, dashes and dots their plain forms, invisible characters disappear. A map
-leads each match back, so text that is not personal data returns unchanged.
+Patterns run on a folded copy of the text, the view: digits of every script become 0-9,
+spaces, dashes and dots of every kind their ASCII forms, invisible characters are removed. An
+index maps each match back to the text, whose other parts stay unchanged.
 
-When in doubt between a leak and a tag too many, a tag too many is chosen, except
-for the look-alikes that finance queries are full of: amounts, ranges, years,
-pincodes, reference and folio numbers.
+A false positive is preferred to a leak, except for numbers of the same shape that are common in
+finance queries: amounts, ranges, years, pincodes, reference and folio numbers.
 
 Sources: UIDAI (Aadhaar: 12 digits, first 2-9, check digit of Verhoeff 1969);
 ISO/IEC 7812-1 annex B (cards, Luhn); Income Tax Department (PAN: fourth letter is
@@ -31,7 +30,7 @@ KINDS = ("GSTIN", "UPI", "EMAIL", "PAN", "ACCOUNT", "CARD", "AADHAAR", "IFSC", "
 
 @dataclass(frozen=True)
 class Finding:
-    """Where personal data stands: ``text[start:end]``. It never holds the value."""
+    """The place of personal data: ``text[start:end]``. It never holds the value."""
 
     kind: str
     start: int
@@ -89,7 +88,7 @@ def _view(text: str) -> tuple[str, Sequence[int]]:
 def _hide(
     view: str, index: Sequence[int], spans: Iterable[tuple[int, int]]
 ) -> tuple[str, Sequence[int]]:
-    """Shrink each span to one opaque character, as a tag in the text is shrunk."""
+    """Replace each span by one opaque character, as is done with a tag in the text."""
     texts: list[str] = []
     indexes: list[int] = []
     at = 0
@@ -127,7 +126,7 @@ def _luhn(digits: str) -> bool:
 
 
 def _gstin_check(first14: str) -> str:
-    """Return the check character that belongs behind a GSTIN's first fourteen."""
+    """Return the check character of a GSTIN's first fourteen characters."""
     total = 0
     for position, char in enumerate(first14):
         total += sum(divmod(_BASE36.index(char) * (1 + position % 2), 36))
@@ -171,7 +170,7 @@ _NEAR = 40
 
 
 def _labels(view: str, start: int) -> list[str | None]:
-    """Return the kinds of the telling words shortly before ``start``, the nearest last."""
+    """Return the kinds of the label words in the characters before ``start``, the nearest last."""
     words = _LABEL.finditer(view, max(0, start - _NEAR), start)
     return [word.lastgroup for word in words]
 
@@ -274,7 +273,7 @@ _IFSC_OTHER = re.compile(  # other banks: in capitals, and mostly digits, as bra
     rf"(?<![^\W_])(?!{_WORDS})([A-Z]{{4}}0(?=(?:[A-Z]*\d){{3}})[A-Z0-9]{{6}}){_WHOLE}"
 )
 
-# Spans that are no personal data, whatever their digits say.
+# Spans that are no personal data, even if their digits match.
 _REFERENCE = re.compile(
     rf"{_START}(?:utr|rrn|arn|ref|reference|te?xn|trxn|txnid"
     r"|(?:transaction|order|payment|request|complaint|ticket|ack|acknowledge?ment|policy|upi)"
@@ -357,7 +356,7 @@ def _pans(view: str) -> Iterator[Candidate]:
 
 
 def _is_prose(view: str, match: re.Match[str]) -> bool:
-    """Tell "maybe 1500 a month" from a PAN written in groups."""
+    """Return whether a match is prose, such as "maybe 1500 a month", and no PAN in groups."""
     if _PROSE.fullmatch(match[1]):
         return True
     named = re.search(r"\bpan\b", view[max(0, match.start() - 20) : match.start()], re.I)
@@ -404,12 +403,11 @@ _DIGITS = re.compile(r"\d+")
 
 
 def _candidates(view: str) -> Iterator[Candidate]:
-    """Yield all candidates in the order in which overlaps are decided: the first wins.
+    """Yield all candidates in order of precedence: of overlapping ones the first is kept.
 
-    Codes and addresses that contain other numbers come first, then numbers that a
-    word names, then those with a check digit, then those known by shape alone.
-    No pattern is tried on a text that lacks what all its matches have: so many digits,
-    an at sign, the name of a mail service. Most queries lack everything and end early.
+    Codes and addresses that contain other numbers come first, then numbers named by a word, then
+    those with a check digit, then those matched by shape alone. No pattern runs on a text that
+    lacks what all its matches have: a number of digits, an at sign, the name of a mail service.
     """
     runs = _DIGITS.findall(view)
     sizes = [len(run) for run in runs]
@@ -458,14 +456,14 @@ def _resolve(view: str) -> list[Candidate]:
     return sorted((one for one in kept if one[0]), key=lambda one: one[1])
 
 
-# --- the surface --------------------------------------------------------------
+# --- public functions ----------------------------------------------------------
 
 
 def find_pii(query: str) -> list[Finding]:
-    """Return where personal data stands in a query, by position, without overlaps.
+    """Return the places of personal data in a query, by position, without overlaps.
 
-    The search is repeated with the finds hidden until nothing new turns up, which
-    makes :func:`anonymize_query` idempotent.
+    The search is repeated with the findings hidden until it finds nothing, which makes
+    :func:`anonymize_query` idempotent.
 
     Raises
     ------
@@ -521,9 +519,9 @@ _TECHNICAL = ("id", "fold", "source")
 
 
 def show(frame: pd.DataFrame, rows: int = 5, columns: Sequence[str] = ("query",)) -> pd.DataFrame:
-    """Return the first rows anonymised, for display: cell outputs end up in reports.
+    """Return the first rows anonymised, for display: cell outputs are published in reports.
 
-    Texts come first and are shown whole; columns that only machines read are left out.
+    Texts come first and are shown in full; technical columns are left out.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Seeds, the environment of a run, and silence towards the outside."""
+"""Seeds, the recorded environment of a run, and telemetry opt-outs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from nivesh_lib import paths
 
-# Every dependency that would report usage, asked in its own way not to.
+# The opt-out of every dependency that would otherwise report usage.
 NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -46,7 +46,7 @@ def disable_telemetry() -> None:
 
 
 def threads() -> int:
-    """Return how many threads to use, 0 for one a core: NIVESH_THREADS, else OMP_NUM_THREADS."""
+    """Return the number of threads, 0 for one a core: NIVESH_THREADS, else OMP_NUM_THREADS."""
     for variable in ("NIVESH_THREADS", "OMP_NUM_THREADS"):
         given = os.environ.get(variable, "")
         if given.isascii() and given.isdigit():
@@ -55,15 +55,15 @@ def threads() -> int:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Return the variables that hold the numeric libraries to ``threads`` threads."""
+    """Return the variables that limit the numeric libraries to ``threads`` threads."""
     return dict.fromkeys((*_THREAD_VARIABLES, "NIVESH_THREADS"), str(threads))
 
 
 def set_seeds(seed: int = 42) -> None:
     """Seed Python, NumPy and, where it is loaded already, torch with CUDA.
 
-    torch is not imported for this: it costs a second, and models that use it
-    seed it in ``fit`` from their ``random_state``.
+    torch is not imported for this, since that takes a second; models that use it seed it in
+    ``fit`` from their ``random_state``.
     """
     import numpy as np
 
@@ -94,8 +94,8 @@ def _git(*arguments: str) -> str:
 def git_state() -> dict[str, Any]:
     """Return ``commit``, ``branch``, ``dirty`` and ``patch`` of the home folder.
 
-    The patch leaves out data and notebooks: rows may hold personal data, and
-    each run keeps its own executed notebook. Without git all values are empty.
+    The patch excludes data and notebooks: rows may hold personal data, and each run keeps its
+    own executed notebook. Without git all values are empty.
     """
     status = _git("status", "--porcelain")
     return {
@@ -107,7 +107,7 @@ def git_state() -> dict[str, Any]:
 
 
 def committed(path: Path) -> bytes:
-    """Return a file below the home folder as git has it at HEAD; empty where it has none."""
+    """Return the bytes of a file below the home folder at HEAD; empty where git has none."""
     try:
         place = path.relative_to(paths.home()).as_posix()
     except ValueError:
@@ -129,16 +129,16 @@ def code_version(*ignoring: Path) -> str:
 
 
 def author() -> str:
-    """Return git's name of the person, else the user's; empty where neither is known."""
+    """Return git's ``user.name``, else the user's login; empty where neither is known."""
     try:
         return _git("config", "user.name").strip() or getpass.getuser()
-    except (OSError, KeyError):  # a container may run as a user that it has no name for
+    except (OSError, KeyError):  # in a container, the user may have no name
         return ""
 
 
 def machine() -> dict[str, Any]:
-    """Return the processor: its ``model``, and which ``flags`` it has of those that decide speed
-    and rounding of small numbers; none where the system does not tell.
+    """Return the processor: its ``model``, and those of its ``flags`` that decide the speed and
+    the rounding of models; no flags where ``/proc/cpuinfo`` cannot be read.
     """
     try:
         text = Path("/proc/cpuinfo").read_text()
@@ -146,10 +146,10 @@ def machine() -> dict[str, Any]:
         return {"model": platform.processor(), "flags": []}
     pairs = (line.partition(":") for line in text.splitlines())
     fields = {name.strip(): value.strip() for name, _, value in pairs}
-    told = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"}
+    relevant = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"}
     return {
         "model": fields.get("model name", platform.processor()),
-        "flags": sorted(told & set(fields.get("flags", "").split())),
+        "flags": sorted(relevant & set(fields.get("flags", "").split())),
     }
 
 

@@ -50,7 +50,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli.app": {"cli"}
     | CORE
     | {"data", "evaluation", "runs", "serving", "pipeline", "reporting.display"},
-    "cli.data": CORE | {"data", "cli.options", "cli.review"},
 }
 HOMES = {
     "pandera": {"data"},

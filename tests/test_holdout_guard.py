@@ -68,8 +68,8 @@ def cells(path) -> list[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_only_the_release_command_leads_to_held_out_rows(path):
     place = path.relative_to(REPOSITORY / "nivesh_lib").as_posix()
-    strange = {name for name in named(path.read_text()) if place not in MAY_NAME.get(name, ())}
-    assert not strange, f"{place} names {strange}; only `nivesh release` opens a holdout"
+    forbidden = {name for name in named(path.read_text()) if place not in MAY_NAME.get(name, ())}
+    assert not forbidden, f"{place} names {forbidden}; only `nivesh release` opens a holdout"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -584,7 +584,7 @@ def test_show_hides_queries_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "hidden"),
     [
         ("http://team:s3cret@mlflow.lan:5000 is down", "http://team:***@mlflow.lan:5000 is down"),
         ("postgresql://u:p@ss@db/mlflow", "postgresql://u:***@db/mlflow"),
@@ -592,8 +592,8 @@ def test_show_hides_queries_and_nothing_else():
         ("http://mlflow.lan:5000/#/models", "http://mlflow.lan:5000/#/models"),
     ],
 )
-def test_the_password_of_an_address_is_hidden(text, told):
-    assert hide_password(text) == told
+def test_the_password_of_an_address_is_hidden(text, hidden):
+    assert hide_password(text) == hidden
 
 
 def test_a_frame_is_copied_and_numbers_stay():

@@ -159,14 +159,14 @@ def test_the_environment_is_plain_json_and_names_what_decides_a_result():
     assert found["cores"] >= 1
 
 
-def test_a_machine_is_told_by_its_processor_and_the_flags_that_matter(monkeypatch):
-    told = "model name\t: Some CPU\nflags\t\t: fpu avx2 avx_vnni sse\n"
+def test_a_machine_is_described_by_its_processor_and_the_flags_that_matter(monkeypatch):
+    cpuinfo = "model name\t: Some CPU\nflags\t\t: fpu avx2 avx_vnni sse\n"
     monkeypatch.setattr(
-        "nivesh_lib.reproducibility.Path", lambda name: SimpleNamespace(read_text=lambda: told)
+        "nivesh_lib.reproducibility.Path", lambda name: SimpleNamespace(read_text=lambda: cpuinfo)
     )
     assert machine() == {"model": "Some CPU", "flags": ["avx2", "avx_vnni"]}
 
 
-def test_a_system_that_does_not_tell_has_no_flags(monkeypatch, tmp_path):
+def test_a_system_without_cpuinfo_has_no_flags(monkeypatch, tmp_path):
     monkeypatch.setattr("nivesh_lib.reproducibility.Path", lambda name: tmp_path / "nothing")
     assert machine()["flags"] == []

@@ -10,9 +10,10 @@ import typer
 
 from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
-from nivesh_lib.cli.data import data_app
+from nivesh_lib.cli.data import add, diff, list_, show, validate
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
+from nivesh_lib.cli.review import review
 
 if TYPE_CHECKING:
     from nivesh_lib.records.run import RunRecord
@@ -30,6 +31,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+data_app = typer.Typer(
+    help="Versioned datasets: list, show, validate, review, add, diff.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+data_app.command("list")(list_)
+for command in (show, validate, review, add, diff):
+    data_app.command()(command)
 app.add_typer(data_app, name="data")
 
 EXAMPLE_QUERY = "Can I afford a ₹50L home loan?"

@@ -1,36 +1,22 @@
-"""The commands ``nivesh data …``: list, show, validate, review, add, diff."""
+"""The commands ``nivesh data …``: list, show, validate, add, diff."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from nivesh_lib.cli.options import Delimiter, Json
-from nivesh_lib.cli.review import review
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from nivesh_lib.data.review import Decision
-    from nivesh_lib.data.versions import Dataset, DataVersion
+from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text
 
 SHOWN = 20  # relabelled rows that `diff` prints
-
-data_app = typer.Typer(
-    help="Versioned datasets: list, show, validate, review, add, diff.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+SHOWN_FACTS = (
+    *("ref", "description", "created", "parent", "transformation", "licence", "sources"),
+    *("path", "sha256"),
 )
 
-Text = Annotated[str, typer.Option(help="The file's column of texts.")]
-Label = Annotated[str, typer.Option(help="The file's column of labels.")]
-Ref = Annotated[str, typer.Argument(metavar="REF", help="NAME@VERSION, or NAME for the newest.")]
 
-
-@data_app.command("list")
 def list_(as_json: Json = False) -> None:
     """List every dataset version.
 
@@ -39,7 +25,7 @@ def list_(as_json: Json = False) -> None:
     from nivesh_lib.data.versions import list_versions
     from nivesh_lib.paths import data_dir
 
-    found = [_summary(version) for version in list_versions()]
+    found = [version.facts() for version in list_versions()]
     if as_json:
         return _echo_json(found)
     if not found:
@@ -53,28 +39,18 @@ def list_(as_json: Json = False) -> None:
         )
 
 
-@data_app.command()
 def show(ref: Ref, as_json: Json = False) -> None:
     """Show a version: counts, labels and a few anonymised training queries.
 
     Example: nivesh data show intents@1.1.0
     """
     from nivesh_lib.data.versions import load_dataset
-    from nivesh_lib.privacy import anonymize_query
 
     data = load_dataset(ref)
-    label = data.version.label_column
-    firsts = data.train.drop_duplicates(label).head(5)
-    examples = [
-        {"label": name, "query": anonymize_query(query)}
-        for name, query in zip(firsts[label], firsts["query"], strict=True)
-    ]
-    facts = _summary(data.version) | {"examples": examples}
+    facts = data.version.facts() | {"examples": data.examples()}
     if as_json:
         return _echo_json(facts)
-    for key in ("ref", "description", "created", "parent", "transformation", "licence", "sources"):
-        typer.echo(f"{key:<15} {facts[key]}")
-    for key in ("path", "sha256"):
+    for key in SHOWN_FACTS:
         typer.echo(f"{key:<15} {facts[key]}")
     folds = ", ".join(f"{n:,}" for n in facts["folds"])
     typer.echo(
@@ -86,17 +62,14 @@ def show(ref: Ref, as_json: Json = False) -> None:
         f"{'duplicates':<15} across the split: {doubles['exact']} exact, {doubles['near']} near"
     )
     typer.echo(f"\n{'label':<48}{'training':>9}{'held out':>10}")
-    counts = facts["label_counts"]
     for name in facts["labels"]:
-        typer.echo(
-            f"{name:<48}{counts['train'].get(name, 0):>9,}{counts['holdout'].get(name, 0):>10,}"
-        )
+        train, held = (facts["label_counts"][side].get(name, 0) for side in ("train", "holdout"))
+        typer.echo(f"{name:<48}{train:>9,}{held:>10,}")
     typer.echo("\nTraining queries, personal data masked:")
-    for example in examples:
+    for example in facts["examples"]:
         typer.echo(f"  {example['label']}: {example['query']}")
 
 
-@data_app.command()
 def validate(
     data: Annotated[str, typer.Argument(metavar="REF_OR_FILE", help="NAME@VERSION or a file.")],
     text: Text = "query",
@@ -111,12 +84,11 @@ def validate(
 
     Example: nivesh data validate queries.csv --text text --label category
     """
-    from nivesh_lib.data.validation import as_frame, validate_intent_data
+    from nivesh_lib.data.validation import validate_intent_data
 
-    frame, labels = as_frame(data, text, label, delimiter)
-    earlier = None if reference is None else as_frame(reference, text, label, delimiter)[0]
-    result = validate_intent_data(frame, reference=earlier, labels=labels)
-    _add_leaks(result, frame, ref=data if labels else None)
+    result = validate_intent_data(
+        data, reference=reference, text=text, label=label, delimiter=delimiter, leaks=True
+    )
     if as_json:
         _echo_json(result)
     else:
@@ -134,10 +106,6 @@ def validate(
         raise typer.Exit(1)
 
 
-data_app.command()(review)
-
-
-@data_app.command()
 def add(
     name: Annotated[str, typer.Argument(help="The dataset: small letters, digits, - and _.")],
     version: Annotated[str, typer.Option(help="Newer than what it extends; 0.x.y is a draft.")],
@@ -183,66 +151,32 @@ def add(
 
     Example: nivesh data add mine --review review.csv --extends mine@1.0.0 --version 1.0.1
     """
-    import functools
-    import warnings
-
-    from nivesh_lib.data.importing import read_rows
-    from nivesh_lib.data.publishing import publish
+    from nivesh_lib.data.importing import ImportRequest
+    from nivesh_lib.data.publishing import publish_import
 
     _check_call(file, holdout, reviewed, extends, store)
-    taxonomy = [part.strip() for part in labels.split(",")] if labels else None
-    rows = held = None
-    if file is not None:
-        read = functools.partial(
-            read_rows,
-            text=text,
-            label=label,
-            columns=_columns(map_ or []),
-            delimiter=delimiter,
-            keep_duplicates=drop_duplicates,
-        )
-        allowed = taxonomy or _parent_labels(name, extends, version)
-        rows = read(file, labels=allowed, whole=extends is None)
-        _refuse_reserved(set(rows["intent"]), file)
-        if holdout:
-            held = read(holdout, labels=allowed or sorted(set(rows["intent"])), whole=False)
-        if drop_duplicates:
-            rows = _without_repeats(rows, name, extends)
-            held = None if held is None else _without_repeats(held, name, None)
-        _warn_of_issues(rows, whole=extends is None)
-    decisions: list[Decision] = []
-    defaults = {"description": f"Imported from {file.name if file else ''}", "licence": ""}
-    sources = [file.name] if file else []
-    if reviewed is not None:
-        decisions, parent = _decisions(reviewed, name, extends or "", taxonomy, delimiter)
-        sources = list(dict.fromkeys(parent.manifest["sources"] + sources))
-        defaults = {
-            "description": f"{parent.ref} as reviewed in {reviewed.name}",
-            "licence": parent.manifest["licence"],
-        }
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        published = publish(
-            rows,
-            name,
-            version,
-            description=description or defaults["description"],
-            labels=taxonomy,
-            parent=extends,
-            holdout_rows=held,
-            review=decisions,
-            sources=source or sources,
-            licence=licence or defaults["licence"],
-            store=store,
-        )
-    for warning in caught:
-        typer.echo(f"warning: {warning.message}", err=True)
-    facts = _summary(published)
-    if not facts["held_out"]:
-        typer.echo("warning: too few rows to hold any out; nothing can judge a release", err=True)
+    request = ImportRequest(
+        name,
+        version,
+        file=file,
+        holdout=holdout,
+        review=reviewed,
+        parent=extends,
+        text=text,
+        label=label,
+        columns=_columns(map_ or []),
+        delimiter=delimiter,
+        labels=[part.strip() for part in labels.split(",")] if labels else None,
+        drop_duplicates=drop_duplicates,
+        description=description,
+        licence=licence,
+        sources=source or [],
+        store=store,
+    )
+    facts = publish_import(request, report=lambda line: typer.echo(line, err=True)).facts()
     if as_json:
         return _echo_json(facts)
-    if decisions:
+    if reviewed is not None:
         typer.echo(f"{reviewed}: {facts['transformation'].rpartition('; ')[2]}")
     typer.echo(
         f"{facts['ref']}: {facts['rows']:,} rows, {facts['held_out']:,} of them held out, "
@@ -250,15 +184,15 @@ def add(
     )
 
 
-@data_app.command()
 def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
     """Compare two versions: rows added, removed, relabelled; labels; query length.
 
     Example: nivesh data diff intents@1.0.0 intents@1.1.0
     """
+    from nivesh_lib.data.validation import compare_versions
     from nivesh_lib.data.versions import load_dataset
 
-    facts = _differences(load_dataset(old), load_dataset(new))
+    facts = compare_versions(load_dataset(old), load_dataset(new))
     if as_json:
         return _echo_json(facts)
     typer.echo(
@@ -275,57 +209,6 @@ def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
     typer.echo(f"\n{'label':<48}{'old':>8}{'new':>8}")
     for name, (before, after) in facts["labels"].items():
         typer.echo(f"{name:<48}{before:>8,}{after:>8,}")
-
-
-def _differences(a: Dataset, b: Dataset) -> dict[str, Any]:
-    """Compare by id; of held-out rows only ids and counts are looked at."""
-    from nivesh_lib.data.validation import length_shift
-    from nivesh_lib.privacy import anonymize_query
-
-    old, new = (data.train.rename(columns={data.version.label_column: "label"}) for data in (a, b))
-    old_ids, new_ids = {*old["id"], *a.manifest["holdout"]}, {*new["id"], *b.manifest["holdout"]}
-    both = old.merge(new, on="id", suffixes=("", "_new"))
-    relabelled = both[both["label"] != both["label_new"]]
-    statistic, p = length_shift(new, old)
-    return {
-        "old": a.ref,
-        "new": b.ref,
-        "added": len(new_ids - old_ids),
-        "removed": len(old_ids - new_ids),
-        "relabelled": [
-            {"id": row, "from": before, "to": after, "query": anonymize_query(query)}
-            for row, before, after, query in relabelled[
-                ["id", "label", "label_new", "query_new"]
-            ].itertuples(index=False)
-        ],
-        "reworded": both["id"][both["query"] != both["query_new"]].tolist(),
-        "labels": {
-            name: [_count(data.version, name) for data in (a, b)]
-            for name in dict.fromkeys(a.labels + b.labels)
-        },
-        "length_shift": {"statistic": statistic, "p": p},
-    }
-
-
-def _add_leaks(result: dict[str, Any], frame: pd.DataFrame, *, ref: str | None) -> None:
-    """Add what leaks to the issues and warnings; of a version, its folds and split too."""
-    from nivesh_lib.data.leakage import find_leaks
-    from nivesh_lib.data.splits import mask_amounts, near_duplicate_pairs
-    from nivesh_lib.data.versions import resolve
-
-    if ref is None:
-        leaks = find_leaks(frame)
-    else:
-        manifest = resolve(ref).manifest
-        leaks = find_leaks(
-            frame,
-            pairs=near_duplicate_pairs([mask_amounts(text) for text in frame["query"]]),
-            held_ids=manifest["holdout"],
-            recorded=manifest["cross_split_duplicates"],
-        )
-    result["issues"] += [leak.message for leak in leaks if leak.severity == "error"]
-    result["warnings"] += [leak.message for leak in leaks if leak.severity == "warning"]
-    result["valid"] = not result["issues"]
 
 
 def _check_call(
@@ -345,85 +228,17 @@ def _check_call(
         raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
 
 
-def _warn_of_issues(rows: pd.DataFrame, *, whole: bool) -> None:
-    from nivesh_lib.data.validation import check_balance, check_personal_data
-
-    for issue in check_personal_data(rows) + (check_balance(rows) if whole else []):
-        typer.echo(f"warning: {issue.message}", err=True)
-
-
-def _decisions(
-    path: Path, name: str, extends: str, labels: list[str] | None, delimiter: str | None
-) -> tuple[list[Decision], DataVersion]:
-    from nivesh_lib.data.review import read_review
-    from nivesh_lib.data.versions import load_dataset
-
-    parent = load_dataset(extends if "@" in extends else f"{name}@{extends}")
-    decisions = read_review(path, parent, labels=labels, delimiter=delimiter)
-    _refuse_reserved({decision.new_label for decision in decisions}, path)
-    return decisions, parent.version
-
-
-def _summary(version: DataVersion) -> dict[str, Any]:
-    """Return what may be shown of a version: no ids of held-out rows, no texts."""
-    manifest = version.manifest
-    hidden = ("holdout", "folds", "manifest_sha256", "name", "version")
-    return {
-        "ref": version.ref,
-        **{key: value for key, value in manifest.items() if key not in hidden},
-        "held_out": len(manifest["holdout"]),
-        "folds": [len(fold) for fold in manifest["folds"]],
-    }
-
-
-def _count(version: DataVersion, label: str) -> int:
-    return sum(side.get(label, 0) for side in version.manifest["label_counts"].values())
-
-
-def _refuse_reserved(labels: set[str], file: Path) -> None:
-    """Out-of-fold tables have a column for each label, beside these two."""
-    from nivesh_lib.errors import DataError
-
-    for name in sorted(labels & {"id", "fold"}):
-        raise DataError(
-            f"{file}: a label cannot be called {name!r}; rename it, such as {name}_label."
-        )
-
-
 def _columns(pairs: list[str]) -> dict[str, str]:
-    split = [pair.partition("=") for pair in pairs]
-    if any(not (source and target) for source, _, target in split):
-        raise typer.BadParameter("write --map SRC=DST, such as --map segment=income_segment")
-    columns = {source: target for source, _, target in split}
-    if len(columns) < len(split):
-        twice = next(source for source in columns if [s for s, _, _ in split].count(source) > 1)
-        raise typer.BadParameter(f"--map names {twice} twice; give each column one meaning")
+    """Return source column -> canonical column of ``--map``."""
+    columns: dict[str, str] = {}
+    for pair in pairs:
+        source, _, target = pair.partition("=")
+        if not (source and target):
+            raise typer.BadParameter("write --map SRC=DST, such as --map segment=income_segment")
+        if source in columns:
+            raise typer.BadParameter(f"--map names {source} twice; give each column one meaning")
+        columns[source] = target
     return columns
-
-
-def _parent_labels(name: str, extends: str | None, version: str) -> tuple[str, ...] | None:
-    """Return the labels that additions must keep to; a new MAJOR number may bring others."""
-    from nivesh_lib.data.versions import resolve
-
-    if extends is None:
-        return None
-    parent = resolve(extends if "@" in extends else f"{name}@{extends}")
-    same_major = parent.version.split(".")[0] == version.removeprefix("v").split(".")[0]
-    return parent.labels if same_major else None
-
-
-def _without_repeats(rows: pd.DataFrame, name: str, extends: str | None) -> pd.DataFrame:
-    """Drop rows that repeat another one of the file, or of the parent's training side."""
-    from nivesh_lib.data.importing import drop_duplicates
-    from nivesh_lib.data.versions import load_dataset
-
-    rows, dropped = drop_duplicates(rows)
-    if extends is not None:
-        known = load_dataset(extends if "@" in extends else f"{name}@{extends}").train["query"]
-        there = rows["query"].isin(known)
-        rows, dropped = rows[~there], dropped + int(there.sum())
-    typer.echo(f"{dropped} repeated rows dropped", err=True)
-    return rows
 
 
 def _echo_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands have."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ from typing import Annotated
 
 import typer
 
-Delimiter = Annotated[str | None, typer.Option(help="Of a CSV file: ';', 'tab', …")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Text = Annotated[str, typer.Option(help="The file's column of texts.")]
+Label = Annotated[str, typer.Option(help="The file's column of labels.")]
+Delimiter = Annotated[str | None, typer.Option(help="Of a CSV file: ';', 'tab', …")]
+Ref = Annotated[str, typer.Argument(metavar="REF", help="NAME@VERSION, or NAME for the newest.")]

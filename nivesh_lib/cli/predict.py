@@ -16,7 +16,7 @@ import typer
 from nivesh_lib.cli.options import Delimiter
 
 if TYPE_CHECKING:
-    from nivesh_lib.data.queries import Query
+    from nivesh_lib.data.reading import Query
     from nivesh_lib.serving.predictor import Predictor
 
 STDIN = "-"
@@ -116,7 +116,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 def _queries(
     texts: list[str], input_: str | None, text: str | None, delimiter: str | None
 ) -> Iterator[Query]:
-    from nivesh_lib.data.queries import Query, query_lines, read_queries
+    from nivesh_lib.data.reading import Query, query_lines, read_queries
 
     if input_ is None:
         return (Query(text, {}) for text in texts)

@@ -30,7 +30,7 @@ def review(
     Example: nivesh data review --model 03_tfidf --top 30 --reviewer asha
     """
     from nivesh_lib.data.review import write_review
-    from nivesh_lib.data.versions import load_dataset
+    from nivesh_lib.data.versions import load_dataset, next_patch
     from nivesh_lib.evaluation.errors import likely_label_errors
     from nivesh_lib.paths import relative, reports_dir
     from nivesh_lib.runs.directories import find_run
@@ -57,10 +57,5 @@ def review(
             f"{relative(path)}: {len(shown)} of {len(doubted)} rows of {data.ref} whose label "
             f"{step} doubts.\nFill in decision (keep, relabel, drop), new_label, note, reviewer; "
             f"then: nivesh data add {data.name} --review {relative(path)} --extends {data.ref} "
-            f"--version {_next_patch(data.version.version)}"
+            f"--version {next_patch(data.version.version)}"
         )
-
-
-def _next_patch(version: str) -> str:
-    stem, _, patch = version.rpartition(".")
-    return f"{stem}.{int(patch) + 1}"

@@ -1,8 +1,8 @@
-"""The held-out rows of a data version, and the one door to them.
+"""The held-out rows of a data version, and the only function that returns them.
 
-Only ``nivesh release`` goes through it (tests/test_holdout_guard.py): what a model scores here
-is worth something as long as few have looked. Every opening is in the ledger, on disk, before
-a row is returned.
+Only ``nivesh release`` may call it (tests/test_holdout_guard.py), since a score on held-out rows
+is an unbiased estimate only as long as no choice was based on them. Every opening is in the
+ledger, on disk, before a row is returned.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Holdout:
-    """Held-out rows, and the opening that they came of.
+    """Held-out rows and the recorded opening.
 
     ``rows`` has the columns id, query, intent (``kind`` for an out-of-scope set) and the
     optional ones that the data has.
@@ -34,7 +34,7 @@ class Holdout:
 
 
 def check_opening(ref: str, *, model_hash: str, reason: str = "") -> None:
-    """Refuse what `open_holdout` would refuse, without opening anything.
+    """Run the checks of `open_holdout` without opening anything.
 
     Raises
     ------
@@ -67,9 +67,9 @@ def open_holdout(
     who, why, commit, model_hash
         The ledger's entry; an empty one is refused.
     model
-        What a person calls the model.
+        The name of the model for a person.
     reason
-        Why this model has to see these rows a second time; refused then without it.
+        Why this model is evaluated on these rows a second time; required then.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def open_holdout(
 
 
 def record_scores(opening: Opening, scores: Mapping[str, Any]) -> None:
-    """Append what an opening brought, once.
+    """Append the scores of an opening, once.
 
     Raises
     ------

@@ -1,28 +1,129 @@
-"""Labelled texts from CSV, JSON, JSON Lines or Parquet, as canonical string columns.
+"""Importing labelled texts from a file, as canonical string columns.
 
-A file is read whole or refused with one message that names file, row, field and what to do.
+A file is read as a whole or refused with one message that names file, row, field and the fix.
 Texts are never quoted in a message, since they may be private; labels, ids and dates are.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
+import functools
 import re
-from collections.abc import Collection, Iterable, Mapping
-from datetime import date
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nivesh_lib.data.schema import MAX_LABEL, OPTIONAL, date_form, is_iso_date, normalise
-from nivesh_lib.data.tables import Found, Table, read_table, refuse, require_column
+from nivesh_lib.data.reading import (
+    Problems,
+    Table,
+    cell_problem,
+    is_missing,
+    plain,
+    read_table,
+    refuse,
+    require_column,
+)
+from nivesh_lib.data.schema import (
+    MAX_LABEL,
+    OPTIONAL,
+    closest,
+    conflicting_rows,
+    date_form,
+    is_iso_date,
+    normalise,
+)
+from nivesh_lib.data.versions import full_ref, load_dataset, resolve
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DAMAGED = re.compile("[\x00\ud800-\udfff]")  # what cannot be stored as text
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """Files that become a new version of a dataset.
+
+    Parameters
+    ----------
+    file, holdout
+        Training rows, and rows to hold out; without ``file``, a review is all there is.
+    review
+        A file of ``data.review`` that a person filled in, about rows of the parent.
+    parent
+        The version to extend, with or without the dataset's name.
+    text, label, columns, delimiter
+        How to read the files, as in `read_rows`.
+    labels
+        The taxonomy in id order; by default the parent's, unless the MAJOR number is new.
+    drop_duplicates
+        Drop rows that repeat another one of the file, or of the parent's training side.
+    description, licence, sources
+        For the manifest; by default named after the files and the parent.
+    store
+        URL below which the data file goes.
+    """
+
+    name: str
+    version: str
+    file: Path | None = None
+    holdout: Path | None = None
+    review: Path | None = None
+    parent: str | None = None
+    text: str = "query"
+    label: str = "intent"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str | None = None
+    labels: Sequence[str] | None = None
+    drop_duplicates: bool = False
+    description: str = ""
+    licence: str = ""
+    sources: Sequence[str] = ()
+    store: str | None = None
+
+    @property
+    def parent_ref(self) -> str | None:
+        """Return ``name@version`` of the parent."""
+        return self.parent and full_ref(self.name, self.parent)
+
+
+def import_files(
+    file: Path, request: ImportRequest, report: Callable[[str], None]
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the training rows in ``file`` and the holdout rows of a request.
+
+    ``report`` is called with how many repeated rows were dropped of each file.
+    """
+    parent = request.parent_ref
+    read = functools.partial(
+        read_rows,
+        text=request.text,
+        label=request.label,
+        columns=request.columns,
+        delimiter=request.delimiter,
+        keep_duplicates=request.drop_duplicates,
+    )
+    labels = request.labels or _labels_to_keep(parent, request.version)
+    rows, held = read(file, labels=labels, whole=parent is None), None
+    if request.holdout:
+        held = read(request.holdout, labels=labels or sorted(set(rows["intent"])), whole=False)
+    if request.drop_duplicates:
+        rows, dropped = drop_duplicates(rows, load_dataset(parent).train if parent else None)
+        report(f"{dropped} repeated rows dropped")
+    if request.drop_duplicates and held is not None:
+        held, dropped = drop_duplicates(held)
+        report(f"{dropped} repeated rows dropped")
+    return rows, held
+
+
+def _labels_to_keep(parent: str | None, version: str) -> tuple[str, ...] | None:
+    """Return the labels that additions must keep to; a new MAJOR number may bring others."""
+    if parent is None:
+        return None
+    base = resolve(parent)
+    same_major = base.version.split(".")[0] == version.removeprefix("v").split(".")[0]
+    return base.labels if same_major else None
 
 
 def read_rows(
@@ -30,14 +131,13 @@ def read_rows(
     text: str = "query",
     label: str = "intent",
     columns: Mapping[str, str] | None = None,
-    format: str | None = None,
     *,
     delimiter: str | None = None,
     labels: Collection[str] | None = None,
     whole: bool = True,
     keep_duplicates: bool = False,
 ) -> pd.DataFrame:
-    """Read labelled texts; columns ``query``, ``intent`` and what else of the schema is there.
+    """Read labelled texts: ``query``, ``intent`` and the optional columns that the file has.
 
     Parameters
     ----------
@@ -45,17 +145,20 @@ def read_rows(
         The file's columns that hold the text and its label.
     columns
         Further columns by name in the file: ``{"segment": "income_segment"}``.
-    format
-        csv, json, jsonl or parquet; by default the file's ending says.
     labels
-        The taxonomy; without it any label is welcome.
+        The taxonomy; without it any label is accepted.
     whole
         The rows are a whole training set: at least two classes of two rows each. Off for
         additions and test files.
     keep_duplicates
-        Let repeated rows through, for ``drop_duplicates``.
+        Accept repeated rows, for `drop_duplicates`.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a row cannot be imported.
     """
-    table = read_table(path, format, delimiter=delimiter)
+    table = read_table(path, delimiter=delimiter)
     origin = _origins(table, text, label, columns or {})
     refuse(table, _bad_cells(table, origin), "Fill or delete each such row, or name other columns.")
     frame = _frame(table, origin)
@@ -69,33 +172,35 @@ def read_rows(
 
 
 def read_unchecked(
-    path: str | Path,
-    text: str = "query",
-    label: str = "intent",
-    columns: Mapping[str, str] | None = None,
-    format: str | None = None,
-    *,
-    delimiter: str | None = None,
+    path: str | Path, text: str, label: str, *, delimiter: str | None = None
 ) -> pd.DataFrame:
-    """Read a file with its cells as they are, so that validation can say what is wrong."""
+    """Read a file with its cells unchanged, so that validation can report their problems."""
     import pandas as pd
 
-    table = read_table(path, format, delimiter=delimiter)
-    origin = _origins(table, text, label, columns or {})
+    table = read_table(path, delimiter=delimiter)
+    origin = _origins(table, text, label, {})
     return pd.DataFrame(
         {
-            target: [None if _is_missing(row.get(source)) else row[source] for row in table.rows]
+            target: [None if is_missing(row.get(source)) else row[source] for row in table.rows]
             for target, source in origin.items()
         }
     )
 
 
-def drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Keep the first of rows with the same text and label; say how many were dropped.
+def drop_duplicates(
+    frame: pd.DataFrame, known: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, int]:
+    """Keep the first of rows with the same text and label, and none with a text of ``known``.
 
-    The index stays, so that a later message still names the row of the file.
+    Returns
+    -------
+    tuple
+        The rows that are kept, with their index, so that a later message still names the row of
+        the file; and how many were dropped.
     """
     again = frame.duplicated(["query", "intent"])
+    if known is not None:
+        again |= frame["query"].isin(known["query"])
     return frame[~again], int(again.sum())
 
 
@@ -137,55 +242,34 @@ def _check_meanings(text: str, label: str, columns: Mapping[str, str]) -> None:
 def _frame(table: Table, origin: Mapping[str, str]) -> pd.DataFrame:
     import pandas as pd
 
-    cells = {
-        target: [plain(row.get(source)) for row in table.rows] for target, source in origin.items()
+    columns = {
+        name: [plain(row.get(source)) for row in table.rows] for name, source in origin.items()
     }
-    kept = {
-        target: column
-        for target, column in cells.items()
-        if target not in OPTIONAL or any(cell is not None for cell in column)
-    }
-    return pd.DataFrame(kept, dtype="str")
+    empty = [name for name in OPTIONAL if not any(columns.get(name, ()))]
+    return pd.DataFrame(columns, dtype="str").drop(columns=empty, errors="ignore")
 
 
-def plain(cell: Any) -> str | None:
-    """Return a cell as the string that stands for it, or None where there is nothing."""
-    if _is_missing(cell):
-        return None
-    return (cell.isoformat() if isinstance(cell, date) else str(cell)).strip()
+def _bad_cells(table: Table, origin: Mapping[str, str]) -> Problems:
+    """Return every cell that is missing, nested, a number or damaged."""
+    return [
+        (number, f"{source!r} {problem}")
+        for number, row in enumerate(table.rows)
+        for target, source in origin.items()
+        if (problem := _cell_problem(target, row.get(source)))
+    ]
 
 
-def _is_missing(cell: Any) -> bool:
-    if isinstance(cell, float):
-        return math.isnan(cell)
-    return cell is None or (isinstance(cell, str) and not cell.strip())
-
-
-def _bad_cells(table: Table, origin: Mapping[str, str]) -> Found:
-    """Return every cell that is missing, nested, a number or damaged; the first a row."""
-    found = []
-    for number, row in enumerate(table.rows):
-        for target, source in origin.items():
-            reason = _cell_trouble(target, row.get(source))
-            if reason:
-                found.append((number, f"{source!r} {reason}"))
-                break
-    return found
-
-
-def _cell_trouble(target: str, cell: Any) -> str | None:
-    if _is_missing(cell):
+def _cell_problem(target: str, cell: Any) -> str | None:
+    if is_missing(cell):
         return None if target in OPTIONAL else "is missing or blank"
-    if isinstance(cell, list | dict):
-        return "is nested; make it one plain value"
+    if problem := cell_problem(cell):
+        return problem
     if target in ("query", "intent"):
         if not isinstance(cell, str):
             shown = repr(cell) if isinstance(cell, int | float) else f"a {type(cell).__name__}"
             return f"is {shown} where text is due"
         if target == "query" and _NUMBER.fullmatch(cell.strip()):
             return "is only a number where text is due"
-    if isinstance(cell, str) and DAMAGED.search(cell):
-        return "holds a character that cannot be stored (NUL or half a surrogate pair)"
     return None
 
 
@@ -220,45 +304,36 @@ def _check_labels(
     ]
     refuse(table, long, "Shorten it, or name the column of labels with --label COLUMN.")
     seen: dict[str, str] = {}
-    found = []
-    for number, label in enumerate(raw):
-        first = seen.setdefault("".join(label.casefold().split()), label)
-        if first != label:
-            found.append(
-                (number, f"label {label!r} and {first!r} differ only by case or white space")
-            )
+    firsts = [seen.setdefault("".join(label.casefold().split()), label) for label in raw]
+    found = [
+        (number, f"label {label!r} and {first!r} differ only by case or white space")
+        for number, (label, first) in enumerate(zip(raw, firsts, strict=True))
+        if label != first
+    ]
     refuse(table, found, "Write each label in one way.")
     if labels is not None:
-        strange = [
-            (number, f"label {label!r} is not in the taxonomy{_closest(label, labels)}")
+        unknown = [
+            (number, f"label {label!r} is not in the taxonomy{closest(label, labels)}")
             for number, label in enumerate(frame["intent"])
             if label not in labels
         ]
-        refuse(table, strange, f"The labels are {', '.join(labels)}.")
-
-
-def _closest(label: str, labels: Iterable[str]) -> str:
-    match = difflib.get_close_matches(label, list(labels), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+        refuse(table, unknown, f"The labels are {', '.join(labels)}.")
 
 
 def _check_repeats(
     table: Table, frame: pd.DataFrame, raw_texts: list[str], keep_duplicates: bool
 ) -> None:
-    first: dict[str, int] = {}
-    conflicts, repeats, exact = [], [], set()
-    for number, (text, label) in enumerate(zip(frame["query"], frame["intent"], strict=True)):
-        earlier = first.setdefault(normalise(text), number)
-        if frame["intent"][earlier] != label:
-            other = frame["intent"][earlier]
-            conflicts.append(
-                (number, f"has the text of row {earlier + 1} but label {label!r}, not {other!r}")
-            )
-        elif raw_texts[number] in exact:
-            repeats.append((number, f"repeats row {earlier + 1}"))
-        exact.add(raw_texts[number])
+    labels = frame["intent"]
+    conflicts = [
+        (row, f"has the text of row {first + 1} but label {labels[row]!r}, not {labels[first]!r}")
+        for row, first in conflicting_rows(frame["query"].map(normalise), labels).items()
+        if labels[row] != labels[first]
+    ]
     refuse(table, conflicts, "Decide on one label for each text.")
     if not keep_duplicates:
+        first_row: dict[str, int] = {}
+        firsts = [first_row.setdefault(text, row) for row, text in enumerate(raw_texts)]
+        repeats = [(n, f"repeats row {first + 1}") for n, first in enumerate(firsts) if first < n]
         refuse(table, repeats, "Delete it, or add --drop-duplicates.")
 
 

@@ -1,9 +1,8 @@
-"""Does a score measure what a model knows, or what leaked into its test? Small checks of frames.
+"""Leakage checks: rows on both sides of a split, and texts that give their label away.
 
-What takes long or needs other parts of the library comes in as an argument: pairs of
-near-duplicates, ids of held-out rows, the counts that a manifest records. Held-out texts are
-never looked at. Messages count rows and never quote a query; a word is quoted only where it
-stands in at least ``SUPPORT`` rows.
+Pairs of near-duplicates, ids of held-out rows and the counts that a manifest records are
+arguments. Held-out texts are never read. Messages count rows and never quote a query; a word is
+quoted only where it occurs in at least ``SUPPORT`` rows.
 """
 
 from __future__ import annotations
@@ -11,20 +10,20 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
 
+from nivesh_lib.data.schema import Issue, row_ids
 from nivesh_lib.privacy import anonymize_query
 
-ALPHA = 0.01  # chance, over all words or labels together, of one false alarm
-SUPPORT = 10  # rows with a word before it is judged
-PURITY = 0.95  # of a word's rows that one label has, from which the word decides the label
-OFTEN = 0.5  # of a label's rows; below, people may simply use the word
-MOSTLY = 0.9  # of a label's rows; from here no choice is left to a model
+ALPHA = 0.01  # family-wise error rate over all words or labels
+SUPPORT = 10  # rows with a word before it is tested
+PURITY = 0.95  # share of a word's rows with one label, from which the word determines the label
+OFTEN = 0.5  # share of a label's rows; below, a word may simply be common language
+MOSTLY = 0.9  # share of a label's rows, from which a word is an error and not a warning
 NEAR_SHARE = 0.01  # of rows that may nearly repeat one of another fold: long chains are cut
 
 _COPIED = re.compile(
@@ -32,20 +31,10 @@ _COPIED = re.compile(
     r"|(?:generated|derived|copied|made)[ _-]from)\b",
     re.IGNORECASE,
 )
-_MARK = re.compile(r"[_#\[\]{}<>|=:]")  # in the middle of what people hardly type
+_MARK = re.compile(r"[_#\[\]{}<>|=:]")  # within words that people rarely type
 _EDGES = ".,;:!?…'\"()-"
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile("(?<=[a-z])(?=[A-Z])")
-
-
-@dataclass(frozen=True)
-class Leak:
-    """One finding; ``rows`` are the ids of the rows that it is about."""
-
-    check: str
-    message: str
-    rows: tuple[str, ...] = ()
-    severity: Literal["error", "warning"] = "error"
 
 
 def find_leaks(
@@ -55,7 +44,7 @@ def find_leaks(
     held_ids: Collection[str] = (),
     recorded: Mapping[str, int] | None = None,
     label: str = "intent",
-) -> list[Leak]:
+) -> list[Issue]:
     """Run every check that the frame's columns allow.
 
     Parameters
@@ -85,8 +74,8 @@ def find_leaks(
 # --- rows on both sides ------------------------------------------------------------------------
 
 
-def check_fold_pairs(frame: pd.DataFrame, pairs: Iterable[tuple[int, int, float]]) -> list[Leak]:
-    """Find near-duplicates in different folds: each is tested by a model that trained on it."""
+def check_fold_pairs(frame: pd.DataFrame, pairs: Iterable[tuple[int, int, float]]) -> list[Issue]:
+    """Find near-duplicates in different folds: the model that predicts one trained on it."""
     if "fold" not in frame:
         return []
     fold = frame["fold"].to_numpy()
@@ -94,36 +83,38 @@ def check_fold_pairs(frame: pd.DataFrame, pairs: Iterable[tuple[int, int, float]
     share = len(torn) / max(1, len(frame))
     message = f"Found {len(torn)} rows ({share:.1%}) that nearly repeat a row of another fold"
     severity: Literal["error", "warning"] = "error" if share > NEAR_SHARE else "warning"
-    return [Leak("fold_pairs", message, _ids(frame, torn), severity)] if torn else []
+    return [Issue("fold_pairs", message, row_ids(frame, torn), severity)] if torn else []
 
 
-def check_split(recorded: Mapping[str, int]) -> list[Leak]:
+def check_split(recorded: Mapping[str, int]) -> list[Issue]:
     """Report the held-out rows that publishing counted as being in training too."""
     exact, near = recorded.get("exact", 0), recorded.get("near", 0)
     found = []
     if exact:
-        found.append(Leak("split", f"Found {exact} held-out rows whose text is in training too"))
+        found.append(Issue("split", f"Found {exact} held-out rows whose text is in training too"))
     if near:
         message = f"Found {near} held-out rows that nearly repeat a training row"
-        found.append(Leak("split", message, severity="warning"))
+        found.append(Issue("split", message, severity="warning"))
     return found
 
 
-def check_ids(frame: pd.DataFrame, held_ids: Collection[str] = ()) -> list[Leak]:
+def check_ids(frame: pd.DataFrame, held_ids: Collection[str] = ()) -> list[Issue]:
     """Find ids that are on both sides of the split, or in more than one fold."""
     both = frame["id"].isin(set(held_ids)).to_numpy(dtype=bool)
     torn = np.zeros(len(frame), dtype=bool)
     if "fold" in frame:
         torn = (frame.groupby("id")["fold"].transform("nunique") > 1).to_numpy(dtype=bool)
     return [
-        Leak("ids", f"Found {mask.sum()} rows whose id is {where}", _ids(frame, np.where(mask)[0]))
+        Issue(
+            "ids", f"Found {mask.sum()} rows whose id is {where}", row_ids(frame, np.where(mask)[0])
+        )
         for mask, where in ((both, "held out too"), (torn, "in another fold too"))
         if mask.any()
     ]
 
 
-def check_augmented(frame: pd.DataFrame) -> list[Leak]:
-    """Find rows made from other rows in a fold: they would be scored like what people wrote."""
+def check_augmented(frame: pd.DataFrame) -> list[Issue]:
+    """Find augmented rows in a fold: they would be scored like rows that people wrote."""
     made = np.zeros(len(frame), dtype=bool)
     for column in ("selection", "source"):
         if column in frame:
@@ -135,19 +126,19 @@ def check_augmented(frame: pd.DataFrame) -> list[Leak]:
         f"Found {made.sum()} augmented rows among those that are evaluated; "
         "leave them out and augment inside fit"
     )
-    return [Leak("augmented", message, _ids(frame, np.flatnonzero(made)))] if made.any() else []
+    return [Issue("augmented", message, row_ids(frame, np.flatnonzero(made)))] if made.any() else []
 
 
 # --- labels in the text ------------------------------------------------------------------------
 
 
-def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[Leak]:
-    """Find labels that their own rows spell out, far more often than chance.
+def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[Issue]:
+    """Find labels that their own rows contain far more often than by chance.
 
-    Chance is what shuffled labels would give: the hypergeometric tail, exact (Fisher's test),
-    with Bonferroni's correction over the labels. That rows about an emergency fund say
-    "emergency fund" is language; that half of them do is a warning, that nearly all do an error.
-    The name as a machine writes it, such as ``emergency_fund``, is an error at any share.
+    The null hypothesis is shuffled labels: the exact hypergeometric tail (Fisher's test), with
+    Bonferroni's correction over the labels. Some rows about an emergency fund contain the words
+    "emergency fund"; half of them is a warning, nearly all of them an error. The machine form of
+    a name, such as ``emergency_fund``, is an error at any share.
     """
     texts, labels = _cells(frame, label)
     folded, spaced = [text.casefold() for text in texts], [_spaced(text) for text in texts]
@@ -155,24 +146,24 @@ def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[L
     found = []
     for name in names:
         phrase, machine, own = _spaced(_CAMEL.sub(" ", name)), _machine_form(name), labels == name
-        said = np.array([bool(phrase.strip()) and phrase in text for text in spaced], dtype=bool)
+        stated = np.array([bool(phrase.strip()) and phrase in text for text in spaced], dtype=bool)
         marked = np.array([bool(machine) and machine in text for text in folded], dtype=bool)
         worst = _severity(marked, own, tests=len(names), mark=True)
-        severity = worst or _severity(said, own, tests=len(names), mark=False)
+        severity = worst or _severity(stated, own, tests=len(names), mark=False)
         if severity:
-            rows = np.flatnonzero((marked if worst else said) & own)
+            rows = np.flatnonzero((marked if worst else stated) & own)
             message = f"Found {len(rows)} of {own.sum()} rows of {name} that say their own label"
-            found.append(Leak("stated_label", message, _ids(frame, rows), severity))
+            found.append(Issue("stated_label", message, row_ids(frame, rows), severity))
     return found
 
 
-def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Leak]:
-    """Find words that decide the label by themselves, such as a tag or a code of the source.
+def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Issue]:
+    """Find words that determine the label by themselves, such as a tag or a code of the source.
 
-    A word is judged where it stands in at least ``SUPPORT`` rows. It decides a label where 95 %
-    of its rows have it, where shuffled labels would not give that (hypergeometric tail,
-    Bonferroni's correction over words), and where most rows of the label have the word. A word
-    written as people hardly do (``#tx``, ``[TAX]``, ``ref:12``) needs no such share.
+    A word is tested where it occurs in at least ``SUPPORT`` rows. It determines a label where
+    95 % of its rows have the label, where shuffled labels would not give that (hypergeometric
+    tail, Bonferroni's correction over words), and where most rows of the label have the word. A
+    word that people would not write (``#tx``, ``[TAX]``, ``ref:12``) needs no such share.
     """
     texts, labels = _cells(frame, label)
     rows_of: dict[str, list[int]] = defaultdict(list)
@@ -194,14 +185,14 @@ def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Leak]
                 f"{anonymize_query(word)!r} stands in {len(rows)} rows, {n} of them among the "
                 f"{own.sum()} of {name}"
             )
-            found.append(Leak("giveaway", message, _ids(frame, rows), severity))
+            found.append(Issue("giveaway", message, row_ids(frame, rows), severity))
     return found
 
 
 def _severity(
     has: np.ndarray, own: np.ndarray, *, tests: int, mark: bool
 ) -> Literal["error", "warning"] | None:
-    """Judge how often the rows of a label have something, against labels dealt at random."""
+    """Test how often the rows of a label have a word, against randomly permuted labels."""
     both = int((has & own).sum())
     p = hypergeom.sf(both - 1, len(own), int(own.sum()), int(has.sum()))
     share = both / max(1, int(own.sum()))
@@ -212,7 +203,7 @@ def _severity(
 
 
 def _cells(frame: pd.DataFrame, label: str) -> tuple[list[str], np.ndarray]:
-    """Return texts and labels, with nothing where a cell is no text."""
+    """Return texts and labels, an empty text for every other cell."""
     texts, labels = (
         [cell if isinstance(cell, str) else "" for cell in frame[column]]
         for column in ("query", label)
@@ -228,14 +219,10 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _spaced(text: str) -> str:
-    """Return the words of a text between spaces, so that one is found whole or not at all."""
+    """Return the words of a text between spaces, so that only whole words are found in it."""
     return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
 def _machine_form(name: str) -> str:
-    """Return a label as only machines write it, or nothing where people write it so too."""
+    """Return the machine form of a label, or an empty text where people write it so too."""
     return name.casefold() if "_" in name or _CAMEL.search(name) else ""
-
-
-def _ids(frame: pd.DataFrame, rows: Iterable[int] | np.ndarray) -> tuple[str, ...]:
-    return tuple(str(frame["id"].iloc[int(row)]) for row in rows)

@@ -6,35 +6,32 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nivesh_lib.data.review import Decision, changes_of, revise, summary
+from nivesh_lib.data.importing import ImportRequest, import_files
+from nivesh_lib.data.remote import upload
+from nivesh_lib.data.review import Decision, changes_of, read_review, revise, summary
 from nivesh_lib.data.schema import LABELS, is_iso_date, normalise, schema_failures
 from nivesh_lib.data.split_assignment import (
+    WORKING,
+    assign_split,
     check_conflicts,
-    check_learnable,
-    check_unseen,
-    cross_split_duplicates,
-    decide_folds,
-    decide_sides,
-    extend,
+    joined,
     make_ids,
     new_rows,
 )
-from nivesh_lib.data.splits import NEAR, mask_amounts, near_duplicate_pairs
-from nivesh_lib.data.storage import (
-    clear_leftovers,
-    locked,
-    upload,
-    write_folder,
-)
+from nivesh_lib.data.splits import NEAR
+from nivesh_lib.data.validation import Measures, check_balance, check_personal_data
 from nivesh_lib.data.versions import (
     DataVersion,
     Manifest,
     _read_sides,
+    full_ref,
     is_draft,
+    label_column,
+    load_dataset,
     manifest_sha256,
     parse_ref,
     read_manifest,
@@ -43,6 +40,7 @@ from nivesh_lib.data.versions import (
     versions_of,
 )
 from nivesh_lib.errors import DataError
+from nivesh_lib.files import locked_folder, restore_folders, write_folder
 from nivesh_lib.paths import data_dir
 
 if TYPE_CHECKING:
@@ -68,8 +66,8 @@ def publish(
 ) -> DataVersion:
     """Write a new version, whole or not at all, and return it.
 
-    Other labels demand a new MAJOR number. Else any newer number will do; by custom MINOR counts
-    added rows and PATCH corrected ones.
+    Other labels require a new MAJOR number, otherwise any newer number is accepted; by
+    convention, added rows raise MINOR and corrected ones PATCH.
 
     Parameters
     ----------
@@ -85,37 +83,36 @@ def publish(
     holdout_rows
         Exactly these new rows are held out. Without them 20 % of the new rows are chosen.
     review
-        What a person decided about training rows of the parent (``data.review``). The parent
+        The decisions of a person on training rows of the parent (``data.review``). The parent
         stays as it is; the new version's manifest lists every change.
     created
         ISO date; today by default.
     store
         URL below which the data file goes (``s3://bucket/nivesh``); the manifest stays here.
+
+    Raises
+    ------
+    DataError
+        The rows, labels or the version number cannot be published; nothing was written.
     """
-    name, version = _full_ref(f"{name}@{version}")
+    name, version = _parsed(f"{name}@{version}")
     created = created or datetime.now(UTC).date().isoformat()
     if not is_iso_date(created):
         raise DataError(f"created {created!r} is no ISO date; write 2026-01-25.")
-    with locked(data_dir()):
-        clear_leftovers(data_dir() / name)
+    with locked_folder(data_dir()):
+        restore_folders(data_dir() / name)
         base = _check_version(name, version, parent)
         task = str(base.manifest["task"]) if base else task
-        new = None
-        if rows is not None:
-            new = new_rows(*(_with_intent(part, task) for part in (rows, holdout_rows)))
-        elif not review or holdout_rows is not None:
-            raise DataError("There are no training rows to publish.")
-        frame = _joined(base, new, review)
+        new = _new_rows(rows, holdout_rows, task, reviewed=bool(review))
+        if base is None and review:
+            raise DataError("A review changes the rows of a version; name it as the parent.")
+        frame = joined(revise(_read_sides(base), review) if base else None, new)
         frame["id"] = make_ids(frame, name)
         ordered = _ordered_labels(name, version, base, frame["intent"], labels)
         _check_rows(frame, ordered)
-        pairs = near_duplicate_pairs([mask_amounts(text) for text in frame["query"]])
-        earlier = _earlier_sides(name, version)
-        frame["side"] = decide_sides(frame, pairs, earlier, seed)
-        if task != "out_of_scope":  # there, kinds that nobody has seen are the point
-            check_learnable(frame, ordered)
-        check_unseen(frame)
-        frame["fold"] = decide_folds(frame, pairs, seed)
+        # In an out-of-scope set, labels without a training row are the point.
+        needed = None if task == "out_of_scope" else ordered
+        duplicates = assign_split(frame, _earlier_sides(name, version), needed, seed)
         manifest: Manifest = {
             "name": name,
             "version": version,
@@ -127,31 +124,78 @@ def publish(
             "licence": licence,
             "sources": list(sources),
             "parent": base.version if base else None,
-            "transformation": _transformation(
-                base, new, review, given=holdout_rows is not None, seed=seed
-            ),
-            **_changes(base, review, created),
-            **_split_facts(frame),
-            "cross_split_duplicates": cross_split_duplicates(frame, pairs),
+            "transformation": _transformation(base, new, review, holdout_rows is not None, seed),
         }
-        published = _write(frame, manifest, store)
+        if base and review:
+            manifest["changes"] = changes_of(review, column=base.label_column, when=created)
+        manifest |= _split_facts(frame) | {"cross_split_duplicates": duplicates}
+        published = _write(frame.drop(columns=list(WORKING)), manifest, store)
     _warn_of_duplicates(published)
     return published
 
 
-def _full_ref(ref: str) -> tuple[str, str]:
+def publish_import(request: ImportRequest, report: Callable[[str], None]) -> DataVersion:
+    """Read the files of a request, publish them as a new version and return it.
+
+    ``report`` is called with one line for each warning, and for each file of which repeated
+    rows were dropped.
+    """
+    rows = holdout_rows = None
+    description, licence, sources, decisions = "", "", [], []
+    if request.file is not None:
+        rows, holdout_rows = import_files(request.file, request, report)
+        measures = Measures(rows)
+        balance = [] if request.parent else check_balance(measures)
+        for issue in check_personal_data(measures) + balance:
+            report(f"warning: {issue.message}")
+        description, sources = f"Imported from {request.file.name}", [request.file.name]
+    if request.review is not None:
+        parent = load_dataset(request.parent_ref or request.name)
+        decisions = read_review(
+            request.review, parent, labels=request.labels, delimiter=request.delimiter
+        )
+        description = f"{parent.ref} as reviewed in {request.review.name}"
+        licence = parent.manifest["licence"]
+        sources = list(dict.fromkeys(parent.manifest["sources"] + sources))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        published = publish(
+            rows,
+            request.name,
+            request.version,
+            description=request.description or description,
+            labels=request.labels,
+            parent=request.parent,
+            holdout_rows=holdout_rows,
+            review=decisions,
+            sources=request.sources or sources,
+            licence=request.licence or licence,
+            store=request.store,
+        )
+    for warning in caught:
+        report(f"warning: {warning.message}")
+    if not published.manifest["holdout"]:
+        report("warning: too few rows to hold any out; nothing can judge a release")
+    return published
+
+
+def _parsed(ref: str) -> tuple[str, str]:
     name, version = parse_ref(ref)
     if version is None:
         raise DataError(f"{ref!r} needs a version, such as {name}@1.0.0.")
     return name, version
 
 
-def _with_intent(rows: pd.DataFrame | None, task: str) -> Any:
-    return (
-        rows.rename(columns={"kind": "intent"})
-        if rows is not None and task == "out_of_scope"
-        else rows
-    )
+def _new_rows(
+    rows: pd.DataFrame | None, holdout_rows: pd.DataFrame | None, task: str, *, reviewed: bool
+) -> pd.DataFrame | None:
+    if rows is None and (holdout_rows is not None or not reviewed):
+        raise DataError("There are no training rows to publish.")
+    if rows is None:
+        return None
+    names = {label_column(task): "intent"}
+    held = None if holdout_rows is None else holdout_rows.rename(columns=names)
+    return new_rows(rows.rename(columns=names), held)
 
 
 def _check_version(name: str, version: str, parent: str | None) -> DataVersion | None:
@@ -159,8 +203,8 @@ def _check_version(name: str, version: str, parent: str | None) -> DataVersion |
     known = versions_of(name)
     base = None
     if parent is not None:
-        parent = parent if "@" in parent else f"{name}@{parent}"
-        if _full_ref(parent)[0] != name:
+        parent = full_ref(name, parent)
+        if _parsed(parent)[0] != name:
             there = ", ".join(known) or "no version"
             raise DataError(f"The parent {parent} is another dataset; {name} has {there}.")
         base = resolve(parent)
@@ -194,6 +238,11 @@ def _ordered_labels(
     else:
         ordered = [label.strip() for label in labels]
         _check_given_labels(ordered, present)
+    for label in sorted({"id", "fold"}.intersection(ordered)):
+        raise DataError(
+            f"A label cannot be called {label!r}, a column of the tables of predictions; rename "
+            f"it, such as {label}_label."
+        )
     changes = [f"{label!r} is new" for label in ordered if label not in known]
     changes += [f"{label!r} is gone" for label in known if label not in ordered]
     if not changes and ordered != known:
@@ -213,16 +262,16 @@ def _check_given_labels(ordered: list[str], present: set[str]) -> None:
     twice = [label for label, n in Counter(ordered).items() if n > 1 or not label]
     if twice:
         raise DataError(f"The labels name {twice[0]!r} twice or leave one empty.")
-    strange = sorted(present.difference(ordered))
-    if strange:
+    unknown = sorted(present.difference(ordered))
+    if unknown:
         raise DataError(
-            f"The rows have {', '.join(map(repr, strange))}, not among the labels given: "
+            f"The rows have {', '.join(map(repr, unknown))}, not among the labels given: "
             f"{', '.join(ordered)}. Correct the rows or the labels."
         )
 
 
 def _check_rows(frame: pd.DataFrame, labels: Sequence[str]) -> None:
-    failures = schema_failures(frame.drop(columns=["side", "fold", "place"]), labels)
+    failures = schema_failures(frame.drop(columns=list(WORKING)), labels)
     if failures:
         column, reason, row = failures[0]
         place = "" if row is None else f"{frame['place'].iloc[row] or frame['id'].iloc[row]}: "
@@ -241,29 +290,10 @@ def _earlier_sides(name: str, version: str) -> dict[str, set[str]]:
     return sides
 
 
-def _joined(
-    base: DataVersion | None, new: pd.DataFrame | None, review: Sequence[Decision]
-) -> pd.DataFrame:
-    """Return a parent's rows as the review leaves them, and the new ones after them."""
-    if base is None:
-        if new is None or review:
-            raise DataError("A review changes the rows of a version; name it as the parent.")
-        return new
-    revised = revise(_read_sides(base), review)
-    return revised.assign(place="") if new is None else extend(revised, new)
-
-
-def _changes(base: DataVersion | None, review: Sequence[Decision], created: str) -> Manifest:
-    if base is None or not review:
-        return {}
-    return {"changes": changes_of(review, column=base.label_column, when=created)}
-
-
 def _transformation(
     base: DataVersion | None,
     new: pd.DataFrame | None,
     review: Sequence[Decision],
-    *,
     given: bool,
     seed: int,
 ) -> str:
@@ -281,7 +311,6 @@ def _transformation(
 
 def _split_facts(frame: pd.DataFrame) -> Manifest:
     by_side = {side: frame[frame["side"] == side] for side in ("train", "holdout")}
-    train = by_side["train"]
     return {
         "rows": len(frame),
         "label_counts": {
@@ -289,7 +318,7 @@ def _split_facts(frame: pd.DataFrame) -> Manifest:
             for side, part in by_side.items()
         },
         "holdout": by_side["holdout"]["id"].tolist(),
-        "folds": [part["id"].tolist() for _, part in train.groupby("fold")],
+        "folds": [part["id"].tolist() for _, part in by_side["train"].groupby("fold")],
     }
 
 
@@ -305,8 +334,7 @@ def _warn_of_duplicates(version: DataVersion) -> None:
 
 def _write(frame: pd.DataFrame, manifest: Manifest, store: str | None) -> DataVersion:
     name, folder = manifest["name"], f"v{manifest['version']}"
-    label_column = "kind" if manifest["task"] == "out_of_scope" else "intent"
-    rows = frame.drop(columns=["side", "fold", "place"]).rename(columns={"intent": label_column})
+    rows = frame.rename(columns={"intent": label_column(manifest["task"])})
     raw = _rows_json(rows).encode()
     path = f"{store.rstrip('/')}/{name}/{folder}/{name}.json" if store else f"{name}.json"
     manifest |= {"path": path, "sha256": hashlib.sha256(raw).hexdigest()}

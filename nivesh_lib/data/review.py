@@ -1,24 +1,22 @@
-"""The review file: doubtful rows as a CSV that a person fills in, and what they decided.
+"""The label review: a CSV of doubtful rows that a person fills in, and the decisions in it.
 
-Texts in it are anonymised, since such a file is sent around; deciding on a label needs no phone
-number. Cells that a spreadsheet would take for a formula begin with an apostrophe.
+Texts in the file are anonymised, since it may be sent to others; deciding on a label needs no
+phone number. Cells that a spreadsheet would take for a formula begin with an apostrophe.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nivesh_lib.data.importing import plain
-from nivesh_lib.data.schema import normalise
-from nivesh_lib.data.storage import locked, new_file
-from nivesh_lib.data.tables import Table, read_table
+from nivesh_lib.data.reading import Table, plain, read_table
+from nivesh_lib.data.schema import closest, conflicting_rows, normalise
 from nivesh_lib.errors import DataError
+from nivesh_lib.files import locked_folder, new_file
 from nivesh_lib.privacy import anonymize_query
 
 if TYPE_CHECKING:
@@ -26,27 +24,29 @@ if TYPE_CHECKING:
 
     from nivesh_lib.data.versions import Dataset
 
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
 COLUMNS = (
-    "id",
-    "query",
-    "label",
-    "suggested",
-    "score",
-    "decision",
-    "new_label",
-    "note",
-    "reviewer",
+    *("id", "query", "label", "suggested", "score"),
+    *("decision", "new_label", "note", "reviewer"),
 )
+ACTIONS = ("keep", "relabel", "drop")
 _NOT_READ = ("suggested", "score")
 _FORMULA = ("=", "+", "-", "@")
+_DONE = {"relabel": "relabelled", "drop": "dropped", "keep": "kept"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The decision of one person on one row; ``new_label`` only where it is relabelled."""
+
+    id: str
+    action: str
+    label: str
+    new_label: str = ""
+    who: str = ""
+    note: str = ""
+
+
+# --- the file ----------------------------------------------------------------------------------
 
 
 def write_review(path: str | Path, rows: pd.DataFrame, *, reviewer: str = "") -> Path:
@@ -68,7 +68,7 @@ def write_review(path: str | Path, rows: pd.DataFrame, *, reviewer: str = "") ->
     path = Path(path)
     if rows.empty:
         raise DataError(f"There are no rows to review; {path} was not written.")
-    with locked(path.parent):  # of two writers, one comes second and finds the file
+    with locked_folder(path.parent):  # of two writers, one comes second and finds the file
         if path.exists():
             raise DataError(
                 f"{path} exists and may hold decisions; name another file with --output."
@@ -97,14 +97,14 @@ def read_review(
     labels: Collection[str] | None = None,
     delimiter: str | None = None,
 ) -> list[Decision]:
-    """Return what a person decided; every line is checked, and all problems come in one error.
+    """Return the decisions in a file; every line is checked, and one error lists all problems.
 
     Parameters
     ----------
     data
         The version that the review is about.
     labels
-        What a row may be relabelled to; by default the version's labels.
+        The labels to choose from; by default those of the version.
 
     Raises
     ------
@@ -120,10 +120,14 @@ def read_review(
         )
     filled = (n for n, row in enumerate(table.rows) if any(plain(cell) for cell in row.values()))
     lines = [_line(table, number) for number in filled]  # spreadsheets leave empty rows behind
-    rows = _Rows.of(data, labels)
-    _refuse_another_version(path, lines, rows)
-    problems = [(line.number, what) for line in lines for what in rows.problems(line)]
-    problems += _repeats(lines) + _torn_twins(lines, rows)
+    version = _Version.of(data, labels)
+    if not any(line.decision.id in version.query for line in lines):
+        raise DataError(
+            f"{path}: none of its {len(lines)} ids is a training row of {data.ref}; name the "
+            "version that the review was written for with --extends."
+        )
+    problems = [(line.number, what) for line in lines for what in version.problems(line)]
+    problems += [*_repeated_ids(lines), *version.conflicts(lines)]
     if problems:
         shown = "\n".join(f"  line {number}: {what}" for number, what in sorted(problems))
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
@@ -149,23 +153,24 @@ def _line(table: Table, row: int) -> _Line:
     for name, cell in cells.items():
         if cell[:1] == "'" and cell[1:].startswith(_FORMULA):
             cells[name] = cell[1:]
-    return _Line(
-        table.lines[row],
-        cells["query"],
-        Decision(
-            cells["id"],
-            cells["decision"].casefold(),
-            cells["label"],
-            cells["new_label"],
-            cells["reviewer"],
-            anonymize_query(cells["note"]),  # it goes into the manifest
-        ),
+    action, note = cells["decision"].casefold(), anonymize_query(cells["note"])  # goes on record
+    decision = Decision(
+        cells["id"], action, cells["label"], cells["new_label"], cells["reviewer"], note
     )
+    return _Line(table.lines[row], cells["query"], decision)
+
+
+def _repeated_ids(lines: list[_Line]) -> Iterator[tuple[int, str]]:
+    first: dict[str, int] = {}
+    for line in lines:
+        row = line.decision.id
+        if row and first.setdefault(row, line.number) != line.number:
+            yield line.number, f"id {row!r} is in line {first[row]} already"
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The version's training rows, for looking up what a line says of one."""
+class _Version:
+    """The reviewed version: query and label of each training row by id, and the labels."""
 
     ref: str
     query: Mapping[str, str]
@@ -174,18 +179,18 @@ class _Rows:
     labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, data: Dataset, labels: Collection[str] | None) -> _Rows:
-        ids, queries = data.train["id"], data.train["query"]
-        given = data.train[data.version.label_column]
+    def of(cls, data: Dataset, labels: Collection[str] | None) -> _Version:
+        ids, label = data.train["id"], data.version.label_column
         return cls(
             data.ref,
-            dict(zip(ids, queries, strict=True)),
-            dict(zip(ids, given, strict=True)),
+            dict(zip(ids, data.train["query"], strict=True)),
+            dict(zip(ids, data.train[label], strict=True)),
             frozenset(data.manifest["holdout"]),
             tuple(labels or data.labels),
         )
 
     def problems(self, line: _Line) -> list[str]:
+        """Return what is wrong with a line by itself."""
         row = line.decision.id
         if row in self.held:
             return [f"id {row!r} is held out; such rows are never reviewed"]
@@ -193,95 +198,47 @@ class _Rows:
             return [f"id {row!r} is no row of {self.ref}" if row else "id is missing"]
         return [*self._changed(line), *self._undecidable(line.decision)]
 
-    def _changed(self, line: _Line) -> list[str]:
-        """Say where a line differs from the version in what a reviewer must not change."""
-        found, there = [], self.label[line.decision.id]
+    def _changed(self, line: _Line) -> Iterator[str]:
+        """Yield where a line differs from the version in what a reviewer must not change."""
+        label = self.label[line.decision.id]
         if normalise(line.query) != normalise(anonymize_query(self.query[line.decision.id])):
-            found.append(f"the query is not that of {self.ref}; a review changes labels only")
-        if line.decision.label != there:
-            found.append(
-                f"label is {line.decision.label!r}, in {self.ref} it is {there!r}; write another "
+            yield f"the query is not that of {self.ref}; a review changes labels only"
+        if line.decision.label != label:
+            yield (
+                f"label is {line.decision.label!r}, in {self.ref} it is {label!r}; write another "
                 "one into new_label"
             )
-        return found
 
-    def _undecidable(self, decision: Decision) -> list[str]:
+    def _undecidable(self, decision: Decision) -> Iterator[str]:
         action, new = decision.action, decision.new_label
         if action and action not in ACTIONS:
             choice = ", ".join(ACTIONS)
-            return [f"decision {action!r} is not {choice} or empty{_closest(action, ACTIONS)}"]
-        found = []
+            yield f"decision {action!r} is not {choice} or empty{closest(action, ACTIONS)}"
+            return
         if new and action != "relabel":
-            found.append(f"new_label is {new!r} but decision is {action or 'empty'!r}, not relabel")
+            yield f"new_label is {new!r} but decision is {action or 'empty'!r}, not relabel"
         if action == "relabel" and not new:
-            found.append("decision is relabel, and new_label is empty")
+            yield "decision is relabel, and new_label is empty"
         if new and new not in self.labels:
-            found.append(f"new_label {new!r} is not in the labels{_closest(new, self.labels)}")
+            yield f"new_label {new!r} is not in the labels{closest(new, self.labels)}"
         if action == "relabel" and new == self.label[decision.id]:
-            found.append(f"new_label {new!r} is the label that the row has; write keep")
+            yield f"new_label {new!r} is the label that the row has; write keep"
         if action in ("relabel", "drop") and not decision.who:
-            found.append("reviewer is empty; changes are recorded with a name")
-        return found
+            yield "reviewer is empty; changes are recorded with a name"
+
+    def conflicts(self, lines: list[_Line]) -> Iterator[tuple[int, str]]:
+        """Yield relabelled rows whose text another row has with another label afterwards."""
+        after = _labels_after(self.label, [line.decision for line in lines])
+        rows = list(after)
+        texts = [normalise(self.query[row]) for row in rows]
+        conflicting = {rows[n] for n in conflicting_rows(texts, after.values())}
+        for line in lines:
+            if line.decision.action == "relabel" and line.decision.id in conflicting:
+                what = "another row has this text and another label; decide on both alike"
+                yield line.number, what
 
 
-def _closest(word: str, choice: Collection[str]) -> str:
-    match = difflib.get_close_matches(word, list(choice), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def _refuse_another_version(path: str | Path, lines: list[_Line], rows: _Rows) -> None:
-    if not any(line.decision.id in rows.query for line in lines):
-        raise DataError(
-            f"{path}: none of its {len(lines)} ids is a training row of {rows.ref}; name the "
-            "version that the review was written for with --extends."
-        )
-
-
-def _repeats(lines: list[_Line]) -> list[tuple[int, str]]:
-    first: dict[str, int] = {}
-    for line in lines:
-        first.setdefault(line.decision.id, line.number)
-    return [
-        (line.number, f"id {line.decision.id!r} is in line {first[line.decision.id]} already")
-        for line in lines
-        if line.decision.id and first[line.decision.id] != line.number
-    ]
-
-
-def _torn_twins(lines: list[_Line], rows: _Rows) -> list[tuple[int, str]]:
-    """Find relabelled rows whose very text another row has with another label afterwards."""
-    after = dict(rows.label)
-    for decision in (line.decision for line in lines):
-        if decision.action == "relabel" and decision.id in after:
-            after[decision.id] = decision.new_label
-        if decision.action == "drop":
-            after.pop(decision.id, None)
-    labels: dict[str, Counter[str]] = {}
-    for row, label in after.items():
-        labels.setdefault(normalise(rows.query[row]), Counter())[label] += 1
-    return [
-        (line.number, "another row has this text and another label; decide on both alike")
-        for line in lines
-        if line.decision.action == "relabel"
-        and line.decision.id in after
-        and len(labels[normalise(rows.query[line.decision.id])]) > 1
-    ]
-
-
-ACTIONS = ("keep", "relabel", "drop")
-_DONE = {"relabel": "relabelled", "drop": "dropped", "keep": "kept"}
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one person decided about one row; ``new_label`` only where it is relabelled."""
-
-    id: str
-    action: str
-    label: str
-    new_label: str = ""
-    who: str = ""
-    note: str = ""
+# --- the decisions -----------------------------------------------------------------------------
 
 
 def revise(base: pd.DataFrame, review: Sequence[Decision]) -> pd.DataFrame:
@@ -301,21 +258,24 @@ def revise(base: pd.DataFrame, review: Sequence[Decision]) -> pd.DataFrame:
         )
     train = base[base["side"] == "train"]
     label_of = dict(zip(train["id"], train["intent"], strict=True))
-    new_label: dict[str, str | None] = {}
     for decision in review:
         _check(decision, label_of)
-        if decision.id in new_label:
-            raise DataError(f"Row {decision.id} is decided twice; keep one of the two.")
-        outcome = {"keep": decision.label, "relabel": decision.new_label, "drop": None}
-        new_label[decision.id] = outcome[decision.action]
-    kept = base[base["id"].map(lambda row: new_label.get(row, "") is not None)]
-    labels = [
-        new_label.get(row) or label for row, label in zip(kept["id"], kept["intent"], strict=True)
-    ]
-    return kept.assign(intent=labels).reset_index(drop=True)
+    twice = [row for row, n in Counter(decision.id for decision in review).items() if n > 1]
+    if twice:
+        raise DataError(f"Row {twice[0]} is decided twice; keep one of the two.")
+    after = _labels_after(dict(zip(base["id"], base["intent"], strict=True)), review)
+    kept = base[base["id"].isin(after.keys())].reset_index(drop=True)
+    return kept.assign(intent=list(after.values()))
 
 
-def _check(decision: Decision, label_of: dict[str, str]) -> None:
+def _labels_after(label_of: Mapping[str, str], review: Sequence[Decision]) -> dict[str, str]:
+    """Return the labels by row id as a review leaves them, without the rows that it drops."""
+    relabelled = {d.id: d.new_label for d in review if d.action == "relabel"}
+    dropped = {d.id for d in review if d.action == "drop"}
+    return {row: relabelled.get(row, old) for row, old in label_of.items() if row not in dropped}
+
+
+def _check(decision: Decision, label_of: Mapping[str, str]) -> None:
     if decision.action not in ACTIONS:
         raise DataError(f"Row {decision.id}: {decision.action!r} is not {', '.join(ACTIONS)}.")
     if decision.action == "relabel" and not decision.new_label:

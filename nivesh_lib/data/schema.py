@@ -1,12 +1,18 @@
-"""What a row is: its columns, the Nivesh labels, and when two texts are the same."""
+"""The schema of rows: columns, labels, equality of texts, and issues found in rows.
+
+The column of labels is called ``intent`` on disk and in frames; ``versions`` has the exception.
+"""
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +48,23 @@ LABELS = (
 )
 
 
+@dataclass(frozen=True)
+class Issue:
+    """One finding; ``rows`` are ids where the data has them, else 0-based positions."""
+
+    check: str
+    message: str
+    rows: tuple[str | int, ...] = ()
+    severity: Literal["error", "warning"] = "error"
+
+
+def row_ids(frame: pd.DataFrame, rows: Iterable[int]) -> tuple[str | int, ...]:
+    """Return the ids of rows given by position, or the positions where the frame has no ids."""
+    if "id" not in frame:
+        return tuple(int(row) for row in rows)
+    return tuple(str(frame["id"].iloc[int(row)]) for row in rows)
+
+
 def label_to_id(labels: Sequence[str]) -> dict[str, int]:
     """Map each label to its place in the manifest's order."""
     return {label: number for number, label in enumerate(labels)}
@@ -52,8 +75,38 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def conflicting_rows(texts: Iterable[str], labels: Iterable[object]) -> dict[int, int]:
+    """Find equal texts with more than one label.
+
+    Parameters
+    ----------
+    texts, labels
+        Of the rows, in order. Texts are normalised; an empty one is equal to none, and a label
+        that is no text does not count.
+
+    Returns
+    -------
+    dict
+        The position of every row with such a text -> that of the first row with this text.
+    """
+    first: dict[str, int] = {}
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    keys = list(texts)
+    for row, (key, label) in enumerate(zip(keys, labels, strict=True)):
+        first.setdefault(key, row)
+        if key and isinstance(label, str):
+            labels_of[key].add(label)
+    return {row: first[key] for row, key in enumerate(keys) if len(labels_of[key]) > 1}
+
+
+def closest(word: str, choice: Iterable[str]) -> str:
+    """Return a hint at the most similar word, for the end of a message, or an empty string."""
+    match = difflib.get_close_matches(word, list(choice), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
 def is_iso_date(text: str) -> bool:
-    """Say whether ``text`` is an ISO 8601 calendar date, perhaps with a time and its zone."""
+    """Return whether ``text`` is an ISO 8601 calendar date, perhaps with a time and its zone."""
     return date_form(text) is not None
 
 
@@ -86,7 +139,7 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
     known = None if labels is None else set(labels)
 
     def check(holds: Callable[[str], bool], name: str) -> Any:
-        # What is no text is reported once, by the dtype.
+        # A cell that is no text is reported once, by the dtype.
         return pa.Check(lambda c: not isinstance(c, str) or holds(c), element_wise=True, name=name)
 
     filled = check(lambda cell: bool(cell.strip()), "is blank")
@@ -109,7 +162,7 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
 def _written_alike(dates: pd.Series) -> pd.Series:
     import pandas as pd
 
-    # What is no date is reported by another check.
+    # A cell that is no date is reported by another check.
     forms = [date_form(cell) if isinstance(cell, str) else None for cell in dates]
     first = next(filter(None, forms), None)
     return pd.Series([form in (None, first) for form in forms], index=dates.index, dtype=bool)
@@ -118,7 +171,7 @@ def _written_alike(dates: pd.Series) -> pd.Series:
 def schema_failures(
     frame: pd.DataFrame, labels: Iterable[str] | None = None
 ) -> list[tuple[str, str, int | None]]:
-    """Return ``(column, what is wrong, row position)`` for every cell that breaks the schema.
+    """Return ``(column, problem, row position)`` for every cell that violates the schema.
 
     The position is None where a whole column is missing. Cells are never quoted.
     """

@@ -1,8 +1,8 @@
-"""From new rows, and perhaps a parent's, to one frame in which each row has id, side and fold.
+"""Split assignment: the id, side and fold of each row of a new version.
 
-Nothing here reads or writes files. The frames carry three columns beside those of the schema:
-``side`` (train, holdout or, while undecided, empty), ``fold`` (-1 outside training) and
-``place`` (how to name a new row in a message; empty for a parent's row).
+Nothing here reads or writes files. The frames carry four columns beside those of the schema:
+``side`` (train, holdout or, while undecided, empty), ``fold`` (-1 outside training), ``place``
+(how to name a new row in a message; empty for a parent's row) and ``key`` (the normalised text).
 """
 
 from __future__ import annotations
@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nivesh_lib.data.schema import OPTIONAL, REQUIRED, normalise
-from nivesh_lib.data.splits import Pair, choose_holdout, group_pairs, hard_rows, make_folds
+from nivesh_lib.data.schema import OPTIONAL, REQUIRED, conflicting_rows, normalise
+from nivesh_lib.data.splits import (
+    Pair,
+    choose_holdout,
+    group_pairs,
+    hard_rows,
+    make_folds,
+    mask_amounts,
+    near_duplicate_pairs,
+)
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+WORKING = ("side", "fold", "place", "key")  # columns that are not written
 HOLDOUT_SHARE = 0.2
 N_FOLDS = 5
 MAX_REPEATED = 0.1  # of the held-out rows; more that are in training too measure memory
@@ -33,13 +42,9 @@ def new_rows(rows: pd.DataFrame, holdout_rows: pd.DataFrame | None) -> pd.DataFr
     """Return the canonical columns of both frames; given holdout rows decide every side."""
     import pandas as pd
 
-    if holdout_rows is None:
-        parts = [_canonical(rows, "", "row")]
-    else:
-        parts = [
-            _canonical(rows, "train", "row"),
-            _canonical(holdout_rows, "holdout", "holdout row"),
-        ]
+    parts = [_canonical(rows, "" if holdout_rows is None else "train", "row")]
+    if holdout_rows is not None:
+        parts.append(_canonical(holdout_rows, "holdout", "holdout row"))
     frame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     if frame.empty:
         raise DataError("There are no rows to publish.")
@@ -66,18 +71,30 @@ def _canonical(rows: pd.DataFrame, side: str, place: str) -> pd.DataFrame:
     return frame.assign(side=side, fold=-1, place=places)
 
 
-def extend(base: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Put new rows after a parent's; a row that is there already is refused."""
+def joined(base: pd.DataFrame | None, new: pd.DataFrame | None) -> pd.DataFrame:
+    """Return a parent's rows, with sides and folds, and the new ones after them.
+
+    Raises
+    ------
+    DataError
+        A new row is in the parent already.
+    """
     import pandas as pd
 
-    there = dict(zip(base["query"], base["id"], strict=True))
-    again = [
-        f"{place} is there already as {there[query]}"
-        for place, query in zip(new["place"], new["query"], strict=True)
-        if query in there
-    ]
-    _refuse(again, "Leave it out.")
-    return pd.concat([base.assign(place=""), new], ignore_index=True)
+    parts = [] if new is None else [new]
+    if base is not None:
+        parts.insert(0, base.assign(place=""))
+    frame = pd.concat(parts, ignore_index=True)
+    frame["key"] = [normalise(t) if isinstance(t, str) else "" for t in frame["query"]]
+    if base is not None and new is not None:
+        there = dict(zip(base["query"], base["id"], strict=True))
+        again = [
+            f"{place} is there already as {there[query]}"
+            for place, query in zip(new["place"], new["query"], strict=True)
+            if query in there
+        ]
+        _refuse(again, "Leave it out.")
+    return frame
 
 
 def check_conflicts(frame: pd.DataFrame) -> None:
@@ -85,35 +102,32 @@ def check_conflicts(frame: pd.DataFrame) -> None:
 
     A parent's rows are compared with those on their own side, new rows with all.
     """
-    first: dict[tuple[str, str], tuple[str, str]] = {}
-    first_version = bool((frame["place"] != "").all())
-    found = []
-    columns = (frame[name] for name in ("query", "intent", "side", "place", "id"))
-    for query, intent, side, place, row_id in zip(*columns, strict=True):
-        own_side = first_version or not place
-        met = [
-            first.setdefault((normalise(query), where), (place or row_id, intent))
-            for where in ([side] if own_side else ["train", "holdout", ""])
-        ]
-        other = next((name_label for name_label in met if name_label[1] != intent), None)
-        if other:
-            found.append(
-                f"{place or row_id} has the text of {other[0]} but label {intent!r}, not "
-                f"{other[1]!r}"
-            )
+    new = (frame["place"] != "").to_numpy(dtype=bool)
+    first: dict[int, int] = {}
+    for side in ("train", "holdout", ""):
+        compared = (frame["side"] == side).to_numpy(dtype=bool) | (new & ~new.all())
+        rows, labels = np.flatnonzero(compared), frame["intent"][compared].tolist()
+        for row, other in conflicting_rows(frame["key"][compared], labels).items():
+            if labels[row] != labels[other]:
+                first.setdefault(int(rows[row]), int(rows[other]))
+    label, name = frame["intent"], frame["place"].where(new, frame["id"])
+    found = [
+        f"{name[row]} has the text of {name[other]} but label {label[row]!r}, not {label[other]!r}"
+        for row, other in sorted(first.items())
+    ]
     _refuse(found, "Decide on one label for each text.")
 
 
 def make_ids(frame: pd.DataFrame, dataset: str) -> list[str]:
-    """Return given ids, and for the others one made from the dataset's letters and the text."""
+    """Return the given ids; a missing one is made from the dataset's name and the text's hash."""
     parts = [part for part in re.split("[_-]", dataset) if part]
     prefix = "".join(part[0] for part in parts) if len(parts) > 1 else dataset[:3]
     given = frame["id"].notna()
     used = set(frame["id"][given])
     ids = []
-    for row_id, query, keep in zip(frame["id"], frame["query"], given, strict=True):
+    for row_id, key, keep in zip(frame["id"], frame["key"], given, strict=True):
         if not keep:
-            stem = f"{prefix}-{hashlib.sha256(normalise(query).encode()).hexdigest()[:8]}"
+            stem = f"{prefix}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
             row_id, number = stem, 2
             while row_id in used:
                 row_id, number = f"{stem}-{number}", number + 1
@@ -122,9 +136,45 @@ def make_ids(frame: pd.DataFrame, dataset: str) -> list[str]:
     return ids
 
 
-def decide_sides(
-    frame: pd.DataFrame, pairs: list[Pair], earlier: Sides, seed: int = 42
-) -> np.ndarray:
+def assign_split(
+    frame: pd.DataFrame, earlier: Sides, labels: Sequence[str] | None, seed: int
+) -> dict[str, int]:
+    """Set the side and the fold of every row, in place.
+
+    Near-duplicates (``splits.near_duplicate_pairs``, amounts masked) share side and fold.
+
+    Parameters
+    ----------
+    earlier
+        The sides of texts in other versions; a text keeps its side.
+    labels
+        Each needs a training row; None where none has to have one.
+
+    Returns
+    -------
+    dict
+        How many held-out rows have a training row of the same text (``exact``) or of nearly the
+        same (``near``).
+
+    Raises
+    ------
+    DataError
+        No such assignment exists, or the held-out rows would largely repeat the training rows.
+    """
+    pairs = near_duplicate_pairs([mask_amounts(text) for text in frame["query"]])
+    frame["side"] = _decide_sides(frame, pairs, earlier, seed)
+    if labels is not None:
+        _check_learnable(frame, labels)
+    train = (frame["side"] == "train").to_numpy(dtype=bool)
+    repeated = ~train & frame["key"].isin(set(frame["key"][train])).to_numpy(dtype=bool)
+    exact = set(np.flatnonzero(repeated).tolist())
+    _check_unseen(frame, exact)
+    frame["fold"] = _decide_folds(frame, pairs, seed)
+    near = {i if train[j] else j for i, j, _ in pairs if train[i] != train[j]}
+    return {"exact": len(exact), "near": len(near - exact)}
+
+
+def _decide_sides(frame: pd.DataFrame, pairs: list[Pair], earlier: Sides, seed: int) -> np.ndarray:
     """Return the side of each row: a parent's stay, a text keeps the side it had, 20 % are chosen.
 
     Where there is a parent, near-duplicates across the split are refused.
@@ -145,13 +195,12 @@ def decide_sides(
         decided = np.isin(groups, groups[side == wanted])
         side[(side == "") & decided] = wanted
     free = side == ""
-    target = round(HOLDOUT_SHARE * int((new & ~hard).sum())) - int(
-        (new & (side == "holdout")).sum()
-    )
+    wanted_rows = round(HOLDOUT_SHARE * int((new & ~hard).sum()))
+    missing = max(0, wanted_rows - int((new & (side == "holdout")).sum()))
     held = choose_holdout(
         frame[free],
         groups[free],
-        min(1.0, max(0, target) / max(1, int(free.sum()))),
+        min(1.0, missing / max(1, int(free.sum()))),
         seed,
         already_training=Counter(frame["intent"][side == "train"].tolist()),
     )
@@ -164,7 +213,7 @@ def _keep_earlier_sides(
 ) -> None:
     moved = []
     for row in np.flatnonzero(new):
-        before = earlier.get(normalise(frame["query"].iloc[row]))
+        before = earlier.get(frame["key"].iloc[row])
         if before and not side[row]:
             side[row] = "holdout" if "holdout" in before else "train"
         elif before and side[row] not in before:
@@ -176,7 +225,7 @@ def _keep_earlier_sides(
 def _refuse_across(
     frame: pd.DataFrame, side: np.ndarray, new: np.ndarray, pairs: list[Pair]
 ) -> None:
-    """Refuse new rows near one on the other side; undecided ones near a parent's may only train."""
+    """Refuse new rows near one on the other side; undecided near-duplicates go to training."""
     for i, j, _ in pairs:
         for row, other in ((i, j), (j, i)):
             if not side[row] and side[other] and not new[other]:
@@ -192,8 +241,8 @@ def _refuse_across(
     _refuse(list(found.values()), "Leave it out: the holdout would no longer be unseen.")
 
 
-def check_learnable(frame: pd.DataFrame, labels: Sequence[str]) -> None:
-    """Refuse a label without a training row, and training rows that no score can be taken on."""
+def _check_learnable(frame: pd.DataFrame, labels: Sequence[str]) -> None:
+    """Refuse a label without a training row, and training rows that are all hard."""
     train = frame[frame["side"] == "train"]
     learnt = set(train["intent"])
     found = [
@@ -212,7 +261,7 @@ def check_learnable(frame: pd.DataFrame, labels: Sequence[str]) -> None:
         )
 
 
-def decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int = 42) -> np.ndarray:
+def _decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int) -> np.ndarray:
     """Return the fold of each row, -1 where it is held out; a parent's rows keep theirs."""
     fold = frame["fold"].to_numpy(dtype=int).copy()
     train = (frame["side"] == "train").to_numpy(dtype=bool)
@@ -224,9 +273,9 @@ def decide_folds(frame: pd.DataFrame, pairs: list[Pair], seed: int = 42) -> np.n
     return fold
 
 
-def check_unseen(frame: pd.DataFrame) -> None:
+def _check_unseen(frame: pd.DataFrame, repeated: set[int]) -> None:
     """Refuse a holdout that largely repeats the training rows."""
-    repeated, held = _repeated(frame), int((frame["side"] == "holdout").sum())
+    held = int((frame["side"] == "holdout").sum())
     if len(repeated) > MAX_REPEATED * held:
         share = f"{len(repeated) / held:.1%}, more than {MAX_REPEATED:.0%}"
         raise DataError(
@@ -234,22 +283,6 @@ def check_unseen(frame: pd.DataFrame) -> None:
             f"training row, {_name(frame, min(repeated))} the first; the holdout would measure "
             "memory. Remove them from one of the files."
         )
-
-
-def cross_split_duplicates(frame: pd.DataFrame, pairs: list[Pair]) -> dict[str, int]:
-    """Count the held-out rows whose text, or nearly so, is in training too."""
-    train = (frame["side"] == "train").to_numpy(dtype=bool)
-    exact = _repeated(frame)
-    near = {i if train[j] else j for i, j, _ in pairs if train[i] != train[j]}
-    return {"exact": len(exact), "near": len(near - exact)}
-
-
-def _repeated(frame: pd.DataFrame) -> set[int]:
-    """Return the positions of held-out rows whose text, up to case and white space, is trained."""
-    train = (frame["side"] == "train").to_numpy(dtype=bool)
-    texts = frame["query"].map(normalise)
-    both = ~train & texts.isin(set(texts[train])).to_numpy(dtype=bool)
-    return {int(row) for row in np.flatnonzero(both)}
 
 
 def _name(frame: pd.DataFrame, row: int | np.integer) -> str:

@@ -1,4 +1,4 @@
-"""Which rows belong together, which are held out, and which fold each training row is in."""
+"""Splits: groups of near-duplicates, the choice of rows to hold out, and folds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Pair = tuple[int, int, float]
 
 NEAR = 0.85  # cosine of character 3-5-grams from which two texts count as near-duplicates
-TAIL = 0.75  # of the threshold; the norm of what the first, quick comparison leaves out
-ROUNDING = 1e-3  # more than a cosine in single precision can be off
+TAIL = 0.75  # of the threshold; the norm of the n-grams that the first comparison leaves out
+ROUNDING = 1e-3  # above the error of a cosine in single precision
 MAX_GROUP = 20  # rows; longer chains join texts that have little in common
 MIN_CLASS = 5  # rows; a smaller class keeps all of them for training
 
@@ -34,7 +34,7 @@ _AMOUNT = re.compile(
 
 
 def mask_amounts(text: str) -> str:
-    """Replace every amount and stand-alone number with ``#``; names such as 80C stay."""
+    """Replace every amount and stand-alone number by ``#``; names such as 80C stay."""
     return _AMOUNT.sub("#", text)
 
 
@@ -42,9 +42,10 @@ def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[
     """Return ``(i, j, cosine)`` with ``i < j`` for texts that are nearly the same.
 
     The similarity is the cosine of TF-IDF vectors of character 3- to 5-grams. Rows are compared
-    in blocks, so that the square of all similarities is never in memory at once; first by their
+    in blocks, so that the matrix of all similarities is never in memory at once; first by their
     rare n-grams, and in full only where those agree enough. No pair is missed: the frequent
-    n-grams that are left out of a row have a norm of at most ``tail``, so add no more to a cosine.
+    n-grams that are left out of a row have a norm of at most ``TAIL * threshold``, so they add no
+    more than that to a cosine.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -152,7 +153,7 @@ def choose_holdout(
     quota = _quotas(Counter(labels[~kept_whole].tolist()), target) & room
     held = np.zeros(len(frame), dtype=bool)
     taken: Counter[str] = Counter()
-    # First what each class owes; then, where whole groups left a gap, any class with room.
+    # First the quota of each class; then, where whole groups left a gap, any class with room.
     for limit in (quota, room):
         for rows in open_groups:
             wanted = Counter(labels[rows].tolist())
@@ -173,9 +174,9 @@ def make_folds(
 ) -> np.ndarray:
     """Return a fold number for each row: stratified by intent, groups kept whole.
 
-    Groups are dealt, the largest first, to the fold that has least of their intents: the rule of
-    scikit-learn's ``StratifiedGroupKFold``, which can neither start from folds that exist already
-    nor promise that an intent with two groups is in every training part.
+    Groups are assigned, the largest first, to the fold that has the fewest rows of their intents:
+    the rule of scikit-learn's ``StratifiedGroupKFold``, which can neither start from existing
+    folds nor guarantee that an intent with two groups is in every training part.
 
     Parameters
     ----------
@@ -202,18 +203,18 @@ def make_folds(
         free = rows[folds[rows] < 0]
         if len(free):
             known = folds[rows][folds[rows] >= 0]
-            fold = _commonest(known) if len(known) else _deal(counts, totals, labels[free])
+            fold = _most_frequent(known) if len(known) else _best_fold(counts, totals, labels[free])
             folds[free] = fold
             np.add.at(counts, (fold, labels[free]), 1)
     return folds
 
 
-def _commonest(folds: np.ndarray) -> int:
+def _most_frequent(folds: np.ndarray) -> int:
     return int(np.bincount(folds).argmax())
 
 
-def _deal(counts: np.ndarray, totals: np.ndarray, labels: np.ndarray) -> int:
-    """Return the fold that the rows with these labels unbalance least."""
+def _best_fold(counts: np.ndarray, totals: np.ndarray, labels: np.ndarray) -> int:
+    """Return the fold whose balance the rows with these labels disturb least."""
     here = counts[:, labels]
     only_fold = ((here > 0) & (here == here.sum(axis=0))).sum(axis=1)
     crowded = (here / totals[labels]).sum(axis=1)

@@ -1,11 +1,12 @@
 """Dataset versions: folders that are written once, verified on every load, never edited.
 
-``data/<name>/v<version>/`` holds ``<name>.json``, all rows, and ``manifest.json``, which says
-what they are and on which side of the split. ``load_dataset`` returns the training side; the other
-one is in ``holdout.py``.
+``data/<name>/v<version>/`` holds all rows in ``<name>.json``, and in ``manifest.json`` where they
+come from, the side of the split and the fold of each. ``load_dataset`` returns the training
+side; ``holdout.py`` returns the other one.
 
-A dataset of the task ``out_of_scope`` calls its label ``kind``: the column is renamed at the
-door, in ``publishing.publish`` and on loading, and is ``intent`` to everything between.
+The column of labels of a dataset of the task ``out_of_scope`` is called ``kind`` on disk and in
+``Dataset.train``. ``publishing.publish`` and ``_read_sides`` rename it: everywhere else in this
+package the column is ``intent``.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nivesh_lib.data.remote import read_bytes
 from nivesh_lib.data.schema import OPTIONAL
-from nivesh_lib.data.storage import (
-    read_bytes,
-)
 from nivesh_lib.errors import ChecksumError, DataError
 from nivesh_lib.paths import data_dir, home
+from nivesh_lib.privacy import anonymize_query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,9 +53,20 @@ def parse_ref(ref: str) -> tuple[str, str | None]:
     return name, version if at else None
 
 
+def full_ref(name: str, version: str) -> str:
+    """Return ``name@version`` for a version that may be given with its name or without."""
+    return version if "@" in version else f"{name}@{version}"
+
+
 def version_key(version: str) -> tuple[int, ...]:
-    """Return what versions sort by: ``1.10.0`` comes after ``1.9.0``."""
+    """Return the sort key of a version: ``1.10.0`` comes after ``1.9.0``."""
     return tuple(int(part) for part in version.split("."))
+
+
+def next_patch(version: str) -> str:
+    """Return the version with the next PATCH number."""
+    stem, _, patch = version.rpartition(".")
+    return f"{stem}.{int(patch) + 1}"
 
 
 def is_draft(version: str) -> bool:
@@ -104,7 +115,7 @@ class DataVersion:
 
     @property
     def changes(self) -> list[dict[str, Any]]:
-        """Return what a review changed in the parent's rows: id, column, from, to, who, when."""
+        """Return the changes of a review to the parent's rows: id, column, from, to, who, when."""
         return list(self.manifest.get("changes", []))
 
     @property
@@ -115,7 +126,22 @@ class DataVersion:
     @property
     def label_column(self) -> str:
         """Return ``intent``, or ``kind`` for an out-of-scope set."""
-        return "kind" if self.manifest["task"] == "out_of_scope" else "intent"
+        return label_column(self.manifest["task"])
+
+    def count(self, label: str) -> int:
+        """Return the number of rows with a label on both sides of the split."""
+        return sum(side.get(label, 0) for side in self.manifest["label_counts"].values())
+
+    def facts(self) -> dict[str, Any]:
+        """Return the manifest without ids of rows: nothing of a held-out row may be shown."""
+        hidden = ("holdout", "folds", "manifest_sha256", "name", "version")
+        shown = {key: value for key, value in self.manifest.items() if key not in hidden}
+        return {
+            "ref": self.ref,
+            **shown,
+            "held_out": len(self.manifest["holdout"]),
+            "folds": [len(fold) for fold in self.manifest["folds"]],
+        }
 
     @property
     def location(self) -> str:
@@ -170,6 +196,20 @@ class Dataset:
         """Return the number of folds that are part of the version."""
         return len(self.manifest["folds"])
 
+    def examples(self) -> list[dict[str, str]]:
+        """Return ``label`` and anonymised ``query`` of a training row of each of five labels."""
+        label = self.version.label_column
+        firsts = self.train.drop_duplicates(label).head(5)
+        return [
+            {"label": name, "query": anonymize_query(query)}
+            for name, query in zip(firsts[label], firsts["query"], strict=True)
+        ]
+
+
+def label_column(task: str) -> str:
+    """Return the name of the column of labels, on disk and in `Dataset.train`."""
+    return "kind" if task == "out_of_scope" else "intent"
+
 
 def resolve(ref: str) -> DataVersion:
     """Find a version and verify its manifest; a bare name means the newest that is no draft."""
@@ -213,7 +253,7 @@ def _manifests() -> Iterator[Path]:
 
 
 def read_manifest(folder: Path) -> DataVersion:
-    """Return the version in a folder, after checking what its manifest says against its hash.
+    """Return the version in a folder, after verifying the hash of its manifest.
 
     Raises
     ------

@@ -281,7 +281,9 @@ def directory_bytes(directory: Path | str) -> int:
 
 
 def saved_bytes(model: Any) -> int:
-    """Return how much room ``model.save`` takes on disk, in bytes."""
+    """Return the bytes that ``model.save`` writes; ``model.size_bytes`` of one that has it."""
+    if hasattr(model, "size_bytes"):
+        return int(model.size_bytes)
     with tempfile.TemporaryDirectory() as folder:
         return directory_bytes(model.save(Path(folder) / "model"))
 

@@ -1,21 +1,18 @@
-"""The contract that every text model keeps, and how one is saved and loaded.
+"""The estimator contract of text models and the model directory.
 
-A model is a scikit-learn classifier of plain strings: ``fit(X, y)``,
-``predict_proba(X)`` with columns in the order of the sorted ``classes_``, and
-``predict`` inherited from here. A saved model is a directory: ``model.json``
-(kind, arguments, classes, hashes) beside JSON or safetensors files, no pickle.
+A model is a scikit-learn classifier of strings: ``fit(X, y)``, ``predict_proba(X)`` with columns
+in the order of the sorted ``classes_``, and an inherited ``predict``. A model directory holds
+``model.json`` (kind, constructor arguments, classes, file hashes) beside JSON, text, safetensors
+or ONNX files; nothing is pickled.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import importlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -25,9 +22,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.files import locked, replace_folder, restore_folder, sha256_file
 from nivesh_lib.privacy import anonymize_query
 
-# The one place that knows which models there are: kind -> "module:Class".
+# The registry: kind -> "module:Class".
 MODELS = {
     "rules": "nivesh_lib.models.text.rules:RulesClassifier",
     "tfidf": "nivesh_lib.models.text.tfidf:TfidfClassifier",
@@ -35,16 +33,21 @@ MODELS = {
     "embedding": "nivesh_lib.models.neural.embedding:EmbeddingClassifier",
     "transformer": "nivesh_lib.models.neural.transformer:TransformerClassifier",
     "onnx": "nivesh_lib.models.compact.onnx_classifier:OnnxClassifier",
-    "onnx_tfidf": "nivesh_lib.models.compact.onnx_tfidf:OnnxTfidf",
     "static": "nivesh_lib.models.compact.static:StaticClassifier",
-    "quantized": "nivesh_lib.models.compact.torch_int8:QuantizedClassifier",
     "ensemble": "nivesh_lib.models.wrappers.ensemble:EnsembleClassifier",
     "calibrated": "nivesh_lib.models.wrappers.selective:Calibrated",
     "abstaining": "nivesh_lib.models.wrappers.selective:Abstaining",
     "cascade": "nivesh_lib.models.wrappers.cascade:Cascade",
-    "remembering": "nivesh_lib.models.wrappers.remembering:Remembering",
 }
-MAX_CHARACTERS = 10_000  # characters of a text that are read
+# Kinds of earlier releases that are no longer loaded -> what to use instead.
+_REMOVED = {
+    "onnx_tfidf": "train a tfidf model again; it is faster",
+    "quantized": "train a transformer again and export it with OnnxClassifier.of (int8)",
+    "remembering": "load the model in its folder 'model'",
+}
+# Constructor arguments in model.json of earlier releases -> their present names.
+_RENAMED_ARGUMENTS = {"direct": "identity_pooler", "slips": "typo_rate"}
+MAX_CHARACTERS = 10_000  # the rest of a longer text is ignored
 _FORMAT = 1
 _SAFE_SUFFIXES = {".json", ".safetensors", ".onnx", ".txt"}
 
@@ -67,9 +70,9 @@ def as_texts(X: Iterable[str]) -> list[str]:
 
 
 def as_training(X: Iterable[str], y: Iterable[str]) -> tuple[list[str], np.ndarray]:
-    """Return the prepared texts and the labels to fit on, as a list and an object array.
+    """Return the prepared texts, a list, and the labels, an object array (n,), to fit on.
 
-    What a model learns, it keeps in its files; `prepare` takes personal data out before.
+    `prepare` removes personal data first, since a model's files hold what it learned.
 
     Raises
     ------
@@ -83,32 +86,32 @@ def as_training(X: Iterable[str], y: Iterable[str]) -> tuple[list[str], np.ndarr
 
 
 def prepare(text: str) -> str:
-    """Return what a model sees of a text: its beginning, personal data replaced by tags.
+    """Return a text truncated to `MAX_CHARACTERS`, with personal data replaced by tags.
 
-    The same in training and in use, or tags would be words that no query has.
+    Applied in training and in inference alike, so that both see the same tags.
     """
     return anonymize_query(text[:MAX_CHARACTERS])
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
-    """Base of all text models. Subclasses write what raises NotImplementedError here."""
+    """Base class of all text models; subclasses override what raises NotImplementedError."""
 
     kind: ClassVar[str] = ""
     classes_: np.ndarray
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Learn from texts ``X`` (n,) and labels ``y`` (n,); return self."""
+        """Fit on texts ``X`` (n,) and labels ``y`` (n,); return self."""
         raise NotImplementedError
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return class probabilities, shape (n, n_classes), columns as in ``classes_``."""
-        if not hasattr(self, "classes_"):  # scikit-learn's check takes longer than some answers
+        if not hasattr(self, "classes_"):  # check_is_fitted is slower than some predictions
             check_is_fitted(self)
         texts = [prepare(text) for text in as_texts(X)]
         return self._proba(texts) if texts else np.empty((0, len(self.classes_)))
 
     def _proba(self, texts: list[str]) -> np.ndarray:
-        """Return the probabilities of one or more texts that `prepare` has seen."""
+        """Return class probabilities, (n, n_classes), of at least one prepared text."""
         raise NotImplementedError
 
     def predict(self, X: Iterable[str]) -> np.ndarray:
@@ -117,34 +120,34 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[proba.argmax(axis=1)]
 
     def _plain_params(self) -> dict[str, Any]:
-        """Return the arguments that ``model.json`` keeps; a wrapper leaves its model out."""
-        params = self.get_params(deep=False)
-        return {name: _plain(value) for name, value in params.items()}
+        """Return the constructor arguments for ``model.json``, without wrapped models."""
+        params = self.get_params(deep=False).items()
+        return {k: _plain(v) for k, v in params if not isinstance(v, TextClassifier)}
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        """Write what was learned below ``directory``; return what fits into ``model.json``."""
+        """Write the learned state into ``directory``; return its JSON part for ``model.json``."""
         raise NotImplementedError
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        """Set the learned attributes from what ``_dump`` left."""
+        """Set the learned attributes from what ``_dump`` wrote and returned."""
         raise NotImplementedError
 
     def save(self, directory: Path | str, *, data: str = "", about: dict | None = None) -> Path:
-        """Write the model directory, replacing an older one, and return its path.
+        """Write the model directory atomically, replacing an older one; return its path.
 
         Parameters
         ----------
         directory : path
-            Where the model goes. It appears only when it is complete.
+            The model directory.
         data : str
-            The dataset it was trained on, such as ``intents@1.1.0``.
+            The training dataset, such as ``intents@1.1.0``.
         about : dict, optional
-            Anything else worth keeping with the model, JSON-serialisable.
+            JSON-serialisable metadata.
 
         Raises
         ------
         ModelError
-            ``directory`` holds something else than a model, which would be lost, or has no name.
+            ``directory`` exists and is not a model directory, or its path has no name.
         """
         check_is_fitted(self)
         target = Path(directory)
@@ -155,7 +158,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             complete = Path(folder) / "model"
             complete.mkdir()
             self._write(complete, data, about or {})
-            _put(complete, target)
+            _replace(complete, target)
         return target
 
     def _write(self, directory: Path, data: str, about: dict) -> None:
@@ -170,17 +173,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "threshold": _plain(getattr(self, "threshold", None)),
             "state": state,
             "about": about,
-            "files": {name: _sha256(directory / name) for name in _file_names(directory)},
+            "files": {name: sha256_file(directory / name) for name in _file_names(directory)},
         }
-        card["sha256"] = _card_sha256(card)
+        card["sha256"] = _json_sha256(card)
         text = json.dumps(card, ensure_ascii=False, indent=1)
         (directory / "model.json").write_text(text, encoding="utf-8")
-        for name in card["files"]:  # safetensors gives only the owner the right to read
+        for name in card["files"]:  # safetensors creates files that only their owner can read
             shutil.copymode(directory / "model.json", directory / name)
 
 
 def _plain(value: Any) -> Any:
-    """Return a number of NumPy as one that fits into JSON, anything else as it is."""
+    """Return a NumPy scalar as a Python number, anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -190,54 +193,45 @@ def _replaceable(target: Path) -> bool:
     return target.is_dir() and not any(target.iterdir())
 
 
-def _put(complete: Path, target: Path) -> None:
-    """Rename a complete directory into place; the older one comes back where that fails."""
-    older = target.with_name(f".{target.name}.old")
-    with _held(target.parent):
-        if older.exists() and not target.exists():  # the last one to come here was killed
-            older.rename(target)
-        if not _replaceable(target):  # asked under the lock: another writer may be between renames
+def _replace(complete: Path, target: Path) -> None:
+    """Rename a complete directory to ``target``, which may be an older model."""
+    with locked(target.parent):
+        restore_folder(target)
+        if not _replaceable(target):  # under the lock: others may be renaming
             raise ModelError(f"{target}: exists and is no model. Choose a new directory")
-        shutil.rmtree(older, ignore_errors=True)
-        if target.exists():
-            target.rename(older)
-        try:
-            complete.rename(target)
-        except BaseException:
-            if older.exists():
-                older.rename(target)
-            raise
-        shutil.rmtree(older, ignore_errors=True)
+        replace_folder(complete, target)
 
 
-@contextlib.contextmanager
-def _held(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Let one writer at a time rename what is in a folder; the lock ends with the process.
-
-    Readers share it with each other.
-    """
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(number, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(number)
-
-
-def _card_sha256(card: dict[str, Any]) -> str:
-    content = {key: value for key, value in card.items() if key != "sha256"}
+def _json_sha256(card: Mapping[str, Any], *left_out: str) -> str:
+    """Return the SHA-256 of a card without its own checksum and without keys ``left_out``."""
+    content = {key: card[key] for key in card if key not in ("sha256", *left_out)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def model_hash(model: Mapping[str, Any] | Path | str) -> str:
+    """Return the identity of a saved model, a SHA-256.
+
+    It covers ``model.json``, and with it the hashes of all files, except ``about``: the same
+    weights trained in another run are the same model.
+
+    Parameters
+    ----------
+    model : mapping or path
+        A card that `read_card` or `load_with_card` returned, or a model directory.
+
+    Raises
+    ------
+    ModelError
+        See `read_card`.
+    """
+    card = model if isinstance(model, Mapping) else read_card(model)
+    return _json_sha256(card, "about")
+
+
 def _file_names(folder: Path) -> list[str]:
-    """Return the files below a model directory, as POSIX paths; a model may hold models."""
+    """Return the relative POSIX paths of all files below a model directory, sorted."""
     paths = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_class(kind: str) -> type[TextClassifier]:
@@ -246,7 +240,7 @@ def model_class(kind: str) -> type[TextClassifier]:
     Raises
     ------
     ModelError
-        No such kind; the message lists those there are.
+        The kind is not registered; the message lists those that are.
     """
     if kind not in MODELS:
         raise ModelError(f"unknown model {kind!r}; there are: {', '.join(sorted(MODELS))}")
@@ -255,27 +249,24 @@ def model_class(kind: str) -> type[TextClassifier]:
 
 
 def get_model(kind: str, **params: Any) -> TextClassifier:
-    """Return an unfitted model, for example ``get_model("tfidf", C=10.0)``."""
-    return model_class(kind)(**params)
-
-
-def model_hash(card: Mapping[str, Any]) -> str:
-    """Return the identity of a saved model: the SHA-256 of its card, which covers its files.
-
-    Without ``about``: the same weights trained in another run are the same model.
-    """
-    content = {key: value for key, value in card.items() if key not in ("about", "sha256")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def read_card(directory: Path | str) -> dict[str, Any]:
-    """Return the checked ``model.json`` of a model directory.
+    """Return an unfitted model, for example ``get_model("tfidf", C=10.0)``.
 
     Raises
     ------
     ModelError
-        The directory is missing, incomplete, altered, or holds a file that
-        could run code when loaded.
+        See `model_class`.
+    """
+    return model_class(kind)(**params)
+
+
+def read_card(directory: Path | str) -> dict[str, Any]:
+    """Return ``model.json`` of a model directory after verifying every file's hash.
+
+    Raises
+    ------
+    ModelError
+        The directory is missing, incomplete or altered, its kind is unknown or no longer
+        supported, or it holds a file that could run code when loaded.
     """
     folder = Path(directory)
     path = folder / "model.json"
@@ -286,11 +277,15 @@ def read_card(directory: Path | str) -> dict[str, Any]:
         files, kind, recorded = dict(card["files"]), str(card["kind"]), card["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a model description ({error}). Save it again") from None
+    if kind in _REMOVED:
+        raise ModelError(
+            f"{folder}: models of kind {kind!r} are no longer supported; {_REMOVED[kind]}"
+        )
     if card.get("format") != _FORMAT or kind not in MODELS:
         raise ModelError(
             f"{path}: kind {kind!r} in format {card.get('format')!r} is not known here"
         )
-    if recorded != _card_sha256(card):
+    if recorded != _json_sha256(card):
         raise ModelError(f"{path}: changed since it was saved. Save the model again")
     _check_files(folder, files)
     return card
@@ -309,7 +304,7 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
         if name not in files:
             raise ModelError(f"{folder / name}: not listed in model.json. Remove it or save again")
         try:
-            same = _sha256(folder / name) == files[name]
+            same = sha256_file(folder / name) == files[name]
         except OSError as error:
             raise ModelError(f"{folder / name}: cannot be read ({error.strerror})") from error
         if not same:
@@ -317,40 +312,61 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
 
 
 def load_model(directory: Path | str) -> TextClassifier:
-    """Load any model that ``save`` wrote, after checking every file's hash.
+    """Load a model directory of any kind after verifying every file's hash.
 
-    A newer model may be put in its place at any moment: one of the two is loaded.
+    A concurrent `save` to the same path is safe: either the old or the new model is loaded.
 
     Raises
     ------
     ModelError
-        See `read_card`.
+        See `read_card`; or the arguments, classes and weights do not fit each other.
+    """
+    model, _ = load_with_card(directory)
+    return model
+
+
+def load_with_card(directory: Path | str) -> tuple[TextClassifier, dict[str, Any]]:
+    """Return what `load_model` and `read_card` return, reading the files once.
+
+    Raises
+    ------
+    ModelError
+        See `load_model`.
     """
     folder = Path(directory)
     try:
         return _loaded(folder)
     except (ModelError, OSError) as error:
         try:
-            # Half of it may have come from each model: no writer renames while this is held.
-            with _held(folder.parent, shared=True):
+            # A writer may have replaced the folder meanwhile: read again while none can.
+            with locked(folder.parent, shared=True):
                 return _loaded(folder)
         except OSError:
             raise error from None
 
 
-def _loaded(folder: Path) -> TextClassifier:
+def _loaded(folder: Path) -> tuple[TextClassifier, dict[str, Any]]:
     card = read_card(folder)
     try:
-        model = get_model(card["kind"], **card["params"])
+        model = get_model(card["kind"], **_current_names(card["params"]))
         model.classes_ = np.array(card["classes"], dtype=object)
-        model._restore(folder, card["state"])
-        answered = model.predict_proba(["a first query"])
+        model._restore(folder, _current_names(card["state"]))
+        proba = model.predict_proba(["a first query"])
     except ModelError:
         raise
-    except Exception as error:  # whatever a description that fits no class can set off
+    except Exception as error:  # invalid arguments or state can raise anything
         raise ModelError(f"{folder}: does not load ({error!r}). Save the model again") from error
-    if not np.isfinite(answered).all():
-        raise ModelError(f"{folder}: its weights give no numbers. Fit the model again")
-    if answered.shape != (1, len(model.classes_)):
+    if not np.isfinite(proba).all():
+        raise ModelError(f"{folder}: its probabilities are not finite. Fit the model again")
+    if model.classes_.tolist() != card["classes"] or proba.shape != (1, len(model.classes_)):
         raise ModelError(f"{folder}: its classes do not fit its weights. Save the model again")
-    return model
+    return model, card
+
+
+def _current_names(saved: Any) -> Any:
+    """Return a part of ``model.json`` with the present names of renamed arguments."""
+    if not isinstance(saved, dict):
+        return saved
+    return {
+        _RENAMED_ARGUMENTS.get(name, name): _current_names(value) for name, value in saved.items()
+    }

@@ -56,7 +56,7 @@ def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
         for path in (
             version.folder.parent / "rules.toml",
             paths.objectives_file(version.name),
-            paths.probes_file(version.name),
+            paths.cases_file(version.name),
         ):
             if path.is_file():
                 hashes[f"{version.name}/{path.name}"] = sha256_file(path)

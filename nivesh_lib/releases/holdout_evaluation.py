@@ -27,7 +27,7 @@ from nivesh_lib.evaluation.objectives import (
 from nivesh_lib.evaluation.summary import release_scores, turned_away
 from nivesh_lib.files import new_file
 from nivesh_lib.ledger import ledger_path, openings
-from nivesh_lib.models.base import TextClassifier, load_model, model_hash, read_card
+from nivesh_lib.models.base import TextClassifier, load_with_card, model_hash
 from nivesh_lib.paths import data_dir, releases_dir
 from nivesh_lib.reproducibility import author, code_version, environment
 
@@ -89,7 +89,7 @@ def load_candidate(folder: Path, *, source: str, dataset: str | None = None) -> 
     NiveshError
         The model or the data cannot be loaded, or do not fit each other.
     """
-    card, model = read_card(folder), load_model(folder)
+    model, card = load_with_card(folder)
     trained_on = str(card["data"])
     ref = dataset or trained_on
     if not ref:

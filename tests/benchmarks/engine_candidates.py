@@ -2,8 +2,8 @@
 
 An engine answers texts; an artefact is the folder that it needs for that, made once and weighed.
 Peers are used as their own pages show, with the settings that are named here and no others. They
-read a text in the way that ours do (`prepare`, `glossed`, word pieces of the tokenizers library),
-or their labels could not agree. What they need beyond the project is the extra ``bench``.
+read a text in the way that ours do (`prepare`, `glossed`, tokens of the tokenizers library), or
+their labels could not agree. What they need beyond the project is the extra ``bench``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
 )
 from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.models.base import get_model, load_model, prepare
-from nivesh_lib.models.neural.tokenizer import WordPieces, padded
+from nivesh_lib.models.neural.tokenizer import SubwordTokenizer, padded
 from nivesh_lib.models.text.hinglish import extended, glossed
 from tests.benchmarks.peer_data import Labelled, intents
 
 FP32 = "transformer"  # the artefact whose weights all engines answer with
-SEED_WIDTH = 128  # pieces to which the guide's code pads each text
+SEED_WIDTH = 128  # tokens to which the guide's code pads each text
 FILE_ROWS = 32  # rows of a file that a peer gets at once
 CALIBRATION_ROWS = 300  # nncf's own default
 CASCADE_LOSS = 0.002  # of accuracy, that the cascade's threshold may cost
@@ -140,15 +140,11 @@ def artefacts() -> dict[str, Artefact]:
         "ours-fp32": Artefact(_make_ours("fp32"), (FP32,), (ours_onnx,)),
         "other-folds": Artefact(_make_other_folds, (), (ours_onnx,)),
         "ours-int8": Artefact(_make_ours("int8"), (FP32, "other-folds"), (ours_onnx,)),
-        "quantized": Artefact(_make_quantized, (FP32,), ("nivesh_lib.models.compact.torch_int8",)),
         "static": Artefact(_make_static),
         "cascade": Artefact(
             _make_cascade, ("static", "ours-int8"), ("nivesh_lib.models.wrappers.cascade",)
         ),
         "tfidf": Artefact(_make_tfidf),
-        "tfidf-onnx": Artefact(
-            _make_tfidf_onnx, ("tfidf",), ("nivesh_lib.models.compact.onnx_tfidf",)
-        ),
         "sklearn": Artefact(_make_sklearn),
     }
 
@@ -204,13 +200,11 @@ def _ours() -> list[Engine]:
 
     return [
         engine("transformer", "as trained, torch", FP32, floor=True),
-        engine("quantized", "kind quantized, torch int8", "quantized", floor=True),
         engine("ours-fp32", "kind onnx, fp32", "ours-fp32", floor=True),
         engine("ours-int8", "kind onnx, int8", "ours-int8", floor=True),
-        engine("static", "scores of word pieces, learned from labels", "static", floor=False),
+        engine("static", "scores of tokens, learned from labels", "static", floor=False),
         engine("cascade", "static, and ours-int8 where it is unsure", "cascade", floor=False),
         engine("tfidf", "word and character n-grams", "tfidf", floor=False),
-        engine("tfidf-onnx", "kind onnx_tfidf, the same", "tfidf-onnx", floor=False),
     ]
 
 
@@ -254,7 +248,7 @@ def _make_onnx(order: Order, target: Path) -> None:
     # Eager attention: of the legacy exports, the faster one in ONNX Runtime.
     network = Logits(_pretrained(order.root / FP32, attention="eager")).eval()
     ids = torch.ones(2, 8, dtype=torch.int64)
-    axes = {name: {0: "batch", 1: "pieces"} for name in ("ids", "mask")}
+    axes = {name: {0: "batch", 1: "length"} for name in ("ids", "mask")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the export's own, of tracing and deprecation
         torch.onnx.export(
@@ -302,12 +296,6 @@ def _make_ours(precision: str) -> Callable[[Order, Path], None]:
     return make
 
 
-def _make_quantized(order: Order, target: Path) -> None:
-    from nivesh_lib.models.compact.torch_int8 import QuantizedClassifier
-
-    QuantizedClassifier.of(load_model(order.root / FP32)).save(target)
-
-
 def _make_static(order: Order, target: Path) -> None:
     get_model("static").fit(order.train.texts, order.train.labels).save(target)
 
@@ -329,7 +317,7 @@ def _make_other_folds(order: Order, target: Path) -> None:
 
     target.mkdir(parents=True)
     if order.judged is None:
-        _tell(target, {"threshold": order.threshold, "rows": 0, "lost": {}})
+        _write_choice(target, {"threshold": order.threshold, "rows": 0, "lost": {}})
         return
     rest = other_folds(order.judged)
     common: dict[str, Any] = {"labels": sorted(rest["intent"].unique())}
@@ -349,15 +337,15 @@ def _make_other_folds(order: Order, target: Path) -> None:
         float((predicted_labels(one) == rest["intent"])[rows].mean()) for one in (before, after)
     ]
     lost = {"ours-int8": right[0] - right[1], "cascade": right[0] - split.accuracy.value}
-    _tell(target, {"threshold": split.threshold, "rows": int(rows.sum()), "lost": lost})
+    _write_choice(target, {"threshold": split.threshold, "rows": int(rows.sum()), "lost": lost})
 
 
-def _tell(folder: Path, told: dict[str, Any]) -> None:
-    (folder / "told.json").write_text(json.dumps(told), encoding="utf-8")
+def _write_choice(folder: Path, told: dict[str, Any]) -> None:
+    (folder / "chosen.json").write_text(json.dumps(told), encoding="utf-8")
 
 
 def _elsewhere(root: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((root / "other-folds" / "told.json").read_text("utf-8"))
+    told: dict[str, Any] = json.loads((root / "other-folds" / "chosen.json").read_text("utf-8"))
     return told
 
 
@@ -369,12 +357,6 @@ def other_folds(judged: int) -> pd.DataFrame:
 
 def _make_tfidf(order: Order, target: Path) -> None:
     get_model("tfidf").fit(order.train.texts, order.train.labels).save(target)
-
-
-def _make_tfidf_onnx(order: Order, target: Path) -> None:
-    from nivesh_lib.models.compact.onnx_tfidf import OnnxTfidf
-
-    OnnxTfidf.of(load_model(order.root / "tfidf")).save(target)
 
 
 def _make_sklearn(order: Order, target: Path) -> None:
@@ -424,22 +406,22 @@ class _Reader:
     def __init__(self, folder: Path, model: Path, width: int = 0) -> None:
         params = _card(model)["params"]
         self._glosses, self._max_length = params["glosses"], params["max_length"]
-        self._pieces = WordPieces.from_folder(folder)
+        self._tokenizer = SubwordTokenizer.from_folder(folder)
         self._width = width
 
     def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         seen = [prepare(text) for text in texts]
         read = [glossed(text) for text in seen] if self._glosses else seen
-        ids, mask = padded(self._pieces.encode(read, self._max_length), self._pieces.pad_id)
+        ids, mask = padded(self._tokenizer.encode(read, self._max_length), self._tokenizer.pad_id)
         short = max(0, self._width - ids.shape[1])
         if short:
-            ids = np.pad(ids, ((0, 0), (0, short)), constant_values=self._pieces.pad_id)
+            ids = np.pad(ids, ((0, 0), (0, short)), constant_values=self._tokenizer.pad_id)
             mask = np.pad(mask, ((0, 0), (0, short)))
         return ids, mask
 
 
-def pieces_of(root: Path, texts: list[str]) -> list[int]:
-    """Return the word pieces of each text, special ones included."""
+def token_counts(root: Path, texts: list[str]) -> list[int]:
+    """Return the tokens of each text, special ones included."""
     _, mask = _Reader(root / FP32, root / FP32)(texts)
     return [int(n) for n in mask.sum(axis=1)]
 
@@ -528,7 +510,7 @@ def _load_sklearn(folder: Path, threads: int) -> Loaded:
 
 def _load_ours(folder: Path, threads: int) -> Loaded:
     model = load_model(folder)
-    of_network = _card(folder)["kind"] in ("transformer", "quantized", "onnx")
+    of_network = _card(folder)["kind"] in ("transformer", "onnx")
     read = _Reader(folder.parent / FP32, folder.parent / FP32) if of_network else None
     return Loaded(model.predict, read, file_rows=0, facts=_facts_of(model, folder))
 

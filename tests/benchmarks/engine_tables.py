@@ -10,8 +10,8 @@ import numpy as np
 
 from tests.benchmarks.peer_tables import interval, megabytes, table
 
-# 21.2 MFLOP a piece (six layers of width 384) in int8 on one core with VNNI.
-FLOOR_MS, FLOOR_PIECES = 0.35, 16
+# 21.2 MFLOP a token (six layers of width 384) in int8 on one core with VNNI.
+FLOOR_MS, FLOOR_TOKENS = 0.35, 16
 
 Told = Mapping[str, Any]  # what a worker answers
 Speeds = Mapping[str, Mapping[str, Any]]  # engine -> `summary`, of one number of threads
@@ -65,7 +65,7 @@ def per_second(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def single(speeds: Speeds, *, threads: int, pieces: float, floored: Sequence[str]) -> str:
+def single(speeds: Speeds, *, threads: int, tokens: float, floored: Sequence[str]) -> str:
     """Return the table of single queries; ``floored`` are the engines that the floor is for."""
     rows = []
     for name, found in speeds.items():
@@ -79,25 +79,25 @@ def single(speeds: Speeds, *, threads: int, pieces: float, floored: Sequence[str
                 milliseconds(one["p99_ms"]),
                 f"{milliseconds(min(each))} to {milliseconds(max(each))}",
                 "-" if read is None else milliseconds(one["p50_ms"] - read),
-                times_floor(one["p50_ms"], threads, pieces) if name in floored else "-",
+                times_floor(one["p50_ms"], threads, tokens) if name in floored else "-",
             ]
         )
     header = ["engine", "p50 ms", "p95 ms", "p99 ms", "p50 of rounds", "without reading"]
     return table([*header, "x floor"], rows)
 
 
-def times_floor(ms: float, threads: int, pieces: float) -> str:
-    return f"{ms * threads * FLOOR_PIECES / (FLOOR_MS * pieces):.1f}"
+def times_floor(ms: float, threads: int, tokens: float) -> str:
+    return f"{ms * threads * FLOOR_TOKENS / (FLOOR_MS * tokens):.1f}"
 
 
-def batched(speeds: Speeds, *, threads: int, pieces: float, floored: Sequence[str]) -> str:
+def batched(speeds: Speeds, *, threads: int, tokens: float, floored: Sequence[str]) -> str:
     """Return the table of batches and of the whole file."""
     sizes = [size for size in ("8", "32") if any(size in s["batches"] for s in speeds.values())]
     rows = []
     for name, found in speeds.items():
         cells = [cell for size in sizes for cell in _batch_cells(found["batches"].get(size))]
         rate = found["batches"]["file"]["per_second"]
-        floor = times_floor(1e3 / rate, threads, pieces) if name in floored else "-"
+        floor = times_floor(1e3 / rate, threads, tokens) if name in floored else "-"
         rows.append([name, *cells, per_second(rate), floor])
     header = [cell for size in sizes for cell in (f"{size}: p50/p95/p99 ms", f"{size}: q/s")]
     return table(["engine", *header, "file: q/s", "x floor"], rows)

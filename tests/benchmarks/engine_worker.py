@@ -22,7 +22,7 @@ from tests.benchmarks.engine_candidates import (
     Order,
     artefacts,
     engines,
-    pieces_of,
+    token_counts,
 )
 from tests.benchmarks.peer_data import Labelled
 from tests.benchmarks.peer_worker import peak_bytes, work
@@ -44,8 +44,8 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
                 started = time.perf_counter()
                 artefacts()[name].make(order, root / name)
                 told["make_seconds"][name] = time.perf_counter() - started
-    if job.get("count_pieces") and (root / FP32).exists():
-        told["pieces"] = pieces_of(root, job["texts"])
+    if job.get("count_tokens") and (root / FP32).exists():
+        told["pieces"] = token_counts(root, job["texts"])
     for engine in (engines()[name] for name in job["engines"]):
         if (root / engine.artefact).exists():
             with _failure_in(told, f"{engine.name}, {job['threads']} threads"):

@@ -108,7 +108,7 @@ class Bench:
         self.args, self.folder, self.source = args, folder, source
         self.held = self.held_out(args.fold)
         self.chosen = [engine for engine in engines().values() if engine.name in args.engines]
-        self.pieces: list[int] = []  # of each text
+        self.token_counts: list[int] = []  # of each text
         # Threads -> engine -> what the worker of each round told.
         self.told: dict[int, dict[str, list[dict[str, Any]]]] = {n: {} for n in args.threads}
         self.started = datetime.now(UTC)
@@ -181,7 +181,7 @@ class Bench:
             There is no transformer, so that nothing can be measured.
         """
         names = [name for name in wanted(self.chosen) if not (self.folder / name).exists()]
-        job = {"make": names, "count_pieces": True, **self.turns(turns, threads, 0)}
+        job = {"make": names, "count_tokens": True, **self.turns(turns, threads, 0)}
         self.note(self.worker(job, threads), threads)
         if not self.has(FP32):
             raise NiveshError("there is no transformer to measure: see what failed above")
@@ -216,7 +216,7 @@ class Bench:
     def note(self, told: dict[str, Any], threads: int) -> None:
         """Keep what a worker told, and say how it went."""
         self.report["make_seconds"] |= told["make_seconds"]
-        self.pieces = told.get("pieces", self.pieces)
+        self.token_counts = told.get("pieces", self.token_counts)
         for name, spent in told["make_seconds"].items():
             size = directory_bytes(self.folder / name) / 1e6
             sys.stderr.write(f"  {name}: made in {spent:.1f} s, {size:.1f} MB\n")
@@ -278,7 +278,7 @@ class Bench:
         for mark in found:
             say(str(mark))
         self.report |= {
-            "pieces": {"median": self.median_pieces, "mean": statistics.mean(self.pieces)},
+            "pieces": {"median": self.median_tokens, "mean": statistics.mean(self.token_counts)},
             "rows": len(self.held.texts),
             "speeds": speeds,
             "sizes": sizes,
@@ -294,8 +294,8 @@ class Bench:
         return all(len(told.get(name, ())) == self.args.rounds for told in self.told.values())
 
     @property
-    def median_pieces(self) -> float:
-        return statistics.median(self.pieces)
+    def median_tokens(self) -> float:
+        return statistics.median(self.token_counts)
 
     def size_of(self, name: str) -> int:
         return directory_bytes((self.folder / engines()[name].artefact).resolve())
@@ -329,16 +329,16 @@ class Bench:
         floored = [name for name, one in engines().items() if one.floor]
         say(
             f"\n{len(self.held.texts)} natural rows of fold {self.args.fold} of {self.source.ref}, "
-            f"median {self.median_pieces:g} word pieces, {self.args.rounds} rounds. x floor: time "
-            f"on one core over {tables.FLOOR_MS} ms for {tables.FLOOR_PIECES} pieces, "
+            f"median {self.median_tokens:g} tokens, {self.args.rounds} rounds. x floor: time "
+            f"on one core over {tables.FLOOR_MS} ms for {tables.FLOOR_TOKENS} tokens, "
             "what the multiplications alone would take in int8."
         )
         for threads, told in speeds.items():
             common: dict[str, Any] = {"threads": threads, "floored": floored}
             say(f"\nSingle queries, threads: {threads}")
-            say(tables.single(told, pieces=self.median_pieces, **common))
+            say(tables.single(told, tokens=self.median_tokens, **common))
             say(f"\nBatches, and a file as the engine's user would answer it, threads: {threads}")
-            say(tables.batched(told, pieces=statistics.mean(self.pieces), **common))
+            say(tables.batched(told, tokens=statistics.mean(self.token_counts), **common))
         first = speeds[self.args.threads[0]]
         fp32 = directory_bytes((self.folder / FP32).resolve())
         say("\nSize, memory, answers")

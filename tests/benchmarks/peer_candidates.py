@@ -21,7 +21,7 @@ from typing import Any
 from nivesh_lib.models.base import MODELS, get_model
 from nivesh_lib.models.neural.backbones import find_backbone
 from nivesh_lib.models.neural.transformer import PRESETS
-from nivesh_lib.models.wrappers.ensemble import default_members
+from nivesh_lib.models.wrappers.ensemble import DEFAULT_MEMBERS
 
 OURS = ("tfidf", "lstm", "embedding", "transformer", "ensemble")
 # The settings of the guide's fine-tuning script.
@@ -110,7 +110,7 @@ def _params(kind: str) -> dict[str, Any]:
     params = model.get_params(deep=False)
     if kind == "ensemble":
         params["members"] = {
-            member: get_model(member).get_params(deep=False) for member in default_members()
+            member: get_model(member).get_params(deep=False) for member in DEFAULT_MEMBERS
         }
     return params
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nivesh_lib.data.importing import drop_duplicates, read_rows, read_table
+from nivesh_lib.data.importing import drop_duplicates, read_rows
 from nivesh_lib.data.publishing import publish
+from nivesh_lib.data.reading import read_table
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 from nivesh_lib.evaluation.scores import headline_mask

@@ -154,7 +154,7 @@ def test_percentiles_are_of_all_calls_and_rates_of_all_rows():
     assert found["batches"]["file"]["per_second_each"] == pytest.approx([1000, 1000 / 3])
 
 
-def test_the_floor_counts_cores_and_pieces():
+def test_the_floor_counts_cores_and_tokens():
     assert engine_tables.times_floor(0.35, 1, 16) == "1.0"
     assert engine_tables.times_floor(0.35, 2, 16) == "2.0"
     assert engine_tables.times_floor(0.35, 1, 8) == "2.0"
@@ -163,7 +163,7 @@ def test_the_floor_counts_cores_and_pieces():
 def test_tables_show_a_dash_where_there_is_no_figure(speeds):
     speeds["seed-path"]["batches"].pop("8")
     speeds["tfidf"]["read_ms"] = None
-    common = {"threads": 1, "pieces": 16, "floored": [FP32]}
+    common = {"threads": 1, "tokens": 16, "floored": [FP32]}
     single = engine_tables.single(speeds, **common).splitlines()
     assert single[2].split()[-2:] == ["7.99", "22.9"]
     assert next(line for line in single if line.startswith("tfidf")).split()[-2:] == ["-", "-"]
@@ -258,7 +258,7 @@ def test_inputs_are_used_in_turn_and_the_warm_up_is_not_counted():
     assert len(engine_worker.timed(asked.append, ["a"], 1e-9, warm=True)) == 1
 
 
-def test_padding_reaches_the_guide_s_width_and_changes_no_piece(tmp_path, tiny_folder):
+def test_padding_reaches_the_guide_s_width_and_changes_no_token(tmp_path, tiny_folder):
     read, wide = (engine_candidates._Reader(tiny_folder, tiny_folder, width) for width in (0, 128))
     (ids, mask), (more, longer) = (one(["save tax", "tax"]) for one in (read, wide))
     assert more.shape == longer.shape == (2, 128)
@@ -269,8 +269,10 @@ def test_padding_reaches_the_guide_s_width_and_changes_no_piece(tmp_path, tiny_f
 def tiny_folder(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    pieces = ["[PAD]", "[UNK]", "save", "tax"]
-    tokenizer = Tokenizer(models.WordPiece({p: n for n, p in enumerate(pieces)}, unk_token="[UNK]"))
+    vocabulary = ["[PAD]", "[UNK]", "save", "tax"]
+    tokenizer = Tokenizer(
+        models.WordPiece({p: n for n, p in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     card = {"params": {"glosses": True, "max_length": 128}, "classes": ["tax"]}
@@ -323,7 +325,7 @@ def test_a_run_measures_in_turns_prints_the_marks_and_writes_the_report(stub, tm
     one.measure()
     one.tell()
     printed = capsys.readouterr().out
-    assert "Marks: 12 of 12 met" in printed and "median 16 word pieces" in printed
+    assert "Marks: 12 of 12 met" in printed and "median 16 tokens" in printed
     (path,) = (tmp_path / "out").iterdir()
     report = json.loads(path.read_text())
     assert report["quality"][OURS]["agreement"] == 1.0

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from nivesh_lib.cli.data import data_app
+from nivesh_lib.cli.app import data_app
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset, resolve
 from nivesh_lib.errors import NiveshError
@@ -136,16 +136,16 @@ def test_a_wrong_call_has_code_2(call, arguments):
 
 def test_a_column_that_is_mapped_twice_is_a_wrong_call(call, file):
     maps = ("--map", "seg=income_segment", "--map", "seg=language")
-    code, said = call("add", "mine", file, "--version", "1.0.0", *maps)
-    assert code == 2 and "--map names seg twice" in said
+    code, output = call("add", "mine", file, "--version", "1.0.0", *maps)
+    assert code == 2 and "--map names seg twice" in output
 
 
 @pytest.mark.parametrize("command", [["add", "mine"], ["validate"]])
 def test_one_column_for_texts_and_labels_is_refused_without_a_word_of_it(call, file, command):
     options = ["--version", "1.0.0"] if command[0] == "add" else []
-    code, said = call(*command, file, *options, "--label", "query")
+    code, output = call(*command, file, *options, "--label", "query")
     assert code == 1
-    assert said.startswith("error: --text and --label both name the column 'query'; one holds")
+    assert output.startswith("error: --text and --label both name the column 'query'; one holds")
 
 
 def test_a_map_without_a_target_is_a_wrong_call(call, file):
@@ -157,7 +157,7 @@ def test_every_version_is_listed(call, published):
     assert json.loads(call("list", "--json")[1])[0]["held_out"] == 12
 
 
-def test_an_empty_home_says_how_to_begin(call):
+def test_an_empty_home_names_the_first_command(call):
     assert "nivesh data add NAME FILE" in call("list")[1]
 
 
@@ -203,18 +203,18 @@ def test_two_versions_are_compared(call, published, make_rows):
     )
 
 
-def test_validation_tells_leaks_of_a_file_and_of_a_version(call, tmp_path, make_rows):
+def test_validation_finds_leaks_of_a_file_and_of_a_version(call, tmp_path, make_rows):
     rows = make_rows(60)
     leaky = rows["query"].where(rows["intent"] != "tax_planning", rows["query"] + " tax_planning")
     rows.assign(query=leaky).to_csv(tmp_path / "leaky.csv", index=False)
-    code, said = call("validate", tmp_path / "leaky.csv")
-    assert code == 1 and "20 of 20 rows of tax_planning that say their own label" in said
+    code, output = call("validate", tmp_path / "leaky.csv")
+    assert code == 1 and "20 of 20 rows of tax_planning that say their own label" in output
     test = make_rows(20, seed=1)
     test.loc[0, ["query", "intent"]] = [rows["query"][0].upper(), rows["intent"][0]]
     with pytest.warns(UserWarning, match="in training too"):
         publish(rows, "mine", "1.0.0", description="", holdout_rows=test)
-    code, said = call("validate", "mine", "--json")
-    assert (code, json.loads(said)["issues"]) == (
+    code, output = call("validate", "mine", "--json")
+    assert (code, json.loads(output)["issues"]) == (
         1,
         ["Found 1 held-out rows whose text is in training too"],
     )
@@ -234,13 +234,13 @@ def test_starting_the_commands_loads_no_heavy_library():
 
 
 def test_a_store_without_a_scheme_is_refused_before_anything_is_written(call, home, file):
-    code, said = call("add", "mine", file, "--version", "1.0.0", "--store", "foo")
-    assert code == 2 and "s3://bucket/folder" in said
+    code, output = call("add", "mine", file, "--version", "1.0.0", "--store", "foo")
+    assert code == 2 and "s3://bucket/folder" in output
     assert not list(home.glob("data/mine/v*"))
 
 
 def test_a_label_that_tables_need_as_a_column_is_refused(call, tmp_path, make_rows):
     path = tmp_path / "rows.csv"
     make_rows(20, labels=("fold", "other")).to_csv(path, index=False)
-    code, said = call("add", "mine", path, "--version", "1.0.0")
-    assert code == 1 and "cannot be called 'fold'" in said
+    code, output = call("add", "mine", path, "--version", "1.0.0")
+    assert code == 1 and "cannot be called 'fold'" in output

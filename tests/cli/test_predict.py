@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import subprocess
 import sys
 
@@ -13,7 +11,6 @@ from typer.testing import CliRunner
 
 from nivesh_lib.cli.app import app
 from nivesh_lib.errors import DataError, ModelError
-from nivesh_lib.files import new_file
 from nivesh_lib.models.base import get_model
 
 X = ["save tax now", "tax refund", "pay rent", "rent is high"]
@@ -139,24 +136,6 @@ def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path, model):
     assert target.read_text().startswith("tax 0.")
 
 
-def test_a_link_stays_a_link_and_one_that_leads_nowhere_is_refused(tmp_path):
-    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
-    link.symlink_to(real)
-    with pytest.raises(DataError, match="leads nowhere"), new_file(link):
-        pass
-    real.write_text("old")
-    with new_file(link, replace=True) as file:
-        file.write("new")
-    assert link.is_symlink() and real.read_text() == "new"
-
-
-def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(tmp_path):
-    with pytest.raises(DataError, match=r"a\.txt cannot be written: No space"):  # noqa: SIM117
-        with new_file(tmp_path / "a.txt"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_dash_prints(tmp_path, model, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = predict("tax?", "--output", "-", "--model", model)
@@ -177,25 +156,6 @@ def test_closed_standard_input_is_told(model):
     lines = '"$@" --input - <&-'
     done = subprocess.run(["bash", "-c", lines, "-", *command], capture_output=True, text=True)
     assert done.returncode == 2 and "standard input is closed" in done.stderr
-
-
-def test_a_file_that_appears_meanwhile_is_kept_and_so_are_the_answers(tmp_path):
-    target = tmp_path / "a.txt"
-    with pytest.raises(DataError, match="appeared meanwhile"), new_file(target) as file:
-        file.write("answers")
-        target.write_text("mine")
-    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["answers", "mine"]
-    assert target.read_text() == "mine"
-
-
-def test_where_files_cannot_be_linked_the_output_is_renamed(tmp_path, monkeypatch):
-    def no_links(*_):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr("os.link", no_links)
-    with new_file(tmp_path / "a.txt") as file:
-        file.write("answers")
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["answers"]
 
 
 def test_only_a_regular_file_is_replaced(tmp_path, model):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from nivesh_lib.cli.data import data_app
+from nivesh_lib.cli.app import data_app
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset, resolve
 from nivesh_lib.errors import NiveshError
@@ -85,16 +85,16 @@ def decide(n, row):
 
 
 def test_from_doubt_to_the_next_version(call, home, file):
-    code, said = call("review", "--reviewer", "asha")
+    code, output = call("review", "--reviewer", "asha")
     assert (
-        code == 0 and f"{WRONG} of {WRONG} rows of mine@1.0.0 whose label 03_tfidf doubts" in said
+        code == 0 and f"{WRONG} of {WRONG} rows of mine@1.0.0 whose label 03_tfidf doubts" in output
     )
-    assert said.endswith(f"{file} --extends mine@1.0.0 --version 1.0.1\n")
+    assert output.endswith(f"{file} --extends mine@1.0.0 --version 1.0.1\n")
     rewrite(file, decide)
-    code, said = call(
+    code, output = call(
         "add", "mine", "--review", file, "--extends", "mine@1.0.0", "--version", "1.0.1"
     )
-    assert code == 0 and f"review of {WRONG} rows: {WRONG - 1} relabelled, 1 dropped" in said
+    assert code == 0 and f"review of {WRONG} rows: {WRONG - 1} relabelled, 1 dropped" in output
     version, old = resolve("mine@1.0.1"), resolve("mine@1.0.0")
     assert (version.parent, version.rows, len(version.changes)) == ("1.0.0", old.rows - 1, WRONG)
     assert version.manifest["sources"] == old.manifest["sources"]
@@ -104,14 +104,14 @@ def test_from_doubt_to_the_next_version(call, home, file):
 
 
 def test_top_and_model_and_output_choose(call, home):
-    code, said = call("review", "--top", "2", "--output", home / "a.csv", "--json")
+    code, output = call("review", "--top", "2", "--output", home / "a.csv", "--json")
     assert code == 0
-    assert json.loads(said) == {
+    assert json.loads(output) == {
         "dataset": "mine@1.0.0", "model": "03_tfidf", "doubted": WRONG,
         "file": str(home / "a.csv"), "rows": 2,
     }  # fmt: skip
-    code, said = call("review", "--model", "02_baseline", "--run", "one")
-    assert (code, said) == (
+    code, output = call("review", "--model", "02_baseline", "--run", "one")
+    assert (code, output) == (
         0,
         "mine@1.0.0: 02_baseline doubts no label; there is nothing to review\n",
     )
@@ -121,8 +121,8 @@ def test_a_file_that_may_hold_decisions_stays(call, file):
     call("review")
     rewrite(file, decide)
     before = file.read_bytes()
-    code, said = call("review")
-    assert code == 1 and "name another file with --output" in said
+    code, output = call("review")
+    assert code == 1 and "name another file with --output" in output
     assert file.read_bytes() == before
 
 
@@ -134,8 +134,8 @@ def test_a_file_that_may_hold_decisions_stays(call, file):
     ],
 )
 def test_a_run_or_model_that_is_not_there_is_answered_with_what_is(call, options, message):
-    code, said = call("review", *options)
-    assert code == 1 and message in said
+    code, output = call("review", *options)
+    assert code == 1 and message in output
 
 
 def test_tables_that_are_missing_or_of_other_rows_are_named(call, home):
@@ -162,17 +162,17 @@ def test_tables_that_are_missing_or_of_other_rows_are_named(call, home):
     ],
 )
 def test_a_wrong_call_has_code_2(call, arguments, message):
-    code, said = call("add", "mine", "--version", "1.0.1", *arguments)
-    assert code == 2 and message in " ".join(said.split())
+    code, output = call("add", "mine", "--version", "1.0.1", *arguments)
+    assert code == 2 and message in " ".join(output.split())
 
 
 def test_a_review_with_problems_publishes_nothing(call, file):
     call("review")
-    code, said = call("add", "mine", "--review", file, "--extends", "1.0.0", "--version", "1.0.1")
-    assert code == 1 and f"none of its {WRONG} rows is decided" in said
-    rewrite(file, lambda n, row: {"decision": "drop"})  # nobody says who
-    code, said = call("add", "mine", "--review", file, "--extends", "1.0.0", "--version", "1.0.1")
-    assert code == 1 and f"has {WRONG} problems" in said
+    code, output = call("add", "mine", "--review", file, "--extends", "1.0.0", "--version", "1.0.1")
+    assert code == 1 and f"none of its {WRONG} rows is decided" in output
+    rewrite(file, lambda n, row: {"decision": "drop"})  # without a reviewer
+    code, output = call("add", "mine", "--review", file, "--extends", "1.0.0", "--version", "1.0.1")
+    assert code == 1 and f"has {WRONG} problems" in output
     assert not list(file.parents[2].glob("data/mine/v1.0.1"))
 
 

@@ -16,7 +16,7 @@ from nivesh_lib import ledger
 from nivesh_lib.data.holdout import check_opening, open_holdout, record_scores
 from nivesh_lib.data.importing import read_rows
 from nivesh_lib.data.publishing import publish
-from nivesh_lib.data.queries import read_queries
+from nivesh_lib.data.reading import read_queries
 from nivesh_lib.data.validation import validate_intent_data
 from nivesh_lib.errors import ChecksumError, DataError, HoldoutError
 from nivesh_lib.ledger import openings

@@ -27,7 +27,7 @@ def clean() -> pd.DataFrame:
     )
 
 
-def told(frame: pd.DataFrame, **options: object) -> list[tuple[str, str, int]]:
+def findings(frame: pd.DataFrame, **options: object) -> list[tuple[str, str, int]]:
     leaks = find_leaks(frame, **options)  # type: ignore[arg-type]
     return [(leak.check, leak.severity, len(leak.rows)) for leak in leaks]
 
@@ -42,7 +42,7 @@ def some(frame: pd.DataFrame, intent: str, n: int) -> pd.Series:
 
 
 def test_rows_without_a_leak_are_clean(clean):
-    assert told(clean) == []
+    assert findings(clean) == []
 
 
 @pytest.mark.parametrize("ref", ["intents@1.0.0", "intents@1.1.0", "out_of_scope@1.0.0"])
@@ -65,27 +65,27 @@ def test_a_near_duplicate_in_another_fold_is_found(clean):
     copies = clean.head(5).assign(query=clean["query"] + "!", fold=clean["fold"] + 1)
     leaky = pd.concat([clean, copies.assign(id=list("abcde"))], ignore_index=True)
     pairs = near_duplicate_pairs(leaky["query"])
-    assert told(leaky, pairs=pairs) == [("fold_pairs", "error", 10)]
+    assert findings(leaky, pairs=pairs) == [("fold_pairs", "error", 10)]
     leaky.loc[400:, "fold"] -= 1
-    assert told(leaky, pairs=pairs) == []
+    assert findings(leaky, pairs=pairs) == []
 
 
 def test_a_pair_that_a_long_chain_left_behind_is_a_warning(clean):
-    assert told(clean, pairs=[(0, 1, 0.9)]) == [("fold_pairs", "warning", 2)]
+    assert findings(clean, pairs=[(0, 1, 0.9)]) == [("fold_pairs", "warning", 2)]
 
 
-def test_what_publishing_counted_across_the_split_is_told(clean):
-    assert told(clean, recorded={"exact": 0, "near": 0}) == []
-    assert told(clean, recorded={"exact": 2, "near": 1}) == [
+def test_what_publishing_counted_across_the_split_is_reported(clean):
+    assert findings(clean, recorded={"exact": 0, "near": 0}) == []
+    assert findings(clean, recorded={"exact": 2, "near": 1}) == [
         ("split", "error", 0),
         ("split", "warning", 0),
     ]
 
 
 def test_an_id_on_both_sides_or_in_two_folds_is_found(clean):
-    assert told(clean, held_ids=["r3", "h1"]) == [("ids", "error", 1)]
+    assert findings(clean, held_ids=["r3", "h1"]) == [("ids", "error", 1)]
     clean.loc[7, "id"] = "r6"
-    assert told(clean) == [("ids", "error", 2)]
+    assert findings(clean) == [("ids", "error", 2)]
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_an_id_on_both_sides_or_in_two_folds_is_found(clean):
 def test_augmented_rows_in_a_fold_are_found(clean, column, cell):
     leaky = clean.assign(selection="natural")
     leaky.loc[:2, column] = cell
-    assert told(leaky) == [("augmented", "error", 3)]
+    assert findings(leaky) == [("augmented", "error", 3)]
     leaky.loc[:2, "fold"] = -1  # trained on only
-    assert told(leaky) == []
+    assert findings(leaky) == []
 
 
 @pytest.mark.parametrize("cell", ["written by language models", "CRM, made in 2025", None])
 def test_other_sources_are_no_augmentation(clean, cell):
-    assert told(clean.assign(source=cell)) == []
+    assert findings(clean.assign(source=cell)) == []
 
 
 # --- labels in the text ------------------------------------------------------------------------
@@ -112,39 +112,39 @@ def test_other_sources_are_no_augmentation(clean, cell):
 @pytest.mark.parametrize("text", [" emergency_fund", " [EMERGENCY_FUND]", " intent=emergency_fund"])
 def test_a_label_as_machines_write_it_is_found_in_few_rows(clean, text):
     leaky = with_text(clean, some(clean, "emergency_fund", 8), text)
-    assert told(leaky) == [("stated_label", "error", 8)]
+    assert findings(leaky) == [("stated_label", "error", 8)]
 
 
 @pytest.mark.parametrize(
     ("rows", "severity"), [(100, "error"), (95, "error"), (60, "warning"), (40, None)]
 )
-def test_a_label_in_words_is_judged_by_how_many_of_its_rows_say_it(clean, rows, severity):
+def test_a_label_in_words_is_judged_by_how_many_of_its_rows_contain_it(clean, rows, severity):
     leaky = with_text(clean, some(clean, "emergency_fund", rows), " for my emergency fund")
-    stated = [leak for leak in told(leaky) if leak[0] == "stated_label"]
+    stated = [leak for leak in findings(leaky) if leak[0] == "stated_label"]
     assert stated == ([("stated_label", severity, rows)] if severity else [])
 
 
-def test_words_that_rows_of_all_labels_say_are_no_leak(clean):
-    assert told(with_text(clean, clean["intent"] != "", " emergency fund")) == []
+def test_words_that_rows_of_all_labels_contain_are_no_leak(clean):
+    assert findings(with_text(clean, clean["intent"] != "", " emergency fund")) == []
 
 
 @pytest.mark.parametrize("name", ["emergencyFund", "emergency-fund", "Emergency fund"])
 def test_labels_of_other_spellings_are_found_too(clean, name):
     frame = clean.replace("emergency_fund", name)
     leaky = with_text(frame, some(frame, name, 100), " (emergency fund)")
-    assert ("stated_label", "error", 100) in told(leaky)
+    assert ("stated_label", "error", 100) in findings(leaky)
 
 
 @pytest.mark.parametrize("tag", ["#q7", "[TX]", "ref:77", "<a>", "src_9"])
 def test_a_tag_that_decides_the_label_is_found_in_few_rows(clean, tag):
     leaky = with_text(clean, some(clean, "loan_inquiry", 12), f" {tag}")
-    assert told(leaky) == [("giveaway", "error", 12)]
+    assert findings(leaky) == [("giveaway", "error", 12)]
 
 
 @pytest.mark.parametrize(("rows", "severity"), [(100, "error"), (60, "warning"), (40, None)])
 def test_a_plain_word_that_decides_the_label_is_judged_by_its_share(clean, rows, severity):
     leaky = with_text(clean, some(clean, "loan_inquiry", rows), " kw7731")
-    assert told(leaky) == ([("giveaway", severity, rows)] if severity else [])
+    assert findings(leaky) == ([("giveaway", severity, rows)] if severity else [])
 
 
 def test_a_word_with_many_exceptions_decides_nothing(clean):

@@ -73,7 +73,7 @@ def test_the_file_has_the_doubtful_rows_and_empty_cells_to_fill_in(file, data):
     assert rows[0]["score"] == "0.1250"
 
 
-def test_texts_are_anonymised_and_spreadsheets_are_told_that_they_are_utf_8(file):
+def test_texts_are_anonymised_and_marked_as_utf_8(file):
     raw = file.read_bytes()
     assert raw.startswith(b"\xef\xbb\xbf")
     assert b"[PHONE]" in raw and b"98765" not in raw
@@ -155,7 +155,7 @@ def test_a_file_that_a_spreadsheet_saved_with_semicolons_can_be_read(file, data)
     assert len(read_review(file, data, delimiter=";")) == 1
 
 
-def test_a_file_in_which_nothing_is_decided_says_so(file, data):
+def test_a_file_in_which_nothing_is_decided_is_refused(file, data):
     assert "none of its 6 rows is decided; write keep, relabel, drop" in refusal(file, data)
 
 
@@ -186,9 +186,9 @@ def test_a_file_in_which_nothing_is_decided_says_so(file, data):
 )
 def test_a_wrong_line_is_named_by_its_number(file, data, edits, message):
     row = next(n for n, line in enumerate(cells(file)) if line["label"] == "tax_planning")
-    said = refusal(fill(file, *[(row, *edit) for edit in edits]), data)
-    assert f"line {row + 2}: " in said and message in said
-    assert said.endswith("Correct the file; nothing was published.")
+    error = refusal(fill(file, *[(row, *edit) for edit in edits]), data)
+    assert f"line {row + 2}: " in error and message in error
+    assert error.endswith("Correct the file; nothing was published.")
 
 
 def test_all_problems_come_at_once_in_the_order_of_lines(file, data):
@@ -198,12 +198,12 @@ def test_all_problems_come_at_once_in_the_order_of_lines(file, data):
         (1, "id", "zzz"), (3, "decision", "relable"), (4, "label", "x"), (4, "query", "y"),
         add=[again],
     )  # fmt: skip
-    said = refusal(file, data).splitlines()
-    assert said[0].endswith("review.csv has 5 problems:")
-    assert [line.split(":")[0].strip() for line in said[1:6]] == [
+    error = refusal(file, data).splitlines()
+    assert error[0].endswith("review.csv has 5 problems:")
+    assert [line.split(":")[0].strip() for line in error[1:6]] == [
         "line 3", "line 5", "line 6", "line 6", "line 8",
     ]  # fmt: skip
-    assert f"id {again['id']!r} is in line 2 already" in said[5]
+    assert f"id {again['id']!r} is in line 2 already" in error[5]
 
 
 def test_a_text_over_several_lines_does_not_shift_the_numbers(home, make_rows, tmp_path):
@@ -219,10 +219,10 @@ def test_a_held_out_row_cannot_be_reviewed(file, data):
     assert f"line 2: id {held!r} is held out" in refusal(fill(file, (0, "id", held)), data)
 
 
-def test_a_review_of_another_dataset_is_told_in_one_line(file, make_rows):
+def test_a_review_of_another_dataset_is_refused_in_one_line(file, make_rows):
     publish(make_rows(60, seed=9), "other", "1.0.0", description="")
-    said = refusal(file, load_dataset("other"))
-    assert "none of its 6 ids is a training row of other@1.0.0" in said and "\n" not in said
+    error = refusal(file, load_dataset("other"))
+    assert "none of its 6 ids is a training row of other@1.0.0" in error and "\n" not in error
 
 
 def test_missing_columns_and_another_kind_of_file_are_named(file, data, tmp_path):
@@ -290,7 +290,7 @@ def test_the_parent_stays_as_it_was_and_no_row_changes_side(first):
     assert all(set(now) <= set(then) for now, then in zip(folds, old, strict=True))
 
 
-def test_lineage_says_what_changed_who_decided_and_when(first):
+def test_the_manifest_records_what_changed_who_decided_and_when(first):
     review = decisions("relabel", "drop", "keep")
     version = reviewed("1.0.1", review, created="2026-02-01")
     assert (version.parent, version.rows) == ("1.0.0", 59)
@@ -407,8 +407,8 @@ def test_of_reviews_published_at_the_same_time_one_becomes_the_version(first):
 
     with ThreadPoolExecutor(4) as pool:
         outcomes = list(pool.map(attempt, range(4)))
-    told = [text for text in outcomes if isinstance(text, str)]
-    assert len(told) == 3 and all("exists and is never edited" in text for text in told)
+    refused = [text for text in outcomes if isinstance(text, str)]
+    assert len(refused) == 3 and all("exists and is never edited" in text for text in refused)
     assert len({change["who"] for change in resolve("mine@1.0.1").changes}) == 1
 
 
@@ -436,5 +436,5 @@ def test_the_data_file_has_the_new_labels(first):
         (["relabel", "drop", "relabel"], "review of 3 rows: 2 relabelled, 1 dropped"),
     ],
 )
-def test_a_review_is_told_in_one_phrase(actions, sentence):
+def test_a_review_is_summarised_in_one_phrase(actions, sentence):
     assert summary([Decision(str(n), action, "a") for n, action in enumerate(actions)]) == sentence

@@ -8,13 +8,13 @@ import pytest
 from nivesh_lib import privacy
 from nivesh_lib.data import validation
 from nivesh_lib.data.publishing import publish
-from nivesh_lib.data.validation import find_issues, validate_intent_data
+from nivesh_lib.data.validation import Measures, find_issues, validate_intent_data
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 
 
 def messages(frame, **options):
-    return " | ".join(issue.message for issue in find_issues(frame, **options))
+    return " | ".join(issue.message for issue in find_issues(Measures(frame), **options))
 
 
 def with_cell(rows, position, column, value):
@@ -146,7 +146,7 @@ def test_no_shift_is_seen_where_there_is_none(make_rows):
 
 def test_issues_name_ids_where_there_are_some(make_rows):
     rows = with_cell(make_rows(30, id=[f"r{n}" for n in range(30)]), 3, "query", "")
-    [issue] = find_issues(rows)
+    [issue] = find_issues(Measures(rows))
     assert (issue.rows, issue.severity, issue.check) == (("r3",), "error", "cells")
 
 
@@ -172,6 +172,6 @@ def test_a_version_is_validated_by_its_training_rows(home, make_rows):
     ("data", "message"),
     [("none.json", "does not exist"), (pd.DataFrame({"x": ["a"]}), "no column 'query'; it has x")],
 )
-def test_what_cannot_be_read_is_an_error_that_says_so(home, data, message):
+def test_what_cannot_be_read_is_an_error(home, data, message):
     with pytest.raises(DataError, match=message):
         validate_intent_data(data)

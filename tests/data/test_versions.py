@@ -184,7 +184,7 @@ def test_a_missing_package_is_named_with_its_extra(home, make_rows, monkeypatch)
 # --- publishing a first version ----------------------------------------------------------------
 
 
-def test_the_manifest_says_what_the_version_is(home, make_rows):
+def test_the_manifest_describes_the_version(home, make_rows):
     version = publish(
         make_rows(50), "mine", "v1.0.0", description="d", sources=["crm"], licence="CC0-1.0",
         created="2026-01-15",
@@ -516,7 +516,8 @@ SCRIPT = """
 import os, signal, sys
 import pandas as pd
 from pathlib import Path
-from nivesh_lib.data import publishing, storage
+from nivesh_lib import files
+from nivesh_lib.data import publishing
 
 calls = 0
 def die_at(function, number):
@@ -530,7 +531,7 @@ def die_at(function, number):
 
 stage, number = sys.argv[1].split(":")
 if stage == "sync":
-    storage._sync = die_at(storage._sync, int(number))
+    files.sync = die_at(files.sync, int(number))
 if stage == "rename":
     Path.rename = die_at(Path.rename, int(number))
 rows = pd.DataFrame({"query": sys.argv[3:], "intent": ["a", "b"] * (len(sys.argv[3:]) // 2)})

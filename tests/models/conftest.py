@@ -82,14 +82,8 @@ def save_tiny(architecture: str, folder: Path) -> None:
 def small_model(kind: str) -> TextClassifier:
     if kind == "onnx":
         return get_model(kind, model=small_model("transformer"))
-    if kind == "onnx_tfidf":
-        return get_model(kind, model=get_model("tfidf"))
     if kind == "ensemble":
         return get_model(kind, members={"tfidf": {}, "embedding": {"backbone": tiny()}})
-    if kind == "quantized":
-        return get_model(kind, model=small_model("transformer"))
-    if kind == "remembering":
-        return get_model(kind, model=get_model("tfidf"), size=5)
     if kind == "calibrated":
         return get_model(kind, model=get_model("tfidf"), temperature=0.5)
     if kind == "abstaining":

@@ -10,9 +10,19 @@ import pytest
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models import base
-from nivesh_lib.models.base import MODELS, get_model, load_model, model_class, read_card
+from nivesh_lib.models.base import (
+    MODELS,
+    get_model,
+    load_model,
+    load_with_card,
+    model_class,
+    model_hash,
+    read_card,
+)
 
 from .conftest import LABELS, TEXTS, small_model
+
+FROZEN = Path(__file__).resolve().parents[1] / "frozen"
 
 
 @pytest.fixture
@@ -29,7 +39,7 @@ def edit(folder, **changes):
     """Change the card as somebody who knows the format would: with a checksum that fits."""
     path = folder / "model.json"
     card = json.loads(path.read_text("utf-8")) | changes
-    path.write_text(json.dumps(card | {"sha256": base._card_sha256(card)}), "utf-8")
+    path.write_text(json.dumps(card | {"sha256": base._json_sha256(card)}), "utf-8")
 
 
 def leave_a_listed_pickle(folder):
@@ -62,7 +72,7 @@ def test_an_unknown_argument_is_refused():
 # --- saving ----------------------------------------------------------------------
 
 
-def test_the_card_tells_kind_classes_data_and_more(model, tmp_path):
+def test_the_card_holds_kind_classes_data_and_more(model, tmp_path):
     card = read_card(model.save(tmp_path / "m", data="intents@1.1.0", about={"step": "02"}))
     assert (card["kind"], card["data"], card["about"]) == ("rules", "intents@1.1.0", {"step": "02"})
     assert card["classes"] == sorted(set(LABELS))
@@ -260,7 +270,46 @@ def test_numbers_of_numpy_are_saved_as_plain_ones(model, tmp_path):
     assert load_model(tmp_path / "other").random_state == 7
 
 
-def test_a_model_whose_weights_are_no_numbers_is_not_loaded(model, folder, monkeypatch):
+def test_a_model_with_nan_probabilities_is_not_loaded(model, folder, monkeypatch):
     monkeypatch.setattr(type(model), "_proba", lambda *_: np.full((1, 2), np.nan))
-    with pytest.raises(ModelError, match="give no numbers"):
+    with pytest.raises(ModelError, match="not finite"):
         load_model(folder)
+
+
+# --- identity and earlier releases -------------------------------------------------
+
+
+def test_the_hash_is_that_of_the_card_without_what_made_it(model, tmp_path):
+    first = model.save(tmp_path / "a", data="intents@1.1.0", about={"run": "1"})
+    second = model.save(tmp_path / "b", data="intents@1.1.0", about={"run": "2"})
+    other = model.save(tmp_path / "c", data="intents@1.0.0")
+    assert model_hash(first) == model_hash(read_card(second)) != model_hash(other)
+
+
+def test_model_and_card_come_from_one_reading(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(base, "read_card", lambda path: read.append(path) or read_card(path))
+    loaded, card = load_with_card(folder)
+    assert (loaded.kind, card) == (card["kind"], read_card(folder)) and read == [folder]
+
+
+@pytest.mark.parametrize(
+    ("kind", "instead"),
+    [
+        ("onnx_tfidf", "train a tfidf model"),
+        ("quantized", "OnnxClassifier"),
+        ("remembering", "folder 'model'"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_card, load_model])
+def test_a_model_of_a_removed_kind_is_refused_with_what_to_use_instead(read, kind, instead):
+    folder = FROZEN / "deleted_models" / kind
+    with pytest.raises(ModelError, match=f"kind '{kind}' are no longer supported; .*{instead}"):
+        read(folder)
+
+
+def test_arguments_of_earlier_releases_have_their_present_names():
+    folder = FROZEN / "models" / "transformer"
+    saved, loaded = read_card(folder)["params"], load_model(folder)
+    assert saved["direct"] is loaded.identity_pooler is True
+    assert saved["slips"] == loaded.typo_rate == 0.1

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from nivesh_lib.data.leakage import Leak
+from nivesh_lib.data.schema import Issue
 from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.comparison import compare
 from nivesh_lib.evaluation.compression.gate import judge, recommended
@@ -117,7 +117,7 @@ def record():
         ],
         "overlaps": pairs.to_dict("records"),
         "flipped": flips(frame, oof["weak"], oof["good"]).as_dict() | {"before": "weak"},
-        "leaks": [asdict(Leak("split", "3 rows are on both sides."))],
+        "leaks": [asdict(Issue("split", "3 rows are on both sides."))],
         "help": [{"group": "language=hi", "rows": 150, "share": 0.6, "gain": 0.03}],
     }
     return plain(recorded)

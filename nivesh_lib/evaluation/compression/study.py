@@ -113,12 +113,8 @@ class Trials:
         Raises
         ------
         ValueError
-            The name is taken, a fold has no model, or the model answers from memory.
+            The name is taken, or a fold has no model.
         """
-        if any(map(_remembers, (model, *folds.values()))):
-            raise ValueError(
-                f"{name!r} answers from memory, which tells no speed; add what is inside"
-            )
         if name in self.tried:
             raise ValueError(f"{name!r} was tried already; give this one another name")
         oof = answers_of(folds, self.frame, labels=self.labels)
@@ -213,10 +209,3 @@ class Trials:
             f"{t.size_bytes / 1e6:.1f} MB"
             for t in self.tried.values()
         )
-
-
-def _remembers(model: Any) -> bool:
-    """Whether a model, or one inside it, answers from memory."""
-    inside = [getattr(model, name, None) for name in ("model_", "student_", "teacher_")]
-    here = getattr(model, "kind", "") == "remembering"
-    return here or any(_remembers(one) for one in inside if one is not None)

@@ -216,7 +216,7 @@ def fold_surprise(
     Parameters
     ----------
     known
-        Has ``fit(texts)``, which returns what has ``of(texts)``, as `models.familiarity.Surprise`.
+        ``fit(texts)`` returns what has ``score(texts)``, as `models.wrappers.ood.OodScorer` does.
         It needs no labels, so that no classifier is fitted.
     """
     found = np.full(len(frame), np.nan), np.full(len(outside), np.nan)
@@ -224,7 +224,7 @@ def fold_surprise(
         fitted = known.fit(frame.loc[frame[fold] != k, text].tolist())
         for values, part in zip(found, (frame, outside), strict=True):
             held = (part[fold] == k).to_numpy()
-            values[held] = fitted.of(part.loc[held, text].tolist())
+            values[held] = fitted.score(part.loc[held, text].tolist())
     return found
 
 

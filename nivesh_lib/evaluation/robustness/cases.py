@@ -90,7 +90,7 @@ def read_probe_texts(dataset: str) -> ProbeTexts:
     DataError
         The file is not TOML or not of that shape.
     """
-    path = paths.probes_file(dataset)
+    path = paths.cases_file(dataset)
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

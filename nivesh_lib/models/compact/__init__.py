@@ -1,1 +1,1 @@
-"""Small and fast models: hashed n-grams, ONNX, 8-bit integers."""
+"""Small and fast models: static tables, ONNX graphs, int8 weights."""

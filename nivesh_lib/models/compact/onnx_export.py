@@ -1,7 +1,7 @@
-"""A fine-tuned encoder as one ONNX graph, in float32 and in int8.
+"""Export of a fine-tuned encoder to an optimised float32 ONNX graph.
 
-torch writes the graph, ONNX Runtime's optimizer joins its nodes to the few large ones for which
-it has kernels, and what no answer needs is left out. Nothing here is used to answer.
+torch exports the graph, ONNX Runtime's optimizer fuses its nodes into those with fast kernels, and
+computations without effect on the logits are removed.
 """
 
 from __future__ import annotations
@@ -18,32 +18,34 @@ from typing import Any
 import numpy as np
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.neural.transformer import logits_module
 
 _FAMILIES = ("bert", "distilbert")
 _OPSET = 17
 
 
 def float_graph(network: Any, kept: np.ndarray, max_length: int) -> Any:
-    """Return the graph of a classifier of the hub's format, an ``onnx.ModelProto``.
+    """Export a classifier in the hub's format.
 
     Parameters
     ----------
-    network
-        The classifier, which stays as it is.
+    network : transformers.PreTrainedModel
+        The classifier, unchanged.
     kept : array of int
-        Rows of the table of word pieces that texts can have; the ids of the graph count these.
+        Rows of the token embeddings to keep; the graph's ids index these.
     max_length : int
-        Ids of the longest text; rows of the table of positions beyond it are left out.
+        Maximum number of tokens; position embeddings beyond it are dropped.
 
     Returns
     -------
     onnx.ModelProto
-        ``ids`` and ``mask``, int32 of any (rows, length), to ``logits``, (rows, classes) float32.
+        Inputs ``ids`` and ``mask``, int32 (rows, length); output ``logits``, float32
+        (rows, classes).
 
     Raises
     ------
     ModelError
-        The encoder is of a family that this module does not know.
+        The encoder is neither BERT nor DistilBERT, or its attention is not fused.
     """
     family = network.config.model_type
     if family not in _FAMILIES:
@@ -51,20 +53,20 @@ def float_graph(network: Any, kept: np.ndarray, max_length: int) -> Any:
             f"an encoder of the family {family!r} is not exported; these are: {_FAMILIES}"
         )
     slim = copy.deepcopy(network).eval()
-    for module in slim.modules():  # what they leave out is left out below, once it is fused
+    for module in slim.modules():  # _first_token_only does the same on the fused graph
         module._forward_pre_hooks.clear()
     slim.base_model.embeddings = _embeddings(slim.base_model.embeddings, kept, max_length)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
         _export(slim, path)
         graph = _fused(path, slim.config)
-    gc.collect()  # exporter and optimizer leave half a gigabyte in circles
+    gc.collect()  # exporter and optimizer leave half a gigabyte in reference cycles
     _first_token_only(graph)
     return graph
 
 
 def _embeddings(old: Any, kept: np.ndarray, max_length: int) -> Any:
-    """Return what turns ids into vectors. Token types are all 0, so they are a constant."""
+    """Return an embedding module with the kept rows; token type 0 is added to the positions."""
     import torch
 
     class Embeddings(torch.nn.Module):
@@ -87,27 +89,19 @@ def _embeddings(old: Any, kept: np.ndarray, max_length: int) -> Any:
 def _export(network: Any, path: Path) -> None:
     import torch
 
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, ids: Any, mask: Any) -> Any:
-            return self.network(input_ids=ids, attention_mask=mask).logits
-
     ids = torch.ones(2, 7, dtype=torch.int32)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     free = {0: "rows", 1: "length"}
     torch.onnx.export(
-        Logits().eval(),
+        logits_module(network).eval(),
         (ids, mask),
         path,
         input_names=["ids", "mask"],
         output_names=["logits"],
         dynamic_axes={"ids": free, "mask": free, "logits": {0: "rows"}},
         opset_version=_OPSET,
-        dynamo=False,  # the optimizer knows attention only as this exporter writes it
+        dynamo=False,  # the optimizer recognises attention as exported by this exporter only
     )
 
 
@@ -129,7 +123,7 @@ def _fused(path: Path, config: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep away what exporter and quantiser say of themselves, not of the model."""
+    """Suppress log messages and warnings of exporter and optimizer."""
     import logging
 
     before = logging.root.manager.disable
@@ -143,9 +137,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_token_only(model: Any) -> None:
-    """Compute what follows the last attention for the first token alone: the head reads no other.
+    """Restrict everything after the last attention to the first token, the only one the head reads.
 
-    That part is three quarters of the layer, and its result stays the same.
+    This saves three quarters of the layer.
     """
     from onnx import helper, numpy_helper
 
@@ -167,7 +161,7 @@ def _first_token_only(model: Any) -> None:
 
 
 def set_nodes(model: Any, nodes: Sequence[Any]) -> None:
-    """Put nodes, in the order in which they run, in place of those of a graph."""
+    """Replace the nodes of a graph by ``nodes``, in order of execution."""
     kept = [copy.deepcopy(node) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(kept)

@@ -1,12 +1,11 @@
-"""An ONNX graph of an encoder in eight bits, every step of it fixed when it is made.
+"""Static int8 quantization of an encoder's ONNX graph.
 
-What comes to a product is rounded to steps that a sample of texts has set, so that nothing is
-measured while the graph answers and no answer depends on a text's neighbours. A few channels are
-many times as large as the others, and would leave these few of the steps. Part of their size is
-moved into the weights (Xiao et al. 2023, SmoothQuant), for which the layer norms and the attention
-before them are changed, at no cost. What a feed-forward layer holds in the few channels that are
-larger still is multiplied apart, in floating point (Dettmers et al. 2022, LLM.int8). Weights are
-rounded for inputs like those of the sample (`rounding.rounded_columns`).
+Activations are quantized with fixed ranges from a calibration sample, so that predictions do not
+depend on the other texts of a batch. A few channels with large outliers would leave few steps to
+the others: part of their magnitude moves into the weights (Xiao et al. 2023, SmoothQuant), through
+the preceding layer norms and attention at no cost. The largest outlier channels of feed-forward
+layers are multiplied in floating point (Dettmers et al. 2022, LLM.int8). Weights are quantized for
+inputs like those of the sample (`quantize.quantize_columns`).
 """
 
 from __future__ import annotations
@@ -20,60 +19,60 @@ import numpy as np
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.compact.onnx_export import set_nodes
-from nivesh_lib.models.compact.onnx_session import Graph
-from nivesh_lib.models.compact.quantize import rounded_columns, rounded_rows
+from nivesh_lib.models.compact.onnx_session import OnnxSession
+from nivesh_lib.models.compact.quantize import quantize_columns, quantize_rows
 
-_STEPS = 255.0  # of unsigned eight bits: processors multiply these with signed ones
-_CONTRIB = "com.microsoft"  # operations of ONNX Runtime beside the standard's
-_SMALLEST = 1e-9  # range or weight of a channel that is always 0
-_STILL = 1e-3  # of the largest range: a channel that hardly moved in the sample may in other texts
-_MOVED = 0.8  # share of a channel's size, as a power, that is moved into the weights
-_APART = 25.0  # times the median of the channels' sizes: those above are multiplied apart
-_ROOM = 50.0  # over the number of tokens seen: by how much wider than seen a channel may become
+_LEVELS = 255.0  # of uint8: processors multiply unsigned activations with signed weights
+_CONTRIB = "com.microsoft"  # domain of ONNX Runtime's own operators
+_SMALLEST = 1e-9  # lower bound of ranges and weights of channels that are always 0
+_MIN_RANGE = 1e-3  # of the largest range: channels that hardly vary in the sample may elsewhere
+_MIGRATION = 0.8  # exponent of a channel's magnitude that moves into the weights
+_OUTLIER = 25.0  # times the median magnitude: channels above are multiplied in floating point
+_MARGIN = 50.0  # divided by the number of sampled tokens: relative widening of the ranges
 _NORMS = ("LayerNormalization", "SkipLayerNormalization")
+_CALIBRATION_BATCH = 100  # texts whose activations are held in memory at once
 
 
 def int8_graph(model: Any, ids: Sequence[np.ndarray]) -> Any:
-    """Turn the graph of `onnx_graph.float_graph` into a smaller and faster one.
+    """Quantize a graph of `onnx_export.float_graph` in place and return it.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        The graph, which is changed.
+        The float32 graph; it is changed.
     ids : sequence of int arrays
-        Word pieces of texts like those to come; they set the steps of what is multiplied and how
-        the weights are rounded.
+        Token ids of the calibration texts.
 
     Notes
     -----
-    Products with weights are done in int8: the weights have one scale for each column, what they
-    are multiplied with one for each channel; entries beyond those of the sample become the nearest
-    that has a step. The table of word pieces is int8 with a scale for each piece. The head's few
-    weights are int8 in the file only.
+    Products with weights run in int8: weights have one scale per column, activations one per
+    channel and saturate outside the range of the sample. Token embeddings are int8 with one scale
+    per token. The head's weights are int8 in the file only.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     products = [node for node in model.graph.node if _is_product(node, weights)]
-    graph = _Graph(model, products, seen_inputs(model, [node.input[0] for node in products], ids))
+    names = [node.input[0] for node in products]
+    builder = _Int8Builder(model, products, activation_statistics(model, names, ids))
     for node in list(model.graph.node):
         if list(node.input[1:]) == ["ids"]:
-            graph.look_up(node)
+            builder.embedding(node)
         elif node.op_type == "Attention":
-            graph.attention(node)
+            builder.attention(node)
         elif _is_product(node, weights):
-            graph.product(node)
+            builder.product(node)
         elif node.op_type in _NORMS:
-            graph.norm(node)
+            builder.norm(node)
         elif node.op_type == "Gemm":
-            graph.head(node)
+            builder.head(node)
         else:
-            graph.nodes.append(node)
-    set_nodes(model, graph.nodes)
+            builder.nodes.append(node)
+    set_nodes(model, builder.nodes)
     _drop_unused(model.graph)
     return model
 
 
 def _drop_unused(graph: Any) -> None:
-    """Leave out the weights that no node reads any more."""
+    """Remove the initializers that no node reads."""
     read = {name for node in graph.node for name in node.input}
     kept = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
@@ -85,84 +84,87 @@ def _is_product(node: Any, weights: set[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """How a value becomes whole numbers: ``(x - centre) * factor + zero``, rounded.
+class _Quantizer:
+    """Quantization of an activation to uint8: ``round((x - centre) * factor) + zero_point``.
 
-    ``centre`` and ``factor`` are (width,); a channel that is multiplied ``apart`` has factor 0.
+    ``centre`` and ``factor`` are (width,); the channels ``outliers`` have factor 0 and are
+    multiplied in floating point.
     """
 
     centre: np.ndarray
     factor: np.ndarray
-    zero: int
-    apart: np.ndarray
+    zero_point: int
+    outliers: np.ndarray
 
     @classmethod
-    def of(cls, seen: Inputs, table: np.ndarray, *, folded: bool) -> _Steps:
-        """Choose the steps of an input of a product with a table of weights.
+    def of(cls, statistics: ChannelStatistics, table: np.ndarray, *, folded: bool) -> _Quantizer:
+        """Choose the quantization of the input of a product.
 
         Parameters
         ----------
-        seen : Inputs
-            What came to the product.
+        statistics : ChannelStatistics
+            Of the input on the calibration sample.
         table : array
             The weights, (width, outputs).
         folded : bool
-            Whether what writes the input can write it centred as well. Then no channel has to go
-            apart: an outlier has mostly a large centre.
+            Whether the preceding node can centre and scale its output. Then no channel is an
+            outlier, since their magnitude is mostly a large centre.
         """
-        lows, highs = seen.lows, seen.highs
-        out_of = np.maximum(np.abs(table).max(axis=1), _SMALLEST)
-        apart = np.empty(0, dtype=np.int64)
+        lows, highs = statistics.lows, statistics.highs
+        weight_peaks = np.maximum(np.abs(table).max(axis=1), _SMALLEST)
+        outliers = np.empty(0, dtype=np.int64)
         centre = (lows + highs) / 2 if folded else np.zeros_like(lows)
         if not folded:
-            sizes = (highs - lows) * out_of
-            apart = np.flatnonzero(sizes > _APART * np.median(sizes))
-        room = 1 + _ROOM / seen.n
-        lows, highs = room * (lows - centre), room * (highs - centre)
+            magnitudes = (highs - lows) * weight_peaks
+            outliers = np.flatnonzero(magnitudes > _OUTLIER * np.median(magnitudes))
+        widening = 1 + _MARGIN / statistics.n
+        lows, highs = widening * (lows - centre), widening * (highs - centre)
         peaks = np.maximum(highs, -lows)
-        peaks = np.maximum(peaks, max(_STILL * peaks.max(), _SMALLEST))
-        factor = out_of ** (1 - _MOVED) / peaks**_MOVED
-        factor[apart] = 0
+        peaks = np.maximum(peaks, max(_MIN_RANGE * peaks.max(), _SMALLEST))
+        factor = weight_peaks ** (1 - _MIGRATION) / peaks**_MIGRATION
+        factor[outliers] = 0
         lowest, highest = min((factor * lows).min(), 0.0), (factor * highs).max()
-        factor *= _STEPS / max(highest - lowest, _SMALLEST)
-        zero = round(_STEPS * -lowest / max(highest - lowest, _SMALLEST))
-        return cls(centre.astype(np.float32), factor.astype(np.float32), zero, apart)
+        factor *= _LEVELS / max(highest - lowest, _SMALLEST)
+        zero_point = round(_LEVELS * -lowest / max(highest - lowest, _SMALLEST))
+        return cls(centre.astype(np.float32), factor.astype(np.float32), zero_point, outliers)
 
-    def undone(self, table: np.ndarray) -> np.ndarray:
-        """Return weights for the steps in place of the value, rows of channels apart all zero."""
+    def rescaled(self, table: np.ndarray) -> np.ndarray:
+        """Return the weights for the quantized input; rows of outliers are 0."""
         factor = self.factor[:, None]
         return np.divide(table, factor, out=np.zeros_like(table), where=factor > 0)
 
 
-class _Graph:
-    """The nodes of the new graph, as far as they are written."""
+class _Int8Builder:
+    """Builder of the quantized graph's nodes."""
 
-    def __init__(self, model: Any, products: Sequence[Any], seen: dict[str, Inputs]) -> None:
+    def __init__(
+        self, model: Any, products: Sequence[Any], statistics: dict[str, ChannelStatistics]
+    ) -> None:
         self.nodes: list[Any] = []
         self._initializer = model.graph.initializer
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._made_by = {node.output[0]: node for node in model.graph.node}
-        self._used_by: dict[str, list[Any]] = {}
+        self._producer = {node.output[0]: node for node in model.graph.node}
+        self._consumers: dict[str, list[Any]] = {}
         for node in model.graph.node:
             for name in node.input:
-                self._used_by.setdefault(name, []).append(node)
-        self._seen = {self._whole(name): found for name, found in seen.items()}
-        self._steps = {}
+                self._consumers.setdefault(name, []).append(node)
+        self._statistics = {self._source(name): found for name, found in statistics.items()}
+        self._quantizers = {}
         for node in products:
-            name = self._whole(node.input[0])
-            self._steps[name] = _Steps.of(
-                self._seen[name], self._read(node.input[1]), folded=self._folds(name)
+            name = self._source(node.input[0])
+            self._quantizers[name] = _Quantizer.of(
+                self._statistics[name], self._read(node.input[1]), folded=self._is_folded(name)
             )
         self._one = self._constant("one", np.float32(1))
-        self._zeros: dict[int, str] = {}
+        self._zero_points: dict[int, str] = {}
 
-    def _whole(self, name: str) -> str:
-        """Return the value that a name stands for a part of: the first token has all its steps."""
-        node = self._made_by[name]
+    def _source(self, name: str) -> str:
+        """Return the value of all tokens, where ``name`` is that of the first one only."""
+        node = self._producer[name]
         return str(node.input[0]) if node.op_type == "Gather" else name
 
-    def _folds(self, name: str) -> bool:
-        return self._made_by[name].op_type in (*_NORMS, "Attention")
+    def _is_folded(self, name: str) -> bool:
+        return self._producer[name].op_type in (*_NORMS, "Attention")
 
     # --- weights and nodes -------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class _Graph:
         self._initializer.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def _numbers(self, name: str, values: np.ndarray) -> str:
+    def _floats(self, name: str, values: np.ndarray) -> str:
         return self._constant(name, values.astype(np.float32))
 
     def _read(self, name: str) -> np.ndarray:
@@ -189,167 +191,165 @@ class _Graph:
     # --- products ----------------------------------------------------------------------------
 
     def product(self, node: Any) -> None:
-        """Write a product with a weight of one column for each output.
+        """Add a product with a weight matrix (width, outputs).
 
-        What a layer norm would add to it, its bias and the centre of what skips the layer, is
-        added with it.
+        Its bias includes what a following layer norm would add: that norm's own bias and the
+        centre of the residual connection.
         """
         (source, weight), output = node.input, node.output[0]
         table = self._read(weight)
-        steps = self._steps[self._whole(source)]
-        bias = steps.centre @ table
-        for user in self._used_by[output]:
-            if user.op_type == "SkipLayerNormalization":
-                bias = bias + self._read(user.input[4]) + self._skipped(user).centre
-        most = f"{output}_most" if len(steps.apart) else output
-        self._multiplied(self._integers(source), source, table, bias, most)
-        if len(steps.apart):
-            channels = self._constant(f"{output}_channels", steps.apart)
+        quantizer = self._quantizers[self._source(source)]
+        bias = quantizer.centre @ table
+        for consumer in self._consumers[output]:
+            if consumer.op_type == "SkipLayerNormalization":
+                bias = bias + self._read(consumer.input[4]) + self._residual(consumer).centre
+        has_outliers = len(quantizer.outliers) > 0
+        product = f"{output}_most" if has_outliers else output
+        self._int8_product(self._quantized(source), source, table, bias, product)
+        if has_outliers:
+            channels = self._constant(f"{output}_channels", quantizer.outliers)
             few = self._node("Gather", [source, channels], f"{output}_few", axis=-1)
-            held = self._numbers(f"{output}_few_weights", table[steps.apart])
-            few = self._node("MatMul", [few, held], f"{output}_apart")
-            self._node("Add", [most, few], output)
+            weights = self._floats(f"{output}_few_weights", table[quantizer.outliers])
+            few = self._node("MatMul", [few, weights], f"{output}_apart")
+            self._node("Add", [product, few], output)
 
-    def _skipped(self, norm: Any) -> _Steps:
-        found, skipped = norm.input[:2]
-        if self._made_by[found].op_type != "MatMul":
-            raise ModelError(f"{found} is no product; check onnxruntime against requirements.lock")
-        return self._steps[self._whole(skipped)]
+    def _residual(self, norm: Any) -> _Quantizer:
+        product, residual = norm.input[:2]
+        if self._producer[product].op_type != "MatMul":
+            raise ModelError(
+                f"{product} is no product; check onnxruntime against requirements.lock"
+            )
+        return self._quantizers[self._source(residual)]
 
-    def _integers(self, source: str) -> str:
-        steps = self._steps[self._whole(source)]
-        scaled = source
-        if not self._folds(self._whole(source)):
-            factor = self._numbers(f"{source}_factor", steps.factor)
+    def _quantized(self, source: str) -> str:
+        quantizer = self._quantizers[self._source(source)]
+        scaled, zero = source, quantizer.zero_point
+        if not self._is_folded(self._source(source)):
+            factor = self._floats(f"{source}_factor", quantizer.factor)
             scaled = self._node("Mul", [source, factor], f"{source}_scaled")
-        if steps.zero not in self._zeros:
-            self._zeros[steps.zero] = self._constant(f"zero_{steps.zero}", np.uint8(steps.zero))
-        return self._node(
-            "QuantizeLinear", [scaled, self._one, self._zeros[steps.zero]], f"{source}_steps"
-        )
+        if zero not in self._zero_points:
+            self._zero_points[zero] = self._constant(f"zero_{zero}", np.uint8(zero))
+        inputs = [scaled, self._one, self._zero_points[zero]]
+        return self._node("QuantizeLinear", inputs, f"{source}_steps")
 
-    def _multiplied(
-        self, integers: str, source: str, table: np.ndarray, bias: np.ndarray, output: str
+    def _int8_product(
+        self, quantized: str, source: str, table: np.ndarray, bias: np.ndarray, output: str
     ) -> None:
-        name = self._whole(source)
-        steps = self._steps[name]
-        gram = self._seen[name].moved(steps.centre, steps.factor)
-        columns, scales = rounded_columns(steps.undone(table), gram)
-        put = [
-            integers,
+        name = self._source(source)
+        quantizer = self._quantizers[name]
+        gram = self._statistics[name].gram(quantizer.centre, quantizer.factor)
+        columns, scales = quantize_columns(quantizer.rescaled(table), gram)
+        inputs = [
+            quantized,
             self._constant(f"{output}_int8", columns),
             self._one,
             self._constant(f"{output}_scales", scales[0]),
-            self._zeros[steps.zero],
+            self._zero_points[quantizer.zero_point],
             "",
-            self._numbers(f"{output}_bias", bias),
+            self._floats(f"{output}_bias", bias),
         ]
-        # One kernel multiplies, turns to floating point, scales the columns and adds the bias.
-        self._node("MatMulIntegerToFloat", put, output, domain=_CONTRIB)
+        # One kernel multiplies, converts to float, scales the columns and adds the bias.
+        self._node("MatMulIntegerToFloat", inputs, output, domain=_CONTRIB)
 
     def attention(self, node: Any) -> None:
-        """Write queries, keys and values as one product, and attention in floating point.
+        """Add one int8 product for queries, keys and values, and attention in floating point.
 
-        Values that are centred and scaled give the same of what they are mixed to. Where only the
-        first token's is read, no other asks, and queries are a product of their own.
+        Centring and scaling the values centres and scales the attention's output. If only the
+        first token's output is read, its query alone is computed, as a product of its own.
         """
         from onnx import helper
 
         source, weight, biases, mask = node.input
         output = node.output[0]
         table = self._read(weight).copy()
-        bias = self._read(biases) + self._steps[self._whole(source)].centre @ table
-        mixed = self._steps[output]
-        width = len(mixed.factor)
-        table[:, -width:] *= mixed.factor
-        bias[-width:] = (bias[-width:] - mixed.centre) * mixed.factor
-        integers = self._integers(source)
+        bias = self._read(biases) + self._quantizers[self._source(source)].centre @ table
+        after = self._quantizers[output]
+        width = len(after.factor)
+        table[:, -width:] *= after.factor
+        bias[-width:] = (bias[-width:] - after.centre) * after.factor
+        quantized = self._quantized(source)
         parts = [f"{output}_{part}" for part in ("queries", "keys", "values")]
         together = parts
-        if {user.op_type for user in self._used_by[output]} == {"Gather"}:
-            first = self._node("Gather", [integers, "first_token"], f"{integers}_first", axis=1)
-            self._multiplied(first, source, table[:, :width], bias[:width], parts[0])
+        if {consumer.op_type for consumer in self._consumers[output]} == {"Gather"}:
+            first = self._node("Gather", [quantized, "first_token"], f"{quantized}_first", axis=1)
+            self._int8_product(first, source, table[:, :width], bias[:width], parts[0])
             table, bias, together = table[:, width:], bias[width:], parts[1:]
-        self._multiplied(integers, source, table, bias, f"{output}_all")
+        self._int8_product(quantized, source, table, bias, f"{output}_all")
         self.nodes.append(helper.make_node("Split", [f"{output}_all"], together, axis=-1))
         (heads,) = [item.i for item in node.attribute if item.name == "num_heads"]
         inputs = [*parts, "", mask]
         self._node("MultiHeadAttention", inputs, output, num_heads=heads, domain=_CONTRIB)
 
-    # --- the rest ----------------------------------------------------------------------------
+    # --- other nodes -------------------------------------------------------------------------
 
     def norm(self, node: Any) -> None:
-        """Write a layer norm that gives the steps of the product after it.
+        """Add a layer norm whose output is centred and scaled for the following product.
 
-        An addition and a plain layer norm: ONNX Runtime's kernel for both takes twice as long.
+        A residual connection becomes an addition: ONNX Runtime's fused kernel is half as fast.
         """
         output = node.output[0]
         (epsilon,) = [item.f for item in node.attribute if item.name == "epsilon"]
         total, names = node.input[0], node.input[1:3]
         if node.op_type == "SkipLayerNormalization":
-            total, names = self._joined(node), node.input[2:4]
+            total, names = self._residual_sum(node), node.input[2:4]
         scale, shift = self._read(names[0]), self._read(names[1])
-        if output in self._steps:
-            steps = self._steps[output]
-            scale, shift = scale * steps.factor, (shift - steps.centre) * steps.factor
-        held = [self._numbers(f"{output}_scale", scale), self._numbers(f"{output}_shift", shift)]
+        if output in self._quantizers:
+            after = self._quantizers[output]
+            scale, shift = scale * after.factor, (shift - after.centre) * after.factor
+        held = [self._floats(f"{output}_scale", scale), self._floats(f"{output}_shift", shift)]
         self._node("LayerNormalization", [total, *held], output, axis=-1, epsilon=epsilon)
 
-    def _joined(self, node: Any) -> str:
-        """Write the sum of a product, which holds the centre, and of what skips it."""
-        found, skipped = node.input[:2]
-        back = self._numbers(f"{node.output[0]}_back", 1 / self._skipped(node).factor)
-        skipped = self._node("Mul", [skipped, back], f"{node.output[0]}_skipped")
-        return self._node("Add", [found, skipped], f"{node.output[0]}_sum")
+    def _residual_sum(self, node: Any) -> str:
+        """Add the sum of a product, whose bias holds the centre, and the residual."""
+        product, residual = node.input[:2]
+        back = self._floats(f"{node.output[0]}_back", 1 / self._residual(node).factor)
+        residual = self._node("Mul", [residual, back], f"{node.output[0]}_skipped")
+        return self._node("Add", [product, residual], f"{node.output[0]}_sum")
 
-    def look_up(self, node: Any) -> None:
-        """Write the look-up of word pieces as one of int8 rows and one of their scales."""
+    def embedding(self, node: Any) -> None:
+        """Add the lookup of int8 token embeddings and their scales."""
         from onnx import TensorProto
 
-        rows, scales = rounded_rows(self._read(node.input[0]))
-        held = self._constant("rows", rows), self._numbers("scales", scales)
+        rows, scales = quantize_rows(self._read(node.input[0]))
+        held = self._constant("rows", rows), self._floats("scales", scales)
         found = self._node("Gather", [held[0], "ids"], "rows_of_ids")
         numbers = self._node("Cast", [found], "numbers_of_ids", to=TensorProto.FLOAT)
         factors = self._node("Gather", [held[1], "ids"], "scales_of_ids")
         self._node("Mul", [numbers, factors], node.output[0])
 
     def head(self, node: Any) -> None:
-        """Write a layer of the head, its weights in eight bits in the file only.
+        """Add a layer of the head, with weights that are int8 in the file only.
 
-        A layer that passes its input through (`TransformerClassifier`'s ``direct``) has ones on the
-        diagonal, beside which eight bits have no step for the rest: the diagonal goes apart.
+        The diagonal of a square layer is stored apart in float32: that of an identity pooler
+        (`TransformerClassifier`) would leave no int8 steps to the other weights.
         """
         from onnx import TensorProto
 
         name, output = node.input[1], node.output[0]
         table = self._read(name).copy()
-        passed = np.diag(table).copy() if table.shape[0] == table.shape[1] else None
-        if passed is not None:
+        diagonal = np.diag(table).copy() if table.shape[0] == table.shape[1] else None
+        if diagonal is not None:
             np.fill_diagonal(table, 0.0)
-        rows, scales = rounded_rows(table)
+        rows, scales = quantize_rows(table)
         held = self._constant(f"{name}_int8", rows)
-        units = self._numbers(f"{name}_scales", scales)
+        units = self._floats(f"{name}_scales", scales)
         found = self._node("Cast", [held], f"{name}_numbers", to=TensorProto.FLOAT)
         same = copy.deepcopy(node)
         same.input[1] = self._node("Mul", [found, units], f"{name}_found")
         self.nodes.append(same)
-        if passed is not None:
+        if diagonal is not None:
             same.output[0] = f"{output}_rest"
-            diagonal = self._constant(f"{name}_diagonal", passed)
-            through = self._node("Mul", [node.input[0], diagonal], f"{output}_through")
+            factors = self._constant(f"{name}_diagonal", diagonal)
+            through = self._node("Mul", [node.input[0], factors], f"{output}_through")
             self._node("Add", [f"{output}_rest", through], output)
 
 
-_TEXTS = 100  # whose inputs are held at once
-
-
 @dataclass(frozen=True)
-class Inputs:
-    """The ``n`` tokens ``x`` that came to a product.
+class ChannelStatistics:
+    """Per-channel statistics of ``n`` token activations ``x``, float32.
 
-    ``lows``, ``highs`` and ``mean`` (width,) are of the entries of each channel; ``scatter``
-    (width, width) is the sum of ``(x - mean).T @ (x - mean)``: about the mean, since entries that
-    vary little around a large one would be lost in the square of it. All float32.
+    ``lows``, ``highs`` and ``mean`` are (width,); ``scatter`` (width, width) is the sum of
+    ``(x - mean).T @ (x - mean)``, about the mean for numerical stability.
     """
 
     lows: np.ndarray
@@ -360,65 +360,70 @@ class Inputs:
 
     @classmethod
     def of(cls, tokens: np.ndarray) -> Self:
-        """Return what there is to say of some tokens, (n, width)."""
+        """Return the statistics of activations (n, width)."""
         mean = tokens.mean(axis=0)
-        apart = tokens - mean
-        return cls(tokens.min(axis=0), tokens.max(axis=0), mean, apart.T @ apart, len(tokens))
+        centred = tokens - mean
+        return cls(tokens.min(axis=0), tokens.max(axis=0), mean, centred.T @ centred, len(tokens))
 
-    def __add__(self, other: Inputs) -> Inputs:
-        """Return what there is to say of the tokens of both (Chan et al. 1979)."""
-        n, apart = self.n + other.n, other.mean - self.mean
-        return Inputs(
+    def __add__(self, other: ChannelStatistics) -> ChannelStatistics:
+        """Return the statistics of the union of both samples (Chan et al. 1979)."""
+        n, difference = self.n + other.n, other.mean - self.mean
+        between = np.outer(difference, difference) * (self.n * other.n / n)
+        return ChannelStatistics(
             np.minimum(self.lows, other.lows),
             np.maximum(self.highs, other.highs),
-            self.mean + apart * (other.n / n),
-            self.scatter + other.scatter + np.outer(apart, apart) * (self.n * other.n / n),
+            self.mean + difference * (other.n / n),
+            self.scatter + other.scatter + between,
             n,
         )
 
-    def moved(self, centre: np.ndarray, factor: np.ndarray) -> np.ndarray:
-        """Return the Gram matrix of ``(x - centre) * factor``, both (width,)."""
-        apart = (self.mean - centre) * factor
-        return np.asarray(self.scatter * factor * factor[:, None] + self.n * np.outer(apart, apart))
+    def gram(self, centre: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        """Return the Gram matrix (width, width) of ``(x - centre) * factor``, both (width,)."""
+        mean = (self.mean - centre) * factor
+        return np.asarray(self.scatter * factor * factor[:, None] + self.n * np.outer(mean, mean))
 
 
-def seen_inputs(model: Any, names: Iterable[str], ids: Sequence[np.ndarray]) -> dict[str, Inputs]:
-    """Run a graph of `onnx_graph.float_graph` on texts and return what came to its products.
+def activation_statistics(
+    model: Any, names: Iterable[str], ids: Sequence[np.ndarray]
+) -> dict[str, ChannelStatistics]:
+    """Run a graph of `onnx_export.float_graph` on texts; return statistics of inner values.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        The graph, which stays as it is.
+        The graph, unchanged.
     names : iterable of str
-        The values inside that are wanted, float32 of (rows, length, width).
+        Values of the graph, float32 (rows, length, width).
     ids : sequence of int arrays
-        Word pieces of each text; at least one text.
+        Token ids of at least one text.
 
     Raises
     ------
     ModelError
-        A value is infinite or none.
+        A value is infinite or NaN.
     """
     names = list(dict.fromkeys(names))
-    session = Graph(_with_outputs(model, names).SerializeToString())
-    seen: dict[str, Inputs] = {}
-    for start in range(0, len(ids), _TEXTS):
-        alone = [np.asarray(row)[None] for row in ids[start : start + _TEXTS]]
-        values = [session.named(names, ids=row, mask=np.ones_like(row)) for row in alone]
-        for name, given in zip(names, zip(*values, strict=True), strict=True):
-            tokens = np.concatenate([value.reshape(-1, value.shape[-1]) for value in given])
+    session = OnnxSession(_with_outputs(model, names).SerializeToString())
+    statistics: dict[str, ChannelStatistics] = {}
+    for start in range(0, len(ids), _CALIBRATION_BATCH):
+        rows = [np.asarray(row)[None] for row in ids[start : start + _CALIBRATION_BATCH]]
+        values = [session.outputs(names, ids=row, mask=np.ones_like(row)) for row in rows]
+        for name, found in zip(names, zip(*values, strict=True), strict=True):
+            tokens = np.concatenate([value.reshape(-1, value.shape[-1]) for value in found])
             if not np.isfinite(tokens).all():
-                raise ModelError(f"{name}: its weights give no numbers. Fit the model again")
-            found = Inputs.of(tokens)
-            seen[name] = seen[name] + found if name in seen else found
-    return seen
+                raise ModelError(
+                    f"{name} is not finite for a calibration text. Fit the model again"
+                )
+            new = ChannelStatistics.of(tokens)
+            statistics[name] = statistics[name] + new if name in statistics else new
+    return statistics
 
 
 def _with_outputs(model: Any, names: Sequence[str]) -> Any:
     from onnx import TensorProto, helper
 
-    told = copy.deepcopy(model)
-    told.graph.output.extend(
+    extended = copy.deepcopy(model)
+    extended.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
     )
-    return told
+    return extended

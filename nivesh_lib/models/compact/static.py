@@ -1,4 +1,4 @@
-"""A classifier that looks pieces of a text up in tables: no encoder, no torch when it answers."""
+"""A linear classifier on tables of token and hashed n-gram scores, without an encoder."""
 
 from __future__ import annotations
 
@@ -11,49 +11,57 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from nivesh_lib.models.base import TextClassifier, as_training
-from nivesh_lib.models.compact.hashing import Bags, letter_bags, piece_bags
-from nivesh_lib.models.compact.quantize import from_rounded, rounded_rows
-from nivesh_lib.models.compact.vocabulary import load_packed, reachable, save_packed
-from nivesh_lib.models.neural.backbones import find_backbone
-from nivesh_lib.models.neural.distillation import Teaching, distillation_loss
-from nivesh_lib.models.neural.tokenizer import WordPieces
+from nivesh_lib.models.compact.hashing import (
+    TextIndices,
+    hashed_char_ngrams,
+    hashed_token_ngrams,
+)
+from nivesh_lib.models.compact.quantize import dequantize_rows, quantize_rows
+from nivesh_lib.models.compact.vocabulary import (
+    prune_unreachable,
+    read_tokenizer,
+    write_tokenizer,
+)
+from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
+from nivesh_lib.models.neural.distillation import DistillationTargets, distillation_loss
+from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.text.hinglish import glossed
 from nivesh_lib.models.text.linear import softmax
 
-_COMMON = 1e-4  # share of all words from which on a piece counts less (Arora et al. 2017)
-_STEPS = 60  # of L-BFGS, at most; 200 change two answers of a thousand
-_BLOCK = 64  # texts whose rows are looked up at once
+_SIF = 1e-4  # parameter of smooth inverse frequency weights (Arora et al. 2017)
+_MAX_STEPS = 60  # of L-BFGS; 200 change two predictions of a thousand
+_BLOCK = 64  # texts of one table lookup
 _FAMILIES = ("vectors", "letters", "words")
 
 
+@dataclass(eq=False, repr=False)
 class StaticClassifier(TextClassifier):
-    """Logistic regression on the mean word-piece vector and on hashed n-grams, as three tables.
+    """Logistic regression on mean token embeddings and hashed n-grams, as three int8 tables.
 
-    The vectors are the backbone's input vectors, common pieces weighed down (the sentence vectors
-    of Arora et al. 2017; Tulkens and van Dongen 2024 cut encoders down to such a table), so that
-    words of no training row lie beside those of some. Character n-grams inside words, single
-    pieces and pairs of pieces get weights of their own, in buckets that they hash to (Weinberger
-    et al. 2009), weighed by how rare they are: these read typos, names and phrases. Since all of
-    it is linear, what is kept of a piece or bucket is one int8 score for each class. Answering is
-    looking up and adding, in numpy.
+    The embeddings are a backbone's input embeddings, frequent tokens weighted down (sentence
+    vectors of Arora et al. 2017; Tulkens and van Dongen 2024 distil encoders to such a table), so
+    that unseen words lie near seen ones. Character n-grams inside words, token unigrams and token
+    bigrams have weights of their own in hashed buckets (Weinberger et al. 2009), scaled by inverse
+    document frequency; they cover typos, names and phrases. As the model is linear, each token and
+    bucket is stored as one int8 score per class, and prediction is lookup and addition in numpy.
 
     Parameters
     ----------
     backbone : str
-        Whose word pieces and vectors are used; see `backbones.find_backbone`.
+        Whose tokenizer and input embeddings are used; see `backbones.find_backbone`.
     C : float
         Inverse regularisation strength.
     buckets : int
-        Places for character n-grams, and as many for pieces and their pairs; a power of two. Each
-        takes a byte for each class, and so does each word piece.
+        Buckets of character n-grams, and as many of token n-grams; a power of two. Each takes one
+        byte per class, and so does each token.
     label_smoothing : float
         Of the cross-entropy.
     glosses : bool
-        Read the Hindi words of a text in English; see `hinglish.glossed`.
+        Replace Hindi words by English glosses; see `hinglish.glossed`.
     max_length : int
-        Word pieces of a text that are read.
+        Maximum number of tokens; longer texts are truncated.
     random_state : int, optional
-        Not used: there is one best fit, and the search for it starts from zeros.
+        Unused: the loss is convex, and L-BFGS starts from zeros.
 
     Examples
     --------
@@ -64,36 +72,31 @@ class StaticClassifier(TextClassifier):
 
     kind: ClassVar[str] = "static"
 
-    def __init__(
-        self,
-        backbone: str = "minilm",
-        C: float = 30.0,
-        buckets: int = 32768,
-        label_smoothing: float = 0.1,
-        glosses: bool = True,
-        max_length: int = 128,
-        random_state: int | None = 42,
-    ) -> None:
-        self.backbone = backbone
-        self.C = C
-        self.buckets = buckets
-        self.label_smoothing = label_smoothing
-        self.glosses = glosses
-        self.max_length = max_length
-        self.random_state = random_state
+    backbone: str = "minilm"
+    C: float = 30.0
+    buckets: int = 32768
+    label_smoothing: float = 0.1
+    glosses: bool = True
+    max_length: int = 128
+    random_state: int | None = 42
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Learn from the labels alone."""
-        return self.fit_taught(X, y, None)
-
-    def fit_taught(self, X: Iterable[str], y: Iterable[str], teaching: Teaching | None) -> Self:
-        """Learn from the labels and, where there is one, from what a teacher said of each row.
+        """Fit on the labels.
 
         Raises
         ------
         ValueError
-            ``buckets`` is no power of two, or ``C`` not above 0.
+            ``buckets`` is not a power of two, or ``C`` is not positive and finite.
         """
+        return self._fit(X, y, None)
+
+    def fit_distilled(self, targets: DistillationTargets) -> Self:
+        """Fit on a teacher's predictions and the labels; raises as `fit`."""
+        return self._fit(targets.texts, targets.labels, targets)
+
+    def _fit(
+        self, X: Iterable[str], y: Iterable[str], distillation: DistillationTargets | None
+    ) -> Self:
         if self.buckets < 2 or self.buckets & (self.buckets - 1):
             raise ValueError(f"buckets {self.buckets!r} is no power of two")
         if not 0 < self.C < float("inf"):
@@ -101,94 +104,98 @@ class StaticClassifier(TextClassifier):
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
-        whole = WordPieces.from_folder(folder)
-        self._pieces, kept = reachable(whole)
-        read = self._read(texts)
-        vectors = _weighted(_input_vectors(folder), whole)[kept]
-        pieces = read["vectors"]
-        means = pieces.matrix(len(vectors)) @ vectors / _size("vectors", pieces.counts)
-        letters, words = (_Weighed.of(read[name], self.buckets) for name in ("letters", "words"))
+        tokenizer = SubwordTokenizer.from_folder(folder)
+        self._tokenizer, kept = prune_unreachable(tokenizer)
+        indices = self._indices(texts)
+        vectors = _weighted(input_embeddings(folder).numpy(), tokenizer)[kept]
+        tokens = indices["vectors"]
+        means = tokens.matrix(len(vectors)) @ vectors / _norm("vectors", tokens.counts)
+        letters, words = (
+            _WeightedNgrams.of(indices[name], self.buckets) for name in ("letters", "words")
+        )
         scale = _unit(np.square(means).sum(axis=1))
-        weights = self._solve(means * scale, [letters, words], targets, teaching)
+        weights = self._solve(means * scale, [letters, words], targets, distillation)
         tables = {
             "vectors": (vectors * scale) @ weights["vectors"],
             "letters": letters.table(weights["letters"]),
             "words": words.table(weights["words"]),
         }
-        self._take(tables, weights["bias"])
+        self._quantize(tables, weights["bias"])
         return self
 
     def _solve(
         self,
         means: np.ndarray,
-        bags: Sequence[_Weighed],
+        ngrams: Sequence[_WeightedNgrams],
         targets: np.ndarray,
-        teaching: Teaching | None,
+        distillation: DistillationTargets | None,
     ) -> dict[str, np.ndarray]:
-        """Return the weights of each family of features, and the bias, that fit the rows best."""
+        """Return the weights of each family of features, and the bias, with the least loss."""
         import torch
         from torch.nn import functional
 
-        classes, target, theirs = len(self.classes_), torch.from_numpy(targets), None
-        if teaching is not None:
-            theirs = torch.from_numpy(np.asarray(teaching.logits, np.float32))
-        features = dict(zip(_FAMILIES, [means, *(bag.features for bag in bags)], strict=True))
+        classes, target, teacher = len(self.classes_), torch.from_numpy(targets), None
+        if distillation is not None:
+            teacher = torch.from_numpy(np.asarray(distillation.logits, np.float32))
+        features = dict(zip(_FAMILIES, [means, *(one.features for one in ngrams)], strict=True))
         weights = {name: torch.zeros(x.shape[1], classes) for name, x in features.items()}
         weights["bias"] = torch.zeros(classes)
         values = {name: weight.numpy() for name, weight in weights.items()}  # the same memory
-        search = torch.optim.LBFGS(
-            list(weights.values()), max_iter=_STEPS, history_size=10, line_search_fn="strong_wolfe"
+        optimizer = torch.optim.LBFGS(
+            list(weights.values()),
+            max_iter=_MAX_STEPS,
+            history_size=10,
+            line_search_fn="strong_wolfe",
         )
 
         def loss() -> Any:
             scores = sum((x @ values[name] for name, x in features.items()), values["bias"])
             logits = torch.from_numpy(scores).requires_grad_()
-            if teaching is None or theirs is None:
-                wrong = functional.cross_entropy(
+            if distillation is None or teacher is None:
+                value = functional.cross_entropy(
                     logits, target, label_smoothing=self.label_smoothing
                 )
             else:
-                wrong = distillation_loss(
-                    logits, theirs, target, teaching.temperature, alpha=teaching.alpha
-                )
-            # torch goes back to the logits; below them all is linear, and sparse products are fast.
-            (slope,) = torch.autograd.grad(wrong, logits)
+                temperature, alpha = distillation.temperature, distillation.alpha
+                value = distillation_loss(logits, teacher, target, temperature, alpha=alpha)
+            # Autograd ends at the logits: the rest is linear, with fast sparse products.
+            (gradient,) = torch.autograd.grad(value, logits)
             decay = 1 / (self.C * len(target))
             for name, x in features.items():
-                weights[name].grad = torch.from_numpy(x.T @ slope.numpy() + decay * values[name])
-            weights["bias"].grad = slope.sum(dim=0)
+                weights[name].grad = torch.from_numpy(x.T @ gradient.numpy() + decay * values[name])
+            weights["bias"].grad = gradient.sum(dim=0)
             size = sum(weights[name].square().sum() for name in _FAMILIES)
-            return wrong.detach() + decay * size / 2
+            return value.detach() + decay * size / 2
 
-        search.step(loss)
+        optimizer.step(loss)
         return values
 
-    def _take(self, tables: dict[str, np.ndarray], bias: np.ndarray) -> None:
-        """Take scores of pieces and of buckets, (rows, classes) each, as they come out of int8."""
+    def _quantize(self, tables: dict[str, np.ndarray], bias: np.ndarray) -> None:
+        """Set the int8 tables from scores (rows, classes) of tokens and of buckets."""
         self._tensors = {"bias": bias}
         for name, table in tables.items():
-            steps, scales = rounded_rows(table)
-            self._tensors |= {f"{name}.steps": steps, f"{name}.scales": scales[:, 0]}
-        self._unpack()
+            values, scales = quantize_rows(table)
+            self._tensors |= {f"{name}.steps": values, f"{name}.scales": scales[:, 0]}
+        self._dequantize()
 
-    def _unpack(self) -> None:
+    def _dequantize(self) -> None:
         held = self._tensors
         self._tables = {
-            name: from_rounded(held[f"{name}.steps"], held[f"{name}.scales"][:, None])
+            name: dequantize_rows(held[f"{name}.steps"], held[f"{name}.scales"][:, None])
             for name in _FAMILIES
         }
 
-    def _read(self, texts: Sequence[str]) -> dict[str, Bags]:
-        """Return what is looked up in each table; n-grams are those of both readings of a text."""
-        readings = [
+    def _indices(self, texts: Sequence[str]) -> dict[str, TextIndices]:
+        """Return the table rows of each text; n-grams are of the original and the glossed text."""
+        variants = [
             list(dict.fromkeys([text, glossed(text)])) if self.glosses else [text] for text in texts
         ]
-        sizes = [len(one) for one in readings]
-        ids = self._pieces.encode(list(chain.from_iterable(readings)), self.max_length)
+        sizes = [len(one) for one in variants]
+        ids = self._tokenizer.encode(list(chain.from_iterable(variants)), self.max_length)
         return {
-            "vectors": Bags.of([ids[end - 1] for end in accumulate(sizes)]),
-            "letters": letter_bags([" ".join(one) for one in readings], self.buckets),
-            "words": piece_bags(ids, self.buckets).joined(sizes),
+            "vectors": TextIndices.of([ids[end - 1] for end in accumulate(sizes)]),
+            "letters": hashed_char_ngrams([" ".join(one) for one in variants], self.buckets),
+            "words": hashed_token_ngrams(ids, self.buckets).merged(sizes),
         }
 
     def _proba(self, texts: list[str]) -> np.ndarray:
@@ -197,31 +204,31 @@ class StaticClassifier(TextClassifier):
 
     def _logits(self, texts: Sequence[str]) -> np.ndarray:
         return self._tensors["bias"] + sum(
-            bags.sums(self._tables[name]) / _size(name, bags.counts)
-            for name, bags in self._read(texts).items()
+            indices.sums(self._tables[name]) / _norm(name, indices.counts)
+            for name, indices in self._indices(texts).items()
         )
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         from safetensors.numpy import save_file
 
-        save_packed(self._pieces, directory)
+        write_tokenizer(self._tokenizer, directory)
         save_file(self._tensors, directory / "weights.safetensors")
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         from safetensors.numpy import load_file
 
-        self._pieces = load_packed(directory)
+        self._tokenizer = read_tokenizer(directory)
         self._tensors = load_file(directory / "weights.safetensors")
-        self._unpack()
+        self._dequantize()
 
 
 @dataclass(frozen=True)
-class _Weighed:
-    """What n-grams count in training rows.
+class _WeightedNgrams:
+    """TF-IDF features of hashed n-grams in the training rows.
 
-    ``features`` is sparse, (rows, columns), with a column for each bucket that was seen, ``seen``;
-    ``weights`` float32 (buckets,) is what a bucket weighs.
+    ``features`` is sparse (rows, columns), one column for each bucket in ``seen`` (columns,);
+    ``weights`` float32 (buckets,) are the scaled inverse document frequencies.
     """
 
     features: Any
@@ -229,48 +236,42 @@ class _Weighed:
     weights: np.ndarray
 
     @classmethod
-    def of(cls, bags: Bags, buckets: int) -> _Weighed:
-        """Weigh buckets by how rare they are, and all of them so that rows have length one."""
-        features = bags.matrix(buckets)
-        found = np.bincount(features.indices, minlength=buckets)
-        rare = np.log((1 + len(bags.counts)) / (1 + found)) + 1  # as TfidfVectorizer does
-        scale = _unit(bags.sums(np.square(rare)) / bags.counts)
-        weights = (scale * rare).astype(np.float32)
-        lengths = np.sqrt(bags.counts, dtype=np.float32).repeat(np.diff(features.indptr))
+    def of(cls, indices: TextIndices, buckets: int) -> _WeightedNgrams:
+        """Weight buckets by idf, scaled so that rows have unit length on average."""
+        features = indices.matrix(buckets)
+        frequency = np.bincount(features.indices, minlength=buckets)
+        idf = np.log((1 + len(indices.counts)) / (1 + frequency)) + 1  # as TfidfVectorizer
+        scale = _unit(indices.sums(np.square(idf)) / indices.counts)
+        weights = (scale * idf).astype(np.float32)
+        lengths = np.sqrt(indices.counts, dtype=np.float32).repeat(np.diff(features.indptr))
         features.data *= weights[features.indices] / lengths
-        seen = np.flatnonzero(found)
+        seen = np.flatnonzero(frequency)
         return cls(features[:, seen], seen, weights)
 
     def table(self, weights: np.ndarray) -> np.ndarray:
-        """Return what each bucket says of each class, given the weights of the columns above."""
+        """Return the scores (buckets, classes), given the weights (columns, classes)."""
         full = np.zeros((len(self.weights), weights.shape[1]), np.float32)
         full[self.seen] = self.weights[self.seen, None] * weights
         return full
 
 
-def _size(family: str, counts: np.ndarray) -> np.ndarray:
-    """Return by what sums are divided, (texts, 1): a mean of vectors, n-grams of length one."""
+def _norm(family: str, counts: np.ndarray) -> np.ndarray:
+    """Return the divisors of sums, (texts, 1): counts for means, else their square roots."""
     return (counts if family == "vectors" else np.sqrt(counts)).astype(np.float32)[:, None]
 
 
-def _input_vectors(folder: Path) -> np.ndarray:
-    from nivesh_lib.models.neural.lstm import input_vectors
+def _weighted(vectors: np.ndarray, tokenizer: SubwordTokenizer) -> np.ndarray:
+    """Return centred embeddings with smooth inverse frequency weights, float32.
 
-    return input_vectors(folder).numpy()
-
-
-def _weighted(vectors: np.ndarray, pieces: WordPieces) -> np.ndarray:
-    """Return the vectors about their mean, float32, common pieces weighed less.
-
-    Vocabularies are sorted by frequency, which Zipf's law then tells. Pieces that stand for no
-    word, such as the first and the last of every text, get zeros.
+    Vocabularies are sorted by frequency, which is estimated from the rank by Zipf's law. Special
+    tokens get zeros.
     """
     share = 1 / np.arange(2, len(vectors) + 2)
-    weight = _COMMON / (_COMMON + share / share.sum())
-    weight[pieces.special()] = 0.0
+    weight = _SIF / (_SIF + share / share.sum())
+    weight[tokenizer.special_ids()] = 0.0
     return ((vectors - vectors.mean(axis=0)) * weight[:, None]).astype(np.float32)
 
 
 def _unit(squares: Sequence[float] | np.ndarray) -> np.float32:
-    """Return the factor that makes rows of these squared lengths one long on average."""
+    """Return the factor that scales rows of these squared lengths to unit length on average."""
     return np.float32(1 / max(float(np.mean(squares)), 1e-12) ** 0.5)

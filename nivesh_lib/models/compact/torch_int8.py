@@ -1,108 +1,100 @@
-"""Smaller weights for a trained transformer: eight bits a weight, or fewer weights.
-
-A smaller network that learns from a trained one is in `models.distillation`.
-"""
+"""Dynamic int8 quantization and magnitude pruning of a transformer in torch, for comparison."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts
-from nivesh_lib.models.compact.quantize import from_rounded, rounded_rows
-from nivesh_lib.models.compact.vocabulary import load_packed, reachable, save_packed
-from nivesh_lib.models.neural.backbones import empty_classifier
-from nivesh_lib.models.neural.tokenizer import WordPieces
-from nivesh_lib.models.neural.transformer import TransformerClassifier, logits_network
-
-_PARTS = ("steps", "scales")
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import TextClassifier
+from nivesh_lib.models.compact.quantize import dequantize_rows, quantize_rows
+from nivesh_lib.models.compact.vocabulary import prune_unreachable, write_tokenizer
+from nivesh_lib.models.neural.transformer import TransformerClassifier
+from nivesh_lib.models.wrappers.wrapper import Wrapper
 
 
-class QuantizedClassifier(TextClassifier):
-    """A transformer whose linear layers multiply in eight bits.
+@dataclass(eq=False, repr=False)
+class QuantizedClassifier(Wrapper):
+    """A transformer whose linear layers multiply in int8; it cannot be saved.
 
-    Weights are rounded to int8 once, one scale for each row; activations are rounded as they come,
-    one scale for each layer and batch (dynamic quantisation, ``torch.ao``). So a text's neighbours
-    in a batch move its answer a little. Vectors of word pieces and positions are int8 in the file,
-    one scale for each, and float32 in memory; pieces that no text has, such as ``[unused7]``, are
-    left out of the file.
+    Weights are quantized once, with one scale per output channel; activations at run time, with
+    one scale per layer and batch (dynamic quantization, ``torch.ao``), so that a prediction
+    depends slightly on the other texts of its batch. Embeddings are rounded to int8 too and kept
+    in float32. Speed and accuracy depend on the processor: activations have eight bits with VNNI
+    instructions and seven without.
 
     Parameters
     ----------
     model : TransformerClassifier
-        The model to wrap; ``fit`` fits a copy of it and leaves it alone.
+        The model to wrap; ``fit`` fits a copy.
     random_state : int, optional
-        Seed of the model inside; None leaves it its own.
-
-    Notes
-    -----
-    How fast this is, and how well it rounds, depends on the processor: activations have eight bits
-    where it has VNNI instructions, seven elsewhere.
+        Seed of the wrapped model; None keeps its own.
     """
 
     kind: ClassVar[str] = "quantized"
 
-    model_: TransformerClassifier
-
-    def __init__(
-        self, model: TransformerClassifier | None = None, random_state: int | None = None
-    ) -> None:
-        self.model = model
-        self.random_state = random_state
-
-    def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Fit a copy of the model, then round its weights."""
-        if self.model is None:
-            raise ValueError("model is None; pass the transformer to quantise")
-        inner = clone(self.model)
-        if self.random_state is not None:
-            inner.set_params(random_state=self.random_state)
-        return self._take(inner.fit(as_texts(X), list(y)))
+    model: TransformerClassifier | None = None
+    random_state: int | None = None
 
     @classmethod
     def of(cls, fitted: TransformerClassifier) -> Self:
-        """Quantise a model that was fitted already; it is left as it is."""
-        return cls(model=clone(_transformer(fitted)))._take(fitted)
+        """Quantize a copy of a fitted model.
 
-    def _take(self, fitted: TransformerClassifier) -> Self:
-        network = copy.deepcopy(_transformer(fitted).network)
-        for _, table in _tables(network):
+        Raises
+        ------
+        ValueError
+            The model is not a transformer.
+        """
+        wrapped = cls(model=clone(_transformer(fitted)))
+        wrapped._take(fitted)
+        return wrapped
+
+    def _take(self, fitted: TextClassifier) -> None:
+        transformer = _transformer(fitted)
+        network = copy.deepcopy(transformer.network)
+        for table in _embeddings(network):
             table.weight.data.copy_(_rounded(table.weight))
-        self.model_ = fitted.with_network(_eight_bits(network))
-        self.classes_ = fitted.classes_
-        return self
+        super()._take(transformer.with_network(_quantized(network)))
 
-    def _proba(self, texts: list[str]) -> np.ndarray:
+    def _proba(self, texts: list[str]) -> Any:
         return self.model_._proba(texts)
 
-    def _plain_params(self) -> dict[str, Any]:
-        return {"random_state": self.random_state}
+    @property
+    def size_bytes(self) -> int:
+        """The size in bytes of int8 weights with their scales, other weights and the tokenizer.
 
-    def _dump(self, directory: Path) -> dict[str, Any]:
-        from safetensors.torch import save_file
+        Embeddings of tokens that no text can have are not counted.
+        """
+        network = self.model_.network
+        tokenizer, kept = prune_unreachable(self.model_.tokenizer)
+        with TemporaryDirectory() as folder:
+            write_tokenizer(tokenizer, Path(folder))
+            size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        words = network.model.get_input_embeddings()
+        for table in _embeddings(network):
+            rows, width = table.weight.shape
+            size += (len(kept) if table is words else rows) * (width + 2)
+        for linear in _quantized_linears(network):
+            weight, bias = linear.weight(), linear.bias()
+            size += weight.numel() + 4 * (len(weight) + bias.numel())
+        embedded = {id(table.weight) for table in _embeddings(network)}
+        return size + sum(4 * p.numel() for p in network.parameters() if id(p) not in embedded)
 
-        network, pieces = self.model_.network, self.model_.pieces
-        save_file(_tensors(network, pieces), directory / "network.safetensors")
-        network.model.config.save_pretrained(directory)
-        save_packed(pieces, directory)
-        return {"model": self.model_.get_params()}
-
-    def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        from safetensors.torch import load_file
-
-        self.model = TransformerClassifier(**state["model"])
-        pieces = load_packed(directory)
-        network = _eight_bits(logits_network(empty_classifier(directory)))
-        _fill(network, load_file(directory / "network.safetensors"), pieces)
-        self.model_ = clone(self.model).restored(network, pieces, self.classes_)
+    def save(self, directory: Path | str, *, data: str = "", about: dict | None = None) -> Path:
+        """Raise ModelError: there is no file format for int8 modules of torch."""
+        raise ModelError(
+            f"{directory}: int8 models of torch are not saved. Save the transformer, or export it "
+            "with OnnxClassifier.of(transformer, texts=queries)"
+        )
 
 
 def _transformer(fitted: TextClassifier) -> TransformerClassifier:
@@ -112,46 +104,43 @@ def _transformer(fitted: TextClassifier) -> TransformerClassifier:
     return fitted
 
 
-def _tables(network: Any) -> list[tuple[str, Any]]:
-    """Return name and module of each table of vectors: pieces, positions, segments."""
+def _embeddings(network: Any) -> list[Any]:
+    """Return the embedding modules: tokens, positions, token types."""
     import torch
 
-    found = network.model.named_modules()
-    return [(name, module) for name, module in found if isinstance(module, torch.nn.Embedding)]
+    return [module for module in network.modules() if isinstance(module, torch.nn.Embedding)]
 
 
-def _linears(network: Any) -> list[tuple[str, Any]]:
-    """Return name and module of each linear layer in eight bits."""
+def _quantized_linears(network: Any) -> list[Any]:
     from torch.ao.nn.quantized.dynamic import Linear
 
-    found = network.model.named_modules()
-    return [(name, module) for name, module in found if isinstance(module, Linear)]
+    return [module for module in network.modules() if isinstance(module, Linear)]
 
 
 def _rounded(weight: Any) -> Any:
     import torch
 
-    return torch.from_numpy(from_rounded(*rounded_rows(weight.detach().numpy())))
+    return torch.from_numpy(dequantize_rows(*quantize_rows(weight.detach().numpy())))
 
 
-def _eight_bits(network: Any) -> Any:
-    """Put int8 layers in the place of the linear ones, in a network that is ours to change."""
+def _quantized(network: Any) -> Any:
+    """Replace the linear layers of a network by int8 ones, in place."""
     import torch
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-    how = {torch.nn.Linear: per_channel_dynamic_qconfig}
+    config = {torch.nn.Linear: per_channel_dynamic_qconfig}
     with _quiet():
-        network = quantize_dynamic(network.eval(), how, inplace=True)
+        network = quantize_dynamic(network.eval(), config, inplace=True)
     if _has_vnni():
-        for _, linear in _linears(network):
-            linear.version = 3  # the last one in which activations have all eight bits
+        for linear in _quantized_linears(network):
+            linear.version = 3  # the last one with eight bits for activations
     return network
 
 
 def _has_vnni() -> bool:
-    """Return whether sums of products of eight bits cannot overflow here.
+    """Return whether int8 products are summed without overflow here.
 
-    Elsewhere torch spares one bit of the activations, which doubles what rounding costs.
+    Elsewhere torch uses seven bits for activations, which doubles the quantization error.
     """
     import torch
 
@@ -161,76 +150,34 @@ def _has_vnni() -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep away what torch says of this module's future: its successor is slower on processors."""
+    """Suppress the deprecation of torch.ao.quantization; its successor is slower on CPUs."""
     with warnings.catch_warnings():
-        for told in ("torch.ao.quantization is deprecated", "torch.quantize_per_tensor, torch.qu"):
-            warnings.filterwarnings("ignore", told)
+        for message in (
+            "torch.ao.quantization is deprecated",
+            "torch.quantize_per_tensor, torch.qu",
+        ):
+            warnings.filterwarnings("ignore", message)
         yield
 
 
-def _tensors(network: Any, pieces: WordPieces) -> dict[str, Any]:
-    """Return what the file holds: integers with their scales, and the rest as it is."""
-    import torch
-
-    found: dict[str, Any] = {}
-    for name, table in _tables(network):
-        rows = table.weight.detach().numpy()
-        steps, scales = rounded_rows(rows[_kept(network, table, pieces)])
-        found[f"{name}.steps"], found[f"{name}.scales"] = map(torch.from_numpy, (steps, scales))
-    for name, linear in _linears(network):
-        weight = linear.weight()
-        found[f"{name}.steps"] = weight.int_repr()
-        found[f"{name}.scales"] = weight.q_per_channel_scales().float()
-        found[f"{name}.bias"] = linear.bias().detach()
-    held = {f"{name}.weight" for name, _ in _tables(network)}
-    rest = {n: p.detach() for n, p in network.model.named_parameters() if n not in held}
-    return {name: tensor.contiguous() for name, tensor in (found | rest).items()}
-
-
-def _fill(network: Any, tensors: dict[str, Any], pieces: WordPieces) -> None:
-    """Set the weights of an empty network from what `_tensors` returned."""
-    import torch
-
-    for name, table in _tables(network):
-        rows = from_rounded(*(tensors.pop(f"{name}.{part}").numpy() for part in _PARTS))
-        table.weight.data.zero_()
-        table.weight.data[_kept(network, table, pieces)] = torch.from_numpy(rows)
-    for name, linear in _linears(network):
-        steps, scales = (tensors.pop(f"{name}.{part}") for part in _PARTS)
-        zeros = torch.zeros(len(scales), dtype=torch.int64)
-        rows = steps * scales.unsqueeze(1)
-        with _quiet():
-            weight = torch.quantize_per_channel(rows, scales, zeros, axis=0, dtype=torch.qint8)
-        linear.set_weight_bias(weight, tensors.pop(f"{name}.bias"))
-    for name, parameter in network.model.named_parameters():
-        if name in tensors:
-            parameter.data.copy_(tensors[name])
-
-
-def _kept(network: Any, table: Any, pieces: WordPieces) -> Any:
-    """Return the rows of a table that are in the file: of pieces, those that a text can have."""
-    words = table is network.model.get_input_embeddings()
-    return reachable(pieces)[1] if words else slice(None)
-
-
 def pruned(fitted: TransformerClassifier, amount: float = 0.3) -> TransformerClassifier:
-    """Return a copy in whose encoder the smallest weights of each linear layer are 0.
+    """Return a copy with the smallest encoder weights of each linear layer set to 0.
 
-    Unstructured magnitude pruning (Han et al. 2015) without training after it; ``amount`` 0.3 is
-    the platform guide's. The zeros lie scattered and are multiplied like any other number: the
-    copy is not faster, and its file not smaller. It shows how much of the weights is not needed.
+    Unstructured magnitude pruning (Han et al. 2015) without retraining; ``amount`` 0.3 is that of
+    the platform guide. The copy is neither faster nor smaller, since zeros are stored and
+    multiplied like other numbers: it shows how many weights the predictions need.
 
     Parameters
     ----------
     fitted : TransformerClassifier
-        Left as it is.
+        Unchanged.
     amount : float
-        Share of each layer's weights, from 0 to below 1. Biases and the head are not touched.
+        Share of each layer's weights, from 0 to below 1. Biases and the head are not pruned.
 
     Raises
     ------
     ValueError
-        ``amount`` is no such share, or ``fitted`` no transformer.
+        ``amount`` is out of range, or ``fitted`` is not a transformer.
     """
     from torch.nn.utils import prune
 

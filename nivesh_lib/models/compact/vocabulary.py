@@ -1,4 +1,4 @@
-"""A vocabulary of word pieces that takes little room: no piece in it that no text has."""
+"""Tokenizers without unreachable tokens, and their compact files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from nivesh_lib.models.neural.tokenizer import WordPieces
+from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 
-# The parts whose numbers and rules are known here.
-_READING = {
+# The components of tokenizer.json that can be renumbered.
+_SUPPORTED = {
     "normalizer": "BertNormalizer",
     "pre_tokenizer": "BertPreTokenizer",
     "model": "WordPiece",
@@ -19,64 +19,66 @@ _READING = {
 }
 
 
-def reachable(pieces: WordPieces) -> tuple[WordPieces, np.ndarray]:
-    """Return the pieces that a text can have, numbered anew, and the old number of each.
+def prune_unreachable(tokenizer: SubwordTokenizer) -> tuple[SubwordTokenizer, np.ndarray]:
+    """Return a tokenizer with the tokens that texts can have, and the old id of each, int64 (n,).
 
-    BERT's vocabulary holds pieces that its own reading of a text never leads to: ``[unused5]`` is
-    three words to it, and Chinese characters and punctuation never continue a word. Every text
-    has the same pieces as before. Vocabularies of other families come back whole.
+    BERT's vocabulary holds tokens that its normalizer and pre-tokenizer never produce: they split
+    ``[unused5]`` into three words, and Chinese characters and punctuation never continue a word.
+    Every text has the same tokens as before. Other families of vocabularies are not changed.
     """
-    told = pieces.description()
-    if not _understood(told):
-        return pieces, np.arange(pieces.size)
-    marks = {token["content"] for token in told["added_tokens"]}
-    prefix = told["model"]["continuing_subword_prefix"]
-    old = sorted(told["model"]["vocab"].items(), key=lambda item: item[1])
-    kept = [(p, n) for p, n in old if p in marks or _survives(pieces, p, prefix)]
-    numbers = {piece: number for number, (piece, _) in enumerate(kept)}
-    return WordPieces.from_description(_renumbered(told, numbers)), np.array([n for _, n in kept])
+    content = tokenizer.to_dict()
+    if not _is_supported(content):
+        return tokenizer, np.arange(tokenizer.vocabulary_size)
+    special = {token["content"] for token in content["added_tokens"]}
+    prefix = content["model"]["continuing_subword_prefix"]
+    old = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
+    kept = [(t, n) for t, n in old if t in special or _is_reachable(tokenizer, t, prefix)]
+    ids = {token: number for number, (token, _) in enumerate(kept)}
+    return SubwordTokenizer.from_dict(_renumbered(content, ids)), np.array([n for _, n in kept])
 
 
-def _understood(told: dict[str, Any]) -> bool:
-    kinds = [told[part] and told[part]["type"] for part in _READING]
-    return kinds == list(_READING.values())
+def _is_supported(content: dict[str, Any]) -> bool:
+    kinds = [content[part] and content[part]["type"] for part in _SUPPORTED]
+    return kinds == list(_SUPPORTED.values())
 
 
-def _survives(pieces: WordPieces, piece: str, prefix: str) -> bool:
-    """Return whether reading leaves the piece as it is, alone or behind a letter."""
-    word = "a" + piece.removeprefix(prefix) if piece.startswith(prefix) else piece
-    # A word that starts like a continuation does not outlive the reading: ## are two words.
-    return pieces.words(word) == [word]
+def _is_reachable(tokenizer: SubwordTokenizer, token: str, prefix: str) -> bool:
+    """Return whether pre-tokenization leaves the token whole, alone or behind a letter."""
+    word = "a" + token.removeprefix(prefix) if token.startswith(prefix) else token
+    return tokenizer.words(word) == [word]
 
 
-def _renumbered(told: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
-    added = [token | {"id": numbers[token["content"]]} for token in told["added_tokens"]]
-    template = dict(told["post_processor"])
+def _renumbered(content: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
+    added = [token | {"id": ids[token["content"]]} for token in content["added_tokens"]]
+    template = dict(content["post_processor"])
     template["special_tokens"] = {
-        name: mark | {"ids": [numbers[token] for token in mark["tokens"]]}
-        for name, mark in template["special_tokens"].items()
+        name: special | {"ids": [ids[token] for token in special["tokens"]]}
+        for name, special in template["special_tokens"].items()
     }
-    model = told["model"] | {"vocab": numbers}
-    return told | {"added_tokens": added, "post_processor": template, "model": model}
+    model = content["model"] | {"vocab": ids}
+    return content | {"added_tokens": added, "post_processor": template, "model": model}
 
 
-def save_packed(pieces: WordPieces, directory: Path) -> None:
-    """Write the tokenizer, its vocabulary apart where that is a plain list: a third of the room."""
-    told = pieces.description()
-    vocabulary = told["model"].get("vocab")
-    if _understood(told):
+def write_tokenizer(tokenizer: SubwordTokenizer, directory: Path) -> None:
+    """Write ``tokenizer.json``, its vocabulary as a plain list in ``vocabulary.txt`` if possible.
+
+    The list takes a third of the space.
+    """
+    content = tokenizer.to_dict()
+    vocabulary = content["model"].get("vocab")
+    if _is_supported(content):
         names = sorted(vocabulary, key=vocabulary.__getitem__)
         (directory / "vocabulary.txt").write_text("\n".join(names), encoding="utf-8", newline="\n")
-        told["model"]["vocab"] = {}
-    text = json.dumps(told, ensure_ascii=False)
+        content["model"]["vocab"] = {}
+    text = json.dumps(content, ensure_ascii=False)
     (directory / "tokenizer.json").write_text(text, encoding="utf-8")
 
 
-def load_packed(directory: Path) -> WordPieces:
-    """Read what `save_packed` wrote."""
-    told = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
-    listed = directory / "vocabulary.txt"
-    if listed.is_file():
-        names = listed.read_bytes().decode().split("\n")
-        told["model"]["vocab"] = {name: number for number, name in enumerate(names)}
-    return WordPieces.from_description(told)
+def read_tokenizer(directory: Path) -> SubwordTokenizer:
+    """Return the tokenizer that `write_tokenizer` wrote."""
+    content = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = directory / "vocabulary.txt"
+    if vocabulary.is_file():
+        names = vocabulary.read_bytes().decode().split("\n")
+        content["model"]["vocab"] = {name: number for number, name in enumerate(names)}
+    return SubwordTokenizer.from_dict(content)

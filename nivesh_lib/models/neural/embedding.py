@@ -1,10 +1,11 @@
-"""A pretrained encoder left as it is, with a logistic regression on its features."""
+"""Logistic regression on the features of a frozen pretrained encoder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,7 +19,7 @@ from nivesh_lib.models.neural.backbones import (
     save_pretrained,
     weights_sha256,
 )
-from nivesh_lib.models.neural.tokenizer import WordPieces
+from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.neural.training import logits_of, unlabelled
 from nivesh_lib.models.text.hinglish import glossed
 from nivesh_lib.models.text.linear import linear_weights, softmax
@@ -27,12 +28,11 @@ _CACHE: dict[bytes, np.ndarray] | None = None
 
 
 @contextmanager
-def remember_features() -> Iterator[None]:
-    """Compute the features of a text once while the context lasts.
+def cached_features() -> Iterator[None]:
+    """Cache the features of every text within the context.
 
-    Folds and grids over the same texts then cost the regression alone. The cache holds a digest
-    of encoder and text, never a text, and ends with the context, so that latency measured outside
-    is that of the encoder.
+    Folds and grids over the same texts then cost the regression alone. Keys are digests of encoder
+    and text, never texts. Latency must be measured outside the context.
     """
     global _CACHE
     before, _CACHE = _CACHE, {} if _CACHE is None else _CACHE
@@ -43,60 +43,55 @@ def remember_features() -> Iterator[None]:
 
 
 class FrozenEncoder:
-    """A pretrained encoder that turns texts into features and is never trained.
+    """Features of a pretrained encoder whose weights are not trained.
 
-    A text's features are the mean of its word pieces' input vectors, which keep the words, and
-    mean and maximum of the last layer's, which add the context; each of length one.
+    A text's features are the mean of its tokens' input embeddings (lexical), and the mean and the
+    maximum of their last hidden states (contextual), each scaled to unit length.
 
     Parameters
     ----------
     folder : path
-        A backbone's, as `backbones.find_backbone` returns it, or one that `save` wrote.
+        A backbone folder, see `backbones.find_backbone`, or one that `save` wrote.
     max_length : int
-        Word pieces of a text that are read.
+        Maximum number of tokens; longer texts are truncated.
     glosses : bool
-        Read the Hindi words of a text in English; see `hinglish.glossed`.
+        Replace Hindi words by English glosses; see `hinglish.glossed`.
     """
 
     def __init__(self, folder: Path, max_length: int, *, glosses: bool = True) -> None:
         self.max_length = max_length
         self.glosses = glosses
         self._network = _features_network(load_encoder(folder))
-        self._pieces = WordPieces.from_folder(folder)
+        self._tokenizer = SubwordTokenizer.from_folder(folder)
         self._source = weights_sha256(folder)
 
     def features(self, texts: list[str]) -> np.ndarray:
-        """Return the features of texts that `base.prepare` saw, (n, 3 * width) float32."""
+        """Return the features of prepared texts, (n, 3 * hidden size) float32."""
         if self.glosses:
             texts = [glossed(text) for text in texts]
         if _CACHE is None:
             return self._compute(texts)
-        start = hashlib.sha256(f"{self._source} {self.max_length} ".encode())
-        keys = []
-        for text in texts:
-            one = start.copy()
-            one.update(text.encode("utf-8", "replace"))
-            keys.append(one.digest())
+        prefix = f"{self._source} {self.max_length} ".encode()
+        keys = [hashlib.sha256(prefix + t.encode("utf-8", "replace")).digest() for t in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in _CACHE}
         if new:
             _CACHE.update(zip(new, self._compute(list(new.values())), strict=True))
         return np.stack([_CACHE[key] for key in keys])
 
     def _compute(self, texts: list[str]) -> np.ndarray:
-        ids = self._pieces.encode(texts, self.max_length)
-        rows = unlabelled(ids, self._pieces.pad_id)
+        ids = self._tokenizer.encode(texts, self.max_length)
+        rows = unlabelled(ids, self._tokenizer.pad_id)
         return logits_of(self._network, rows).astype(np.float32)
 
     def save(self, directory: Path) -> None:
-        """Write weights and tokenizer into a folder, from which `FrozenEncoder` reads them."""
+        """Write weights and tokenizer into a folder that `FrozenEncoder` can read."""
         save_pretrained(self._network.encoder, directory)
-        self._pieces.save(directory / "tokenizer.json")
+        self._tokenizer.save(directory / "tokenizer.json")
 
 
+@dataclass(eq=False, repr=False)
 class EmbeddingClassifier(TextClassifier):
-    """Logistic regression on frozen features: what a pretrained encoder is worth untouched.
-
-    The features are those of `FrozenEncoder`.
+    """Logistic regression on the features of a `FrozenEncoder`.
 
     Parameters
     ----------
@@ -105,9 +100,9 @@ class EmbeddingClassifier(TextClassifier):
     C : float
         Inverse regularisation strength of the logistic regression.
     glosses : bool
-        Read the Hindi words of a text in English; see `hinglish.glossed`.
+        Replace Hindi words by English glosses; see `hinglish.glossed`.
     max_length : int
-        Word pieces of a text that are read.
+        Maximum number of tokens; longer texts are truncated.
     random_state : int, optional
         Seed of the solver.
 
@@ -120,22 +115,14 @@ class EmbeddingClassifier(TextClassifier):
 
     kind: ClassVar[str] = "embedding"
 
-    def __init__(
-        self,
-        backbone: str = "minilm",
-        C: float = 10.0,
-        glosses: bool = True,
-        max_length: int = 128,
-        random_state: int | None = 42,
-    ) -> None:
-        self.backbone = backbone
-        self.C = C
-        self.glosses = glosses
-        self.max_length = max_length
-        self.random_state = random_state
+    backbone: str = "minilm"
+    C: float = 10.0
+    glosses: bool = True
+    max_length: int = 128
+    random_state: int | None = 42
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Read the features and learn the linear model."""
+        """Compute the features and fit the logistic regression."""
         texts, labels = as_training(X, y)
         self.encoder_ = FrozenEncoder(
             find_backbone(self.backbone), self.max_length, glosses=self.glosses
@@ -185,8 +172,8 @@ def _features_network(encoder: Any) -> Any:
             ).hidden_states
             weight = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(-1).to(states[0].dtype)
             means = [(state * weight).sum(dim=1) for state in (states[0], states[-1])]
-            hidden = (mask == 0).unsqueeze(-1)
-            largest = states[-1].masked_fill(hidden, float("-inf")).amax(dim=1)
+            padding = (mask == 0).unsqueeze(-1)
+            largest = states[-1].masked_fill(padding, float("-inf")).amax(dim=1)
             return torch.cat([normalize(part, dim=1) for part in (*means, largest)], dim=1)
 
     return Features().eval()

@@ -1,219 +1,149 @@
-"""A bidirectional LSTM over word pieces, trained on the task alone."""
+"""A bidirectional LSTM over subword tokens, trained on the task alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nivesh_lib.models.base import TextClassifier, as_training
-from nivesh_lib.models.neural.backbones import find_backbone
-from nivesh_lib.models.neural.tokenizer import WordPieces
+from nivesh_lib.models.base import as_training
+from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
+from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.neural.training import (
     Encoded,
-    Recipe,
-    logits_of,
-    rewriter,
+    NeuralClassifier,
+    TrainingConfig,
+    parameter_groups,
     seeded,
     train,
-    unlabelled,
-    watched_mask,
-    without_decay,
+    typo_augmenter,
+    validation_mask,
 )
-from nivesh_lib.models.text.hinglish import glossed
-from nivesh_lib.models.text.linear import softmax
 
 
-class LstmClassifier(TextClassifier):
+@dataclass(eq=False, repr=False)
+class LstmClassifier(NeuralClassifier):
     """Bidirectional LSTM (Hochreiter and Schmidhuber 1997) with pooled states.
 
-    Word pieces become vectors, two LSTMs read them from both ends, and the mean and the maximum
-    of their states over the query go to a linear layer. Training stops when the loss on a share
-    of the rows, set aside for that, has not fallen for ``patience`` epochs.
+    Token embeddings pass through a bidirectional LSTM; the mean and the maximum of its states over
+    the query feed a linear layer. Training stops when the loss on held-out validation rows has not
+    decreased for ``patience`` epochs.
 
     Parameters
     ----------
     backbone : str
-        Whose word pieces are used; see `backbones.find_backbone`.
+        Whose tokenizer is used; see `backbones.find_backbone`.
     pretrained : bool
-        Start from the backbone's input vectors; otherwise from random ones.
+        Initialise with the backbone's input embeddings instead of random ones.
     width : int
-        Length of the random vectors.
+        Width of random embeddings.
     hidden : int
-        States of each direction.
+        Hidden size of each direction.
     dropout, word_dropout : float
-        Share of activations, and of word pieces, hidden in training.
+        Dropout rates of activations and of whole tokens.
     epochs, patience : int
-        Most passes over the rows; passes without a better loss before stopping.
+        Maximum number of epochs; epochs without a lower validation loss before stopping.
     validation_share : float
-        Of the rows of each class, watched for stopping; 0 trains on all for ``epochs``.
+        Share of the rows of each class used for early stopping; 0 trains on all rows.
     batch_size, learning_rate, weight_decay, label_smoothing
-        Of AdamW and the cross-entropy.
-    slips : float
-        Share of the words that get a slip of the thumb, another in each epoch; see
-        `augmentation.with_slips`.
+        Settings of AdamW and the cross-entropy.
+    typo_rate : float
+        Share of the words that get a typo, drawn anew in each epoch; see `typos.with_typos`.
     glosses : bool
-        Read the Hindi words of a text in English; see `hinglish.glossed`.
+        Replace Hindi words by English glosses; see `hinglish.glossed`.
     max_length : int
-        Word pieces of a text that are read.
+        Maximum number of tokens; longer texts are truncated.
     random_state : int, optional
-        Seed of weights, order and dropout.
+        Seed of initial weights, row order and dropout.
     verbose : bool
         Show a progress bar for each epoch.
 
     Attributes
     ----------
     history_ : list of dict
-        See `training.train`; not kept in a saved model.
+        See `training.train`; not saved.
     """
 
     kind: ClassVar[str] = "lstm"
 
-    def __init__(
-        self,
-        backbone: str = "minilm",
-        pretrained: bool = True,
-        width: int = 128,
-        hidden: int = 192,
-        dropout: float = 0.5,
-        word_dropout: float = 0.1,
-        epochs: int = 15,
-        patience: int = 3,
-        validation_share: float = 0.1,
-        batch_size: int = 64,
-        learning_rate: float = 3e-3,
-        weight_decay: float = 0.01,
-        label_smoothing: float = 0.1,
-        slips: float = 0.0,
-        glosses: bool = True,
-        max_length: int = 64,
-        random_state: int | None = 42,
-        verbose: bool = False,
-    ) -> None:
-        self.backbone = backbone
-        self.pretrained = pretrained
-        self.width = width
-        self.hidden = hidden
-        self.dropout = dropout
-        self.word_dropout = word_dropout
-        self.epochs = epochs
-        self.patience = patience
-        self.validation_share = validation_share
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.label_smoothing = label_smoothing
-        self.slips = slips
-        self.glosses = glosses
-        self.max_length = max_length
-        self.random_state = random_state
-        self.verbose = verbose
+    backbone: str = "minilm"
+    pretrained: bool = True
+    width: int = 128
+    hidden: int = 192
+    dropout: float = 0.5
+    word_dropout: float = 0.1
+    epochs: int = 15
+    patience: int = 3
+    validation_share: float = 0.1
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+    typo_rate: float = 0.0
+    glosses: bool = True
+    max_length: int = 64
+    random_state: int | None = 42
+    verbose: bool = False
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Train from scratch, with the vectors of the backbone where ``pretrained``."""
+        """Train the network, with early stopping where ``validation_share`` is above 0."""
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
-        self._pieces = WordPieces.from_folder(folder)
-        rows = Encoded(self._encode(texts), targets, self._pieces.pad_id)
-        aside = watched_mask(targets, self.validation_share, self.random_state)
-        watched = rows.part(aside) if aside.any() else None
-        rows, kept = rows.part(~aside), [texts[n] for n in np.flatnonzero(~aside)]
-        recipe = Recipe(
+        self._tokenizer = SubwordTokenizer.from_folder(folder)
+        rows = Encoded(self._encode(texts), targets, self._tokenizer.pad_id)
+        held_out = validation_mask(targets, self.validation_share, self.random_state)
+        validation = rows.part(held_out) if held_out.any() else None
+        rows, kept = rows.part(~held_out), [texts[n] for n in np.flatnonzero(~held_out)]
+        config = TrainingConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
             warmup=0.05,
             label_smoothing=self.label_smoothing,
-            precision="fp32",  # the recurrence is too small to gain from less
-            patience=self.patience if watched else 0,
+            precision="fp32",  # the LSTM is too small to gain from bfloat16
+            patience=self.patience if validation else 0,
             seed=self.random_state,
             verbose=self.verbose,
         )
         with seeded(self.random_state):
-            self._network = self._new_network(
-                self._vectors(folder), _slots(rows, self._pieces.size)
-            )
-            groups = without_decay(
+            slots = _slots(rows, self._tokenizer.vocabulary_size)
+            self._network = _network(self, self._embeddings(folder), slots)
+            groups = parameter_groups(
                 list(self._network.parameters()), self.learning_rate, self.weight_decay
             )
-            self.history_ = train(
-                self._network,
-                groups,
-                rows,
-                recipe,
-                watched,
-                rewriter(self._encode, kept, self.slips),
-            )
+            augment = typo_augmenter(self._encode, kept, self.typo_rate)
+            self.history_ = train(self._network, groups, rows, config, validation, augment)
         return self
 
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        read = [glossed(text) for text in texts] if self.glosses else texts
-        return self._pieces.encode(read, self.max_length)
-
-    def _vectors(self, folder: Path) -> Any:
+    def _embeddings(self, folder: Path) -> Any:
         import torch
 
         if not self.pretrained:
-            return torch.zeros(self._pieces.size, self.width, dtype=torch.float16)
-        return input_vectors(folder).half()  # half the room, and no answer changes
-
-    def _new_network(self, vectors: Any, slots: Any) -> Any:
-        return _network(
-            vectors,
-            slots,
-            start=0.0 if self.pretrained else 0.1,
-            hidden=self.hidden,
-            classes=len(self.classes_),
-            dropout=self.dropout,
-            word_dropout=self.word_dropout,
-        )
-
-    def _proba(self, texts: list[str]) -> np.ndarray:
-        ids = self._encode(texts)
-        rows = unlabelled(ids, self._pieces.pad_id)
-        return softmax(logits_of(self._network, rows))
+            return torch.zeros(self._tokenizer.vocabulary_size, self.width, dtype=torch.float16)
+        return input_embeddings(folder).half()  # half the size; predictions are the same
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         from safetensors.torch import save_file
 
-        self._pieces.save(directory / "tokenizer.json")
+        self._tokenizer.save(directory / "tokenizer.json")
         save_file(self._network.state_dict(), directory / "network.safetensors")
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         from safetensors.torch import load_file
 
-        self._pieces = WordPieces.from_folder(directory)
+        self._tokenizer = SubwordTokenizer.from_folder(directory)
         tensors = load_file(directory / "network.safetensors")
-        self._network = self._new_network(tensors["vectors"], tensors["slots"])
+        self._network = _network(self, tensors["vectors"], tensors["slots"])
         self._network.load_state_dict(tensors)
         self._network.eval()
 
 
-def input_vectors(folder: Path) -> Any:
-    """Return the input vectors of a backbone's word pieces, (pieces, width) float32.
-
-    Raises
-    ------
-    ModelError
-        Its weights hold no such table under the name that BERT's family gives it.
-    """
-    from safetensors import safe_open
-
-    from nivesh_lib.errors import ModelError
-
-    path = folder / "model.safetensors"
-    with safe_open(path, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
-            if name.endswith("embeddings.word_embeddings.weight"):
-                return tensors.get_tensor(name).float()
-    raise ModelError(f"{path}: no table of word embeddings. Train with pretrained=False")
-
-
 def _slots(rows: Encoded, size: int) -> Any:
-    """Number the word pieces that the rows hold from 1; all others get 0, shape (size,)."""
+    """Return indices from 1 for the token ids in the rows, 0 for all others; (size,) int64."""
     import torch
 
     seen = np.unique(np.concatenate(rows.ids))
@@ -222,16 +152,8 @@ def _slots(rows: Encoded, size: int) -> Any:
     return slots
 
 
-def _network(
-    vectors: Any,
-    slots: Any,
-    *,
-    start: float,
-    hidden: int,
-    classes: int,
-    dropout: float,
-    word_dropout: float,
-) -> Any:
+def _network(params: LstmClassifier, vectors: Any, slots: Any) -> Any:
+    """Return a new network for embeddings (tokens, width) and indices as of `_slots`."""
     import torch
     from torch import nn
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -243,31 +165,31 @@ def _network(
         def __init__(self) -> None:
             super().__init__()
             width = vectors.shape[1]
-            # A piece's vector is the given one plus what training changed, which is nothing for
-            # pieces that no row holds: a tenth of the table would be updated, all of it paid for.
+            # An embedding is the given vector plus a learned change. Tokens of no training row
+            # share a change of 0, so that only a tenth of the table has parameters.
             self.register_buffer("vectors", vectors)
             self.register_buffer("slots", slots)
             self.change = nn.Embedding(int(slots.max()) + 1, width, padding_idx=0)
-            nn.init.normal_(self.change.weight, std=start)
+            nn.init.normal_(self.change.weight, std=0.0 if params.pretrained else 0.1)
             with torch.no_grad():
                 self.change.weight[0] = 0
-            self.hide = nn.Dropout(dropout)
-            self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
-            self.head = nn.Linear(4 * hidden, classes)
+            self.dropout = nn.Dropout(params.dropout)
+            self.lstm = nn.LSTM(width, params.hidden, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(4 * params.hidden, len(params.classes_))
 
         def forward(self, ids: Any, mask: Any) -> Any:
-            found = self.vectors[ids].float() + self.change(self.slots[ids])
-            if self.training and word_dropout:
-                kept = torch.rand(ids.shape, device=ids.device) >= word_dropout
-                found = found * kept.unsqueeze(-1)
+            embedded = self.vectors[ids].float() + self.change(self.slots[ids])
+            if self.training and params.word_dropout:
+                kept = torch.rand(ids.shape, device=ids.device) >= params.word_dropout
+                embedded = embedded * kept.unsqueeze(-1)
             lengths = mask.sum(dim=1)
             packed = pack_padded_sequence(
-                self.hide(found), lengths.cpu(), batch_first=True, enforce_sorted=False
+                self.dropout(embedded), lengths.cpu(), batch_first=True, enforce_sorted=False
             )
             states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
             padding = (mask == 0).unsqueeze(-1)
             mean = states.sum(dim=1) / lengths.unsqueeze(-1)
             largest = states.masked_fill(padding, float("-inf")).amax(dim=1)
-            return self.head(self.hide(torch.cat([mean, largest], dim=1)))
+            return self.head(self.dropout(torch.cat([mean, largest], dim=1)))
 
     return BiLstm()

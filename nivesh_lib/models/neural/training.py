@@ -1,8 +1,8 @@
-"""The training loop of the neural models: short batches, few bytes, no surprises.
+"""The training loop of the neural models.
 
-A query has about fifteen word pieces. Rows of similar length share a batch, padding ends at the
-longest of them, and matrix products run in bfloat16 where the processor has instructions for it;
-that, and not a smaller model, is what makes fine-tuning on two cores bearable.
+A query has about fifteen tokens. Rows of similar length share a batch, which is padded to its
+longest row only, and matrix products run in bfloat16 where the processor supports it: this makes
+fine-tuning on two CPU cores feasible.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ from typing import Any
 import numpy as np
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.neural.distillation import Teaching, distillation_loss
-from nivesh_lib.models.neural.tokenizer import by_length, padded, shuffled
-from nivesh_lib.models.text.typos import with_slips
+from nivesh_lib.models.base import TextClassifier
+from nivesh_lib.models.neural.distillation import DistillationTargets, distillation_loss
+from nivesh_lib.models.neural.tokenizer import (
+    SubwordTokenizer,
+    batches_by_length,
+    padded,
+    shuffled_batches,
+)
+from nivesh_lib.models.text.hinglish import glossed
+from nivesh_lib.models.text.linear import softmax
+from nivesh_lib.models.text.typos import with_typos
 
 _PRECISIONS = ("auto", "bf16", "fp32")
 _PREDICT_ROWS = 64
 
-# A random generator -> the ids of every row, in the order of the rows.
-Rewriter = Callable[[np.random.Generator], Sequence[np.ndarray]]
+# A random generator -> the token ids of every row, in the order of the rows.
+Augmenter = Callable[[np.random.Generator], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Rows ready for a network: the ids of each, its class number, and the padding's id."""
+    """Encoded rows: token ids of each, class indices (n,), and the padding id."""
 
     ids: Sequence[np.ndarray]
     targets: np.ndarray
@@ -37,23 +45,43 @@ class Encoded:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Return the number of ids of each row."""
+        """The number of tokens of each row, (n,)."""
         return np.array([len(row) for row in self.ids])
 
     def part(self, mask: np.ndarray) -> Encoded:
-        """Return the rows where ``mask`` is true."""
+        """Return the rows where ``mask`` (n,) is true."""
         kept = [self.ids[n] for n in np.flatnonzero(mask).tolist()]
         return Encoded(kept, self.targets[mask], self.pad_id)
 
 
 def unlabelled(ids: Sequence[np.ndarray], pad_id: int) -> Encoded:
-    """Return rows that are only to be answered; their class numbers say nothing."""
+    """Return rows for prediction, with 0 for every class index."""
     return Encoded(ids, np.zeros(len(ids), dtype=np.int64), pad_id)
 
 
+class NeuralClassifier(TextClassifier):
+    """Base class of classifiers with a torch network of token ids and mask to logits."""
+
+    glosses: bool
+    max_length: int
+    _tokenizer: SubwordTokenizer
+    _network: Any
+
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Return the token ids of prepared texts, glossed first where ``glosses``."""
+        texts = [glossed(text) for text in texts] if self.glosses else texts
+        return self._tokenizer.encode(texts, self.max_length)
+
+    def _logits(self, texts: list[str]) -> np.ndarray:
+        return logits_of(self._network, unlabelled(self._encode(texts), self._tokenizer.pad_id))
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return softmax(self._logits(texts))
+
+
 @dataclass(frozen=True)
-class Recipe:
-    """How to train. ``warmup`` is a share of all steps, ``patience`` counts epochs (0: off)."""
+class TrainingConfig:
+    """Settings of `train`: ``warmup`` is a share of all steps, ``patience`` in epochs (0: off)."""
 
     epochs: int
     batch_size: int
@@ -66,7 +94,7 @@ class Recipe:
 
 
 def device() -> Any:
-    """Return the GPU where there is one, else the processor."""
+    """Return the GPU if there is one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,7 +102,7 @@ def device() -> Any:
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Seed torch inside, and leave the caller's random state as it was."""
+    """Seed torch within the context and restore the caller's random state after it."""
     import torch
 
     with torch.random.fork_rng():
@@ -84,10 +112,15 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def autocast(precision: str) -> Any:
-    """Return the context in which forward passes run.
+    """Return the autocast context of forward passes.
 
-    ``auto`` is bfloat16 on a GPU and on processors with instructions for it; elsewhere it would
-    be emulated and lose time.
+    ``auto`` is bfloat16 on GPUs and on CPUs with bfloat16 instructions; on others it would be
+    emulated, which is slower than float32.
+
+    Raises
+    ------
+    ModelError
+        ``precision`` is not ``auto``, ``bf16`` or ``fp32``.
     """
     import torch
 
@@ -110,53 +143,56 @@ def train(
     network: Any,
     groups: list[dict[str, Any]],
     rows: Encoded,
-    recipe: Recipe,
+    config: TrainingConfig,
     validation: Encoded | None = None,
-    rewritten: Rewriter | None = None,
-    teaching: Teaching | None = None,
+    augment: Augmenter | None = None,
+    distillation: DistillationTargets | None = None,
 ) -> list[dict[str, float]]:
-    """Train in place with AdamW (Loshchilov and Hutter 2019) and return the history.
+    """Train a network in place with AdamW (Loshchilov and Hutter 2019); return the history.
 
     Parameters
     ----------
-    network
-        Module whose ``forward(ids, mask)`` returns logits (rows, classes).
-    groups
-        AdamW's parameter groups; the learning rate rises to theirs and falls to 0 linearly.
-    validation
-        Rows to watch: the history gains their loss and accuracy, and the weights end as those of
-        the epoch with the least loss. With ``patience``, training stops that many epochs later.
-    rewritten
-        Writes the texts of all rows anew for each epoch; see `models.augmentation`.
-    teaching
-        What another model said of the rows, to learn from beside the class numbers; labels are
-        then not smoothed.
+    network : torch.nn.Module
+        ``forward(ids, mask)`` returns logits (rows, classes).
+    groups : list of dict
+        AdamW parameter groups; their learning rates warm up and then decay to 0 linearly.
+    rows : Encoded
+        Training rows.
+    config : TrainingConfig
+        Settings.
+    validation : Encoded, optional
+        Rows evaluated after each epoch. The weights of the epoch with the lowest validation loss
+        are restored at the end; ``patience`` epochs after it training stops.
+    augment : callable, optional
+        Returns the token ids of all rows, modified anew for each epoch; see `typo_augmenter`.
+    distillation : DistillationTargets, optional
+        A teacher's logits of the same rows; replaces label smoothing by `distillation_loss`.
 
     Returns
     -------
     list of dict
-        One for each epoch: ``epoch``, ``train_loss``, and of the watched rows
-        ``validation_loss``, ``validation_accuracy``.
+        For each epoch: ``epoch``, ``train_loss``, and with ``validation`` also
+        ``validation_loss`` and ``validation_accuracy``.
     """
     import torch
 
     where = device()
     network.to(where).train()
-    rng = np.random.default_rng(recipe.seed)
+    rng = np.random.default_rng(config.seed)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    batches = len(by_length(rows.lengths, recipe.batch_size))
-    scheduler = _schedule(optimizer, batches * recipe.epochs, recipe.warmup)
-    loss_of = _loss(rows.targets, recipe, teaching)
+    batches = len(batches_by_length(rows.lengths, config.batch_size))
+    scheduler = _schedule(optimizer, batches * config.epochs, config.warmup)
+    loss_of = _loss(rows.targets, config, distillation)
     history: list[dict[str, float]] = []
     best: tuple[float, dict[str, Any]] | None = None
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in range(1, config.epochs + 1):
         total = 0.0
-        if rewritten is not None:
-            rows = replace(rows, ids=rewritten(rng))
-        order = shuffled(rows.lengths, recipe.batch_size, rng)
-        for batch in _progress(order, batches, epoch, recipe):
+        if augment is not None:
+            rows = replace(rows, ids=augment(rng))
+        order = shuffled_batches(rows.lengths, config.batch_size, rng)
+        for batch in _progress(order, batches, epoch, config):
             ids, mask = _tensors(rows, batch, where)
-            with autocast(recipe.precision):
+            with autocast(config.precision):
                 logits = network(ids, mask)
             loss = loss_of(logits.float(), batch)
             optimizer.zero_grad(set_to_none=True)
@@ -165,14 +201,13 @@ def train(
             optimizer.step()
             scheduler.step()
             total += loss.item() * len(batch)
-        told = {"epoch": float(epoch), "train_loss": total / len(rows.ids)}
+        metrics = {"epoch": float(epoch), "train_loss": total / len(rows.ids)}
         if validation is not None:
-            watched = _watch(network, validation, recipe.precision)
-            told |= watched
-            if best is None or watched["validation_loss"] < best[0]:
-                best = watched["validation_loss"], _copy(network)
-        history.append(told)
-        if recipe.patience and _since_best(history) >= recipe.patience:
+            metrics |= _validation_metrics(network, validation, config.precision)
+            if best is None or metrics["validation_loss"] < best[0]:
+                best = metrics["validation_loss"], _state_copy(network)
+        history.append(metrics)
+        if config.patience and _epochs_since_best(history) >= config.patience:
             break
     if best is not None:
         network.load_state_dict(best[1])
@@ -181,19 +216,20 @@ def train(
 
 
 def _loss(
-    targets: np.ndarray, recipe: Recipe, teaching: Teaching | None
+    targets: np.ndarray, config: TrainingConfig, distillation: DistillationTargets | None
 ) -> Callable[[Any, np.ndarray], Any]:
-    """Return the function from logits and row numbers of a batch to its loss."""
+    """Return the loss as a function of a batch's logits and row indices."""
     import torch
 
-    cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
 
     def loss(logits: Any, batch: np.ndarray) -> Any:
         target = torch.from_numpy(targets[batch]).to(logits.device)
-        if teaching is None:
+        if distillation is None:
             return cross_entropy(logits, target)
-        theirs = torch.from_numpy(teaching.logits[batch]).to(logits)
-        return distillation_loss(logits, theirs, target, teaching.temperature, alpha=teaching.alpha)
+        teacher = torch.from_numpy(distillation.logits[batch]).to(logits)
+        temperature, alpha = distillation.temperature, distillation.alpha
+        return distillation_loss(logits, teacher, target, temperature, alpha=alpha)
 
     return loss
 
@@ -209,12 +245,12 @@ def _schedule(optimizer: Any, steps: int, warmup: float) -> Any:
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _progress(batches: Iterator[np.ndarray], total: int, epoch: int, recipe: Recipe) -> Any:
-    if not recipe.verbose:
+def _progress(batches: Iterator[np.ndarray], total: int, epoch: int, config: TrainingConfig) -> Any:
+    if not config.verbose:
         return batches
     from tqdm.auto import tqdm
 
-    label = f"epoch {epoch} of {recipe.epochs}"
+    label = f"epoch {epoch} of {config.epochs}"
     return tqdm(batches, total=total, desc=label, leave=False, file=sys.stderr)
 
 
@@ -225,7 +261,7 @@ def _tensors(rows: Encoded, batch: np.ndarray, where: Any) -> tuple[Any, Any]:
     return torch.from_numpy(ids).to(where), torch.from_numpy(mask).to(where)
 
 
-def _watch(network: Any, rows: Encoded, precision: str) -> dict[str, float]:
+def _validation_metrics(network: Any, rows: Encoded, precision: str) -> dict[str, float]:
     logits = logits_of(network, rows, precision=precision)
     logits -= logits.max(axis=1, keepdims=True)
     log_proba = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -235,17 +271,17 @@ def _watch(network: Any, rows: Encoded, precision: str) -> dict[str, float]:
     }
 
 
-def _copy(network: Any) -> dict[str, Any]:
+def _state_copy(network: Any) -> dict[str, Any]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def _since_best(history: list[dict[str, float]]) -> int:
+def _epochs_since_best(history: list[dict[str, float]]) -> int:
     losses = [epoch.get("validation_loss", 0.0) for epoch in history]
     return len(losses) - 1 - int(np.argmin(losses))
 
 
 def logits_of(network: Any, rows: Encoded, *, precision: str = "fp32") -> np.ndarray:
-    """Return the logits of each row, (rows, classes) float64, in the order given."""
+    """Return the logits of all rows, (rows, classes) float64, in their order."""
     import torch
 
     where = next(network.parameters()).device
@@ -253,7 +289,7 @@ def logits_of(network: Any, rows: Encoded, *, precision: str = "fp32") -> np.nda
     network.eval()
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     with torch.inference_mode(), autocast(precision):
-        for batch in by_length(rows.lengths, _PREDICT_ROWS):
+        for batch in batches_by_length(rows.lengths, _PREDICT_ROWS):
             parts.append((batch, network(*_tensors(rows, batch, where)).float().cpu().numpy()))
     network.train(training)
     order = np.concatenate([batch for batch, _ in parts])
@@ -261,29 +297,29 @@ def logits_of(network: Any, rows: Encoded, *, precision: str = "fp32") -> np.nda
     return found[np.argsort(order)].astype(np.float64)
 
 
-def watched_mask(targets: np.ndarray, share: float, seed: int | None) -> np.ndarray:
-    """Return which rows, (n,), to set aside: a share of each class, none of the smallest."""
+def validation_mask(targets: np.ndarray, share: float, seed: int | None) -> np.ndarray:
+    """Return a mask (n,) of validation rows: a share of each class, rounded down."""
     rng = np.random.default_rng(seed)
-    watched = np.zeros(len(targets), dtype=bool)
+    chosen = np.zeros(len(targets), dtype=bool)
     for target in np.unique(targets):
         members = np.flatnonzero(targets == target)
-        watched[rng.permutation(members)[: int(share * len(members))]] = True
-    return watched
+        chosen[rng.permutation(members)[: int(share * len(members))]] = True
+    return chosen
 
 
-def rewriter(
-    encode: Callable[[list[str]], list[np.ndarray]], texts: list[str], slips: float
-) -> Rewriter | None:
-    """Return what writes the texts anew for each epoch, with slips; None where there are none."""
-    if not slips:
+def typo_augmenter(
+    encode: Callable[[list[str]], list[np.ndarray]], texts: list[str], rate: float
+) -> Augmenter | None:
+    """Return a function that encodes the texts with new typos; None for a rate of 0."""
+    if not rate:
         return None
-    return lambda rng: encode(with_slips(texts, slips, rng))
+    return lambda rng: encode(with_typos(texts, rate, rng))
 
 
-def without_decay(
+def parameter_groups(
     parameters: Sequence[Any], learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return AdamW groups in which biases and layer norms, one-dimensional, do not decay."""
+    """Return AdamW groups without weight decay for biases and layer norms (one-dimensional)."""
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},

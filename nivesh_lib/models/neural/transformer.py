@@ -1,16 +1,17 @@
-"""A pretrained encoder, fine-tuned as a whole with a classification head."""
+"""A pretrained encoder fine-tuned with a classification head."""
 
 from __future__ import annotations
 
 import copy
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.base import as_training
 from nivesh_lib.models.neural.backbones import (
     find_backbone,
     keep_layers,
@@ -18,23 +19,20 @@ from nivesh_lib.models.neural.backbones import (
     load_tokenizer,
     save_pretrained,
 )
-from nivesh_lib.models.neural.distillation import Teaching
-from nivesh_lib.models.neural.tokenizer import WordPieces
+from nivesh_lib.models.neural.distillation import DistillationTargets
+from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.neural.training import (
     Encoded,
-    Recipe,
-    logits_of,
-    rewriter,
+    NeuralClassifier,
+    TrainingConfig,
+    parameter_groups,
     seeded,
     train,
-    unlabelled,
-    without_decay,
+    typo_augmenter,
 )
-from nivesh_lib.models.text.hinglish import glossed
-from nivesh_lib.models.text.linear import softmax
 
-# `seed` is the recipe of the platform's guide; with it every parameter is trained, at one rate.
-# `shallow` only shows that everything goes through.
+# `seed` has the platform guide's settings: all parameters are trained at one learning rate.
+# `shallow` is for tests of plumbing.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "seed": {
@@ -47,9 +45,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 0.0,
         "label_smoothing": 0.0,
         "dropout": None,
-        "direct": False,
+        "identity_pooler": False,
         "freeze_embeddings": False,
-        "slips": 0.0,
+        "typo_rate": 0.0,
         "glosses": False,
         "max_length": 128,
     },
@@ -57,118 +55,101 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class TransformerClassifier(TextClassifier):
-    """Sequence classification on a pretrained encoder, every layer trained.
+@dataclass(eq=False, repr=False)
+class TransformerClassifier(NeuralClassifier):
+    """Sequence classification with a pretrained encoder, all layers fine-tuned.
 
     Parameters
     ----------
     backbone : str
         ``minilm``, ``distilbert`` or a folder; see `backbones.find_backbone`.
     epochs, batch_size : int
-        Passes over the rows, and rows of a step.
+        Passes over the training rows, and rows in a step.
     learning_rate, head_learning_rate : float
         Of the encoder's last layer, and of the new head.
     layer_decay : float
-        Factor from each layer's rate to that of the layer below (Howard and Ruder 2018).
+        Ratio of each layer's learning rate to that of the layer above (Howard and Ruder 2018).
     weight_decay, warmup, label_smoothing : float
-        Of AdamW, its schedule (share of steps) and the cross-entropy.
+        Settings of AdamW, its schedule (share of steps) and the cross-entropy.
     dropout : float, optional
         Of the encoder's layers; None keeps the backbone's own.
-    direct : bool
-        Let the first token's state reach the head unchanged but for a tanh: BERT's layer in
-        between was trained to tell whether sentences follow each other, or not at all.
+    identity_pooler : bool
+        Initialise BERT's pooler with the identity matrix: it was pretrained for next-sentence
+        prediction or not at all. The first token's state then reaches the head through a tanh only.
     freeze_embeddings : bool
-        Leave the table of word pieces as it is: half of the parameters, and little of the gain.
-    slips : float
-        Share of the words that get a slip of the thumb, another in each epoch; see
-        `augmentation.with_slips`.
+        Do not train the token embeddings, half of the parameters.
+    typo_rate : float
+        Share of the words that get a typo, drawn anew in each epoch; see `typos.with_typos`.
     glosses : bool
-        Read the Hindi words of a text in English; see `hinglish.glossed`.
+        Replace Hindi words by English glosses; see `hinglish.glossed`.
     max_length : int
-        Word pieces of a text that are read. Batches are padded to their own longest text only.
+        Maximum number of tokens; longer texts are truncated. Batches are padded to their longest
+        text.
     precision : str
-        ``auto``, ``bf16`` or ``fp32`` in training; see `training.autocast`. Answers are fp32.
+        Of training, ``auto``, ``bf16`` or ``fp32``; see `training.autocast`. Inference is fp32.
     layers : int, optional
-        Keep that many of the backbone's layers, evenly spread; None keeps all. See
+        Number of the backbone's layers to keep, evenly spaced; None keeps all. See
         `backbones.keep_layers`.
     random_state : int, optional
-        Seed of head, order and dropout.
+        Seed of the head, row order and dropout.
     verbose : bool
         Show a progress bar for each epoch.
 
     Attributes
     ----------
     history_ : list of dict
-        See `training.train`; not kept in a saved model.
+        See `training.train`; not saved.
 
     Notes
     -----
-    The saved directory is also a model of the hub's format: ``transformers`` loads it with
-    ``AutoModelForSequenceClassification.from_pretrained``. Texts that go there past this class
-    need `base.prepare` and, with ``glosses``, `hinglish.glossed` first.
+    The model directory is also a model in the hub's format that
+    ``AutoModelForSequenceClassification.from_pretrained`` loads. Its inputs then need
+    `base.prepare` and, with ``glosses``, `hinglish.glossed` first.
     """
 
     kind: ClassVar[str] = "transformer"
 
-    def __init__(
-        self,
-        backbone: str = "minilm",
-        epochs: int = 8,
-        batch_size: int = 64,
-        learning_rate: float = 3e-4,
-        head_learning_rate: float = 3e-3,
-        layer_decay: float = 0.9,
-        weight_decay: float = 0.01,
-        warmup: float = 0.1,
-        label_smoothing: float = 0.1,
-        dropout: float | None = 0.0,
-        direct: bool = True,
-        freeze_embeddings: bool = True,
-        slips: float = 0.1,
-        glosses: bool = True,
-        max_length: int = 128,
-        precision: str = "auto",
-        layers: int | None = None,
-        random_state: int | None = 42,
-        verbose: bool = False,
-    ) -> None:
-        self.backbone = backbone
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.head_learning_rate = head_learning_rate
-        self.layer_decay = layer_decay
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.label_smoothing = label_smoothing
-        self.dropout = dropout
-        self.direct = direct
-        self.freeze_embeddings = freeze_embeddings
-        self.slips = slips
-        self.glosses = glosses
-        self.max_length = max_length
-        self.precision = precision
-        self.layers = layers
-        self.random_state = random_state
-        self.verbose = verbose
+    backbone: str = "minilm"
+    epochs: int = 8
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    head_learning_rate: float = 3e-3
+    layer_decay: float = 0.9
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    label_smoothing: float = 0.1
+    dropout: float | None = 0.0
+    identity_pooler: bool = True
+    freeze_embeddings: bool = True
+    typo_rate: float = 0.1
+    glosses: bool = True
+    max_length: int = 128
+    precision: str = "auto"
+    layers: int | None = None
+    random_state: int | None = 42
+    verbose: bool = False
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Fine-tune the backbone on the rows."""
-        return self._learn(X, y, self.slips)
+        """Fine-tune on the labels."""
+        return self._fit(X, y, self.typo_rate)
 
-    def fit_taught(self, X: Iterable[str], y: Iterable[str], teaching: Teaching) -> Self:
-        """Fine-tune on the rows as they are and on what another model said of each."""
-        return self._learn(X, y, 0.0, teaching)
+    def fit_distilled(self, targets: DistillationTargets) -> Self:
+        """Fine-tune on a teacher's predictions and the labels, without typos."""
+        return self._fit(targets.texts, targets.labels, 0.0, targets)
 
-    def _learn(
-        self, X: Iterable[str], y: Iterable[str], slips: float, teaching: Teaching | None = None
+    def _fit(
+        self,
+        X: Iterable[str],
+        y: Iterable[str],
+        typo_rate: float,
+        distillation: DistillationTargets | None = None,
     ) -> Self:
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
         self._read_tokenizer(folder)
-        rows = Encoded(self._encode(texts), targets, self._pieces.pad_id)
-        recipe = Recipe(
+        rows = Encoded(self._encode(texts), targets, self._tokenizer.pad_id)
+        config = TrainingConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
             warmup=self.warmup,
@@ -187,19 +168,17 @@ class TransformerClassifier(TextClassifier):
                 self._network,
                 self._groups(model),
                 rows,
-                recipe,
-                rewritten=rewriter(self._encode, texts, slips),
-                teaching=teaching,
+                config,
+                augment=typo_augmenter(self._encode, texts, typo_rate),
+                distillation=distillation,
             )
         return self
 
     def _read_tokenizer(self, folder: Path) -> None:
-        self._tokenizer = load_tokenizer(folder)
-        self._pieces = WordPieces(self._tokenizer.backend_tokenizer, self._tokenizer.pad_token_id)
-
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        read = [glossed(text) for text in texts] if self.glosses else texts
-        return self._pieces.encode(read, self.max_length)
+        self._hub_tokenizer = load_tokenizer(folder)
+        self._tokenizer = SubwordTokenizer(
+            self._hub_tokenizer.backend_tokenizer, self._hub_tokenizer.pad_token_id
+        )
 
     def _prepare(self, model: Any) -> None:
         import torch
@@ -209,12 +188,12 @@ class TransformerClassifier(TextClassifier):
                 if isinstance(module, torch.nn.Dropout):
                     module.p = self.dropout
         pooler = getattr(model.base_model, "pooler", None)
-        if self.direct and pooler is not None:
+        if self.identity_pooler and pooler is not None:
             torch.nn.init.eye_(pooler.dense.weight)
             torch.nn.init.zeros_(pooler.dense.bias)
 
     def _groups(self, model: Any) -> list[dict[str, Any]]:
-        """Return AdamW's groups: each layer at its own rate, the head at another."""
+        """Return AdamW groups with a learning rate for each layer and one for the head."""
         by_depth: dict[int, list[Any]] = {}
         for name, parameter in model.named_parameters():
             by_depth.setdefault(_depth(name, model.config.num_hidden_layers), []).append(parameter)
@@ -227,43 +206,31 @@ class TransformerClassifier(TextClassifier):
             rate = self.learning_rate * self.layer_decay ** (top - depth)
             if depth > top:
                 rate = self.head_learning_rate
-            groups += without_decay(parameters, rate, self.weight_decay)
+            groups += parameter_groups(parameters, rate, self.weight_decay)
         return groups
 
     @property
     def network(self) -> Any:
-        """The torch module: ``forward(ids, mask)`` returns logits.
+        """The torch module: ``forward(ids, mask)`` returns logits; ``.model`` is the hub's model.
 
-        ``.model`` is the hub's, of whose last layer only the first token is computed.
+        Its last layer is computed for the first token only.
         """
         return self._network
 
     @property
-    def pieces(self) -> WordPieces:
-        """What cuts texts into word pieces."""
-        return self._pieces
+    def tokenizer(self) -> SubwordTokenizer:
+        """The subword tokenizer."""
+        return self._tokenizer
 
     def with_network(self, network: Any) -> Self:
-        """Return a copy of this fitted model that asks another network."""
+        """Return a shallow copy of this fitted model with another network."""
         other = copy.copy(self)
         other._network = network
         return other
 
-    def restored(self, network: Any, pieces: WordPieces, classes: np.ndarray) -> Self:
-        """Take what was read from a file in place of `fit`; return self."""
-        self._network, self._pieces, self.classes_ = network, pieces, classes
-        return self
-
-    def _proba(self, texts: list[str]) -> np.ndarray:
-        return softmax(self._logits(texts))
-
-    def _logits(self, texts: list[str]) -> np.ndarray:
-        rows = unlabelled(self._encode(texts), self._pieces.pad_id)
-        return logits_of(self._network, rows)
-
     def _dump(self, directory: Path) -> dict[str, Any]:
         save_pretrained(self._network.model, directory)
-        self._tokenizer.save_pretrained(directory)
+        self._hub_tokenizer.save_pretrained(directory)
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
@@ -272,7 +239,7 @@ class TransformerClassifier(TextClassifier):
 
 
 def _depth(name: str, layers: int) -> int:
-    """Return 0 for the embeddings, 1 to ``layers`` for the layers, one more for the head."""
+    """Return a parameter's depth: 0 embeddings, 1 to ``layers``, ``layers + 1`` the head."""
     found = re.search(r"\.layer\.(\d+)\.", name)
     if found:
         return 1 + int(found[1])
@@ -282,12 +249,16 @@ def _depth(name: str, layers: int) -> int:
 
 
 def logits_network(model: Any) -> Any:
-    """Return the hub's model as a module from ids and mask to logits."""
-    import torch
-
+    """Return the hub's model as a torch module from ids and mask to logits."""
     last = _after_last_attention(model)
     if last is not None:
         last.register_forward_pre_hook(_first_token)
+    return logits_module(model)
+
+
+def logits_module(model: Any) -> Any:
+    """Return `logits_network`, but computing the last layer for all tokens."""
+    import torch
 
     class Logits(torch.nn.Module):
         def __init__(self) -> None:
@@ -301,9 +272,9 @@ def logits_network(model: Any) -> Any:
 
 
 def _after_last_attention(model: Any) -> Any:
-    """Return what comes after the last attention; from there on the head needs one token.
+    """Return the module after the last attention, or None for an unknown architecture.
 
-    The rest is three quarters of the layer. None for a family that is not known.
+    From there on the head needs the first token only, which saves three quarters of the layer.
     """
     if model.config.model_type == "bert":
         return model.base_model.encoder.layer[-1].attention.output
@@ -313,4 +284,4 @@ def _after_last_attention(model: Any) -> Any:
 
 
 def _first_token(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(rows[:, :1] for rows in inputs)
+    return tuple(states[:, :1] for states in inputs)

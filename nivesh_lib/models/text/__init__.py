@@ -1,1 +1,1 @@
-"""Rules and n-grams, and the text handling they share."""
+"""Keyword rules and n-gram models, and their shared text processing."""

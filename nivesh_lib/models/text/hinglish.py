@@ -1,8 +1,8 @@
-"""English glosses for words of Hindi in Latin letters, for encoders that never read any.
+"""English glosses of romanised Hindi words, for encoders trained on English only.
 
-``hinglish.tsv`` lists forms with their gloss: ``sure`` ones are no words of English, ``mixed`` ones
-are ("main", "do", "par") and are read as Hindi only beside sure ones. Word order stays; to an
-encoder of English, "meri salary from how much save should" is far nearer to what was meant.
+``hinglish.tsv`` lists word forms with gloss and kind: ``sure`` forms are no English words,
+``mixed`` forms are ("main", "do", "par") and are replaced only beside sure ones. Word order is
+kept: to an English encoder, "meri salary from how much save should" is much closer to the meaning.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 from functools import cache
 from importlib.resources import files
 
-# The letters that [a-z] takes with IGNORECASE; spelt out, the search is twice as fast.
+# What [a-z] matches with IGNORECASE; listing it makes the search twice as fast.
 _WORD = re.compile(r"[a-zA-Z\u0130\u0131\u017f\u212a]+")
-_ENOUGH = 2  # sure words of a text, from which its mixed ones are Hindi too
+_MIN_SURE = 2  # sure words in a text from which on its mixed words count as Hindi
 
 
 @cache
 def glossary() -> tuple[dict[str, str], dict[str, str]]:
-    """Return form -> gloss of the sure and of the mixed words."""
+    """Return the glosses, form -> gloss, of the sure and of the mixed forms."""
     kinds: dict[str, dict[str, str]] = {"sure": {}, "mixed": {}}
     lines = files("nivesh_lib.models.text").joinpath("hinglish.tsv").read_text(encoding="utf-8")
     for line in lines.splitlines()[1:]:
@@ -28,13 +28,13 @@ def glossary() -> tuple[dict[str, str], dict[str, str]]:
 
 
 @cache
-def _both() -> dict[str, str]:
+def _all_glosses() -> dict[str, str]:
     sure, mixed = glossary()
     return sure | mixed
 
 
 def glossed(text: str) -> str:
-    """Return the text with its Hindi words in English, the rest as it is.
+    """Return the text with its Hindi words replaced by English glosses.
 
     Examples
     --------
@@ -44,14 +44,14 @@ def glossed(text: str) -> str:
     'the main plan'
     """
     sure, _ = glossary()
-    found = sum(map(sure.__contains__, map(str.lower, _WORD.findall(text))))
-    if not found:
+    n_sure = sum(map(sure.__contains__, map(str.lower, _WORD.findall(text))))
+    if not n_sure:
         return text
-    known = _both() if found >= _ENOUGH else sure
-    return _WORD.sub(lambda match: known.get(match[0].lower(), match[0]), text)
+    glosses = _all_glosses() if n_sure >= _MIN_SURE else sure
+    return _WORD.sub(lambda match: glosses.get(match[0].lower(), match[0]), text)
 
 
 def extended(text: str) -> str:
-    """Return the text, followed by its reading in English where that is another one."""
+    """Return the text followed by its glossed form, where that differs."""
     english = glossed(text)
     return text if english == text else f"{text} {english}"

@@ -1,4 +1,4 @@
-"""What models with a linear last layer share."""
+"""Softmax, and the weights of a fitted logistic regression."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from sklearn.linear_model import LogisticRegression
 
 
 def linear_weights(linear: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
-    """Return one row of weights and one intercept for each class, float32 in C order.
+    """Return coefficients (classes, features) and intercepts (classes,), float32, C order.
 
-    scikit-learn keeps a single row for two classes, that of the second against the first.
+    scikit-learn keeps one row for two classes, that of the second class; the first gets zeros.
     """
     coef, intercept = linear.coef_, linear.intercept_
     if len(coef) == 1:

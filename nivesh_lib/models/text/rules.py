@@ -1,4 +1,4 @@
-"""A baseline of patterns: hand-written ones, or keywords mined from the training rows."""
+"""A baseline of regular expressions, hand-written or mined from the training rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,25 +17,26 @@ import regex
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
 
-_MAX_CHARACTERS = 2_000  # a pattern never needs more of a query, and long input stays cheap
-_PATIENCE_S = 2.0  # seconds for one pattern on one text; a sound one takes microseconds
+_MAX_CHARACTERS = 2_000  # of a text; bounds the cost of long input
+_TIMEOUT_S = 2.0  # for one pattern on one text; without backtracking it takes microseconds
 
 
+@dataclass(eq=False, repr=False)
 class RulesClassifier(TextClassifier):
-    """Score each label by the patterns that a text matches.
+    """Score each label by the weights of the patterns that match a text.
 
     Parameters
     ----------
     rules_file : str, optional
         TOML file of ``[[rule]]`` tables with ``label``, ``pattern`` (a regular
-        expression, matched without case) and ``weight``. Without one, keywords
-        are mined from the training rows by chi-squared.
+        expression, case-insensitive) and ``weight``. Without it, keywords are mined from the
+        training rows; see `mine_keywords`.
     n_keywords : int
         Mined keywords for each label.
     prior_weight : float
-        How much the label frequencies count against one match of weight 1.
+        Weight of the label frequencies, relative to one match of weight 1.
     random_state : int, optional
-        Unused, kept for the common contract.
+        Unused; part of the common contract.
 
     Examples
     --------
@@ -45,20 +47,13 @@ class RulesClassifier(TextClassifier):
 
     kind: ClassVar[str] = "rules"
 
-    def __init__(
-        self,
-        rules_file: str | None = None,
-        n_keywords: int = 12,
-        prior_weight: float = 0.1,
-        random_state: int | None = None,
-    ) -> None:
-        self.rules_file = rules_file
-        self.n_keywords = n_keywords
-        self.prior_weight = prior_weight
-        self.random_state = random_state
+    rules_file: str | None = None
+    n_keywords: int = 12
+    prior_weight: float = 0.1
+    random_state: int | None = None
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Read or mine the rules and count how often each label occurs."""
+        """Read or mine the rules and estimate the label frequencies."""
         texts, labels = as_training(X, y)
         self.classes_, counts = np.unique(labels, return_counts=True)
         self.prior_ = counts / counts.sum()
@@ -85,7 +80,7 @@ class RulesClassifier(TextClassifier):
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         """Return each label's share of the matched weight, shape (n, n_classes)."""
-        # Never quite 0, so that a text without a match still has an answer.
+        # Above 0, so that a text without a match still has a prediction.
         scores = np.tile(self.prior_ * max(self.prior_weight, 1e-9), (len(texts), 1))
         for row, text in enumerate(texts):
             for pattern, column, weight in self._compiled:
@@ -94,7 +89,7 @@ class RulesClassifier(TextClassifier):
         return scores / scores.sum(axis=1, keepdims=True)
 
     def coverage(self, X: Iterable[str]) -> np.ndarray:
-        """Return a mask (n,) of the texts that at least one rule matches."""
+        """Return a boolean mask (n,) of the texts that match at least one rule."""
         return np.array(
             [
                 any(_matches(pattern, prepare(text)) for pattern, _, _ in self._compiled)
@@ -115,10 +110,10 @@ class RulesClassifier(TextClassifier):
 
 def _matches(pattern: Any, text: str) -> bool:
     try:
-        return bool(pattern.search(text[:_MAX_CHARACTERS], timeout=_PATIENCE_S))
+        return bool(pattern.search(text[:_MAX_CHARACTERS], timeout=_TIMEOUT_S))
     except TimeoutError:
         raise ModelError(
-            f"pattern {pattern.pattern!r} took more than {_PATIENCE_S:g} s on one text. "
+            f"pattern {pattern.pattern!r} took more than {_TIMEOUT_S:g} s on one text. "
             "Rewrite it without repeats inside repeats, such as (a+)+"
         ) from None
 
@@ -129,7 +124,7 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
     Raises
     ------
     ModelError
-        The file is missing or a rule is not usable; the message names it.
+        The file is missing or a rule is invalid; the message names it.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
@@ -157,12 +152,11 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
 
 
 def mine_keywords(texts: list[str], labels: np.ndarray, *, n_keywords: int) -> list[dict[str, Any]]:
-    """Return, for each label, the words and pairs of words most typical of it.
+    """Return rules for the ``n_keywords`` unigrams and bigrams most typical of each label.
 
-    Terms are ranked by the chi-squared statistic of presence against the label
-    (Manning, Raghavan and Schütze 2008, section 13.5.2), among those that are
-    more frequent inside the label than outside. Weights are in (0, 1]: the share of
-    the term's texts that carry the label.
+    Terms that are more frequent inside the label than outside are ranked by the chi-squared
+    statistic of presence against the label (Manning, Raghavan and Schütze 2008, section 13.5.2).
+    A term's weight, in (0, 1], is the share of its texts that carry the label.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.feature_selection import chi2
@@ -170,7 +164,7 @@ def mine_keywords(texts: list[str], labels: np.ndarray, *, n_keywords: int) -> l
     vectorizer = CountVectorizer(ngram_range=(1, 2), binary=True, token_pattern=r"(?u)\b\w+\b")
     try:
         presence = vectorizer.fit_transform(texts)
-    except ValueError:  # texts without a single word
+    except ValueError:  # no text has a word
         return []
     terms = vectorizer.get_feature_names_out()
     rules = []

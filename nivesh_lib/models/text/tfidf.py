@@ -1,9 +1,10 @@
-"""TF-IDF of words and characters with logistic regression."""
+"""TF-IDF of word and character n-grams with logistic regression."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,22 +19,23 @@ from nivesh_lib.models.text.linear import linear_weights, softmax
 from nivesh_lib.models.text.ngrams import LinearNgrams
 
 
+@dataclass(eq=False, repr=False)
 class TfidfClassifier(TextClassifier):
-    """Bag of word n-grams and character n-grams under a multinomial logistic regression.
+    """Multinomial logistic regression on TF-IDF weights of word and character n-grams.
 
-    Characters inside word boundaries make it robust to typos and to the many
-    spellings of Hindi in Latin script.
+    Character n-grams inside word boundaries make it robust to typos and to the many spellings of
+    romanised Hindi.
 
     Parameters
     ----------
     C : float
         Inverse regularisation strength of the logistic regression.
     word_ngram_max, char_ngram_max : int
-        Longest word and character n-grams; characters start at 2. 0 leaves a family out.
+        Longest word and character n-grams; character n-grams start at 2. 0 omits a family.
     min_df : int
-        Texts in which an n-gram must occur to be used.
+        Minimum number of texts that contain an n-gram.
     glosses : bool
-        Read the Hindi words of a text in English too; see `hinglish.glossed`.
+        Append English glosses of Hindi words; see `hinglish.extended`.
     balanced : bool
         Weight classes by their inverse frequency.
     random_state : int, optional
@@ -48,23 +50,13 @@ class TfidfClassifier(TextClassifier):
 
     kind: ClassVar[str] = "tfidf"
 
-    def __init__(
-        self,
-        C: float = 10.0,
-        word_ngram_max: int = 2,
-        char_ngram_max: int = 5,
-        min_df: int = 1,
-        glosses: bool = True,
-        balanced: bool = False,
-        random_state: int | None = 42,
-    ) -> None:
-        self.C = C
-        self.word_ngram_max = word_ngram_max
-        self.char_ngram_max = char_ngram_max
-        self.min_df = min_df
-        self.glosses = glosses
-        self.balanced = balanced
-        self.random_state = random_state
+    C: float = 10.0
+    word_ngram_max: int = 2
+    char_ngram_max: int = 5
+    min_df: int = 1
+    glosses: bool = True
+    balanced: bool = False
+    random_state: int | None = 42
 
     def _new_vectorizers(self) -> dict[str, TfidfVectorizer]:
         common = {"sublinear_tf": True, "min_df": self.min_df, "dtype": np.float32}
@@ -79,12 +71,12 @@ class TfidfClassifier(TextClassifier):
         }
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Learn vocabularies, weights and the linear model."""
+        """Fit vocabularies, idf weights and the logistic regression."""
         texts, labels = as_training(X, y)
         self.vectorizers_ = self._new_vectorizers()
-        read = self._read(texts)
+        glossed = self._glossed(texts)
         features = sp.hstack(
-            [v.fit_transform(read) for v in self.vectorizers_.values()], format="csr"
+            [v.fit_transform(glossed) for v in self.vectorizers_.values()], format="csr"
         )
         linear = LogisticRegression(
             C=self.C,
@@ -99,19 +91,16 @@ class TfidfClassifier(TextClassifier):
         return self
 
     def _proba(self, texts: list[str]) -> np.ndarray:
-        return softmax(self._logits(texts))
-
-    def _logits(self, texts: list[str]) -> np.ndarray:
         scores = np.empty((len(texts), len(self.classes_)))
-        for row, text in zip(scores, self._read(texts), strict=True):
+        for row, text in zip(scores, self._glossed(texts), strict=True):
             row[:] = self._ngrams.scores(text)
-        return scores + self.intercept_
+        return softmax(scores + self.intercept_)
 
-    def _read(self, texts: list[str]) -> list[str]:
+    def _glossed(self, texts: list[str]) -> list[str]:
         return [extended(text) for text in texts] if self.glosses else texts
 
     def top_terms(self, label: str, n: int = 8) -> list[str]:
-        """Return the word n-grams that speak most for ``label``."""
+        """Return the ``n`` word n-grams with the largest weights for ``label``."""
         row = int(np.flatnonzero(self.classes_ == label)[0])
         names = self.vectorizers_["word"].get_feature_names_out()
         order = np.argsort(-self.coef_[row, : len(names)], kind="stable")[:n]

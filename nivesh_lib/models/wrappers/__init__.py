@@ -1,1 +1,1 @@
-"""Models made of other models."""
+"""Classifiers that wrap other classifiers."""

@@ -1,8 +1,9 @@
-"""A fast model that answers what it is sure of, and a better one for the rest."""
+"""A cascade of a fast student and an accurate teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,32 +13,30 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_texts, load_model
-from nivesh_lib.models.wrappers.selective import refuse_abstaining
-
-_PARTS = ("student", "teacher")
+from nivesh_lib.models.wrappers.wrapper import fit_copy, refuse_abstaining
 
 
+@dataclass(eq=False, repr=False)
 class Cascade(TextClassifier):
-    """A student's answers where it is sure enough, a teacher's everywhere else.
+    """A student's predictions where it is confident, a teacher's everywhere else.
 
-    The teacher sees only the texts that are left to it, all in one call (Viola and Jones 2001 for
-    the idea, Varshney and Baral 2022 for language models). Each row of probabilities is that of
-    whoever answered.
+    The teacher predicts all remaining texts in one call (Viola and Jones 2001; for language models
+    Varshney and Baral 2022). Each row of probabilities is that of the predicting model.
 
     Parameters
     ----------
     student, teacher : TextClassifier
-        The fast and the good model; ``fit`` fits copies of them and leaves them alone.
+        The fast and the accurate model; ``fit`` fits copies.
     threshold : float
-        Confidence of the student from which on it answers; above 1 it never does. Choose it on
-        out-of-fold rows: `evaluation.cascade.choose_threshold`.
+        Minimum confidence of the student's predictions; above 1 it makes none. Choose it on
+        out-of-fold rows, see `evaluation.compression.cascade.choose_threshold`.
     random_state : int, optional
-        Seed of both models inside; None leaves them their own.
+        Seed of both models; None keeps their own.
 
     Notes
     -----
-    Of the rows that it was fitted on a student is surer than of any others. How many queries it
-    answers, and how fast that makes the cascade, is told by rows that it has not seen.
+    A student is more confident on its training rows than on others: measure the share that it
+    answers, and the speed of the cascade, on held-out rows.
 
     Examples
     --------
@@ -50,38 +49,28 @@ class Cascade(TextClassifier):
 
     kind: ClassVar[str] = "cascade"
 
-    def __init__(
-        self,
-        student: TextClassifier | None = None,
-        teacher: TextClassifier | None = None,
-        threshold: float = 0.9,
-        random_state: int | None = None,
-    ) -> None:
-        self.student = student
-        self.teacher = teacher
-        self.threshold = threshold
-        self.random_state = random_state
+    student: TextClassifier | None = None
+    teacher: TextClassifier | None = None
+    threshold: float = 0.9
+    random_state: int | None = None
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
-        """Fit both models on the same rows; the threshold stays as it was given."""
+        """Fit copies of both models on the same rows; the threshold is not learned."""
         if self.student is None or self.teacher is None:
             raise ValueError("student or teacher is None; pass two models, get_model('tfidf') one")
         self._check_threshold()
-        texts, labels = as_texts(X), list(y)
-        inside = [clone(model) for model in (self.student, self.teacher)]
-        if self.random_state is not None:
-            inside = [model.set_params(random_state=self.random_state) for model in inside]
-        self._take(*(model.fit(texts, labels) for model in inside))
+        rows = as_texts(X), list(y), self.random_state
+        self._take(fit_copy(self.student, *rows), fit_copy(self.teacher, *rows))
         return self
 
     @classmethod
     def of(cls, student: TextClassifier, teacher: TextClassifier, *, threshold: float) -> Self:
-        """Join two models that were fitted already.
+        """Join two fitted models.
 
         Raises
         ------
         ValueError
-            Their classes differ, or the threshold is no number from 0.
+            Their classes differ, one abstains, or the threshold is not a number from 0.
         """
         joined = cls(clone(student), clone(teacher), threshold)
         joined._check_threshold()
@@ -102,25 +91,20 @@ class Cascade(TextClassifier):
         self.classes_ = teacher.classes_
 
     def share_answered(self, X: Iterable[str]) -> float:
-        """Return the share of the texts that the student answers; 0 of none."""
+        """Return the share of the texts that the student predicts; 0 for no texts."""
         check_is_fitted(self)
-        sure = self._is_sure(self.student_.predict_proba(X))
-        return float(sure.mean()) if len(sure) else 0.0
+        confident = self._is_confident(self.student_.predict_proba(X))
+        return float(confident.mean()) if len(confident) else 0.0
 
-    def _is_sure(self, proba: np.ndarray) -> np.ndarray:
+    def _is_confident(self, proba: np.ndarray) -> np.ndarray:
         return proba.max(axis=1, initial=0.0) >= self.threshold
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         proba = np.array(self.student_._proba(texts), dtype=float)
-        left = np.flatnonzero(~self._is_sure(proba))
-        if len(left):
-            proba[left] = self.teacher_._proba([texts[at] for at in left])
+        rest = np.flatnonzero(~self._is_confident(proba))
+        if len(rest):
+            proba[rest] = self.teacher_._proba([texts[row] for row in rest])
         return proba
-
-    def _plain_params(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in super()._plain_params().items() if name not in _PARTS
-        }
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         self.student_.save(directory / "student")
@@ -129,8 +113,5 @@ class Cascade(TextClassifier):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self._check_threshold()
-        classes = self.classes_.tolist()
         self._take(load_model(directory / "student"), load_model(directory / "teacher"))
-        if self.classes_.tolist() != classes:
-            raise ValueError("the classes are not those of the models inside")
         self.student, self.teacher = clone(self.student_), clone(self.teacher_)

@@ -1,8 +1,9 @@
-"""Several models of different kinds, answering together."""
+"""An ensemble of models of different kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,42 +11,33 @@ import numpy as np
 
 from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_model
 
-_MEMBERS: dict[str, dict[str, Any]] = {"tfidf": {}, "embedding": {}, "transformer": {}}
+DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {"tfidf": {}, "embedding": {}, "transformer": {}}
 
 
-def default_members() -> list[str]:
-    """Return the kinds of models that an ensemble has unless told otherwise."""
-    return list(_MEMBERS)
-
-
+@dataclass(eq=False, repr=False)
 class EnsembleClassifier(TextClassifier):
     """The average of the members' probabilities.
 
-    Models that see words, frozen features and fine-tuned layers err on different queries, so
-    that the average is wrong less often than each (Dietterich 2000).
+    Models of n-grams, frozen features and fine-tuned layers err on different queries, so that the
+    average errs less often than each (Dietterich 2000).
 
     Parameters
     ----------
     members : mapping, optional
-        Kind -> arguments; by default TF-IDF, frozen embedding and transformer.
+        Kind -> constructor arguments; by default TF-IDF, frozen embedding and transformer.
     random_state : int, optional
-        Seed of every member that is not given one.
+        Seed of every member without one of its own.
     """
 
     kind: ClassVar[str] = "ensemble"
 
-    def __init__(
-        self,
-        members: Mapping[str, Mapping[str, Any]] | None = None,
-        random_state: int | None = 42,
-    ) -> None:
-        self.members = members
-        self.random_state = random_state
+    members: Mapping[str, Mapping[str, Any]] | None = None
+    random_state: int | None = 42
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fit every member on the same rows."""
         texts, labels = as_texts(X), list(y)
-        chosen = _MEMBERS if self.members is None else self.members
+        chosen = DEFAULT_MEMBERS if self.members is None else self.members
         if not chosen:
             raise ValueError("members is empty; name at least one kind of model")
         self.members_ = {
@@ -59,7 +51,7 @@ class EnsembleClassifier(TextClassifier):
 
     @classmethod
     def of(cls, fitted: Mapping[str, TextClassifier]) -> Self:
-        """Join models that were fitted already, on the same rows.
+        """Join models, kind -> model, that were fitted on the same rows.
 
         Raises
         ------

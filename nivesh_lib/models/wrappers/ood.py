@@ -1,8 +1,9 @@
-"""How far a text is from the training rows, whatever model answers it."""
+"""Out-of-distribution scores of texts, independent of the classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,47 +16,39 @@ from nivesh_lib.models.base import as_texts, prepare
 from nivesh_lib.models.neural.backbones import find_backbone
 from nivesh_lib.models.neural.embedding import FrozenEncoder
 
-_RIDGE = 1e-8  # features have length one, so that a variance is about 1e-3
-_FOLDS = 5  # for the distances of training rows that their own statistics did not see
+_RIDGE = 1e-8  # added to variances, which are about 1e-3 for features of unit length
+_FOLDS = 5  # for out-of-fold distances of the training rows
 
 
-class Surprise:
-    """Mahalanobis distance from the training rows in a frozen encoder's features.
+@dataclass(eq=False, repr=False)
+class OodScorer:
+    """Mahalanobis distance from the training texts in the features of a frozen encoder.
 
     One Gaussian for all rows serves as well as one for each class (Kamoi and Kobayashi 2020, on
-    Lee et al. 2018), with the covariance of Ledoit and Wolf 2004. No label is needed.
+    Lee et al. 2018); its covariance is the estimate of Ledoit and Wolf 2004. No labels are needed.
 
     Parameters
     ----------
     backbone : str
         The encoder; see `backbones.find_backbone`.
     max_length : int
-        Word pieces of a text that the encoder reads.
+        Maximum number of tokens; longer texts are truncated.
     random_state : int, optional
-        Seed of the parts of the training rows.
+        Seed of the folds.
 
     Examples
     --------
-    >>> known = Surprise().fit(["save tax", "pay rent", "save rent", "pay tax"])
-    >>> known.of(["save tax", "will it rain tomorrow"]).argmax()
+    >>> scorer = OodScorer().fit(["save tax", "pay rent", "save rent", "pay tax"])
+    >>> scorer.score(["save tax", "will it rain tomorrow"]).argmax()
     np.int64(1)
     """
 
-    encoder_: FrozenEncoder
-    centre_: np.ndarray
-    whitening_: np.ndarray
-    usual_: float
-    spread_: float
-
-    def __init__(
-        self, backbone: str = "minilm", max_length: int = 128, random_state: int | None = None
-    ) -> None:
-        self.backbone = backbone
-        self.max_length = max_length
-        self.random_state = random_state
+    backbone: str = "minilm"
+    max_length: int = 128
+    random_state: int | None = None
 
     def fit(self, X: Iterable[str]) -> Self:
-        """Learn what familiar texts look like.
+        """Fit the Gaussian, and the mean and deviation of out-of-fold distances, on texts (n,).
 
         Raises
         ------
@@ -67,52 +60,52 @@ class Surprise:
             raise ValueError(f"{len(texts)} texts are too few to learn distances from; pass 4")
         self.encoder_ = FrozenEncoder(find_backbone(self.backbone), self.max_length)
         features = self.encoder_.features([prepare(text) for text in texts])
-        # Rows lie near their own mean; those left out of it are as far away as new ones will be.
-        parts = KFold(min(_FOLDS, len(texts)), shuffle=True, random_state=self.random_state or 0)
+        # Distances of rows that the Gaussian was fitted on would be too small.
+        folds = KFold(min(_FOLDS, len(texts)), shuffle=True, random_state=self.random_state or 0)
         held = np.empty(len(texts))
-        for others, part in parts.split(features):
-            held[part] = _distance(features[part], *_gaussian(features[others]))
+        for others, fold in folds.split(features):
+            held[fold] = _distance(features[fold], *_gaussian(features[others]))
         self.centre_, self.whitening_ = _gaussian(features)
-        self.usual_, self.spread_ = float(held.mean()), max(float(held.std()), 1e-9)
+        self.mean_, self.std_ = float(held.mean()), max(float(held.std()), 1e-9)
         return self
 
-    def of(self, X: Iterable[str]) -> np.ndarray:
-        """Return the surprise of each text, shape (n,).
+    def score(self, X: Iterable[str]) -> np.ndarray:
+        """Return the OOD score of each text, (n,).
 
-        In standard deviations of held-out training rows: 0 is usual, 3 is strange.
+        Its unit is the standard deviation of out-of-fold training texts, whose mean score is 0.
         """
         texts = [prepare(text) for text in as_texts(X)]
         if not texts:
             return np.empty(0)
         distance = _distance(self.encoder_.features(texts), self.centre_, self.whitening_)
-        return (distance - self.usual_) / self.spread_
+        return (distance - self.mean_) / self.std_
 
     def dump(self, directory: Path) -> dict[str, float]:
-        """Write encoder and Gaussian below ``directory``; return the two numbers beside them."""
+        """Write encoder and Gaussian into ``directory``; return mean and deviation of distances."""
         from safetensors.numpy import save_file
 
         (directory / "encoder").mkdir()
         self.encoder_.save(directory / "encoder")
         gaussian = {"centre": self.centre_, "whitening": self.whitening_}
         save_file(gaussian, directory / "distance.safetensors")
-        return {"usual": self.usual_, "spread": self.spread_}
+        return {"usual": self.mean_, "spread": self.std_}
 
     def restore(self, directory: Path, state: dict[str, Any]) -> Self:
-        """Read what ``dump`` left."""
+        """Read what ``dump`` wrote and returned."""
         from safetensors.numpy import load_file
 
         self.encoder_ = FrozenEncoder(directory / "encoder", self.max_length)
         gaussian = load_file(directory / "distance.safetensors")
         self.centre_, self.whitening_ = gaussian["centre"], gaussian["whitening"]
-        self.usual_, self.spread_ = float(state["usual"]), float(state["spread"])
+        self.mean_, self.std_ = float(state["usual"]), float(state["spread"])
         return self
 
 
 def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean (width,) and a matrix (width, width) that makes the covariance one."""
+    """Return the mean (width,) and a whitening matrix (width, width)."""
     rows = features.astype(np.float64)
     covariance, _ = ledoit_wolf(rows)
-    covariance += _RIDGE * np.eye(len(covariance))  # texts that are all the same have none
+    covariance += _RIDGE * np.eye(len(covariance))  # identical texts have covariance 0
     root = cholesky(covariance, lower=True)
     whitening = solve_triangular(root, np.eye(len(root)), lower=True).T
     return rows.mean(axis=0).astype(np.float32), np.ascontiguousarray(whitening, np.float32)

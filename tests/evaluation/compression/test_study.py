@@ -97,18 +97,6 @@ def test_few_queries_make_smaller_batches(frame):
     assert trial.speeds[1].batch_size == len(tried.queries) == 12
 
 
-def test_a_model_that_answers_from_memory_is_not_timed(trials):
-    memory = Reader()
-    memory.kind = "remembering"
-    around = Reader()
-    around.student_ = memory
-    for model in (memory, around):
-        with pytest.raises(ValueError, match="tells no speed"):
-            trials.add("memory", model, of_folds(model))
-    with pytest.raises(ValueError, match="tells no speed"):
-        trials.add("memory", Reader(), of_folds(memory))
-
-
 def test_before_anything_was_tried_there_is_nothing_to_show(frame, trials):
     empty = Trials(frame, labels=LABELS)
     for show in (lambda: empty.reference, empty.table):

@@ -235,7 +235,7 @@ class Known:
         self.seen_ = set(X)
         return self
 
-    def of(self, X):
+    def score(self, X):
         return np.array([float(text not in self.seen_) for text in X])
 
 

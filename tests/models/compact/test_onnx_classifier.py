@@ -15,14 +15,15 @@ from sklearn.exceptions import NotFittedError
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import get_model, load_model, prepare, read_card
 from nivesh_lib.models.compact import onnx_classifier as module
+from nivesh_lib.models.compact import onnx_session
 from nivesh_lib.models.compact.onnx_classifier import (
-    PROBES,
+    SELF_CHECK_INPUTS,
     TOLERANCE,
     OnnxClassifier,
     _batch_rows,
     parity,
 )
-from nivesh_lib.models.compact.onnx_session import _adds_exactly
+from nivesh_lib.models.compact.onnx_session import _int8_sums_are_exact
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
 MANY = TEXTS + QUERIES + ["", "loan " * 500, "[MASK] [PAD] tax", "₹50L का घर"]
@@ -43,9 +44,9 @@ def exported(fitted):
 
 @pytest.fixture
 def strange(exported):
-    """An int8 model that remembers other answers than it gives, as from another processor."""
+    """An int8 model whose self-check fails, as one from another processor."""
     model = copy.copy(exported["int8"])
-    model.probes_ = model.probes_[:, ::-1].copy()
+    model.self_check_ = model.self_check_[:, ::-1].copy()
     model.machine_ = {"model": "Elsewhere", "flags": ["avx2"]}
     return model
 
@@ -55,40 +56,40 @@ def strange(exported):
 
 def test_fp32_answers_are_those_of_torch_but_for_rounding(fitted, exported):
     found = parity(fitted, exported["fp32"], MANY)
-    assert found.largest < 1e-4
+    assert found.max_logit_difference < 1e-4
     assert (found.agreement, found.n) == (1.0, len(MANY))
 
 
 def test_int8_answers_are_near(fitted, exported):
     found = parity(fitted, exported["int8"], MANY)
-    assert 0 < found.largest < 0.1
+    assert 0 < found.max_logit_difference < 0.1
 
 
 @pytest.mark.parametrize(("precision", "largest"), [("fp32", 1e-4), ("int8", 0.05)])
 def test_another_family_of_encoders_is_exported_too(precision, largest):
     model = small_model("transformer").set_params(backbone=tiny("distilbert"), epochs=1)
     exported = OnnxClassifier(model, precision=precision).fit(TEXTS, LABELS)
-    assert parity(model.fit(TEXTS, LABELS), exported, MANY).largest < largest
+    assert parity(model.fit(TEXTS, LABELS), exported, MANY).max_logit_difference < largest
 
 
 def test_fit_and_of_make_the_same_file(fitted):
     model = OnnxClassifier(small_model("transformer")).fit(TEXTS, LABELS)
     same = OnnxClassifier.of(fitted, texts=TEXTS)
-    assert model._graph.content == same._graph.content
+    assert model._session.content == same._session.content
 
 
-def test_rounding_an_exported_model_makes_the_file_that_exporting_in_int8_makes(exported):
-    assert exported["fp32"].rounded(TEXTS)._graph.content == exported["int8"]._graph.content
+def test_quantizing_an_exported_model_makes_the_file_that_exporting_in_int8_makes(exported):
+    assert exported["fp32"].quantized(TEXTS)._session.content == exported["int8"]._session.content
     with pytest.raises(ValueError, match="int8 already"):
-        exported["int8"].rounded(TEXTS)
+        exported["int8"].quantized(TEXTS)
 
 
-def test_an_int8_model_is_rounded_for_texts_like_those_given(fitted, exported):
-    one, other = exported["fp32"].rounded(QUERIES), exported["int8"]
-    assert one._graph.content != other._graph.content
-    assert parity(fitted, one, QUERIES).largest < 0.1
+def test_an_int8_model_is_quantized_for_texts_like_those_given(fitted, exported):
+    one, other = exported["fp32"].quantized(QUERIES), exported["int8"]
+    assert one._session.content != other._session.content
+    assert parity(fitted, one, QUERIES).max_logit_difference < 0.1
     with pytest.raises(ValueError, match="needs texts"):
-        exported["fp32"].rounded([])
+        exported["fp32"].quantized([])
     with pytest.raises(ValueError, match="needs texts"):
         OnnxClassifier.of(fitted)
 
@@ -126,7 +127,7 @@ _WEIGHTS = (".onnx", ".safetensors")
 
 
 def test_small_weights_beside_ones_on_the_diagonal_are_kept(fitted, exported):
-    # `direct` starts a layer as the identity; beside a 1 eight bits have no step below 0.008.
+    # Beside the ones of an identity pooler, eight bits have no step below 0.008.
     weight = fitted.network.model.base_model.pooler.dense.weight.detach().numpy()
     rest = weight - np.diag(np.diag(weight))
     assert np.abs(np.diag(weight)).min() > 5 * np.abs(rest).max()
@@ -140,7 +141,7 @@ def _initializers(model):
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load_from_string(model._graph.content).graph
+    graph = onnx.load_from_string(model._session.content).graph
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
@@ -168,10 +169,9 @@ def test_an_unknown_precision_is_refused(fitted):
         OnnxClassifier.of(fitted, precision="int4")
 
 
-@pytest.mark.parametrize("kind", ["onnx", "onnx_tfidf"])
-def test_a_model_that_has_no_such_graph_is_refused(kind):
+def test_only_a_transformer_is_exported():
     with pytest.raises(ValueError, match="'rules' is not exported"):
-        get_model(kind, model=get_model("rules")).fit(TEXTS, LABELS)
+        OnnxClassifier(get_model("rules")).fit(TEXTS, LABELS)
 
 
 # --- saved and loaded ------------------------------------------------------------
@@ -191,18 +191,18 @@ def test_a_loaded_model_needs_no_torch(exported, tmp_path):
     assert json.loads(told) == [exported["int8"].predict(QUERIES).tolist(), []]
 
 
-def test_the_card_keeps_the_machine_and_its_answers_to_the_probes(exported, tmp_path):
+def test_the_card_keeps_the_machine_and_its_self_check(exported, tmp_path):
     state = read_card(exported["int8"].save(tmp_path / "model"))["state"]
     assert set(state["machine"]) == {"model", "flags"}
-    expected = exported["int8"].predict_proba(PROBES)
+    expected = exported["int8"].predict_proba(SELF_CHECK_INPUTS)
     np.testing.assert_array_equal(state["probes"], expected)
 
 
-def test_no_probe_holds_what_would_be_taken_out_as_personal():
-    assert [prepare(probe) for probe in PROBES] == list(PROBES)
+def test_no_self_check_input_is_changed_by_anonymisation():
+    assert [prepare(text) for text in SELF_CHECK_INPUTS] == list(SELF_CHECK_INPUTS)
 
 
-def test_other_answers_than_remembered_are_refused_and_told_apart(strange, tmp_path):
+def test_answers_that_differ_from_the_self_check_are_refused_with_both_machines(strange, tmp_path):
     folder = strange.save(tmp_path / "model")
     with pytest.raises(
         ModelError, match=r"differ on this machine.*Elsewhere with avx2.*Export again"
@@ -236,7 +236,7 @@ def test_a_fallback_stays_away_while_it_is_not_needed(exported, tmp_path):
     assert not loaded.falls_back
 
 
-def test_a_fallback_that_is_needed_and_not_there_is_told_with_the_reason(strange, tmp_path):
+def test_a_fallback_that_is_needed_and_missing_is_named_with_the_reason(strange, tmp_path):
     strange.fallback = "../nowhere"
     with pytest.raises(
         ModelError, match=r"differ on this machine.*fallback does not load.*no model"
@@ -268,7 +268,7 @@ def test_a_fallback_with_other_classes_is_refused(strange, tmp_path):
 
 def test_a_little_rounding_is_no_difference(exported, tmp_path):
     model = copy.copy(exported["int8"])
-    model.probes_ = model.probes_ + 0.9 * TOLERANCE
+    model.self_check_ = model.self_check_ + 0.9 * TOLERANCE
     assert not load_model(model.save(tmp_path / "model")).falls_back
 
 
@@ -284,17 +284,17 @@ def test_texts_are_answered_as_each_would_be_alone(exported, monkeypatch, count)
 
 
 @pytest.mark.parametrize(
-    ("n_texts", "at_once", "expected"),
+    ("n_texts", "max_parallel", "expected"),
     [(1, 2, 8), (8, 2, 8), (9, 2, 5), (23, 2, 6), (160, 2, 8), (23, 1, 8), (20, 16, 2)],
 )
-def test_threads_share_a_file_evenly(n_texts, at_once, expected):
-    assert _batch_rows(n_texts, at_once) == expected
+def test_threads_share_a_file_evenly(n_texts, max_parallel, expected):
+    assert _batch_rows(n_texts, max_parallel) == expected
 
 
 def test_more_threads_than_cores_are_not_used(exported, monkeypatch):
     monkeypatch.setenv("NIVESH_THREADS", "99999999999")
-    graph = copy.deepcopy(exported["fp32"])._graph
-    assert graph.at_once == cpu_count()
+    session = copy.deepcopy(exported["fp32"])._session
+    assert session.max_parallel == cpu_count()
 
 
 def test_a_session_sends_nothing_and_keeps_nothing_at_home(exported, tmp_path):
@@ -319,10 +319,10 @@ def test_each_thread_has_a_batch_of_its_own(exported, monkeypatch):
             return [fed["ids"].sum()]
 
     monkeypatch.setenv("NIVESH_THREADS", "2")
-    graph = copy.deepcopy(exported["fp32"])._graph
-    monkeypatch.setattr(graph, "_alone", Meeting())
+    session = copy.deepcopy(exported["fp32"])._session
+    monkeypatch.setattr(session, "_single_threaded", Meeting())
     one = np.ones((1, 3), dtype=np.int64)
-    assert graph.each([{"ids": n * one, "mask": one} for n in range(4)]) == [0, 3, 6, 9]
+    assert session.run_batches([{"ids": n * one, "mask": one} for n in range(4)]) == [0, 3, 6, 9]
 
 
 @pytest.mark.parametrize(
@@ -333,10 +333,10 @@ def test_the_way_around_overflow_is_for_processors_that_need_it(monkeypatch, fla
     monkeypatch.setattr(
         "nivesh_lib.models.compact.onnx_session.machine", lambda: {"model": "", "flags": flags}
     )
-    assert _adds_exactly() is exact
+    assert _int8_sums_are_exact() is exact
 
 
 def test_the_way_around_changes_no_answer(exported, monkeypatch):
-    monkeypatch.setattr("nivesh_lib.models.compact.onnx_session._adds_exactly", lambda: False)
+    monkeypatch.setattr(onnx_session, "_int8_sums_are_exact", lambda: False)
     around = copy.deepcopy(exported["int8"]).predict_proba(MANY)
     np.testing.assert_allclose(around, exported["int8"].predict_proba(MANY), atol=1e-5)

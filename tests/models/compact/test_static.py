@@ -37,7 +37,7 @@ def test_it_loads_and_answers_without_torch_or_transformers(fitted, tmp_path):
 
 
 def test_the_answer_is_what_the_tables_add_up_to(fitted):
-    rows = {name: bags.rows for name, bags in fitted._read(["car loan"]).items()}
+    rows = {name: indices.rows for name, indices in fitted._indices(["car loan"]).items()}
     held = fitted._tensors
     table = {
         name: held[f"{name}.steps"] * held[f"{name}.scales"][:, None].astype(float) for name in rows
@@ -59,11 +59,11 @@ def test_texts_are_answered_as_each_would_be_alone(fitted):
     np.testing.assert_allclose(fitted.predict_proba(texts), alone, rtol=1e-5)
 
 
-def test_every_word_piece_but_unused_places_has_a_row_and_the_shipped_size_is_small(tmp_path):
+def test_every_token_but_unused_ones_has_a_row_and_the_shipped_size_is_small(tmp_path):
     model = StaticClassifier().fit(TEXTS, LABELS)
     folder = model.save(tmp_path / "model")
     vocabulary = (folder / "vocabulary.txt").read_text("utf-8").split("\n")
-    assert not any(piece.startswith("[unused") for piece in vocabulary)
+    assert not any(token.startswith("[unused") for token in vocabulary)
     assert len(model._tensors["vectors.steps"]) == len(vocabulary) > 29_000
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert size < 91_600_000 / 40  # of a saved transformer; here with 3 classes
@@ -78,12 +78,12 @@ def test_word_vectors_carry_over_to_words_that_no_row_holds():
 
 
 def test_both_readings_of_a_hindi_text_are_looked_up(fitted):
-    both, english = (fitted._read([text]) for text in ("tax kaise bachaye", "tax how save"))
+    both, english = (fitted._indices([text]) for text in ("tax kaise bachaye", "tax how save"))
     for name in ("letters", "words"):
         assert set(english[name].rows.tolist()) < set(both[name].rows.tolist())
     assert both["vectors"].rows.tolist() == english["vectors"].rows.tolist()
     plain = get_model("static", **{**fitted.get_params(), "glosses": False}).fit(TEXTS, LABELS)
-    one = plain._read(["tax kaise bachaye"])
+    one = plain._indices(["tax kaise bachaye"])
     assert len(one["letters"].rows) < len(both["letters"].rows)
 
 

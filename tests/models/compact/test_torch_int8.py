@@ -7,9 +7,11 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 
+from nivesh_lib.errors import ModelError
+from nivesh_lib.evaluation.benchmark import directory_bytes, saved_bytes
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.compact.torch_int8 import QuantizedClassifier, pruned, sparsity
-from nivesh_lib.models.compact.vocabulary import reachable
+from nivesh_lib.models.compact.vocabulary import prune_unreachable, write_tokenizer
 from nivesh_lib.models.wrappers.selective import Calibrated
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
@@ -47,58 +49,34 @@ def test_fit_and_of_make_the_same_model(plain, quantized):
     np.testing.assert_array_equal(fitted.predict_proba(QUERIES), quantized.predict_proba(QUERIES))
 
 
-def test_the_file_holds_bytes_and_a_loaded_model_the_same_numbers(quantized, tmp_path):
-    from safetensors.numpy import load_file
-
-    folder = quantized.save(tmp_path / "model")
-    held = load_file(folder / "network.safetensors")
-    steps = {name for name in held if name.endswith(".steps")}
-    assert {str(held[name].dtype) for name in steps} == {"int8"}
-    assert sum(held[n].size for n in steps) > 0.9 * sum(tensor.size for tensor in held.values())
-    loaded = load_model(folder)
-    for name, module in loaded.model_.network.named_modules():
-        if isinstance(module, torch.nn.Embedding):
-            ours, theirs = module.weight, quantized.model_.network.get_submodule(name).weight
-            kept = reachable(loaded.model_.pieces)[1] if "word" in name else slice(None)
-            assert torch.equal(ours[kept], theirs[kept]), name
+def test_it_is_not_saved_and_the_message_names_what_is(quantized, tmp_path):
+    for model in (quantized, Calibrated.of(quantized, temperature=0.5)):
+        with pytest.raises(ModelError, match=r"not saved. Save the transformer, or export"):
+            model.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
-def test_pieces_that_no_text_has_are_not_in_the_file(tmp_path):
-    from safetensors.numpy import load_file
-    from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
-
-    known = list(AutoTokenizer.from_pretrained(tiny()).get_vocab())
-    pieces = [*known, *(f"[unused{n}]" for n in range(40))]
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    config = BertConfig(vocab_size=len(pieces), num_attention_heads=2, **shape)
-    BertModel(config).save_pretrained(tmp_path / "encoder")
-    BertTokenizer(vocab={p: n for n, p in enumerate(pieces)}).save_pretrained(tmp_path / "encoder")
-    few = {"backbone": str(tmp_path / "encoder"), "epochs": 1}
-    model = QuantizedClassifier.of(get_model("transformer", **few).fit(TEXTS, LABELS))
-    folder = model.save(tmp_path / "model")
-    held = load_file(folder / "network.safetensors")
-    kept = reachable(model.model_.pieces)[1]
-    assert not any(pieces[n].startswith("[unused") for n in kept) and len(kept) > len(known) - 5
-    assert held["bert.embeddings.word_embeddings.steps"].shape == (len(kept), 32)
-    np.testing.assert_array_equal(
-        load_model(folder).predict_proba(QUERIES), model.predict_proba(QUERIES)
-    )
-
-
-def test_the_shape_of_distilbert_is_quantised_too(tmp_path):
-    few = {"backbone": tiny("distilbert"), "epochs": 1}
-    model = QuantizedClassifier.of(get_model("transformer", **few).fit(TEXTS, LABELS))
-    loaded = load_model(model.save(tmp_path / "model"))
-    np.testing.assert_array_equal(loaded.predict_proba(QUERIES), model.predict_proba(QUERIES))
-
-
-def test_loading_draws_nothing_from_the_caller_s_random_state(quantized, tmp_path):
-    folder = quantized.save(tmp_path / "model")
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    load_model(folder)
-    assert torch.equal(torch.rand(3), expected)
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_the_size_is_that_of_int8_weights_of_reachable_tokens_and_the_tokenizer(
+    architecture, tmp_path
+):
+    few = {"backbone": tiny(architecture), "epochs": 1}
+    fitted = get_model("transformer", **few).fit(TEXTS, LABELS)
+    tokenizer, kept = prune_unreachable(fitted.tokenizer)
+    write_tokenizer(tokenizer, tmp_path)
+    size = directory_bytes(tmp_path)
+    for module in fitted.network.modules():
+        if isinstance(module, torch.nn.Linear):
+            size += module.weight.numel() + 4 * (module.out_features + module.bias.numel())
+        elif isinstance(module, torch.nn.Embedding):
+            rows, width = module.weight.shape
+            if module is fitted.network.model.get_input_embeddings():
+                rows = len(kept)
+            size += rows * (width + 2)
+        elif isinstance(module, torch.nn.LayerNorm):
+            size += 4 * 2 * module.weight.numel()
+    assert QuantizedClassifier.of(fitted).size_bytes == saved_bytes(QuantizedClassifier.of(fitted))
+    assert QuantizedClassifier.of(fitted).size_bytes == size
 
 
 @pytest.mark.parametrize("able", [True, False])
@@ -109,18 +87,12 @@ def test_activations_have_eight_bits_where_sums_cannot_overflow(plain, able, mon
     assert versions - {None} == {3 if able else 4}
 
 
-def test_it_is_calibrated_like_any_model(quantized, tmp_path):
-    model = Calibrated.of(quantized, temperature=0.5)
-    loaded = load_model(model.save(tmp_path / "model"))
-    np.testing.assert_array_equal(loaded.predict_proba(QUERIES), model.predict_proba(QUERIES))
-
-
 def test_no_other_warning_is_kept_away(plain):
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         QuantizedClassifier.of(plain)
         warnings.warn("of the caller's own", DeprecationWarning, stacklevel=1)
-    assert [str(one.message) for one in told] == ["of the caller's own"]
+    assert [str(one.message) for one in caught] == ["of the caller's own"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +132,7 @@ def test_the_smallest_weights_of_each_layer_go_and_the_head_keeps_its_own(plain)
                 assert old.weight[gone].abs().max() <= old.weight[~gone].abs().min()
 
 
-def test_masks_are_gone_and_the_model_is_saved_like_any_other(plain, tmp_path):
+def test_masks_are_removed_and_the_model_is_saved_like_any_other(plain, tmp_path):
     less = pruned(plain, 0.5)
     assert not [n for n, _ in less.network.named_buffers() if n.endswith("_mask")]
     loaded = load_model(less.save(tmp_path / "model"))

@@ -5,11 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nivesh_lib.errors import MissingExtra, ModelError
 from nivesh_lib.models.base import get_model
 from nivesh_lib.models.neural import backbones
-from nivesh_lib.models.neural.backbones import DISTILBERT_REVISION, find_backbone, load_encoder
+from nivesh_lib.models.neural.backbones import (
+    DISTILBERT_REVISION,
+    find_backbone,
+    input_embeddings,
+    load_encoder,
+)
 from tests.models.conftest import LABELS, TEXTS, save_tiny, tiny
 
 
@@ -77,15 +83,30 @@ def test_an_incomplete_folder_is_named(tmp_path, name):
 
 
 def test_a_folder_without_tokenizer_json_is_read_through_its_vocabulary(tmp_path):
-    from nivesh_lib.models.neural.tokenizer import WordPieces
+    from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 
     folder = Path(shutil.copytree(tiny(), tmp_path / "encoder"))
-    whole = WordPieces.from_folder(folder)
+    whole = SubwordTokenizer.from_folder(folder)
     vocabulary = whole._tokenizer.get_vocab()
-    pieces = sorted(vocabulary, key=vocabulary.get)
+    tokens = sorted(vocabulary, key=vocabulary.get)
     (folder / "tokenizer.json").unlink()
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     for ours, theirs in zip(
-        WordPieces.from_folder(folder).encode(TEXTS, 32), whole.encode(TEXTS, 32), strict=True
+        SubwordTokenizer.from_folder(folder).encode(TEXTS, 32), whole.encode(TEXTS, 32), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_input_embeddings_are_those_of_the_encoder(architecture):
+    folder = find_backbone(tiny(architecture))
+    expected = load_encoder(folder).get_input_embeddings().weight
+    assert torch.equal(input_embeddings(folder), expected)
+
+
+def test_weights_without_token_embeddings_are_named(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="pretrained=False"):
+        input_embeddings(tmp_path)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nivesh_lib.models.base import get_model
-from nivesh_lib.models.neural.distillation import distil, distillation_loss
-from tests.models.conftest import LABELS, TEXTS, small_model, tiny
+from nivesh_lib.models.neural.distillation import distil, distillation_loss, distillation_targets
+from tests.models.conftest import LABELS, TEXTS, small_model
 
 
 def by_hand(student, teacher, labels, temperature, alpha):
@@ -62,46 +62,40 @@ def teacher():
 
 @pytest.mark.parametrize("kind", ["static", "transformer"])
 def test_a_student_follows_its_teacher_or_the_labels_as_alpha_says(kind):
-    turned = LABELS[4:] + LABELS[:4]  # what this teacher says is never the label
+    turned = LABELS[4:] + LABELS[:4]  # the teacher never predicts the label
     contrary = get_model("tfidf", C=100.0).fit(TEXTS, turned)
     for alpha, expected in ((1.0, turned), (0.0, LABELS)):
-        student = small_model(kind)
-        taught = distil(student, contrary, TEXTS, LABELS, temperature=1.0, alpha=alpha, copies=0)
-        assert taught.predict(TEXTS).tolist() == expected
+        targets = distillation_targets(
+            contrary, TEXTS, LABELS, temperature=1.0, alpha=alpha, copies=0
+        )
+        assert distil(small_model(kind), targets).predict(TEXTS).tolist() == expected
 
 
 def test_the_student_that_is_given_stays_unfitted(teacher):
     student = small_model("static")
-    taught = distil(student, teacher, TEXTS, LABELS)
-    assert taught is not student and not hasattr(student, "classes_")
-    assert taught.get_params() == student.get_params()
+    trained = distil(student, distillation_targets(teacher, TEXTS, LABELS))
+    assert trained is not student and not hasattr(student, "classes_")
+    assert trained.get_params() == student.get_params()
 
 
-def test_each_copy_is_bent_anew_and_answered_by_the_teacher(teacher, monkeypatch):
-    seen = {}
-
-    def fit_taught(self, X, y, teaching):
-        seen.update(texts=X, labels=list(y), logits=teaching.logits)
-
-    monkeypatch.setattr("nivesh_lib.models.compact.static.StaticClassifier.fit_taught", fit_taught)
-    distil(small_model("static"), teacher, TEXTS, LABELS, copies=3)
-    assert seen["labels"] == LABELS * 4 and seen["texts"][: len(TEXTS)] == TEXTS
-    assert len(set(seen["texts"])) > 2 * len(TEXTS)
-    np.testing.assert_allclose(np.exp(seen["logits"]), teacher.predict_proba(seen["texts"]))
+def test_each_copy_has_typos_of_its_own_and_the_teacher_s_prediction(teacher):
+    targets = distillation_targets(teacher, TEXTS, LABELS, copies=3)
+    assert targets.labels.tolist() == LABELS * 4 and targets.texts[: len(TEXTS)] == TEXTS
+    assert len(set(targets.texts)) > 2 * len(TEXTS)
+    np.testing.assert_allclose(np.exp(targets.logits), teacher.predict_proba(targets.texts))
 
 
-def test_a_model_that_cannot_be_taught_is_refused(teacher):
-    with pytest.raises(ValueError, match="a tfidf model cannot be taught"):
-        distil(get_model("tfidf"), teacher, TEXTS, LABELS)
+def test_a_student_that_cannot_be_distilled_is_refused(teacher):
+    with pytest.raises(ValueError, match="a tfidf model has no fit_distilled"):
+        distil(get_model("tfidf"), distillation_targets(teacher, TEXTS, LABELS))
 
 
 def test_labels_that_the_teacher_does_not_know_are_refused(teacher):
     with pytest.raises(ValueError, match="not those of the teacher"):
-        distil(small_model("static"), teacher, TEXTS, ["a", "b"] * 6)
+        distillation_targets(teacher, TEXTS, ["a", "b"] * 6)
 
 
 @pytest.mark.parametrize("odd", [{"alpha": -1}, {"temperature": 0}, {"copies": -1}], ids=str)
-def test_numbers_out_of_range_teach_nothing(odd):
-    teacher = get_model("tfidf").fit(TEXTS, LABELS)
+def test_numbers_out_of_range_are_refused(teacher, odd):
     with pytest.raises(ValueError, match="alpha lies between 0 and 1"):
-        distil(get_model("static", backbone=tiny()), teacher, TEXTS, LABELS, **odd)
+        distillation_targets(teacher, TEXTS, LABELS, **odd)

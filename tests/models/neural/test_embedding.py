@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nivesh_lib.models.neural import embedding
-from nivesh_lib.models.neural.embedding import remember_features
+from nivesh_lib.models.neural.embedding import cached_features
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model
 
 
@@ -22,36 +22,36 @@ def computed(monkeypatch):
     return counts
 
 
-def test_features_are_computed_once_while_remembered(computed):
-    with remember_features():
+def test_features_are_computed_once_within_the_cache(computed):
+    with cached_features():
         small_model("embedding").fit(TEXTS, LABELS).predict(TEXTS)
         small_model("embedding").set_params(C=3.0).fit(TEXTS[2:], LABELS[2:])
     assert computed == [len(TEXTS)]
 
 
-def test_nothing_is_remembered_outside(computed):
+def test_nothing_is_cached_outside(computed):
     model = small_model("embedding").fit(TEXTS, LABELS)
     model.predict(TEXTS)
     assert computed == [len(TEXTS)] * 2
     assert embedding._CACHE is None
 
 
-def test_what_is_remembered_changes_no_answer():
+def test_the_cache_changes_no_answer():
     plain = small_model("embedding").fit(TEXTS, LABELS).predict_proba(QUERIES)
-    with remember_features():
+    with cached_features():
         model = small_model("embedding").fit(TEXTS, LABELS)
         model.predict_proba(QUERIES)
         np.testing.assert_allclose(model.predict_proba(QUERIES), plain, rtol=1e-4)
 
 
 def test_another_reach_is_another_feature(computed):
-    with remember_features():
+    with cached_features():
         small_model("embedding").fit(TEXTS, LABELS)
         small_model("embedding").set_params(max_length=4).fit(TEXTS, LABELS)
     assert computed == [len(TEXTS)] * 2
 
 
 def test_the_memory_holds_no_text():
-    with remember_features():
+    with cached_features():
         small_model("embedding").fit(TEXTS, LABELS)
         assert all(type(key) is bytes and len(key) == 32 for key in embedding._CACHE)

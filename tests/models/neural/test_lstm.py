@@ -1,28 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-import torch
 
-from nivesh_lib.errors import ModelError
-from nivesh_lib.models.neural.backbones import find_backbone, load_encoder
-from nivesh_lib.models.neural.lstm import input_vectors
-from tests.models.conftest import LABELS, TEXTS, small_model, tiny
-
-
-@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
-def test_the_input_vectors_are_those_of_the_encoder(architecture):
-    folder = find_backbone(tiny(architecture))
-    expected = load_encoder(folder).get_input_embeddings().weight
-    assert torch.equal(input_vectors(folder), expected)
-
-
-def test_weights_without_a_table_of_word_pieces_are_named(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="pretrained=False"):
-        input_vectors(tmp_path)
+from tests.models.conftest import LABELS, TEXTS, small_model
 
 
 def test_it_trains_from_random_vectors_of_its_own_width(tmp_path):
@@ -30,7 +10,7 @@ def test_it_trains_from_random_vectors_of_its_own_width(tmp_path):
     assert model.predict(TEXTS).tolist() == LABELS
 
 
-def test_it_watches_a_share_of_the_rows_and_stops():
+def test_it_stops_by_the_loss_on_a_share_of_the_rows():
     X, y = TEXTS * 10, LABELS * 10
     model = small_model("lstm").set_params(epochs=60, patience=1, validation_share=0.25).fit(X, y)
     losses = [epoch["validation_loss"] for epoch in model.history_]

@@ -38,10 +38,10 @@ def test_each_preset_names_arguments_that_there_are_1pre(preset):
     assert set(PRESETS[preset]) <= set(TransformerClassifier().get_params())
 
 
-def test_the_seed_preset_is_the_guide_s_recipe_1pre():
+def test_the_seed_preset_is_the_guide_s_settings_1pre():
     params = get_model("transformer", **PRESETS["seed"]).get_params()
-    told = {"learning_rate": 2e-5, "batch_size": 16, "epochs": 3, "weight_decay": 0.01}
-    assert params | told | {"max_length": 128} == params
+    guide = {"learning_rate": 2e-5, "batch_size": 16, "epochs": 3, "weight_decay": 0.01}
+    assert params | guide | {"max_length": 128} == params
 
 
 def test_frozen_embeddings_stay_and_the_layers_move_1pre():

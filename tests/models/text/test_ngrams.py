@@ -44,7 +44,7 @@ steady = settings(derandomize=True, deadline=None, max_examples=150)
 
 
 def counted(ngrams: LinearNgrams, text: str) -> list[tuple[int, int]]:
-    found = b"".join(numbers(text.lower()) for numbers in ngrams._numbers)
+    found = b"".join(indices(text.lower()) for indices in ngrams._indexers)
     numbers, counts = np.unique(np.frombuffer(found, np.int32), return_counts=True)
     return list(zip(numbers.tolist(), counts.tolist(), strict=True))
 
@@ -120,10 +120,10 @@ def test_split_white_space_is_all_that_the_analyzer_takes_for_it():
         assert counted(ngrams, f"ab{char}ab") == counted_by_sklearn([vectorizer], f"ab{char}ab")
 
 
-def test_only_words_of_the_model_are_kept():
+def test_only_words_of_the_vocabulary_are_cached():
     model = TfidfClassifier().fit(TEXTS, LABELS)
     model.predict(["my loan? my, loan asha@x mehta. loanloan loan??"])
-    assert set(model._ngrams._numbers[1]._kept) == {"my", "my,", "loan", "loan?"}
+    assert set(model._ngrams._indexers[1]._cache) == {"my", "my,", "loan", "loan?"}
 
 
 def test_all_training_queries_answer_as_sklearn_does():

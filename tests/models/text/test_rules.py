@@ -153,7 +153,7 @@ def test_the_shipped_rules_answer_ten_megabytes_quickly(text):
 
 
 def test_a_pattern_that_would_run_for_ever_is_named(write_rules, monkeypatch):
-    monkeypatch.setattr("nivesh_lib.models.text.rules._PATIENCE_S", 0.05)
+    monkeypatch.setattr("nivesh_lib.models.text.rules._TIMEOUT_S", 0.05)
     rules = write_rules("[[rule]]\nlabel = 'x'\npattern = '(a|aa)+$'\n")
     model = RulesClassifier(rules_file=rules).fit(["a", "b"], ["x", "y"])
     with pytest.raises(ModelError, match=r"\(a\|aa\)\+.*Rewrite it"):

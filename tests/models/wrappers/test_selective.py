@@ -12,8 +12,7 @@ from nivesh_lib.evaluation.confidence.calibration import scaled
 from nivesh_lib.models.base import get_model, load_model, read_card
 from nivesh_lib.models.neural import embedding
 from nivesh_lib.models.wrappers.cascade import Cascade
-from nivesh_lib.models.wrappers.ood import Surprise
-from nivesh_lib.models.wrappers.remembering import Remembering
+from nivesh_lib.models.wrappers.ood import OodScorer
 from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
@@ -83,10 +82,10 @@ def test_answers_are_those_of_the_model_inside_and_no_label_is_added(abstaining,
     assert abstaining.predict(QUERIES).tolist() == plain.predict(QUERIES).tolist()
 
 
-def test_certainty_is_confidence_times_familiarity(abstaining):
-    far = abstaining.midpoint - abstaining.surprise(QUERIES)
-    familiarity = 1 / (1 + np.exp(-abstaining.steepness * far))
-    expected = abstaining.predict_proba(QUERIES).max(axis=1) * familiarity
+def test_certainty_is_confidence_times_a_function_of_the_ood_score(abstaining):
+    far = abstaining.midpoint - abstaining.ood_score(QUERIES)
+    in_scope = 1 / (1 + np.exp(-abstaining.steepness * far))
+    expected = abstaining.predict_proba(QUERIES).max(axis=1) * in_scope
     np.testing.assert_allclose(abstaining.certainty(QUERIES), expected, rtol=1e-5)
 
 
@@ -99,26 +98,26 @@ def test_accepted_is_what_is_as_certain_as_the_threshold(abstaining, plain):
     assert all_of_them.accepts(texts).all()
 
 
-def test_surprise_is_that_of_a_distance_fitted_on_the_same_texts(abstaining):
-    alone = Surprise(tiny()).fit(TEXTS)
-    np.testing.assert_array_equal(abstaining.surprise(QUERIES), alone.of(QUERIES))
+def test_the_ood_score_is_that_of_a_scorer_fitted_on_the_same_texts(abstaining):
+    alone = OodScorer(tiny()).fit(TEXTS)
+    np.testing.assert_array_equal(abstaining.ood_score(QUERIES), alone.score(QUERIES))
 
 
-def test_a_distance_that_was_fitted_already_is_taken_as_it_is(abstaining, plain):
-    known = Surprise(tiny()).fit(TEXTS)
+def test_a_scorer_that_was_fitted_already_is_taken_as_it_is(abstaining, plain):
+    known = OodScorer(tiny()).fit(TEXTS)
     model = Abstaining.of(Calibrated.of(plain, temperature=0.5), known, threshold=0.4)
-    assert model.surprise_ is known and model.backbone == known.backbone
+    assert model.ood_scorer_ is known and model.backbone == known.backbone
     np.testing.assert_array_equal(model.certainty(QUERIES), abstaining.certainty(QUERIES))
 
 
-def test_texts_unlike_the_training_rows_surprise_more():
+def test_texts_unlike_the_training_rows_have_larger_ood_scores():
     loans = [f"{verb} a {kind} loan of {n} lakh" for verb in ("take", "repay") for kind in
              ("home", "car", "gold") for n in range(1, 9)]  # fmt: skip
     labels = [text.split()[0] for text in loans]
     model = Abstaining(get_model("tfidf")).fit(loans, labels)
-    near = model.surprise(["repay a car loan of 12 lakh", "take a gold loan of 20 lakh"])
+    near = model.ood_score(["repay a car loan of 12 lakh", "take a gold loan of 20 lakh"])
     strange = ["will it rain in Thane tomorrow", "asdfghjkl", "पानी कब आएगा"]
-    assert model.surprise(strange).min() > near.max() + 1
+    assert model.ood_score(strange).min() > near.max() + 1
 
 
 def test_no_texts_have_no_certainty(abstaining):
@@ -152,7 +151,7 @@ def test_an_encoder_that_both_share_reads_a_text_once(monkeypatch):
 # --- saved and loaded ------------------------------------------------------------
 
 
-def test_the_card_tells_temperature_and_threshold(abstaining, tmp_path):
+def test_the_card_holds_temperature_and_threshold(abstaining, tmp_path):
     card = read_card(abstaining.save(tmp_path / "model"))
     assert (card["kind"], card["temperature"], card["threshold"]) == ("abstaining", 0.5, 0.4)
     inner = read_card(tmp_path / "model" / "model")
@@ -190,12 +189,11 @@ def test_known_probabilities_are_not_asked_for_again(monkeypatch):
     assert (model.accepts(QUERIES, proba) == expected).all()
 
 
-def test_a_model_that_hands_over_is_not_wrapped_again():
+def test_a_model_that_abstains_is_not_wrapped_again():
     inner = get_model("tfidf").fit(TEXTS, LABELS)
     abstaining = Abstaining.of(inner, TEXTS, threshold=0.5, backbone=tiny())
     for wrap in (
         lambda: Calibrated.of(abstaining, temperature=2.0),
-        lambda: Remembering.of(abstaining),
         lambda: Cascade.of(inner, abstaining, threshold=0.5),
     ):
         with pytest.raises(ValueError, match="goes outermost"):

@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 
-from nivesh_lib.data.queries import query_lines, read_queries
+from nivesh_lib.data.reading import query_lines, read_queries
 from nivesh_lib.errors import DataError
 
 ROWS = [

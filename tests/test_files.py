@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nivesh_lib import files
+from nivesh_lib.errors import DataError
+from nivesh_lib.files import (
+    atomic_path,
+    locked,
+    new_file,
+    restore_folder,
+    restore_folders,
+    sha256_file,
+    write_folder,
+    write_text,
+)
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+from nivesh_lib.files import atomic_path, new_file, write_folder
+
+call, target, renames = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+
+def rename(*arguments, original=Path.rename):
+    global renames
+    renames -= 1
+    if not renames:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+
+Path.rename = Path.replace = rename
+if call == "write_folder":
+    write_folder(target, {"a": b"new"})
+else:
+    with atomic_path(target) as partial:
+        partial.write_bytes(b"new")
+"""
+HOLD = """
+import sys
+from pathlib import Path
+from nivesh_lib.files import locked
+
+with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def killed(call, target, renames):
+    done = subprocess.run([sys.executable, "-c", DIE, call, str(target), str(renames)], check=False)
+    return done.returncode == -signal.SIGKILL
+
+
+@pytest.fixture
+def held(tmp_path):
+    """Have another process lock ``tmp_path``, shared or not."""
+    processes = []
+
+    def hold(kind):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(tmp_path), kind],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        processes.append(process)
+        assert process.stdout.readline() == b"held\n"
+        return process
+
+    yield hold
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checksum_is_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"\x00a\n")
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"\x00a\n").hexdigest()
+
+
+# --- locks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shared", "free"),
+    [("shared", True, True), ("shared", False, False), ("exclusive", True, False)],
+)
+def test_only_holders_of_shared_locks_go_together(tmp_path, held, theirs, shared, free):
+    held(theirs)
+    if free:
+        with locked(tmp_path, shared=shared, wait=False):
+            pass
+    else:
+        with pytest.raises(BlockingIOError), locked(tmp_path, shared=shared, wait=False):
+            pass
+
+
+def test_a_lock_ends_with_its_process_and_leaves_no_file(tmp_path, held):
+    held("exclusive").kill()
+    with locked(tmp_path):
+        assert names(tmp_path) == []
+
+
+def test_only_what_exists_can_be_locked(tmp_path):
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "none"):
+        pass
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "folder" / "a.txt"
+    with pytest.raises(KeyError), atomic_path(target) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert names(target.parent) == []
+    write_text(target, "whole ₹")
+    with pytest.raises(KeyError), atomic_path(target) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert target.read_text(encoding="utf-8") == "whole ₹" and names(target.parent) == ["a.txt"]
+
+
+def test_half_a_surrogate_pair_does_not_stop_a_file(tmp_path):
+    write_text(tmp_path / "a.txt", "a\ud800b")
+    assert (tmp_path / "a.txt").read_bytes() == b"a?b"
+
+
+def test_a_process_that_is_killed_before_the_rename_changes_nothing(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    assert killed("atomic_path", tmp_path / "a.txt", 1)
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_file_that_exists_stays_unless_it_may_be_replaced(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(DataError, match="--overwrite"), new_file(tmp_path / "a.txt"):
+        pass
+    with new_file(tmp_path / "a.txt", replace=True) as file:
+        file.write("new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_link_stays_a_link_and_one_that_leads_nowhere_is_refused(tmp_path):
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    link.symlink_to(real)
+    with pytest.raises(DataError, match="leads nowhere"), new_file(link):
+        pass
+    real.write_text("old")
+    with new_file(link, replace=True) as file:
+        file.write("new")
+    assert link.is_symlink() and real.read_text() == "new"
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_nothing(tmp_path):
+    with pytest.raises(DataError, match=r"a\.txt cannot be written: No space"):  # noqa: SIM117
+        with new_file(tmp_path / "a.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_is_missing_is_an_error_that_names_the_file(tmp_path):
+    with pytest.raises(DataError, match="cannot be written"), new_file(tmp_path / "x" / "a.txt"):
+        pass
+
+
+def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_new_one(tmp_path):
+    target = tmp_path / "a.txt"
+    with pytest.raises(DataError, match="appeared meanwhile"), new_file(target) as file:
+        file.write("answers")
+        target.write_text("mine")
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["answers", "mine"]
+    assert target.read_text() == "mine"
+
+
+def test_where_files_cannot_be_linked_the_new_one_is_renamed(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    with new_file(tmp_path / "a.txt") as file:
+        file.write("answers")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["answers"]
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_a_folder_is_made_and_replaced_whole(tmp_path):
+    write_folder(tmp_path / "m", {"a": b"1", "b": b"2"})
+    write_folder(tmp_path / "m", {"a": b"3"})
+    assert names(tmp_path) == ["m"] and names(tmp_path / "m") == ["a"]
+    assert (tmp_path / "m" / "a").read_bytes() == b"3"
+    assert (tmp_path / "m").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_whose_replacement_fails_comes_back(tmp_path, monkeypatch):
+    write_folder(tmp_path / "m", {"a": b"old"})
+    rename = files.Path.rename
+
+    def fail(self, target):
+        if ".new-" in self.name:
+            raise OSError(errno.EIO, "broken")
+        return rename(self, target)
+
+    monkeypatch.setattr(files.Path, "rename", fail)
+    with pytest.raises(OSError, match="broken"):
+        write_folder(tmp_path / "m", {"a": b"new"})
+    assert (tmp_path / "m" / "a").read_bytes() == b"old" and names(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+@pytest.mark.parametrize("restore", [restore_folder, lambda target: restore_folders(target.parent)])
+def test_a_process_that_is_killed_at_a_rename_loses_no_folder(tmp_path, renames, restore):
+    target = tmp_path / "v1.0.0"
+    write_folder(target, {"a": b"old"})
+    write_folder(tmp_path / "v1.0.1", {"a": b"other"})
+    assert killed("write_folder", target, renames)
+    assert target.exists() is (renames == 1) and len(names(tmp_path)) == 3
+    restore(target)
+    assert (target / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["v1.0.0", "v1.0.1"]
+
+
+def test_a_killed_replacement_does_not_stop_the_next(tmp_path):
+    target = tmp_path / "m"
+    write_folder(target, {"a": b"old"})
+    assert killed("write_folder", target, 2)
+    write_folder(target, {"a": b"new"})
+    restore_folder(target)
+    assert (target / "a").read_bytes() == b"new" and names(tmp_path) == ["m"]
