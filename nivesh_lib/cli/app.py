@@ -137,7 +137,8 @@ def _print_summary(run: RunDirectory, record: RunRecord) -> None:
 
 def _print_board(board: list[LeaderboardEntry]) -> None:
     from nivesh_lib.reporting.display import human_bytes, milliseconds
-    from nivesh_lib.runs.leaderboard import score_names, score_title
+    from nivesh_lib.runs.comparison import score_title
+    from nivesh_lib.runs.leaderboard import score_names
 
     if not board:
         return

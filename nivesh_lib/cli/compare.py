@@ -38,9 +38,8 @@ def compare(
 
     Example: nivesh compare 20260125-101500 20260126-090000 --metric accuracy --json
     """
-    from nivesh_lib.evaluation.comparison import METRICS
     from nivesh_lib.evaluation.comparison import compare as compared
-    from nivesh_lib.evaluation.scores import headline_mask
+    from nivesh_lib.evaluation.scores import METRICS, headline_mask
     from nivesh_lib.runs.directories import find_run
     from nivesh_lib.runs.models import predicted_models, shared_dataset
 
@@ -70,7 +69,8 @@ def compare(
 
 def _lines(table: Comparison, ref: str) -> Iterator[str]:
     """Yield the leaderboard, one line a model, and its conclusion."""
-    from nivesh_lib.runs.leaderboard import score_names, score_title
+    from nivesh_lib.runs.comparison import score_title
+    from nivesh_lib.runs.leaderboard import score_names
 
     width = max(len("model"), *(len(row.model) for row in table.models)) + 2
     title, names = score_title(table.metric), score_names(row.scores for row in table.models)

@@ -1,4 +1,4 @@
-"""Several models on the same rows: which one leads, and which differences are more than chance."""
+"""Several models on the same rows: their ranks, and paired tests of their differences."""
 
 from __future__ import annotations
 
@@ -10,24 +10,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
 
-from nivesh_lib.evaluation.scores import Column, paired_difference, score
+from nivesh_lib.evaluation.scores import (
+    HEADLINE,
+    METRICS,
+    Column,
+    confusion_counts,
+    label_codes,
+    paired_difference,
+    score,
+)
 from nivesh_lib.records.estimate import Estimate, as_columns
 
-METRICS = ("accuracy", "macro_f1")
 ALPHA = 0.05
 _DRAWS = 10_000
 _DRAWS_A_PAIR = 500  # so that even a corrected p can be as small as 0.002
-_BLOCK_CELLS = 2_000_000  # swapped rows of all draws that are held at once
+_BLOCK_CELLS = 2_000_000  # swaps of all draws that are held at once
+_BLOCK_COUNTS = 500_000  # cells of confusion matrices that are held at once
+_TOLERANCE = 1e-4  # differences of a sum over labels that count as equal
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What one model scores more than another on the same rows, and whether that may be chance.
+    """The score of one model minus that of another on the same rows, with its tests.
 
-    ``only_this`` and ``only_other`` are the rows that one of the two alone got right, and
-    ``p_mcnemar`` tests these; ``p`` tests the metric. The corrected ones count all pairs of
-    the models compared. ``differs`` says whether ``p_corrected`` is below the level.
+    ``only_this`` and ``only_other`` are the rows that one of the two alone got right;
+    ``p_mcnemar`` tests these, ``p`` the metric. The corrected p-values allow for all pairs of
+    models that were compared. ``differs`` is whether ``p_corrected`` is below the level.
     """
 
     other: str
@@ -43,22 +53,32 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One model: its rank, such as ``1=`` for a shared first one, scores and differences.
+    """One model: its rank, such as ``1=`` for a shared first, scores by metric and differences.
 
     ``to_champion`` is None for the champion, ``to_next`` (the next lower score) for the last.
     """
 
     rank: str
     model: str
-    accuracy: Estimate
-    macro_f1: Estimate
+    scores: dict[str, Estimate]
     to_champion: Difference | None
     to_next: Difference | None
 
-    @property
-    def scores(self) -> dict[str, Estimate]:
-        """The scores by name."""
-        return {name: getattr(self, name) for name in METRICS}
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, the scores under the names of their metrics."""
+        plain = asdict(self)
+        scores = plain.pop("scores")
+        return {"rank": plain.pop("rank"), "model": plain.pop("model"), **scores, **plain}
+
+    def as_row(self) -> dict[str, Any]:
+        """Return one row of `Comparison.table`."""
+        row: dict[str, Any] = {"rank": self.rank, "model": self.model, **as_columns(self.scores)}
+        if (apart := self.to_champion) is not None:
+            row |= apart.value.columns("difference")
+            row |= {"only_this": apart.only_this, "only_champion": apart.only_other}
+            row |= {"p_mcnemar": apart.p_mcnemar_corrected, "p": apart.p_corrected}
+            row["differs"] = apart.differs
+        return row
 
 
 @dataclass(frozen=True)
@@ -74,28 +94,28 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values and the sentence, ready for JSON."""
-        models = [asdict(model) for model in self.models]
+        models = [model.as_dict() for model in self.models]
         return asdict(self) | {"models": models, "sentence": self.sentence}
 
     def table(self) -> pd.DataFrame:
         """Return one row for each model, best first.
 
-        ``rank``, ``model``, both scores with ``_low`` and ``_high``, and against the champion:
+        ``rank``, ``model``, each metric with ``_low`` and ``_high``, and against the champion:
         ``difference`` of the metric with its interval, ``only_this`` and ``only_champion`` (rows
         that one alone got right), ``p_mcnemar`` and ``p`` (of the metric), both corrected, and
         ``differs``; these are missing for the champion itself.
         """
-        return pd.DataFrame([_flat(model) for model in self.models])
+        return pd.DataFrame([model.as_row() for model in self.models])
 
     @property
     def ties(self) -> tuple[str, ...]:
-        """The models whose difference to the champion may be chance, best first."""
+        """The models that do not differ significantly from the champion, best first."""
         compared = [(model.model, model.to_champion) for model in self.models]
         return tuple(name for name, apart in compared if apart and not apart.differs)
 
     @property
     def sentence(self) -> str:
-        """What the table says of the champion, in one sentence."""
+        """The result for the champion, in one sentence."""
         if len(self.models) == 1:
             return f"{self.champion} is the only model here."
         if self.ties:
@@ -107,86 +127,64 @@ class Comparison:
         return f"{self.champion} differs from each of the others by more than chance."
 
 
-def _flat(model: Ranked) -> dict[str, Any]:
-    row: dict[str, Any] = {"rank": model.rank, "model": model.model}
-    row |= as_columns({name: getattr(model, name) for name in METRICS})
-    apart = model.to_champion
-    if apart is not None:
-        row |= apart.value.columns("difference")
-        row |= {"only_this": apart.only_this, "only_champion": apart.only_other}
-        row |= {"p_mcnemar": apart.p_mcnemar_corrected, "p": apart.p_corrected}
-        row["differs"] = apart.differs
-    return row
-
-
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the exact two-sided p of McNemar's test (1947).
+    """Return the exact two-sided p-value of McNemar's test (1947).
 
-    Under the null hypothesis, a row that one of two models alone gets right is as likely the
-    one's as the other's: a binomial test of a half.
+    Under the null hypothesis, a row that one of two models alone gets right is equally likely to
+    be either's: a binomial test of one half.
     """
     rows = only_first + only_second
     return float(binomtest(only_first, rows).pvalue) if rows else 1.0
 
 
 def swap_test(
-    y_true: Column, y_pred: Column, y_other: Column, *, n_draws: int = _DRAWS, seed: int = 42
+    y_true: Column,
+    y_pred: Column,
+    y_other: Column,
+    *,
+    metric: str = HEADLINE,
+    n_draws: int = _DRAWS,
+    seed: int = 42,
 ) -> float:
-    """Return the two-sided p of the difference in macro-F1, by swapping answers at random.
+    """Return the two-sided p-value of a difference in ``metric`` by approximate randomisation.
 
-    Were the two models alike, each row's two answers could be swapped; p is the share of such
-    swaps with a difference at least as large (approximate randomisation; Noreen 1989, Yeh
-    2000). For accuracy the same test has a closed form, which is McNemar's.
+    Under the null hypothesis the two answers to each row are exchangeable; p is the share of
+    random exchanges with a difference at least as large (Noreen 1989, Yeh 2000). For accuracy
+    the test has a closed form, which is McNemar's.
     """
-    labels, codes = np.unique(
-        np.concatenate([np.asarray(list(c), dtype=object) for c in (y_true, y_pred, y_other)]),
-        return_inverse=True,
-    )
-    true, first, second = np.split(codes, 3)
-    k, eye = len(labels), np.eye(len(labels), dtype=np.float32)
-    support = np.bincount(true, minlength=k)
-    apart = first != second  # only these rows matter to a swap
+    (true, first, second), labels = label_codes(y_true, y_pred, y_other)
+    k, of, apart = len(labels), METRICS[metric].of, first != second  # other rows do not matter
+    one, other = (confusion_counts(true, column, k) for column in (first, second))
+    mine, theirs = ((true * k + column)[apart] for column in (first, second))
+    shared = one - np.bincount(mine, minlength=k * k).reshape(1, k, k)
 
-    def f1_sums(swapped: np.ndarray) -> np.ndarray:
-        """Return the difference in the sum of F1 for each row of swaps, shape (draws,)."""
-        sums = []
-        for mine, theirs, sign in ((first, second, 1), (second, first, -1)):
-            hits = np.bincount(true[mine == true], minlength=k)
-            claimed = np.bincount(mine, minlength=k)
-            change = eye[theirs[apart]] - eye[mine[apart]]
-            moved = change * eye[true[apart]]
-            f1 = 2 * (hits + swapped @ moved) / np.maximum(support + claimed + swapped @ change, 1)
-            sums.append(sign * f1[:, support > 0].sum(axis=1))
-        return np.sum(sums, axis=0)
+    def differences(swapped: np.ndarray) -> np.ndarray:
+        """Return the difference after each draw of swaps (draws, rows apart), shape (draws,)."""
+        cells = np.where(swapped, theirs, mine) + np.arange(len(swapped))[:, None] * k * k
+        counts = np.bincount(cells.ravel(), minlength=len(swapped) * k * k)
+        counts = counts.reshape(len(swapped), k, k) + shared
+        return of(counts) - of(one + other - counts)
 
-    found = abs(f1_sums(np.zeros((1, apart.sum()), dtype=np.float32))[0])
-    rng = np.random.default_rng(seed)
-    as_large, block = 0, max(1, _BLOCK_CELLS // max(int(apart.sum()), k))
+    n_apart = int(apart.sum())
+    least = abs(of(one) - of(other))[0] - _TOLERANCE / len(np.unique(true))
+    rng, as_large = np.random.default_rng(seed), 0
+    block = max(1, _BLOCK_CELLS // max(n_apart, k))
+    part = max(1, _BLOCK_COUNTS // max(n_apart, k * k))
     for start in range(0, n_draws, block):
-        size = (min(block, n_draws - start), int(apart.sum()))
-        swapped = rng.integers(0, 2, size=size, dtype=np.int8).astype(np.float32)
-        # Rounding must not make a swap of everything smaller than what was found.
-        as_large += int((np.abs(f1_sums(swapped)) >= found - 1e-4).sum())
+        size = min(block, n_draws - start), n_apart
+        swapped = rng.integers(0, 2, size=size, dtype=np.int8).astype(bool)
+        for row in range(0, len(swapped), part):
+            as_large += int((np.abs(differences(swapped[row : row + part])) >= least).sum())
     return (as_large + 1) / (n_draws + 1)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979), in the order given."""
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(raised, 1.0)
-    return [float(value) for value in corrected]
 
 
 def ranks(names: Sequence[str], differs: Mapping[frozenset[str], bool]) -> list[str]:
     """Return a rank for each name, best first: ``1=``, ``1=``, ``3``.
 
-    A model shares the rank of the group's first, the one with the best score, unless the two
-    differ; then it begins a group of its own. Two models of one group are both tied with its
-    first, which says nothing about the two; and the last of a group may be tied with the first
-    of the next.
+    A model shares the rank of its group's first, the one with the best score, unless the two
+    differ; then it begins a new group. Two models of one group are both tied with its first,
+    not necessarily with each other, and the last of a group may be tied with the first of the
+    next.
 
     Parameters
     ----------
@@ -207,7 +205,7 @@ def compare(
     y_true: Column,
     predictions: Mapping[str, Column],
     *,
-    metric: str = "macro_f1",
+    metric: str = HEADLINE,
     champion: str | None = None,
     alpha: float = ALPHA,
     n_boot: int = 2000,
@@ -215,17 +213,17 @@ def compare(
 ) -> Comparison:
     """Return models ranked by ``metric``, with paired intervals and tests of their differences.
 
-    All pairs of models are tested and corrected together: champion and neighbours are chosen
-    by looking at these very rows, and so could have been any of them. A tie means that these
-    rows show no difference, not that there is none; the interval says how large it may be, and
-    being for one pair alone it can leave out 0 where the corrected test sees a tie.
+    The tests of all pairs of models are corrected together (Holm 1979), because champion and
+    neighbours are selected on these rows, so that any pair could have been reported. A tie means
+    that these rows show no difference, not that there is none. Intervals are not corrected, so
+    one can exclude 0 where the corrected test finds a tie.
 
     Parameters
     ----------
     predictions
-        Name -> a label for each of the rows of ``y_true``; which rows count, the caller says.
+        Name -> a label for each row of ``y_true``.
     champion
-        Whom to compare with; the best score unless named.
+        The model to compare with; the best score unless named.
 
     Raises
     ------
@@ -242,18 +240,15 @@ def compare(
 
     def difference(this: str, other: str) -> Difference:
         test = tests[frozenset((this, other))]
-        here, there = (columns[name] == true for name in (this, other))
+        only_this, only_other = _alone(columns[this] == true, columns[other] == true)
         return Difference(
             other,
             paired_difference(
                 true, columns[this], columns[other], metric=metric, n_boot=n_boot, seed=seed
             ),
-            only_this=int((here & ~there).sum()),
-            only_other=int((there & ~here).sum()),
-            p_mcnemar=test["p_mcnemar"],
-            p_mcnemar_corrected=test["p_mcnemar_corrected"],
-            p=test["p"],
-            p_corrected=test["p_corrected"],
+            only_this,
+            only_other,
+            **test,
             differs=test["p_corrected"] < alpha,
         )
 
@@ -262,13 +257,18 @@ def compare(
         Ranked(
             rank,
             name,
-            **scores[name],
+            scores[name],
             to_champion=None if name == best else difference(name, best),
             to_next=difference(name, after) if after else None,
         )
         for rank, name, after in zip(places, order, [*order[1:], None], strict=True)
     )
     return Comparison(metric, best, len(true), len(tests), alpha, models)
+
+
+def _alone(right: np.ndarray, other_right: np.ndarray) -> tuple[int, int]:
+    """Return in how many rows one of two models alone is right, for each of the two."""
+    return int((right & ~other_right).sum()), int((other_right & ~right).sum())
 
 
 def _check(
@@ -290,20 +290,20 @@ def _tests(
 ) -> dict[frozenset[str], dict[str, float]]:
     """Return both tests of each pair of models, alone and corrected for all of them."""
     pairs = list(combinations(columns, 2))
+    if not pairs:
+        return {}
     right = {name: column == true for name, column in columns.items()}
-    discordant = [
-        (int((right[a] & ~right[b]).sum()), int((right[b] & ~right[a]).sum())) for a, b in pairs
-    ]
-    by_rows = [mcnemar(*counts) for counts in discordant]
-    n_draws = max(_DRAWS, _DRAWS_A_PAIR * len(pairs))
-    by_metric = by_rows
+    p_mcnemar = [mcnemar(*_alone(right[a], right[b])) for a, b in pairs]
+    p = p_mcnemar
     if metric != "accuracy":
-        by_metric = [
-            swap_test(true, columns[a], columns[b], n_draws=n_draws, seed=seed) for a, b in pairs
+        n_draws = max(_DRAWS, _DRAWS_A_PAIR * len(pairs))
+        p = [
+            swap_test(true, columns[a], columns[b], metric=metric, n_draws=n_draws, seed=seed)
+            for a, b in pairs
         ]
-    names = ("p_mcnemar", "p_mcnemar_corrected", "p", "p_corrected")
-    values = zip(by_rows, holm(by_rows), by_metric, holm(by_metric), strict=True)
+    tests = {"p_mcnemar": p_mcnemar, "p": p}
+    tests |= {f"{name}_corrected": multipletests(p, method="holm")[1] for name, p in tests.items()}
     return {
-        frozenset(pair): dict(zip(names, row, strict=True))
-        for pair, row in zip(pairs, values, strict=True)
+        frozenset(pair): {name: float(values[n]) for name, values in tests.items()}
+        for n, pair in enumerate(pairs)
     }

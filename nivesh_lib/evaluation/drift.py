@@ -1,4 +1,4 @@
-"""Verdicts on drift, from distances and from what the model does on the new rows."""
+"""Verdicts on drift, from distances between columns and from the change of accuracy."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
+from statsmodels.stats.proportion import confint_proportions_2indep
 
-from nivesh_lib.evaluation.scores import wilson
 from nivesh_lib.records.estimate import Estimate
 
-FLOOR = 0.1  # a smaller distance is no drift, however sure
+FLOOR = 0.1  # a smaller distance is no drift, however significant
 
 
 @dataclass(frozen=True)
 class DriftVerdict:
-    """Which columns moved, and what that did to accuracy."""
+    """Which columns moved, of how many compared, and the change of accuracy."""
 
     drifted: tuple[str, ...]
     compared: int
@@ -31,22 +31,22 @@ class DriftVerdict:
         return bool(self.drifted)
 
     def sentences(self) -> list[str]:
-        """Return the verdict as plain sentences with their digits."""
+        """Return the verdict as sentences with their numbers."""
         if self.drifted:
-            said = [
+            lines = [
                 f"{len(self.drifted)} of {self.compared} columns moved: {', '.join(self.drifted)}."
             ]
         else:
-            said = [f"None of the {self.compared} columns moved."]
+            lines = [f"None of the {self.compared} columns moved."]
         change = self.accuracy_change
         if change is not None:
             value, low, high = (f"{100 * x:+.1f}" for x in (change.value, change.low, change.high))
-            known = change.high < 0 or change.low > 0
-            said.append(
+            significant = change.high < 0 or change.low > 0
+            lines.append(
                 f"Accuracy on the new rows against the old: {value} points [{low}, {high}]"
-                + (", a real change." if known else ", which may be chance.")
+                + (", a real change." if significant else ", which may be chance.")
             )
-        return said
+        return lines
 
 
 def drift_verdict(
@@ -63,20 +63,20 @@ def accuracy_change(correct_before: np.ndarray, correct_now: np.ndarray) -> Esti
     The interval is Newcombe's (1998, method 10), which holds with few rows and with
     none wrong.
     """
-    before, now = float(correct_before.mean()), float(correct_now.mean())
-    low_before, high_before = wilson(before, len(correct_before))
-    low_now, high_now = wilson(now, len(correct_now))
-    change = now - before
-    low = change - float(np.hypot(now - low_now, high_before - before))
-    high = change + float(np.hypot(high_now - now, before - low_before))
-    return Estimate(change, low, high, len(correct_now))
+    low, high = confint_proportions_2indep(
+        *(int(correct_now.sum()), len(correct_now), int(correct_before.sum()), len(correct_before)),
+        method="newcomb",
+        compare="diff",
+    )
+    change = float(correct_now.mean() - correct_before.mean())
+    return Estimate(change, float(low), float(high), len(correct_now))
 
 
-def _numbers_apart(before: np.ndarray, now: np.ndarray) -> float:
+def _numeric_distance(before: np.ndarray, now: np.ndarray) -> float:
     return float(wasserstein_distance(before, now)) / max(float(before.std()), 0.001)
 
 
-def _categories_apart(before: np.ndarray, now: np.ndarray) -> float:
+def _categorical_distance(before: np.ndarray, now: np.ndarray) -> float:
     k = int(max(before.max(), now.max())) + 1
     return float(jensenshannon(np.bincount(before, minlength=k), np.bincount(now, minlength=k)))
 
@@ -84,42 +84,40 @@ def _categories_apart(before: np.ndarray, now: np.ndarray) -> float:
 def _comparable(
     before: pd.Series, now: pd.Series
 ) -> tuple[np.ndarray, int, Callable[[np.ndarray, np.ndarray], float]]:
-    """Return all values as one array, how many are from before, and their distance."""
+    """Return all values as one array, how many are from before, and the distance to use."""
     both = pd.concat([before.dropna(), now.dropna()], ignore_index=True)
     n = int(before.notna().sum())
     if pd.api.types.is_numeric_dtype(both):
-        return both.to_numpy(dtype=float), n, _numbers_apart
-    return pd.factorize(both)[0], n, _categories_apart
+        return both.to_numpy(dtype=float), n, _numeric_distance
+    return pd.factorize(both)[0], n, _categorical_distance
 
 
 def distance(before: pd.Series, now: pd.Series) -> float:
-    """Return how far a column moved, as Evidently measures it.
+    """Return the distance between two samples of a column, as Evidently measures it.
 
     Numbers: Wasserstein distance in standard deviations of ``before``. Categories:
     Jensen-Shannon distance to base e, at most 0.83.
     """
-    values, n, apart = _comparable(before, now)
-    return apart(values[:n], values[n:])
+    values, n, of = _comparable(before, now)
+    return of(values[:n], values[n:])
 
 
 def chance_thresholds(
     reference: pd.DataFrame, current: pd.DataFrame, *, n_draws: int = 200, seed: int = 42
 ) -> dict[str, float]:
-    """Return, for each shared column, the distance above which it has moved.
+    """Return, for each shared column, the distance above which it counts as moved.
 
-    That is ``FLOOR``, or where it is larger the 99th percentile of the distance
-    between random parts of the same sizes: with few rows or many categories,
-    chance alone passes a fixed threshold (a permutation test, Good 2005).
+    That is ``FLOOR``, or the 99th percentile of the distance between random parts of
+    the same sizes where that is larger: with few rows or many categories, chance alone
+    exceeds a fixed threshold (a permutation test, Good 2005).
     """
     rng = np.random.default_rng(seed)
     thresholds = {}
     for column in reference.columns.intersection(current.columns):
-        values, n, apart = _comparable(reference[column], current[column])
+        values, n, of = _comparable(reference[column], current[column])
         if not 0 < n < len(values):
             continue
-        drawn = []
-        for _ in range(n_draws):
-            mixed = rng.permutation(values)
-            drawn.append(apart(mixed[:n], mixed[n:]))
+        mixed = (rng.permutation(values) for _ in range(n_draws))
+        drawn = [of(drawn[:n], drawn[n:]) for drawn in mixed]
         thresholds[str(column)] = max(FLOOR, float(np.percentile(drawn, 99)))
     return thresholds

@@ -1,4 +1,4 @@
-"""Rows that deserve a second look: likely label errors, intents that overlap, flipped answers.
+"""Error analysis: label errors, overlapping intents, flips between models, groups, words.
 
 Tables name rows by id and hold no text: callers join texts and anonymise what they show.
 """
@@ -13,34 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from nivesh_lib.evaluation.intervals import percentile_interval, share_of, wilson
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
+    confidence_of,
+    label_positions,
     predicted_labels,
     probabilities,
 )
-from nivesh_lib.evaluation.scores import MIN_ROWS, Column, _percentile, confusion, share_of, wilson
+from nivesh_lib.evaluation.scores import MIN_ROWS, Column, confusion
 from nivesh_lib.records.estimate import Estimate
-
-
-@dataclass(frozen=True, eq=False)
-class Flips:
-    """What changed between two models on the same rows.
-
-    Both tables have the columns ``id``, ``label``, ``before`` and ``now``, the most confident
-    answers of the new model first. The rates are shares of all compared rows.
-    """
-
-    lost: pd.DataFrame  # was right, now wrong
-    won: pd.DataFrame  # was wrong, now right
-    negative_rate: Estimate
-    positive_rate: Estimate
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Return the counts and rates as one flat row, without the rows themselves."""
-        row: dict[str, float | int] = {"lost": len(self.lost), "won": len(self.won)}
-        for name, rate in (("negative", self.negative_rate), ("positive", self.positive_rate)):
-            row |= rate.columns(f"{name}_rate") | {"rows": rate.n}
-        return row
 
 
 def likely_label_errors(
@@ -48,9 +30,9 @@ def likely_label_errors(
 ) -> pd.DataFrame:
     """Return the rows whose given label is likely wrong, the least plausible first.
 
-    Confident learning (Northcutt, Jiang and Chuang 2021): a row is doubted where a model that
-    never saw it is surer of another label than it usually is of that label's own rows.
-    Only this table and these labels are looked at, one model at a time.
+    Confident learning (Northcutt, Jiang and Chuang 2021): a row is flagged where a model that
+    was not trained on it gives another label a higher probability than it usually gives that
+    label's own rows.
 
     Parameters
     ----------
@@ -63,7 +45,7 @@ def likely_label_errors(
     -------
     pd.DataFrame
         ``id``, ``label``, ``suggested`` (the most probable label) and ``score``: the probability
-        of the given label, 0 to 1, low where it is doubtful.
+        of the given label, from 0 to 1.
 
     Raises
     ------
@@ -74,14 +56,14 @@ def likely_label_errors(
     from cleanlab.rank import get_label_quality_scores
 
     table = probabilities(aligned(oof, frame["id"]))
-    given = _codes(frame[label], table.columns)
+    given = label_positions(table, frame[label])
     if len(frame) == 0:
         return pd.DataFrame(columns=["id", "label", "suggested", "score"])
     proba = table.to_numpy(dtype=float)
     with warnings.catch_warnings():
-        # A label without rows, or with a single one, has nothing to be compared with.
+        # It warns of labels with at most one row, which give no threshold to compare with.
         warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
-        doubted = find_label_issues(
+        flagged = find_label_issues(
             given, proba, return_indices_ranked_by="self_confidence", n_jobs=1
         )
     scores = get_label_quality_scores(given, proba, method="self_confidence")
@@ -94,21 +76,21 @@ def likely_label_errors(
             "score": scores,
         }
     )
-    return found.iloc[doubted].reset_index(drop=True)
+    return found.iloc[flagged].reset_index(drop=True)
 
 
 def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -> pd.DataFrame:
     """Return the pairs of labels whose rows are confused in both directions, the worst first.
 
-    Confusion in one direction may be a model that prefers a label; in both, the texts do not
-    tell the two apart, and their definitions or labels are worth a look.
+    Confusion in one direction may be a bias of the model towards a label; in both directions the
+    texts do not separate the two, so their definitions or labels should be reviewed.
 
     Returns
     -------
     pd.DataFrame
         ``first``, ``second``, ``first_as_second`` and ``second_as_first`` (rows), ``share`` of
         both labels' rows with its 95 % interval ``low``, ``high`` (Wilson), and ``n``, these
-        rows. The intervals are for each pair by itself, not for the worst of many.
+        rows. The intervals are not corrected for the number of pairs.
     """
     counts = confusion(y_true, y_pred, labels).to_numpy()
     support = counts.sum(axis=1)
@@ -125,7 +107,7 @@ def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -
 
 
 def confused_within(y_true: Column, y_pred: Column, pairs: pd.DataFrame) -> np.ndarray:
-    """Return which rows one of two labels was taken for the other, shape (n,).
+    """Return in which rows one label of a pair was predicted as the other, shape (n,).
 
     Parameters
     ----------
@@ -138,19 +120,38 @@ def confused_within(y_true: Column, y_pred: Column, pairs: pd.DataFrame) -> np.n
     )
 
 
-def flips(
-    frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame, *, label: str = "intent"
-) -> Flips:
-    """Compare two models' answers to the same rows, such as the last champion's and a new one's.
+@dataclass(frozen=True, eq=False)
+class Flips:
+    """Rows that one model predicts correctly and another does not.
+
+    Both tables have the columns ``id``, ``label``, ``before`` and ``now``, the most confident
+    predictions of the new model first. The rates are shares of all compared rows.
+    """
+
+    lost: pd.DataFrame  # was right, now wrong
+    won: pd.DataFrame  # was wrong, now right
+    negative_rate: Estimate
+    positive_rate: Estimate
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return the counts and rates as one flat row, without the rows themselves."""
+        row: dict[str, float | int] = {"lost": len(self.lost), "won": len(self.won)}
+        for name, rate in (("negative", self.negative_rate), ("positive", self.positive_rate)):
+            row |= rate.columns(f"{name}_rate") | {"rows": rate.n}
+        return row
+
+
+def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips:
+    """Compare two models' predictions for the same rows, such as the champion's and a candidate's.
 
     The negative flip rate is the share of rows that were right and are wrong now (Yan et al.
-    2021, "Positive-congruent training"): what users notice even where accuracy rose.
+    2021, "Positive-congruent training"): a regression for users even where accuracy rose.
 
     Parameters
     ----------
     frame
-        Columns ``id`` and ``label``. Rows that one of the tables lacks are left out, since an
-        older version has fewer; the rates say how many were compared.
+        Columns ``id`` and ``intent``. Rows that one of the tables lacks are left out, since an
+        older version has fewer; the ``n`` of the rates is the number of rows compared.
     before, now
         Out-of-fold tables.
 
@@ -163,20 +164,15 @@ def flips(
     if rows.empty:
         raise ValueError("the two tables have no row of the frame in common")
     old, new = (_answers(oof, rows["id"]) for oof in (before, now))
-    true = rows[label].to_numpy(dtype=object)
-    sure = probabilities(aligned(now, rows["id"])).max(axis=1).to_numpy()
+    true = rows["intent"].to_numpy(dtype=object)
+    confidence = confidence_of(probabilities(aligned(now, rows["id"])))
     table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
     lost, won = (old == true) & (new != true), (old != true) & (new == true)
-    order = np.argsort(-sure, kind="stable")
+    order = np.argsort(-confidence, kind="stable")
     return Flips(
         *(table.iloc[order[mask[order]]].reset_index(drop=True) for mask in (lost, won)),
-        *(_rate(mask) for mask in (lost, won)),
+        *(share_of(mask) for mask in (lost, won)),
     )
-
-
-def _rate(mask: np.ndarray) -> Estimate:
-    share = float(mask.mean())
-    return Estimate(share, *wilson(share, len(mask)), len(mask))
 
 
 def _answers(oof: pd.DataFrame, ids: pd.Series) -> np.ndarray:
@@ -184,31 +180,22 @@ def _answers(oof: pd.DataFrame, ids: pd.Series) -> np.ndarray:
     return ids.map(by_id).to_numpy(dtype=object)
 
 
-def _codes(given: pd.Series, labels: pd.Index) -> np.ndarray:
-    codes = labels.get_indexer(pd.Index(given))
-    if (codes < 0).any():
-        strange = given.iloc[int(np.argmax(codes < 0))]
-        raise ValueError(f"label {strange!r} has no column of probabilities")
-    return codes
-
-
 def shares_of_errors(
     right: np.ndarray, groups: Mapping[str, np.ndarray], *, n_boot: int = 2000, seed: int = 42
 ) -> pd.DataFrame:
-    """Return how many of the errors each group holds and what mending it would give, most first.
+    """Return each group's share of the errors and the accuracy it costs, largest cost first.
 
-    A group that is large holds many errors without being harder than the rest. ``gain`` is the
-    accuracy that would be won if it were right as often as all other rows: the attributable
-    fraction of epidemiology (Levin 1953) on the scale of accuracy. It is the most that mending
-    the group alone can give. Groups overlap, so that gains do not add up.
+    A large group holds many errors without being harder than the rest. ``gain`` is the accuracy
+    gained if the group were as accurate as all other rows: the attributable fraction of
+    epidemiology (Levin 1953) on the scale of accuracy. Groups overlap, so gains do not add up.
 
     Parameters
     ----------
     right
         Whether each answer was right, shape (n,).
     groups
-        Name -> rows. Those with fewer than 20 rows in them or outside are left out; so are
-        groups of which not one row is wrong.
+        Name -> rows. Groups with fewer than 20 rows inside or outside, and groups without a
+        wrong row, are left out.
 
     Returns
     -------
@@ -227,21 +214,12 @@ def shares_of_errors(
         cells = [wrong & mask, ~wrong & mask, wrong & ~mask, ~wrong & ~mask]
         counts = np.array([cell.sum() for cell in cells])
         # Drawing rows with replacement draws the four counts from a multinomial.
-        low, high = _percentile(_gain(rng.multinomial(n, counts / n, size=n_boot)))
+        drawn = _gain(rng.multinomial(n, counts / n, size=n_boot))
+        gain = Estimate(float(_gain(counts[None, :])[0]), *percentile_interval(drawn), n)
         rows.append(
-            {
-                "group": name,
-                "rows": inside,
-                "wrong": int(counts[0]),
-                "share": share.value,
-                "share_low": share.low,
-                "share_high": share.high,
-                "error_rate": float(counts[0] / inside),
-                "rest_error_rate": float(counts[2] / (n - inside)),
-                "gain": float(_gain(counts[None, :])[0]),
-                "gain_low": low,
-                "gain_high": high,
-            }
+            {"group": name, "rows": inside, "wrong": int(counts[0]), **share.columns("share")}
+            | {"error_rate": float(counts[0] / inside)}
+            | {"rest_error_rate": float(counts[2] / (n - inside)), **gain.columns("gain")}
         )
     table = pd.DataFrame(rows, columns=_COLUMNS)
     return table.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
@@ -254,7 +232,7 @@ _COLUMNS = [
 
 
 def _gain(counts: np.ndarray) -> np.ndarray:
-    """Return the accuracy won, of counts (draws, 4): wrong and right inside, the same outside."""
+    """Return the accuracy gained, of counts (draws, 4): wrong, right inside; the same outside."""
     wrong, right, wrong_outside, right_outside = counts.T
     rest = wrong_outside / np.maximum(wrong_outside + right_outside, 1)
     return np.asarray((wrong - (wrong + right) * rest) / counts.sum(axis=1))
@@ -262,7 +240,7 @@ def _gain(counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Attribution:
-    """An answer, its probability, and what each word of the query adds to that."""
+    """A predicted label, its probability, and the weight of each word of the query."""
 
     label: str
     confidence: float
@@ -277,30 +255,28 @@ def attribute(
     *,
     longest: int = 40,
 ) -> list[Attribution]:
-    """Return what each word adds to the probability of the answer to its text.
+    """Return the weight of each word for the prediction of its text.
 
-    A word's weight is the probability of the answer minus what is left of it when the word is
-    left out (erasure: Li, Monroe and Jurafsky 2016). Below 0 the word speaks for something else.
-    Two words that say the same can both have weights near 0, since each stands in for the other.
+    A word's weight is the probability of the predicted label minus that probability without the
+    word (erasure: Li, Monroe and Jurafsky 2016); a negative weight is evidence for another label.
+    Redundant words can both have weights near 0, since each replaces the other.
 
     Parameters
     ----------
     predict_proba : callable
         Texts -> probabilities (n, n_classes), columns in the order of ``classes``.
     longest : int
-        Words of a text that are tried; those after it are left as they are.
+        Number of words of a text that are weighed; later words stay in place.
     """
     found = []
     for text in texts:
         words = text.split()
-        tried = words[:longest]
-        without = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(tried))]
+        weighed = words[:longest]
+        without = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(weighed))]
         proba = np.asarray(predict_proba([text, *without]))
-        answer = int(proba[0].argmax())
-        weights = proba[0, answer] - proba[1:, answer]
+        label = int(proba[0].argmax())
+        here, weights = proba[0, label], proba[0, label] - proba[1:, label]
         found.append(
-            Attribution(
-                str(classes[answer]), float(proba[0, answer]), tuple(tried), tuple(weights.tolist())
-            )
+            Attribution(str(classes[label]), float(here), tuple(weighed), tuple(weights.tolist()))
         )
     return found

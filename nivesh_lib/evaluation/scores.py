@@ -1,162 +1,157 @@
-"""Accuracy, macro-F1 and their bootstrap intervals, per class and confusion tables."""
+"""Scores of predicted labels: metrics with intervals, tables per class, confusions and slices."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from nivesh_lib.evaluation.intervals import Z, bootstrap_rows, percentile_interval, wilson
 from nivesh_lib.records.estimate import Estimate, as_columns
 
-_BLOCK_CELLS = 4_000_000  # rows or confusion cells of all draws that are held at once
-_ENOUGH = 2  # rows for each pair of labels, from where a resample's macro-F1 is not biased low
-_Z = 1.959964  # two-sided 95 %
+MIN_ROWS = 20  # slices with fewer rows are left out: their intervals are too wide to be of use
+_ENOUGH = 2  # rows for each pair of labels, from which a resample's macro-F1 is not biased low
+_BLOCK_CELLS = 4_000_000  # cells of confusion matrices that are held at once
 
 Column = Sequence[str] | np.ndarray | pd.Series  # one label for each row
 
 
-def _codes(*columns: Column) -> tuple[list[np.ndarray], np.ndarray]:
+# --- metrics ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of predicted labels between 0 and 1, computed from confusion matrices.
+
+    ``of`` maps counts of shape (draws, k, k), true labels as rows, to scores of shape (draws,).
+    ``name`` is its key in records and tables, ``title`` its name in text. ``biased_if_rare`` says
+    that resamples score too low where labels have few rows, so that `score` takes the jackknife.
+    """
+
+    name: str
+    title: str
+    of: Callable[[np.ndarray], np.ndarray]
+    biased_if_rare: bool = False
+
+    def value(self, y_true: Column, y_pred: Column) -> float:
+        """Return the score of one column of predictions."""
+        (true, predicted), labels = label_codes(y_true, y_pred)
+        return float(self.of(confusion_counts(true, predicted, len(labels)))[0])
+
+
+def _accuracy(counts: np.ndarray) -> np.ndarray:
+    return np.trace(counts, axis1=-2, axis2=-1) / counts.sum(axis=(-2, -1))
+
+
+def _macro_f1(counts: np.ndarray) -> np.ndarray:
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    support, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
+    f1 = 2 * hits / np.maximum(support + predicted, 1)
+    return (f1 * (support > 0)).sum(axis=-1) / (support > 0).sum(axis=-1)
+
+
+HEADLINE = "macro_f1"  # the metric that ranks models unless another one is asked for
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "accuracy", _accuracy),
+        Metric("macro_f1", "macro-F1", _macro_f1, biased_if_rare=True),
+    )
+}
+
+
+def label_codes(*columns: Column) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return each column as numbers of the sorted labels of all, and these labels, shape (k,)."""
     arrays = [np.asarray(list(column), dtype=object) for column in columns]
     labels, inverse = np.unique(np.concatenate(arrays), return_inverse=True)
     return np.split(inverse, np.cumsum([len(a) for a in arrays])[:-1]), labels
 
 
-def _joint_counts(true: np.ndarray, predicted: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """Return confusion matrices (draws, k, k) of the resampled ``rows`` (draws, n)."""
-    pairs = true * k + predicted
-    offsets = np.arange(len(rows))[:, None] * (k * k)
-    flat = np.bincount((pairs[rows] + offsets).ravel(), minlength=len(rows) * k * k)
-    return flat.reshape(len(rows), k, k)
+def confusion_counts(
+    true: np.ndarray, predicted: np.ndarray, k: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Return confusion matrices (draws, k, k) of codes (n,), true labels as rows.
 
-
-def _accuracy(matrix: np.ndarray) -> np.ndarray:
-    return np.trace(matrix, axis1=-2, axis2=-1) / matrix.sum(axis=(-2, -1))
-
-
-def _macro_f1(matrix: np.ndarray) -> np.ndarray:
-    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
-    support, claimed = matrix.sum(axis=-1), matrix.sum(axis=-2)
-    f1 = 2 * hits / np.maximum(support + claimed, 1)
-    return (f1 * (support > 0)).sum(axis=-1) / (support > 0).sum(axis=-1)
-
-
-_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "accuracy": _accuracy,
-    "macro_f1": _macro_f1,
-}
-
-
-def _resampled(n: int, k: int, n_boot: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield ``n_boot`` draws of ``n`` rows in blocks, so that memory stays flat."""
-    rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK_CELLS // max(k * k, n))
-    for start in range(0, n_boot, block):
-        yield rng.integers(0, n, size=(min(block, n_boot - start), n))
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of ``n`` rows (Wilson 1927)."""
-    centre, spread = (
-        share + _Z**2 / (2 * n),
-        _Z * np.sqrt(share * (1 - share) / n + (_Z / (2 * n)) ** 2),
-    )
-    low, high = (centre - spread) / (1 + _Z**2 / n), (centre + spread) / (1 + _Z**2 / n)
-    # Rounding may cross neither the share nor 0 and 1.
-    return max(0.0, min(float(low), share)), min(1.0, max(float(high), share))
-
-
-def share_of(mask: np.ndarray) -> Estimate:
-    """Return the share of true values with its Wilson interval."""
-    share = float(np.mean(mask))
-    return Estimate(share, *wilson(share, len(mask)), len(mask))
-
-
-def _interval(values: np.ndarray, point: float, n: int) -> tuple[float, float]:
-    """Return the percentile interval, or Wilson's where all draws are perfect or hopeless.
-
-    Twelve right answers out of twelve do not make a model perfect, though no
-    resample of them has a mistake in it.
+    Parameters
+    ----------
+    rows
+        Row numbers of each draw, shape (draws, n); without it all rows once, in one draw.
     """
-    return wilson(point, n) if point in (0.0, 1.0) else _percentile(values)
+    cells = (true * k + predicted)[np.arange(len(true))[None] if rows is None else rows]
+    cells = cells + np.arange(len(cells))[:, None] * k**2
+    return np.bincount(cells.ravel(), minlength=len(cells) * k**2).reshape(len(cells), k, k)
 
 
-def _percentile(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _jackknife(true: np.ndarray, predicted: np.ndarray, k: int) -> tuple[float, float]:
-    """Return the 95 % interval of macro-F1 from leaving out each row once.
+def _jackknife(metric: Metric, counts: np.ndarray) -> tuple[float, float]:
+    """Return the interval of a metric from leaving out each row once; counts (k, k).
 
     Efron and Tibshirani 1993, chapter 11. A resample loses and doubles rows of rare labels, so
-    that its macro-F1 is too low and percentiles of it are too: with 77 labels of five rows they
-    held the truth 76-83 % of the time in simulation, this interval 95 %.
+    that its macro-F1 is biased low, and so are its percentiles: with 77 labels of five rows their
+    coverage in simulation was 76-83 %, that of this interval 95 %.
     """
-    n, right = len(true), true == predicted
-    hits, support, claimed = (
-        np.bincount(rows, minlength=k) for rows in (true[right], true, predicted)
-    )
-
-    def f1(hits: np.ndarray, support: np.ndarray, claimed: np.ndarray) -> np.ndarray:
-        return np.where(support > 0, 2 * hits / np.maximum(support + claimed, 1), 0.0)
-
-    each = f1(hits, support, claimed)
-    labels = (support > 0).sum()
-    # Without a row, only the F1 of its label and of the label predicted for it change.
-    of_true = f1(hits[true] - right, support[true] - 1, claimed[true] - right)
-    of_other = f1(hits[predicted], support[predicted], claimed[predicted] - 1)
-    total = each.sum() - each[true] + of_true + np.where(right, 0, of_other - each[predicted])
-    without = total / np.maximum(labels - (support[true] == 1), 1)
-    spread = _Z * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
-    value = each.sum() / labels
+    k, cells = len(counts), np.argwhere(counts)  # rows of one cell leave the same matrix behind
+    rows, block = counts[tuple(cells.T)], max(1, _BLOCK_CELLS // counts.size)
+    scores = np.empty(len(cells))
+    for start in range(0, len(cells), block):
+        part = cells[start : start + block]
+        without = np.broadcast_to(counts, (len(part), k, k)).copy()
+        without[np.arange(len(part)), *part.T] -= 1
+        scores[start : start + block] = metric.of(without)
+    n, mean = rows.sum(), np.average(scores, weights=rows)
+    spread = Z * np.sqrt((n - 1) / n * (rows * (scores - mean) ** 2).sum())
+    value = metric.of(counts[None])[0]
     return max(0.0, float(value - spread)), min(1.0, float(value + spread))
-
-
-def rare_labels(y_true: Column, *, below: int = 10) -> dict[str, int]:
-    """Return the labels with fewer than ``below`` rows and their rows, the rarest first.
-
-    Macro-F1 gives each of them as much weight as any other, so it moves with single rows.
-    """
-    names, rows = np.unique(np.asarray(list(y_true), dtype=object), return_counts=True)
-    counted = sorted(zip(rows.tolist(), names.tolist(), strict=True))
-    return {name: n for n, name in counted if n < below}
 
 
 def score(
     y_true: Column, y_pred: Column, *, n_boot: int = 2000, seed: int = 42
 ) -> dict[str, Estimate]:
-    """Return accuracy and macro-F1 with percentile bootstrap intervals over rows.
+    """Return each of `METRICS` with its percentile bootstrap interval over rows.
 
-    The intervals speak of other queries for the same predictions, not of other
+    The intervals are about other queries for the same predictions, not about other
     training sets (Efron and Tibshirani 1993, chapter 13). Macro-F1 averages over
     the labels that occur in ``y_true``; where these have too few rows for a bootstrap, its
-    interval is the jackknife's.
+    interval is the jackknife's. A score of 0 or 1, from which no resample differs, gets
+    Wilson's: twelve right answers out of twelve do not make a model perfect.
 
     Raises
     ------
     ValueError
-        No rows, or lengths that differ.
+        No rows, or different lengths.
     """
     if len(y_true) != len(y_pred) or not len(y_true):
         raise ValueError(f"need two equally long, non-empty columns: {len(y_true)}, {len(y_pred)}")
-    (true, predicted), labels = _codes(y_true, y_pred)
+    (true, predicted), labels = label_codes(y_true, y_pred)
     n, k = len(true), len(labels)
-    point = _joint_counts(true, predicted, np.arange(n)[None, :], k)
-    values: dict[str, list[np.ndarray]] = {name: [] for name in _METRICS}
-    for rows in _resampled(n, k, n_boot, seed):
-        counts = _joint_counts(true, predicted, rows, k)
-        for name, metric in _METRICS.items():
-            values[name].append(metric(counts))
-    found = {name: float(metric(point)[0]) for name, metric in _METRICS.items()}
-    intervals = {
-        name: _interval(np.concatenate(values[name]), value, n) for name, value in found.items()
-    }
-    if n < _ENOUGH * len(np.unique(true)) ** 2 and 0 < found["macro_f1"] < 1:
-        intervals["macro_f1"] = _jackknife(true, predicted, k)
-    return {name: Estimate(value, *intervals[name], n) for name, value in found.items()}
+    counts = confusion_counts(true, predicted, k)
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+    for rows in bootstrap_rows(n, n_boot, seed, cells=k**2):
+        resampled = confusion_counts(true, predicted, k, rows)
+        for name, metric in METRICS.items():
+            drawn[name].append(metric.of(resampled))
+    rare = n < _ENOUGH * len(np.unique(true)) ** 2
+    found = {}
+    for name, metric in METRICS.items():
+        value = float(metric.of(counts)[0])
+        if value in (0.0, 1.0):
+            low, high = wilson(value, n)
+        elif rare and metric.biased_if_rare:
+            low, high = _jackknife(metric, counts[0])
+        else:
+            low, high = percentile_interval(np.concatenate(drawn[name]))
+        found[name] = Estimate(value, low, high, n)
+    return found
+
+
+def point_scores(y_true: Column, y_pred: Column) -> dict[str, float]:
+    """Return each of `METRICS` without an interval."""
+    (true, predicted), labels = label_codes(y_true, y_pred)
+    counts = confusion_counts(true, predicted, len(labels))
+    return {name: float(metric.of(counts)[0]) for name, metric in METRICS.items()}
 
 
 def paired_difference(
@@ -170,20 +165,32 @@ def paired_difference(
 ) -> Estimate:
     """Return ``metric`` of ``y_pred`` minus that of ``y_other`` on the same rows.
 
-    Both are resampled together, so that what is hard for both cancels out. `Estimate` says how
-    often the interval holds the truth.
+    Both are resampled together, so that what is hard for both cancels out; `Estimate` documents
+    the coverage of the interval.
     """
-    (true, first, second), labels = _codes(y_true, y_pred, y_other)
-    n, k, compute = len(true), len(labels), _METRICS[metric]
-    point = np.arange(n)[None, :]
+    (true, first, second), labels = label_codes(y_true, y_pred, y_other)
+    n, k, of = len(true), len(labels), METRICS[metric].of
 
-    def difference(at: np.ndarray) -> np.ndarray:
-        return compute(_joint_counts(true, first, at, k)) - compute(
-            _joint_counts(true, second, at, k)
+    def difference(rows: np.ndarray | None = None) -> np.ndarray:
+        return of(confusion_counts(true, first, k, rows)) - of(
+            confusion_counts(true, second, k, rows)
         )
 
-    drawn = [difference(rows) for rows in _resampled(n, k, n_boot, seed)]
-    return Estimate(float(difference(point)[0]), *_percentile(np.concatenate(drawn)), n)
+    drawn = [difference(rows) for rows in bootstrap_rows(n, n_boot, seed, cells=k**2)]
+    return Estimate(float(difference()[0]), *percentile_interval(np.concatenate(drawn)), n)
+
+
+def rare_labels(y_true: Column, *, below: int = 10) -> dict[str, int]:
+    """Return the labels with fewer than ``below`` rows and their rows, the rarest first.
+
+    Macro-F1 weighs each of them as much as any other label, so single rows move it.
+    """
+    names, rows = np.unique(np.asarray(list(y_true), dtype=object), return_counts=True)
+    counted = sorted(zip(rows.tolist(), names.tolist(), strict=True))
+    return {name: n for n, name in counted if n < below}
+
+
+# --- labels ----------------------------------------------------------------------
 
 
 def per_class(y_true: Column, y_pred: Column, labels: Sequence[str]) -> pd.DataFrame:
@@ -207,13 +214,12 @@ def top_confusions(
     y_true: Column, y_pred: Column, labels: Sequence[str], n: int = 5
 ) -> pd.DataFrame:
     """Return the ``n`` most frequent wrong pairs, with their rows and share of the true label."""
-    counts = confusion(y_true, y_pred, labels).to_numpy()
+    counts = confusion(y_true, y_pred, labels).to_numpy(copy=True)
     support = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
     pairs = [
         (labels[i], labels[j], int(counts[i, j]), float(counts[i, j] / support[i]))
-        for i in range(len(labels))
-        for j in range(len(labels))
-        if i != j and counts[i, j]
+        for i, j in np.argwhere(counts)
     ]
     pairs.sort(key=lambda pair: (-pair[2], -pair[3]))
     return pd.DataFrame(pairs[:n], columns=["true", "predicted", "rows", "share of true"])
@@ -222,22 +228,22 @@ def top_confusions(
 def changed_confusions(
     y_true: Column, y_before: Column, y_pred: Column, labels: Sequence[str], n: int = 8
 ) -> pd.DataFrame:
-    """Return the wrong pairs whose rows changed most from one model's answers to another's.
+    """Return the wrong pairs whose rows changed most from one model's predictions to another's.
 
-    ``true``, ``predicted``, and how many rows ``before`` and ``after``; the largest change first.
+    ``true``, ``predicted``, and the number of rows ``before`` and ``after``; the largest change
+    first.
     """
-    counts = [confusion(y_true, column, labels).to_numpy() for column in (y_before, y_pred)]
+    before, after = (confusion(y_true, column, labels).to_numpy() for column in (y_before, y_pred))
+    change = after - before
+    np.fill_diagonal(change, 0)
     pairs = [
-        (labels[i], labels[j], int(counts[0][i, j]), int(counts[1][i, j]))
-        for i in range(len(labels))
-        for j in range(len(labels))
-        if i != j and counts[0][i, j] != counts[1][i, j]
+        (labels[i], labels[j], int(before[i, j]), int(after[i, j])) for i, j in np.argwhere(change)
     ]
     pairs.sort(key=lambda pair: (-abs(pair[3] - pair[2]), pair[:2]))
     return pd.DataFrame(pairs[:n], columns=["true", "predicted", "before", "after"])
 
 
-MIN_ROWS = 20  # an interval over fewer rows says nothing
+# --- slices ----------------------------------------------------------------------
 
 
 def headline_mask(frame: pd.DataFrame) -> np.ndarray:
@@ -296,16 +302,25 @@ def by_slice(
     n_boot: int = 1000,
     seed: int = 42,
 ) -> pd.DataFrame:
-    """Return accuracy and macro-F1 with intervals for each mask of at least ``MIN_ROWS`` rows."""
+    """Return the rows and scores with intervals of each mask of at least ``MIN_ROWS`` rows.
+
+    Parameters
+    ----------
+    masks
+        Name -> rows, shape (n,).
+
+    Returns
+    -------
+    DataFrame
+        ``slice``, ``rows``, and each metric with ``_low`` and ``_high``.
+    """
     true, predicted = np.asarray(y_true, dtype=object), np.asarray(y_pred, dtype=object)
-    rows: dict[str, dict[str, Estimate]] = {
-        name: score(true[mask], predicted[mask], n_boot=n_boot, seed=seed)
-        for name, mask in masks.items()
-        if mask.sum() >= MIN_ROWS
-    }
+    large = {name: mask for name, mask in masks.items() if mask.sum() >= MIN_ROWS}
     return pd.DataFrame(
-        [
-            {"slice": name, "rows": int(masks[name].sum()), **as_columns(estimates)}
-            for name, estimates in rows.items()
-        ]
+        {
+            "slice": name,
+            "rows": int(mask.sum()),
+            **as_columns(score(true[mask], predicted[mask], n_boot=n_boot, seed=seed)),
+        }
+        for name, mask in large.items()
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.evaluation.objectives import (
     Judgement,
     Objective,
@@ -18,7 +19,7 @@ from nivesh_lib.evaluation.objectives import (
 )
 from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, predicted_labels
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
-from nivesh_lib.evaluation.robustness.cases import VIEW, answers
+from nivesh_lib.evaluation.robustness.cases import PERTURBATION, answers_to
 from nivesh_lib.evaluation.scores import (
     Column,
     by_slice,
@@ -29,7 +30,6 @@ from nivesh_lib.evaluation.scores import (
     paired_difference,
     per_class,
     score,
-    share_of,
 )
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.metrics import flat_metrics
@@ -75,7 +75,7 @@ def averaged(several: Sequence[CrossValidation]) -> CrossValidation:
     answered them.
     """
     oof = _mean_table([one.oof for one in several], ["id", "fold"])
-    asked = [one.probes for one in several if one.probes is not None]
+    asked = [one.case_answers for one in several if one.case_answers is not None]
     every = len(asked) == len(several)
     probes = _mean_table(asked, ["probe", "id", "fold"]) if every else None
     seconds = tuple(sum(folds) for folds in zip(*(one.fit_seconds for one in several), strict=True))
@@ -98,16 +98,20 @@ def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:
     rows = train[headline_mask(train)]
     true = dict(zip(rows["id"], rows["intent"], strict=True))
     plain = dict(zip(cv.oof["id"], cv.predicted, strict=True))
-    probes = cv.probes if cv.probes is not None else pd.DataFrame({"probe": []}, dtype=str)
+    probes = (
+        cv.case_answers if cv.case_answers is not None else pd.DataFrame({"probe": []}, dtype=str)
+    )
     table = []
-    for name in (name for name in probes["probe"].unique() if name.startswith(VIEW)):
-        seen = answers(probes, name)
+    for name in (name for name in probes["probe"].unique() if name.startswith(PERTURBATION)):
+        seen = answers_to(probes, name)
         seen = seen[seen["id"].isin(true)]
         wanted, before = (seen["id"].map(known).to_numpy() for known in (true, plain))
         predicted = predicted_labels(seen)
         right, as_written = share_of(predicted == wanted), float((before == wanted).mean())
         scores = (right.n, right.value, right.low, right.high, as_written)
-        table.append((name.removeprefix(VIEW), *scores, float((predicted != before).mean())))
+        table.append(
+            (name.removeprefix(PERTURBATION), *scores, float((predicted != before).mean()))
+        )
     columns = ["view", "rows", "accuracy", "low", "high", "as_written", "changed"]
     return pd.DataFrame(table, columns=columns)
 

@@ -12,7 +12,9 @@ from nivesh_lib.records.base import Record, read_json, validated
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.metrics import estimate_in, scores_in
 
-HEADLINE = ("macro_f1", "accuracy")  # scores that every evaluated model has, the first ranks
+# The scores that every evaluated model has, with their titles; the first ranks models.
+REQUIRED_SCORES = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
+HEADLINE = next(iter(REQUIRED_SCORES))
 _WHAT = "the results of a step"
 
 
@@ -108,7 +110,7 @@ class ModelResult(StepResult):
         nested = [name for name, value in dict(metrics).items() if isinstance(value, Mapping)]
         if nested:
             raise ValueError(f"{nested[0]} is nested, as an older version wrote it")
-        missing = [name for name in HEADLINE if estimate_in(metrics, name) is None]
+        missing = [name for name in REQUIRED_SCORES if estimate_in(metrics, name) is None]
         if missing:
             raise ValueError(f"{missing[0]} is missing or has no interval")
         return metrics
@@ -121,7 +123,7 @@ class ModelResult(StepResult):
 
 def is_evaluation(contents: Mapping[str, Any]) -> bool:
     """Return whether the contents of a result are the evaluation of one model."""
-    return bool(contents.get("model")) and HEADLINE[0] in (contents.get("metrics") or ())
+    return bool(contents.get("model")) and HEADLINE in (contents.get("metrics") or ())
 
 
 def result_from(contents: dict[str, Any], path: Path) -> StepResult:

@@ -449,7 +449,7 @@ def cascade_curve(
     ----------
     curve : DataFrame
         ``share`` and ``loss`` (accuracy, of 1) on the rows that thresholds are chosen on, as
-        `evaluation.cascade.cascade_curve` returns them.
+        `evaluation.compression.cascade.cascade_scores` returns them.
     chosen : mapping, optional
         ``share`` and ``loss``, each with value, low and high: the cross-fitted ones.
     allowed_loss : float, optional

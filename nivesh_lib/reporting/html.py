@@ -12,7 +12,7 @@ from nivesh_lib.reporting.display import human_bytes, milliseconds
 from nivesh_lib.reporting.holdout import holdout
 from nivesh_lib.reporting.sections import sections, unread
 from nivesh_lib.reporting.steps import figures, source_of, steps
-from nivesh_lib.runs.comparison import Results, evaluation_of, p_value
+from nivesh_lib.runs.comparison import Results, evaluation_of, p_value, score_title
 from nivesh_lib.runs.layout import RunDirectory, notebook_of
 from nivesh_lib.runs.leaderboard import (
     LeaderboardEntry,
@@ -20,7 +20,6 @@ from nivesh_lib.runs.leaderboard import (
     data_issues,
     leaderboard,
     score_names,
-    score_title,
     verdict_of,
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nivesh_lib.records.results import StepResult
+from nivesh_lib.records.results import REQUIRED_SCORES, StepResult
 from nivesh_lib.records.schema import NUMBER, fits
 
 Results = Mapping[str, StepResult]
@@ -35,7 +35,6 @@ _COMPARISON = {
         {"rank": str, "model": str, "to_champion": dict | None, "to_next": dict | None},
     ],
 }
-_TITLES = {"macro_f1": "macro-F1"}
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,12 @@ class RecordedComparison:
     @property
     def note(self) -> str:
         """How the models were compared."""
-        name = _TITLES.get(self.metric, self.metric)
+        pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
         return (
-            f"Differences in {name} on the same {self.n:,} queries, paired, with their 95 % "
-            f"interval; p, and that of McNemar's test of the accuracies, are corrected for "
-            f"{self.pairs} pair{'s' * (self.pairs != 1)} of models (Holm). Models that share a "
-            "rank (=) cannot be told from the first of it: no difference shown, which is no proof "
-            "of none."
+            f"Differences in {score_title(self.metric)} on the same {self.n:,} queries, paired, "
+            f"with their 95 % interval; p, and that of McNemar's test of the accuracies, are "
+            f"corrected for {pairs} of models (Holm). Models that share a rank (=) cannot be told "
+            "from the first of it: no difference shown, which is no proof of none."
         )
 
 
@@ -125,6 +123,15 @@ def _difference(recorded: Mapping[str, Any] | None) -> RecordedDifference | None
     value = {end: recorded["value"][end] for end in ("value", "low", "high")}
     tests = {"p": recorded["p_corrected"], "p_mcnemar": recorded["p_mcnemar_corrected"]}
     return RecordedDifference(**value, **tests, differs=recorded["differs"])
+
+
+def score_title(name: str) -> str:
+    """Return the name of a score in text."""
+    if name in REQUIRED_SCORES:  # without a second of imports
+        return REQUIRED_SCORES[name]
+    from nivesh_lib.evaluation.scores import METRICS
+
+    return METRICS[name].title if name in METRICS else name
 
 
 def p_value(p: float) -> str:

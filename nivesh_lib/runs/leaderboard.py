@@ -10,7 +10,7 @@ from typing import cast
 from nivesh_lib.errors import DataError, ModelError
 from nivesh_lib.paths import relative
 from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.records.results import HEADLINE, ModelResult
+from nivesh_lib.records.results import HEADLINE, REQUIRED_SCORES, ModelResult
 from nivesh_lib.runs.comparison import (
     RecordedComparison,
     RecordedDifference,
@@ -25,7 +25,6 @@ _UNPAIRED = (
     "Whether that is more than chance, a paired test on the same queries tells: "
     "notebook 06 or `nivesh compare`."
 )
-_TITLES = {"macro_f1": "macro-F1"}
 _NO_MODEL = "No model was evaluated in this run, so there is nothing to choose."
 _VERDICTS = {
     "met": "Objectives met: {}.",
@@ -54,7 +53,7 @@ class LeaderboardEntry:
     @property
     def headline(self) -> Estimate:
         """The score that models are ranked by."""
-        return self.scores[HEADLINE[0]]
+        return self.scores[HEADLINE]
 
 
 def leaderboard(results: Results) -> list[LeaderboardEntry]:
@@ -81,13 +80,8 @@ def leaderboard(results: Results) -> list[LeaderboardEntry]:
 
 
 def score_names(scores: Iterable[Mapping[str, Estimate]]) -> list[str]:
-    """Return the names of the scores of some models, the headline ones first."""
-    return list(dict.fromkeys([*HEADLINE, *(name for found in scores for name in found)]))
-
-
-def score_title(name: str) -> str:
-    """Return the name of a score as people read it."""
-    return _TITLES.get(name, name)
+    """Return the names of the scores of some models, those that every model has first."""
+    return list(dict.fromkeys([*REQUIRED_SCORES, *(name for found in scores for name in found)]))
 
 
 def _models(results: Results) -> dict[str, ModelResult]:

@@ -21,9 +21,9 @@ import pandas as pd
 
 from nivesh_lib.evaluation.compression.cascade import choose_threshold
 from nivesh_lib.evaluation.resampling.cross_validation import (
-    answers_of,
     cross_validate,
     fold_directory,
+    out_of_fold,
     predicted_labels,
 )
 from nivesh_lib.evaluation.scores import headline_mask
@@ -330,7 +330,7 @@ def _make_other_folds(order: Order, target: Path) -> None:
         )
         for k in sorted(rest["fold"].unique())
     }
-    after = answers_of(small, rest, **common)
+    after = out_of_fold(small, rest, **common)
     split = choose_threshold(student, after, rest, allowed_loss=CASCADE_LOSS)
     rows = headline_mask(rest)
     right = [

@@ -15,6 +15,7 @@ from nivesh_lib.cli.app import app
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
+from nivesh_lib.evaluation.scores import METRICS, Metric
 from tests.runs.examples import contents
 
 LABELS = ["loan", "rent", "tax"]
@@ -223,3 +224,12 @@ def test_a_model_without_its_table_is_not_passed_over(add_run):
     (folder / "oof" / "03_b.parquet").unlink()
     with pytest.raises(DataError, match=r"03_b\.parquet: does not hold"):
         compare("one")
+
+
+def test_a_metric_of_the_registry_is_a_column_and_can_rank(add_run, monkeypatch):
+    share_of_first = Metric("first", "recall of loan", lambda n: n[:, 0, 0] / n[:, 0].sum(axis=-1))
+    monkeypatch.setitem(METRICS, "first", share_of_first)
+    add_run("one", {"02_a": ("rules", 0.4), "03_b": ("tfidf", 0.9)})
+    lines = compare("one", "--metric", "first").output.splitlines()
+    assert lines[0].endswith("by recall of loan") and "recall of loan [95 %]" in lines[2]
+    assert compared("one")["models"][0]["first"]["n"] == 120

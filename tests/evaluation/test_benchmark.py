@@ -9,15 +9,13 @@ import time
 import pytest
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.evaluation import benchmark as isolated
+from nivesh_lib.evaluation import benchmark
 from nivesh_lib.evaluation.benchmark import (
-    as_served,
+    benchmark_interleaved,
+    benchmark_served,
     directory_bytes,
     measure_latency,
-    peak_memory_of,
-    race,
     saved_bytes,
-    speed_in_process,
     speed_of,
 )
 from nivesh_lib.models.base import get_model
@@ -45,9 +43,9 @@ def test_the_warm_up_does_not_count():
 
 
 def test_queries_are_asked_one_at_a_time_and_in_turn():
-    asked = []
-    measure_latency(asked.append, ["a", "b"], warmup=1, repeats=4)
-    assert asked == [["a"], ["a"], ["b"], ["a"], ["b"]]
+    called = []
+    measure_latency(called.append, ["a", "b"], warmup=1, repeats=4)
+    assert called == [["a"], ["a"], ["b"], ["a"], ["b"]]
 
 
 @pytest.mark.parametrize(("limit", "threads"), [(None, 0), ("2", 2)])
@@ -86,9 +84,9 @@ def test_a_slow_call_lowers_the_throughput_though_not_the_median():
 
 
 def test_batches_hold_distinct_queries_in_turn():
-    asked = []
-    speed_of(asked.append, QUERIES[:5] * 2, batch_sizes=(3,), warmup=1, repeats=3)
-    names = [[QUERIES.index(query) for query in batch] for batch in asked]
+    called = []
+    speed_of(called.append, QUERIES[:5] * 2, batch_sizes=(3,), warmup=1, repeats=3)
+    names = [[QUERIES.index(query) for query in batch] for batch in called]
     assert names == [[0, 1, 2], [0, 1, 2], [3, 4, 0], [1, 2, 3]]
 
 
@@ -124,27 +122,27 @@ def test_what_was_in_memory_before_is_kept_from_the_collector_while_timing():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only ``clock(name, ms)`` moves, which also notes who was asked."""
-    now, asked = [0], []
+    """A clock that only ``clock(name, ms)`` moves, which also records the calls."""
+    now, called = [0], []
     monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
 
     def takes(name, *ms):
         pauses = itertools.cycle(ms)
 
         def predict(_):
-            asked.append(name)
+            called.append(name)
             now[0] += int(1e6 * next(pauses))
 
         return predict
 
-    takes.asked = asked
+    takes.called = called
     return takes
 
 
-def test_models_that_race_take_turns_and_the_first_is_the_measure(clock):
+def test_interleaved_models_take_turns_and_the_first_is_the_reference(clock):
     models = {"slow": clock("slow", 4), "fast": clock("fast", 1)}
-    slow, fast = race(models, QUERIES, rounds=3, calls=5)
-    assert [name for name, _ in itertools.groupby(clock.asked)] == ["slow", "fast"] * 2 + ["slow"]
+    slow, fast = benchmark_interleaved(models, QUERIES, rounds=3, calls=5)
+    assert [name for name, _ in itertools.groupby(clock.called)] == ["slow", "fast"] * 2 + ["slow"]
     assert (slow.ms, slow.times_as_fast, fast.ms, fast.times_as_fast) == (4, 1, 1, 4)
 
 
@@ -152,16 +150,16 @@ def test_a_round_that_is_slow_for_all_changes_no_ratio(clock):
     # Six calls a round, one of them not counted; the third of four rounds takes ten times as long.
     pace = [1] * 12 + [10] * 6 + [1] * 6
     models = {"one": clock("one", *(2 * ms for ms in pace)), "two": clock("two", *pace)}
-    one, two = race(models, QUERIES, rounds=3, calls=5)
+    one, two = benchmark_interleaved(models, QUERIES, rounds=3, calls=5)
     assert (one.ms, one.worst_ms) == (2, 20)
     assert two.times_low == two.times_as_fast == two.times_high == 2
 
 
 @pytest.mark.parametrize("odd", [{"models": {}}, {"rounds": 0}, {"calls": 0}, {"batch_size": 11}])
-def test_a_race_of_nothing_is_refused(odd):
+def test_an_interleaved_benchmark_of_nothing_is_refused(odd):
     given = {"models": {"one": len}, "queries": QUERIES, "rounds": 1, "calls": 1, **odd}
     with pytest.raises(ValueError, match=r"need one of each|do not fill"):
-        race(given.pop("models"), given.pop("queries"), **given)
+        benchmark_interleaved(given.pop("models"), given.pop("queries"), **given)
 
 
 def test_a_directory_is_as_large_as_its_files(tmp_path):
@@ -199,71 +197,78 @@ def broken(directory):
 """
 
 
+class Holder:
+    """A model that holds some bytes and takes 2 ms for each thread that it is given."""
+
+    def __init__(self, size=1000):
+        self.size = size
+
+    def save(self, directory):
+        directory.mkdir()
+        (directory / "size").write_text(str(self.size))
+        return directory
+
+
 @pytest.fixture
-def model(tmp_path, monkeypatch):
-    """A directory of a model that holds some bytes and takes 2 ms for each thread it was given."""
+def loader(tmp_path, monkeypatch):
     (tmp_path / "a_loader.py").write_text(LOADER)
-    (tmp_path / "size").write_text("1000")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path
+    return "a_loader:load"
 
 
-def test_each_number_of_threads_has_a_process_of_its_own(model):
-    found = speed_in_process(
-        model, FEW_QUERIES, threads=(1, 3), batch_sizes=(1, 8), repeats=5, loader="a_loader:load"
+def test_each_number_of_threads_has_a_process_of_its_own(loader):
+    found, _ = benchmark_served(
+        Holder(), FEW_QUERIES, threads=(1, 3), batch_sizes=(1, 32), repeats=5, loader=loader
     )
     assert [(s.threads, s.batch_size) for s in found] == [(1, 1), (1, 8), (3, 1), (3, 8)]
     assert found[0].p50_ms < 5 < found[2].p50_ms
 
 
-def test_peak_memory_is_that_of_the_model_and_not_of_who_asks(model):
+def test_peak_memory_is_that_of_the_model_and_not_of_this_process(loader):
     here = bytearray(300_000_000)
     here[::4096] = b"x" * len(here[::4096])
-    small = peak_memory_of(model, FEW_QUERIES, loader="a_loader:load")
-    (model / "size").write_text("100000000")
-    large = peak_memory_of(model, FEW_QUERIES, loader="a_loader:load")
+    limits = {"threads": (1,), "batch_sizes": (8,), "repeats": 1, "loader": loader}
+    small, large = (
+        benchmark_served(Holder(size), FEW_QUERIES, **limits)[1] for size in (1000, 100_000_000)
+    )
     assert large - small == pytest.approx(100_000_000, rel=0.1)
     assert small < len(here)
 
 
-def test_a_model_that_does_not_load_is_named_with_the_last_words(model):
+@pytest.mark.usefixtures("loader")
+def test_a_model_that_does_not_load_is_named_with_the_end_of_stderr():
     with pytest.raises(ModelError, match=r"could not be measured.*no weights, call \[PHONE\]"):
-        speed_in_process(model, FEW_QUERIES, threads=(1,), loader="a_loader:broken")
+        benchmark_served(Holder(), FEW_QUERIES, threads=(1,), loader="a_loader:broken")
 
 
-def test_no_thread_is_refused(model):
+def test_no_thread_and_no_queries_are_refused():
     with pytest.raises(ValueError, match="threads 0 is not 1 or more"):
-        peak_memory_of(model, FEW_QUERIES, threads=0)
-
-
-def test_a_batch_of_none_and_no_queries_are_refused(model):
-    with pytest.raises(ValueError, match="a batch of 0 queries"):
-        peak_memory_of(model, FEW_QUERIES, batch_size=0)
+        benchmark_served(Holder(), FEW_QUERIES, threads=(0,))
     with pytest.raises(ValueError, match="queries is empty"):
-        as_served(get_model("tfidf"), [])
+        benchmark_served(Holder(), [])
 
 
-def test_queries_reach_the_process_by_its_standard_input_only(model, monkeypatch):
+def test_queries_reach_the_process_by_its_standard_input_only(monkeypatch):
     seen = []
 
     def run(command, *, input, **given):
         seen.append((command, input))
-        return subprocess.CompletedProcess(command, 0, '{"peak": 7}\n', "")
+        return subprocess.CompletedProcess(command, 0, '{"speeds": [], "peak": 7}\n', "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert peak_memory_of(model, FEW_QUERIES) == 7
-    ((command, told),) = seen
-    assert "query 3" in told and not any("query" in word for word in command)
+    assert benchmark_served(Holder(), FEW_QUERIES, threads=(1,)) == ([], 7)
+    ((command, stdin),) = seen
+    assert "query 3" in stdin and not any("query" in word for word in command)
 
 
 def test_where_proc_is_absent_the_system_is_asked(monkeypatch):
     monkeypatch.setattr("pathlib.Path.is_file", lambda self: False)
-    assert isolated._peak_bytes() > 10_000_000
+    assert benchmark._peak_bytes() > 10_000_000
 
 
 def test_a_model_is_measured_as_it_would_be_served_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     fitted = get_model("tfidf").fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
-    speeds, peak = as_served(fitted, FEW_QUERIES, threads=(1,), batch_sizes=(1,), repeats=5)
+    speeds, peak = benchmark_served(fitted, FEW_QUERIES, threads=(1,), batch_sizes=(1,), repeats=5)
     assert [speed.batch_size for speed in speeds] == [1] and peak > 10_000_000
     assert list(tmp_path.iterdir()) == []

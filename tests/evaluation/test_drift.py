@@ -25,7 +25,7 @@ def test_steady_columns_are_said_to_be_steady():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "sentence"),
     [
         (-0.2, -0.01, "a real change"),
         (0.01, 0.2, "a real change"),
@@ -33,14 +33,14 @@ def test_steady_columns_are_said_to_be_steady():
         (0.0, 0.1, "may be chance"),
     ],
 )
-def test_a_change_is_real_when_its_interval_leaves_zero_out(low, high, said):
+def test_a_change_is_real_when_its_interval_leaves_zero_out(low, high, sentence):
     change = Estimate((low + high) / 2, low, high, 99)
-    assert said in drift_verdict([], change).sentences()[1]
+    assert sentence in drift_verdict([], change).sentences()[1]
 
 
-def test_a_change_is_told_in_points():
-    (_, said) = drift_verdict([], Estimate(-0.105, -0.2, -0.01, 99)).sentences()
-    assert "-10.5 points [-20.0, -1.0]" in said
+def test_a_change_is_in_points():
+    (_, sentence) = drift_verdict([], Estimate(-0.105, -0.2, -0.01, 99)).sentences()
+    assert "-10.5 points [-20.0, -1.0]" in sentence
 
 
 def test_a_change_is_now_minus_before():

@@ -98,7 +98,7 @@ def test_a_row_without_probabilities_and_a_label_without_a_column_are_refused():
 
 def test_nothing_is_sent_anywhere(monkeypatch):
     def refuse(*_):
-        raise AssertionError("a connection was tried")
+        raise AssertionError("a connection was attempted")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -110,8 +110,8 @@ def test_nothing_is_sent_anywhere(monkeypatch):
 
 def test_overlap_counts_both_directions_against_both_labels_rows():
     true = ["a"] * 20 + ["b"] * 30 + ["c"] * 10
-    said = ["b"] * 4 + ["a"] * 16 + ["a"] * 6 + ["b"] * 24 + ["c"] * 10
-    [row] = overlapping_intents(true, said, LABELS).to_dict("records")
+    predicted = ["b"] * 4 + ["a"] * 16 + ["a"] * 6 + ["b"] * 24 + ["c"] * 10
+    [row] = overlapping_intents(true, predicted, LABELS).to_dict("records")
     assert (row["first"], row["second"], row["n"]) == ("a", "b", 50)
     assert (row["first_as_second"], row["second_as_first"], row["share"]) == (4, 6, 0.2)
     # statsmodels.stats.proportion.proportion_confint(10, 50, method="wilson")
@@ -124,8 +124,8 @@ def test_confusion_in_one_direction_is_no_overlap():
 
 def test_the_worst_overlap_comes_first():
     true = ["a"] * 10 + ["b"] * 10 + ["c"] * 10
-    said = ["b"] + ["a"] * 9 + ["a"] + ["c"] * 4 + ["b"] * 5 + ["b"] * 4 + ["c"] * 6
-    assert overlapping_intents(true, said, LABELS)["first"].tolist() == ["b", "a"]
+    predicted = ["b"] + ["a"] * 9 + ["a"] + ["c"] * 4 + ["b"] * 5 + ["b"] * 4 + ["c"] * 6
+    assert overlapping_intents(true, predicted, LABELS)["first"].tolist() == ["b", "a"]
 
 
 # --- flips -------------------------------------------------------------------------------------
@@ -242,6 +242,6 @@ def test_an_empty_text_has_an_answer_and_no_words():
     assert found.words == found.weights == ()
 
 
-def test_of_a_long_text_the_first_words_are_tried():
+def test_of_a_long_text_only_the_first_words_are_weighed():
     (found,) = attribute(proba, CLASSES, ["emi " * 100], longest=5)
     assert len(found.words) == len(found.weights) == 5

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from nivesh_lib.evaluation import scores as metrics
+from nivesh_lib.evaluation import intervals
+from nivesh_lib.evaluation.intervals import share_of, wilson
 from nivesh_lib.evaluation.scores import (
     MIN_ROWS,
     by_slice,
@@ -20,9 +21,7 @@ from nivesh_lib.evaluation.scores import (
     paired_difference,
     per_class,
     score,
-    share_of,
     top_confusions,
-    wilson,
 )
 from nivesh_lib.records.estimate import Estimate
 
@@ -128,7 +127,7 @@ def test_scoring_in_blocks_changes_nothing(monkeypatch, metric):
     rng = np.random.default_rng(3)
     true, first, second = rng.integers(0, 40, (3, 500)).astype(str)
     whole = score(true, first, n_boot=60), paired_difference(true, first, second, metric=metric)
-    monkeypatch.setattr(metrics, "_BLOCK_CELLS", 7 * 40 * 40)
+    monkeypatch.setattr(intervals, "_BLOCK_CELLS", 7 * 40 * 40)
     blocks = score(true, first, n_boot=60), paired_difference(true, first, second, metric=metric)
     assert blocks == whole
 

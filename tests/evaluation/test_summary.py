@@ -168,10 +168,10 @@ def test_probes_are_averaged_by_name_id_and_fold_where_all_members_answered(cv):
     other = cv.oof.assign(loan=0.5, tax=0.5).sample(frac=1, random_state=0)
     mine, others = asked(cv.oof, "typos"), asked(other, "typos")
     both = [CrossValidation(cv.oof, (1.0, 3.0), table) for table in (mine, others)]
-    together = averaged(both).probes
+    together = averaged(both).case_answers
     np.testing.assert_allclose(together["tax"], (cv.oof["tax"] + 0.5) / 2)
     assert together[["probe", "id", "fold"]].equals(mine[["probe", "id", "fold"]])
-    assert averaged([both[0], cv]).probes is None
+    assert averaged([both[0], cv]).case_answers is None
 
 
 def test_a_view_tells_what_is_still_right_and_what_changed(train, cv):

@@ -12,7 +12,7 @@ from sklearn.dummy import DummyClassifier
 from nivesh_lib.data.schema import Issue
 from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.comparison import compare
-from nivesh_lib.evaluation.compression.gate import judge, recommended
+from nivesh_lib.evaluation.compression.gate import decide, recommended
 from nivesh_lib.evaluation.confidence.calibration import (
     calibration_table,
     cross_fitted_temperature,
@@ -26,9 +26,9 @@ from nivesh_lib.evaluation.robustness.behaviour import behaviour
 from nivesh_lib.evaluation.robustness.cases import INTRODUCED, POLITE
 from nivesh_lib.evaluation.robustness.fairness import (
     accuracy_gaps,
-    crossed,
     flip_rates,
     gap_table,
+    intersectional_scores,
     segment_scores,
 )
 from nivesh_lib.evaluation.scores import masks_by_column
@@ -76,12 +76,7 @@ def record():
         for name, proba in probabilities_of.items()
     }
     calibration = calibration_table(
-        calibrations,
-        probabilities_of,
-        frame["intent"],
-        rows=np.ones(n, dtype=bool),
-        bar=0.7,
-        n_boot=50,
+        calibrations, probabilities_of, frame["intent"], rows=np.ones(n, dtype=bool), bar=0.7
     )
     pairs = overlapping_intents(frame["intent"], predicted["weak"], LABELS)
     guess = DummyClassifier(strategy="most_frequent")
@@ -108,7 +103,9 @@ def record():
         "gaps": gap_table(accuracy_gaps(predicted["good"] == frame["intent"], masks)).to_dict(
             "records"
         ),
-        "crossed": crossed(frame, oof["good"], ["language", "income_segment"]).to_dict("records"),
+        "crossed": intersectional_scores(
+            frame, oof["good"], ["language", "income_segment"]
+        ).to_dict("records"),
         "flips": flip_rates(oof["good"], probes).to_dict("records"),
         "behaviour": [
             {"model": name, **row}
@@ -131,7 +128,7 @@ def optimised():
     frame["intent"] = rng.choice(LABELS, n)
     fp32, bad = (table_of(frame, rng, share) for share in (0.9, 0.5))
     judgements = [
-        judge(name, t, fp32, frame, n_boot=50) for name, t in (("int8", fp32), ("x", bad))
+        decide(name, t, fp32, frame, n_boot=50) for name, t in (("int8", fp32), ("x", bad))
     ]
     speeds = {
         (name, size): Speed(size, 1, ms, 2 * ms, 3 * ms, 100, 200, "Some CPU", ("avx2",))

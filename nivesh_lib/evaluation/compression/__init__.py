@@ -1,1 +1,1 @@
-"""How compressed models are judged against the model they stand in for."""
+"""Evaluation of compressed models against the model that they replace."""

@@ -1,7 +1,7 @@
-"""What a student may answer by itself before a slower teacher is asked.
+"""Cascades: the confidence from which a fast student answers in place of a slower teacher.
 
-Both are told by their out-of-fold probabilities: the student's confidence in its answer decides,
-and at a threshold the cascade answers with the student from there on, with the teacher below.
+Both models are given by their out-of-fold probabilities. The cascade predicts with the student
+where the student's confidence reaches the threshold, and with the teacher below.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.confidence.calibration import confidence_of
-from nivesh_lib.evaluation.intervals import more_right, points
+from nivesh_lib.evaluation.intervals import paired_accuracy_difference, points, share_of
 from nivesh_lib.evaluation.resampling.cross_validation import (
-    aligned,
+    aligned_pair,
+    confidence_of,
     predicted_labels,
     probabilities,
     true_labels,
 )
-from nivesh_lib.evaluation.scores import headline_mask, score, share_of
+from nivesh_lib.evaluation.scores import headline_mask, point_scores
 from nivesh_lib.records.estimate import Estimate
 
 ALLOWED_LOSS = 0.002  # accuracy, absolute
@@ -30,12 +30,12 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Split:
-    """Where a cascade draws the line, and what that costs on rows that had no say.
+class CascadeThreshold:
+    """The threshold of a cascade with cross-fitted estimates.
 
-    ``threshold`` comes from all rows and belongs into the model; ``by_fold`` are those that the
-    other folds gave each fold. The estimates are cross-fitted: ``share`` of the queries that the
-    student answers, ``accuracy`` of the cascade and ``loss``, the teacher's accuracy minus it.
+    ``threshold`` is fitted on all rows, for the deployed model; ``by_fold`` has those fitted on
+    the other folds of each fold, for the estimates: ``share`` of the queries that the student
+    answers, ``accuracy`` of the cascade and ``loss``, the teacher's accuracy minus it.
     """
 
     threshold: float
@@ -47,12 +47,12 @@ class Split:
 
     @property
     def holds(self) -> bool:
-        """Whether the cross-fitted loss is one that was allowed."""
+        """Whether the cross-fitted loss is allowed."""
         return self.loss.value <= self.allowed_loss + _ROUNDING
 
     @property
     def sentence(self) -> str:
-        """What the cascade does, in one sentence."""
+        """Threshold, share and loss in one sentence."""
         allowed = f"{100 * self.allowed_loss:.1f}"
         if self.threshold >= NEVER:
             return f"For a loss of at most {allowed} points the student may answer nothing."
@@ -71,20 +71,9 @@ class Split:
         return asdict(self) | {"holds": self.holds, "sentence": self.sentence}
 
 
-def _matched(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
-    """Return the student's table with the rows and columns of the teacher's."""
-    mine, theirs = (set(map(str, probabilities(table))) for table in (student, teacher))
-    if alone := sorted(mine ^ theirs):
-        raise ValueError(f"student and teacher have other labels: {alone[0]!r} is only in one")
-    rows = aligned(student, teacher["id"])[list(teacher)]
-    if (rows["fold"].to_numpy() != teacher["fold"].to_numpy()).any():
-        raise ValueError("student and teacher were made on other folds")
-    return rows
-
-
 @dataclass(frozen=True)
 class _Answers:
-    """Answers to headline rows, the student's surest first."""
+    """Predictions for headline rows, in falling order of the student's confidence."""
 
     fold: np.ndarray
     confidence: np.ndarray
@@ -96,58 +85,52 @@ class _Answers:
         return _Answers(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     def at(self, threshold: float | np.ndarray) -> np.ndarray:
-        """Return the label that the cascade gives each row."""
+        """Return the label that the cascade predicts for each row."""
         return np.where(self.confidence >= threshold, self.student, self.teacher)
 
 
-def _answers(
-    student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame, label: str
-) -> _Answers:
+def _answers(student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame) -> _Answers:
     rows = frame[headline_mask(frame)]
-    teacher = aligned(teacher_oof, rows["id"])
-    student = _matched(student_oof, teacher)
-    sure = confidence_of(probabilities(student))
+    student, teacher = aligned_pair(
+        student_oof, teacher_oof, rows["id"], names=("student", "teacher")
+    )
+    confidence = confidence_of(probabilities(student))
     found = _Answers(
         teacher["fold"].to_numpy(),
-        sure,
-        true_labels(rows, label, teacher),
+        confidence,
+        true_labels(rows, teacher),
         predicted_labels(student),
         predicted_labels(teacher),
     )
-    return found.part(np.argsort(-sure, kind="stable"))
+    return found.part(np.argsort(-confidence, kind="stable"))
 
 
-def cascade_curve(
-    student_oof: pd.DataFrame,
-    teacher_oof: pd.DataFrame,
-    frame: pd.DataFrame,
-    *,
-    label: str = "intent",
+def cascade_scores(
+    student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return what a cascade scores on headline rows, from the teacher alone to the student alone.
+    """Return the scores of a cascade on headline rows by threshold.
 
     Returns
     -------
     DataFrame
-        ``threshold``, falling, one for each distinct confidence or, where these are many, for
-        200 of them; ``share`` of queries that the student answers; ``accuracy`` and ``macro_f1``
-        of the cascade; ``loss``, the teacher's accuracy minus it.
+        ``threshold``, falling from the teacher alone to the student alone, one for each distinct
+        confidence or for 200 of them; ``share`` of queries that the student answers; each metric
+        of the cascade; ``loss``, the teacher's accuracy minus the cascade's.
 
     Raises
     ------
     ValueError
-        The two have other labels, a row has no answer, or a true label is none of theirs.
+        The two have different labels or folds, or lack a row or a true label.
     """
-    answers = _answers(student_oof, teacher_oof, frame, label)
+    answers = _answers(student_oof, teacher_oof, frame)
     bounds = np.unique(answers.confidence)[::-1]
     if len(bounds) > _MOST_POINTS:
         bounds = bounds[np.linspace(0, len(bounds) - 1, _MOST_POINTS).round().astype(int)]
     table = []
     for threshold in [NEVER, *bounds]:
-        scores = score(answers.true, answers.at(threshold), n_boot=1)
         share = float((answers.confidence >= threshold).mean())
-        values = {metric: estimate.value for metric, estimate in scores.items()}
-        table.append({"threshold": float(threshold), "share": share, **values})
+        scores = point_scores(answers.true, answers.at(threshold))
+        table.append({"threshold": float(threshold), "share": share, **scores})
     curve = pd.DataFrame(table)
     return curve.assign(loss=curve["accuracy"].iloc[0] - curve["accuracy"])
 
@@ -158,61 +141,59 @@ def choose_threshold(
     frame: pd.DataFrame,
     *,
     allowed_loss: float = ALLOWED_LOSS,
-    label: str = "intent",
-) -> Split:
-    """Return the lowest threshold that may be expected to lose no more, and its cross-fitted loss.
+) -> CascadeThreshold:
+    """Return the lowest threshold with an allowed loss, and its cross-fitted estimates.
 
-    The loss that is allowed is kept to with one standard error to spare: at the very edge, where
-    the student begins to fail, every second set of other rows would lose more. A threshold chosen
-    on some rows still looks better on them than it is, so each fold is judged at the one that the
-    other folds give, and the estimates are those.
+    The loss must be allowed with a margin of one standard error: at the limit itself, every
+    second set of other rows would lose more. A threshold is biased on the rows that it was chosen
+    on, so each fold is evaluated at the threshold of the other folds.
 
     Parameters
     ----------
     student_oof, teacher_oof : DataFrame
         ``id``, ``fold`` and a probability for each label, both made on the same folds; the
-        student's calibrated as the model that the threshold goes into.
+        student calibrated like the model that will use the threshold.
     allowed_loss : float
         Accuracy that the cascade may lose to the teacher, absolute.
 
     Raises
     ------
     ValueError
-        Fewer than two folds, other labels, a row without an answer or with a true label that is
-        none of theirs, or a loss that is no share.
+        Fewer than two folds, different labels or folds, a missing row or true label, or a loss
+        that is not a share.
     """
     if not 0 <= allowed_loss <= 1:
         raise ValueError(f"allowed_loss {allowed_loss} is no share; 0.2 points are 0.002")
-    answers = _answers(student_oof, teacher_oof, frame, label)
+    answers = _answers(student_oof, teacher_oof, frame)
     folds = np.unique(answers.fold)
     if len(folds) < 2:
         raise ValueError("the rows lie in fewer than 2 folds; there is nothing to cross-fit with")
     by_fold = {int(k): _lowest(answers.part(answers.fold != k), allowed_loss) for k in folds}
     bounds = np.array([by_fold[int(k)] for k in answers.fold])
     right, teacher = answers.at(bounds) == answers.true, answers.teacher == answers.true
-    return Split(
+    return CascadeThreshold(
         threshold=_lowest(answers, allowed_loss),
         by_fold=by_fold,
         share=share_of(answers.confidence >= bounds),
         accuracy=share_of(right),
-        loss=more_right(teacher, right),
+        loss=paired_accuracy_difference(teacher, right),
         allowed_loss=allowed_loss,
     )
 
 
 def _lowest(answers: _Answers, allowed_loss: float) -> float:
-    """Return the lowest threshold whose loss, and a standard error more, is allowed.
+    """Return the lowest threshold whose loss plus one standard error is allowed.
 
-    It lies half way to the next confidence, so that other rows do not stumble over it.
+    It lies midway to the next confidence, as the largest-margin choice.
     """
     student, teacher = answers.student == answers.true, answers.teacher == answers.true
     lost, n = np.cumsum(teacher.astype(int) - student), len(student)
     apart = np.cumsum(teacher != student)
     error = np.sqrt(np.maximum(apart - lost**2 / n, 0.0))  # of the sum over n rows of -1, 0 and 1
-    sure = answers.confidence
-    last = np.append(np.diff(sure) != 0, True)  # equal confidences are answered together
+    confidence = answers.confidence
+    last = np.append(np.diff(confidence) != 0, True)  # equal confidences are answered together
     good = np.flatnonzero(last & (lost + error <= allowed_loss * n + _ROUNDING))
     if not len(good):
         return NEVER
     at = int(good[-1])
-    return float((sure[at] + sure[at + 1]) / 2) if at + 1 < n else 0.0
+    return float((confidence[at] + confidence[at + 1]) / 2) if at + 1 < n else 0.0

@@ -1,4 +1,4 @@
-"""Whether an optimised model may take the place of the one it was made from."""
+"""The gate for optimised models: may one replace the model that it was made from?"""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.benchmark import Speed
-from nivesh_lib.evaluation.confidence.calibration import calibration_error, confidence_of
-from nivesh_lib.evaluation.intervals import more_right, points
+from nivesh_lib.evaluation.confidence.calibration import calibration_error
+from nivesh_lib.evaluation.intervals import paired_accuracy_difference, points, share_of
 from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
 from nivesh_lib.evaluation.resampling.cross_validation import (
-    aligned,
+    aligned_pair,
+    confidence_of,
     predicted_labels,
     probabilities,
     true_labels,
 )
-from nivesh_lib.evaluation.scores import headline_mask, score, share_of
+from nivesh_lib.evaluation.scores import headline_mask, score
 from nivesh_lib.records.estimate import Estimate
 
-GAIN = 1.05  # times as fast or small: less than a twentieth is the noise of a measurement
+GAIN = 1.05  # times as fast or small: less is within measurement noise
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """An optimised model beside its reference, on the same out-of-fold rows.
+class GateDecision:
+    """An optimised model against its reference, on the same out-of-fold rows.
 
     ``verdict`` is "refused" where the model loses more accuracy than ``allowed_loss``, "no gain"
-    where it is known to be neither faster nor smaller, else "kept". ``difference`` is the model's
-    accuracy minus the reference's, paired; ``agreement`` the share of rows with the same answer.
-    ``times_as_fast`` and ``times_as_small`` are None where they were not measured.
+    where it is known to be neither faster nor smaller, else "kept". ``difference`` is the paired
+    difference in accuracy, the model minus the reference; ``agreement`` the share of rows with
+    the same label. The scores have each metric and the calibration error. ``times_as_fast`` and
+    ``times_as_small`` are None where they were not measured.
     """
 
     name: str
@@ -42,40 +44,40 @@ class Judgement:
     allowed_loss: float
     difference: Estimate
     agreement: Estimate
-    accuracy: Estimate
-    macro_f1: Estimate
-    calibration_error: Estimate
-    reference_accuracy: Estimate
-    reference_macro_f1: Estimate
-    reference_calibration_error: Estimate
+    scores: dict[str, Estimate]
+    reference_scores: dict[str, Estimate]
     times_as_fast: float | None = None
     times_as_small: float | None = None
 
     @property
     def may_lose_more(self) -> bool:
-        """Whether the interval of the difference reaches beyond what may be lost."""
+        """Whether the interval of the difference includes a loss that is not allowed."""
         return self.difference.low < -self.allowed_loss - _ROUNDING
 
     @property
     def sentence(self) -> str:
         """The verdict with its reason, in one sentence."""
         found = self.difference
-        told = f"{points(found.value)} points of accuracy against {self.reference}"
+        change = f"{points(found.value)} points of accuracy against {self.reference}"
         if self.verdict == "refused":
-            return (
-                f"{self.name}: refused, {told} [{points(found.low)}, {points(found.high)}], where "
-                f"{points(-self.allowed_loss)} is allowed."
-            )
+            interval = f"[{points(found.low)}, {points(found.high)}]"
+            allowed = f"where {points(-self.allowed_loss)} is allowed"
+            return f"{self.name}: refused, {change} {interval}, {allowed}."
         reaches = f", though the interval reaches {points(found.low)}" * self.may_lose_more
         why = " (neither faster nor smaller)" * (self.verdict == "no gain")
         return (
-            f"{self.name}: {self.verdict}{why}, {told}{reaches}; "
+            f"{self.name}: {self.verdict}{why}, {change}{reaches}; "
             f"{100 * self.agreement.value:.1f} of 100 answers are the same."
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values and the sentence, ready for JSON."""
-        return asdict(self) | {"may_lose_more": self.may_lose_more, "sentence": self.sentence}
+        plain = asdict(self)
+        scores, reference = plain.pop("scores"), plain.pop("reference_scores")
+        speed = {name: plain.pop(name) for name in ("times_as_fast", "times_as_small")}
+        reference = {f"reference_{name}": estimate for name, estimate in reference.items()}
+        extra = {"may_lose_more": self.may_lose_more, "sentence": self.sentence}
+        return plain | scores | reference | speed | extra
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Recommendation:
         return asdict(self)
 
 
-def judge(
+def decide(
     name: str,
     candidate_oof: pd.DataFrame,
     reference_oof: pd.DataFrame,
@@ -101,68 +103,64 @@ def judge(
     allowed_loss: float = ALLOWED_LOSS,
     times_as_fast: float | None = None,
     times_as_small: float | None = None,
-    label: str = "intent",
     n_boot: int = 2000,
     seed: int = 42,
-) -> Judgement:
-    """Judge an optimised model on the rows that headline scores use.
+) -> GateDecision:
+    """Decide on an optimised model by the rows that headline scores use.
 
-    The point decides, so that a small data set does not refuse everything; the sentence says
-    where the interval allows a larger loss.
+    The point estimate decides, since on a small data set the interval would refuse everything;
+    the sentence names an interval that includes a larger loss.
 
     Parameters
     ----------
     candidate_oof, reference_oof : DataFrame
         ``id``, ``fold`` and a probability for each label, both made on the same folds.
     frame : DataFrame
-        ``id``, the true label and ``selection`` of each row; a row without answers is an error.
+        ``id``, the true label and ``selection`` of each row.
     allowed_loss : float
         Accuracy that may be lost, absolute; `objectives.allowed_loss_for` a dataset.
     times_as_fast, times_as_small : float, optional
-        Against the reference, such as a `latency.race` gives; below `GAIN` neither is a gain.
+        Relative to the reference, as `benchmark_interleaved` measures it; below `GAIN` there is
+        no gain.
 
     Raises
     ------
     ValueError
-        The labels or folds of the two differ, an id has no answer, a true label is none of
-        theirs, no row counts for scores, or ``allowed_loss`` is no share.
+        The two have different labels or folds, an id or a true label is missing in them, no row
+        counts for scores, or ``allowed_loss`` is not a share.
     """
     if not 0 <= allowed_loss < 1:
         raise ValueError(f"allowed_loss {allowed_loss} is no share; half a point is 0.005")
-    if set(probabilities(candidate_oof)) != set(probabilities(reference_oof)):
-        raise ValueError(f"{name}: its labels are not those of {reference}")
     rows = headline_mask(frame)
     if not rows.any():
         raise ValueError(f"{name}: none of the {len(frame)} rows counts for scores; all are hard")
-    ids, true = frame["id"][rows], true_labels(frame[rows], label, reference_oof)
-    answers = [aligned(table, ids) for table in (candidate_oof, reference_oof)]
-    if (answers[0]["fold"] != answers[1]["fold"]).any():
-        raise ValueError(f"{name} and {reference} were made on other folds")
-    predicted = [predicted_labels(table) for table in answers]
-    mine, theirs = (
+    tables = aligned_pair(candidate_oof, reference_oof, frame["id"][rows], names=(name, reference))
+    true = true_labels(frame[rows], reference_oof)
+    predicted = [predicted_labels(table) for table in tables]
+    scores, reference_scores = (
         _scores(table, column, true, n_boot, seed)
-        for table, column in zip(answers, predicted, strict=True)
+        for table, column in zip(tables, predicted, strict=True)
     )
-    difference = more_right(predicted[0] == true, predicted[1] == true)
-    return Judgement(
+    difference = paired_accuracy_difference(predicted[0] == true, predicted[1] == true)
+    return GateDecision(
         name,
         reference,
         _verdict(difference.value, allowed_loss, times_as_fast, times_as_small),
         allowed_loss,
         difference,
         share_of(predicted[0] == predicted[1]),
-        **mine,
-        **{f"reference_{metric}": estimate for metric, estimate in theirs.items()},
-        times_as_fast=times_as_fast,
-        times_as_small=times_as_small,
+        scores,
+        reference_scores,
+        times_as_fast,
+        times_as_small,
     )
 
 
 def _scores(
     oof: pd.DataFrame, predicted: np.ndarray, true: np.ndarray, n_boot: int, seed: int
 ) -> dict[str, Estimate]:
-    sure = confidence_of(probabilities(oof))
-    error = calibration_error(sure, predicted == true, n_boot=n_boot, seed=seed)
+    confidence = confidence_of(probabilities(oof))
+    error = calibration_error(confidence, predicted == true, n_boot=n_boot, seed=seed)
     return {**score(true, predicted, n_boot=n_boot, seed=seed), "calibration_error": error}
 
 
@@ -175,38 +173,38 @@ def _verdict(difference: float, allowed: float, fast: float | None, small: float
 
 
 def recommended(
-    judgements: Sequence[Judgement],
+    decisions: Sequence[GateDecision],
     speeds: Mapping[str, Speed],
     sizes: Mapping[str, float],
     objectives: Mapping[str, Any],
 ) -> Recommendation:
-    """Return the fastest model that was kept and answers in time, and the reasons.
+    """Return the fastest kept model that meets the latency target, and the reasons.
 
-    The reference takes part. Models within a twentieth of the fastest count as equally fast, and
-    the smallest of them is taken. Where none answers in time the reference stays.
+    The reference is a candidate too. Models within 5 % of the fastest count as equally fast, and
+    the smallest of them is chosen. Where none meets the target the reference stays.
 
     Parameters
     ----------
-    judgements
+    decisions
         All against one reference.
     speeds
-        Name -> speed of single queries, that of the reference among them; a kept model without
-        one is left out.
+        Name -> speed of single queries, including the reference's; a kept model without one is
+        left out.
     sizes
         Name -> bytes on disk.
     objectives
-        Of the dataset, as `objectives.values_for` returns them; ``latency_target_ms`` is read.
+        Of the dataset, as `objectives.values_for` returns them; ``latency_target_ms`` is used.
 
     Raises
     ------
     ValueError
-        No judgement, several references, or no speed or size of one that takes part.
+        No decision, several references, or a candidate without speed or size.
     """
-    references = {judged.reference for judged in judgements}
+    references = {one.reference for one in decisions}
     if len(references) != 1:
-        raise ValueError(f"need judgements against one reference: {sorted(references)}")
+        raise ValueError(f"need decisions against one reference: {sorted(references)}")
     (reference,) = references
-    kept = [reference, *(j.name for j in judgements if j.verdict == "kept" and j.name in speeds)]
+    kept = [reference, *(d.name for d in decisions if d.verdict == "kept" and d.name in speeds)]
     if missing := [name for name in kept if name not in speeds or name not in sizes]:
         raise ValueError(f"no speed or no size of {', '.join(missing)}")
     target = objectives.get("latency_target_ms")
@@ -217,9 +215,9 @@ def recommended(
     fastest = min(speeds[name].p50_ms for name in in_time)
     level = [name for name in in_time if speeds[name].p50_ms <= GAIN * fastest]
     best = min(level, key=lambda name: sizes[name])
-    judged = next((j for j in judgements if j.name == best), None)
-    why = [_in_time(speeds[best], target), *_gains(best, reference, speeds, sizes, judged)]
-    why += _refusals(judgements)
+    decision = next((one for one in decisions if one.name == best), None)
+    why = [_in_time(speeds[best], target), *_gains(best, reference, speeds, sizes, decision)]
+    why += _refusals(decisions)
     return Recommendation(
         best, None if target is None else True, f"{best} is recommended: {'; '.join(why)}."
     )
@@ -235,22 +233,22 @@ def _gains(
     reference: str,
     speeds: Mapping[str, Speed],
     sizes: Mapping[str, float],
-    judged: Judgement | None,
+    decision: GateDecision | None,
 ) -> list[str]:
-    if judged is None:
+    if decision is None:
         return ["nothing that was kept is faster"]
     fast = speeds[reference].p50_ms / speeds[best].p50_ms
     small = sizes[best] / sizes[reference]
-    reaches = f", down to {points(judged.difference.low)} at worst" * judged.may_lose_more
+    reaches = f", down to {points(decision.difference.low)} at worst" * decision.may_lose_more
     return [
         f"{fast:.1f} times as fast as {reference} and {100 * small:.0f} % of its size",
-        f"{points(judged.difference.value)} points of accuracy{reaches}",
+        f"{points(decision.difference.value)} points of accuracy{reaches}",
     ]
 
 
-def _refusals(judgements: Sequence[Judgement]) -> list[str]:
-    told = []
-    for verdict, said in (("refused", "refused"), ("no gain", "no gain from")):
-        names = [judged.name for judged in judgements if judged.verdict == verdict]
-        told += [f"{said} {', '.join(names)}"] if names else []
-    return told
+def _refusals(decisions: Sequence[GateDecision]) -> list[str]:
+    parts = []
+    for verdict, text in (("refused", "refused"), ("no gain", "no gain from")):
+        names = [one.name for one in decisions if one.verdict == verdict]
+        parts += [f"{text} {', '.join(names)}"] if names else []
+    return parts

@@ -1,7 +1,7 @@
-"""Whether a confidence of 0.8 is right eight times in ten, and the temperature that mends it.
+"""Calibration: reliability, calibration error, Brier score and temperature scaling.
 
-Probabilities come as a frame with one column for each label, as `crossval.probabilities` gives
-them; labels as one column.
+Probabilities are a frame with one column for each label, as `cross_validation.probabilities`
+returns them; labels are one column.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from nivesh_lib.evaluation.scores import Column, _percentile, _resampled, share_of, wilson
+from nivesh_lib.evaluation.intervals import bootstrap_rows, percentile_interval, wilson
+from nivesh_lib.evaluation.resampling.cross_validation import confidence_of, label_positions
+from nivesh_lib.evaluation.scores import Column
 from nivesh_lib.records.estimate import Estimate
 
 N_BINS = 15  # Guo et al. 2017
-BESIDE = 2  # bins on either side whose gaps help to tell the sign of a bin's own
-LARGE = 0.08  # a calibration error that a temperature has to quarter
-SMALLEST = 1e-12  # probability that a logarithm still takes
+NEIGHBOURS = 2  # bins on either side whose gaps help to estimate the sign of a bin's own
+LARGE = 0.08  # a calibration error that temperature scaling has to reduce to a quarter
+SMALLEST = 1e-12  # lower bound of probabilities in logarithms
 _LOG_TEMPERATURES = (-3.0, 3.0)  # 0.05 to 20
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a temperature does to out-of-fold probabilities.
+    """Cross-fitted temperature scaling of out-of-fold probabilities.
 
-    ``temperature`` is the one to save in the model; ``by_fold`` those that the other folds gave
-    each fold; ``proba`` the probabilities after them. ``before`` and ``after`` are calibration
-    errors over the rows that the temperature was fitted on, each row calibrated without its own
-    fold. Where that did not help, ``helped`` is false and everything is as it was.
+    ``temperature`` is the one to save in the model; ``by_fold`` those fitted on the other folds
+    of each fold; ``proba`` the probabilities scaled by these. ``before`` and ``after`` are
+    calibration errors over the rows that the temperature was fitted on, each row calibrated
+    without its own fold. Where scaling does not lower the error, ``helped`` is false and the
+    temperatures are 1.
     """
 
     temperature: float
@@ -44,11 +47,11 @@ class Calibration:
 
     @property
     def goal(self) -> float:
-        """What the error may be afterwards: a quarter of one that is large, else no more."""
+        """The largest acceptable error afterwards: a quarter of a large one, else the same."""
         return self.before.value / 4 if self.before.value >= LARGE else max(self.before.value, 0.0)
 
     def applied(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return answers of the folds' models, each at the temperature of its fold.
+        """Return probabilities of the folds' models, each scaled by the temperature of its fold.
 
         Parameters
         ----------
@@ -56,12 +59,13 @@ class Calibration:
             ``id``, ``fold`` and a probability for each label.
         """
         labels = [name for name in table if name not in ("id", "fold")]
-        mended = table.copy()
+        calibrated = table.copy()
         for fold, temperature in self.by_fold.items():
             held = (table["fold"] == fold).to_numpy()
             if held.any() and temperature != 1:
-                mended.loc[held, labels] = scaled(table.loc[held, labels].to_numpy(), temperature)
-        return mended
+                values = table.loc[held, labels].to_numpy()
+                calibrated.loc[held, labels] = scaled(values, temperature)
+        return calibrated
 
     def __str__(self) -> str:
         if not self.helped:
@@ -72,24 +76,15 @@ class Calibration:
         )
 
 
-def confidence_of(proba: pd.DataFrame) -> np.ndarray:
-    """Return the probability of the most probable label for each row, shape (n,)."""
-    return proba.max(axis=1).to_numpy()
-
-
 def is_right(proba: pd.DataFrame, y: Column) -> np.ndarray:
     """Return whether the most probable label is the true one for each row, shape (n,)."""
     return proba.to_numpy().argmax(axis=1) == _columns_of(proba, y)
 
 
 def _columns_of(proba: pd.DataFrame, y: Column) -> np.ndarray:
-    found = proba.columns.get_indexer(pd.Index(np.asarray(y, dtype=object)))
-    if len(found) != len(proba) or not len(found):
-        raise ValueError(f"need a label for each row of probabilities: {len(proba)}, {len(found)}")
-    if (found < 0).any():
-        missing = np.asarray(y, dtype=object)[found < 0][0]
-        raise ValueError(f"label {missing!r} has no column of probabilities")
-    return found
+    if len(y) != len(proba) or not len(y):
+        raise ValueError(f"need a label for each row of probabilities: {len(proba)}, {len(y)}")
+    return label_positions(proba, y)
 
 
 # --- reliability -----------------------------------------------------------------
@@ -105,9 +100,9 @@ def _bin_of(confidence: np.ndarray, n_bins: int) -> np.ndarray:
 def reliability_bins(
     confidence: np.ndarray, right: np.ndarray, *, n_bins: int = N_BINS
 ) -> pd.DataFrame:
-    """Return mean confidence and share right in bins of as equal a number of rows as ties allow.
+    """Return mean confidence and accuracy in bins of equally many rows, as far as ties allow.
 
-    Equal mass, since bins of equal width leave some with hardly a row (Nguyen and O'Connor 2015).
+    Bins of equal mass, since bins of equal width can be almost empty (Nguyen and O'Connor 2015).
 
     Returns
     -------
@@ -141,18 +136,18 @@ def calibration_error(
     n_boot: int = 2000,
     seed: int = 42,
 ) -> Estimate:
-    """Return the expected calibration error of the top label, without its bias, and an interval.
+    """Return the debiased expected calibration error of the top label, with an interval.
 
-    The usual estimate, mean |accuracy - confidence| over bins (Guo et al. 2017), is above zero
-    for a perfect model, by chance alone: 0.05 with 800 rows in 15 bins (Bröcker 2012; Kumar,
-    Liang and Ma 2019; Roelofs et al. 2022). Here the sign of a bin's gap is told by one half of
-    its rows and the bins beside it, its size by the other half, averaged over all halvings in
-    the normal limit. A perfect model gets zero on average and a clear gap its full size; a gap
-    about as large as its own noise, or one that changes sign from bin to bin, gets less. Single
-    estimates can fall below zero, as they must to be right on average.
+    The usual estimate, mean |accuracy - confidence| over bins (Guo et al. 2017), is biased
+    upwards: 0.05 for a perfectly calibrated model with 800 rows in 15 bins (Bröcker 2012; Kumar,
+    Liang and Ma 2019; Roelofs et al. 2022). Here the sign of a bin's gap is estimated from one
+    half of its rows and the neighbouring bins, its size from the other half, averaged over all
+    halvings in the normal limit. The estimate is zero on average for a perfectly calibrated
+    model and unbiased for a clear gap; a gap about as large as its own noise, or one that changes
+    sign from bin to bin, is underestimated. Single estimates can be negative.
 
-    The interval comes from a bootstrap over rows with the bins held fixed. Resamples add noise
-    of their own to the gaps, so their spread is used, around the estimate, and not their
+    The interval comes from a bootstrap over rows with the bins held fixed. Resampling adds noise
+    to the gaps, so the centred spread of the draws is used around the estimate, and not their
     percentiles (Davison and Hinkley 1997, section 5.2).
 
     Parameters
@@ -179,9 +174,9 @@ def calibration_error(
         return np.stack(drawn).reshape(3, len(rows), width)
 
     value = float(_debiased(sums(np.arange(len(bins))[None, :]))[0])
-    draws = _resampled(len(bins), 1, n_boot, seed)
+    draws = bootstrap_rows(len(bins), n_boot, seed)
     drawn = np.concatenate([_debiased(sums(rows)) for rows in draws])
-    low, high = _percentile(drawn - drawn.mean())
+    low, high = percentile_interval(drawn - drawn.mean())
     return Estimate(value, value - high, value - low, len(bins))
 
 
@@ -189,16 +184,17 @@ def _debiased(sums: np.ndarray) -> np.ndarray:
     """Return the sum over bins of sign * size, expected over halvings of the bins' rows.
 
     The halves of a bin whose gaps sum to g with variance v sum to (g + e)/2 and (g - e)/2,
-    e ~ N(0, v). With m from the bins beside it, u = g + 2m and s = √v,
-    E[sign(u + e) (g - e)] = g (2 Φ(u/s) - 1) - 2 s φ(u/s); calibrated, that is zero on average.
+    e ~ N(0, v). With m from the neighbouring bins, u = g + 2m and s = √v,
+    E[sign(u + e) (g - e)] = g (2 Φ(u/s) - 1) - 2 s φ(u/s), which is zero on average under
+    perfect calibration.
     """
     rows, gaps, variances = sums
-    beside = np.zeros_like(gaps)
-    for step in range(1, BESIDE + 1):
-        beside[..., step:] += gaps[..., :-step]
-        beside[..., :-step] += gaps[..., step:]
-    noise = np.sqrt(variances) + 1e-12  # an empty bin has none
-    ratio = np.clip((gaps + 2 * beside) / noise, -30, 30)
+    neighbours = np.zeros_like(gaps)
+    for step in range(1, NEIGHBOURS + 1):
+        neighbours[..., step:] += gaps[..., :-step]
+        neighbours[..., :-step] += gaps[..., step:]
+    noise = np.sqrt(variances) + 1e-12  # 0 in an empty bin
+    ratio = np.clip((gaps + 2 * neighbours) / noise, -30, 30)
     terms = gaps * (2 * norm.cdf(ratio) - 1) - 2 * noise * norm.pdf(ratio)
     return terms.sum(axis=-1) / rows.sum(axis=-1)
 
@@ -206,30 +202,24 @@ def _debiased(sums: np.ndarray) -> np.ndarray:
 # --- proper scores ---------------------------------------------------------------
 
 
-def brier(proba: pd.DataFrame, y: Column, *, n_boot: int = 2000, seed: int = 42) -> Estimate:
+def brier(proba: pd.DataFrame, y: Column) -> float:
     """Return the mean squared error over all labels, from 0 to 2 (Brier 1950)."""
     targets = np.eye(proba.shape[1])[_columns_of(proba, y)]
-    return _mean(((proba.to_numpy() - targets) ** 2).sum(axis=1), n_boot, seed)
+    return float(((proba.to_numpy() - targets) ** 2).sum(axis=1).mean())
 
 
 def _losses(proba: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(proba[np.arange(len(columns)), columns], SMALLEST, None))
 
 
-def _mean(values: np.ndarray, n_boot: int, seed: int) -> Estimate:
-    draws = _resampled(len(values), 1, n_boot, seed)
-    low, high = _percentile(np.concatenate([values[rows].mean(axis=1) for rows in draws]))
-    return Estimate(float(values.mean()), low, high, len(values))
-
-
 # --- temperature -----------------------------------------------------------------
 
 
 def scaled(proba: np.ndarray, temperature: float) -> np.ndarray:
-    """Return probabilities whose logarithms were divided by ``temperature``, shape as given.
+    """Return probabilities whose logarithms are divided by ``temperature``, of the same shape.
 
-    Above 1 answers become less sure, below 1 surer; their order stays (Guo et al. 2017). It acts
-    on probabilities, so that it serves models without logits too.
+    Above 1 the confidence falls, below 1 it rises; the order of the labels stays (Guo et al.
+    2017). It applies to probabilities, and so to models without logits too.
     """
     logits = np.log(np.clip(proba, SMALLEST, None)) / temperature
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -256,7 +246,7 @@ def cross_fitted_temperature(
     n_boot: int = 2000,
     seed: int = 42,
 ) -> Calibration:
-    """Calibrate each fold with the temperature that the other folds give.
+    """Calibrate each fold with the temperature fitted on the other folds.
 
     Parameters
     ----------
@@ -267,9 +257,9 @@ def cross_fitted_temperature(
     folds : array (n,)
         Fold of each row.
     rows : mask (n,), optional
-        Rows to fit and judge on, by default all; every row is calibrated. Pass the rows of
-        `slices.headline_mask`: rows selected for being hard are wrong more often than traffic
-        is, and a temperature that serves both answers the natural ones too timidly.
+        Rows to fit and evaluate on, by default all; every row is calibrated. Pass
+        `scores.headline_mask`: rows selected for being hard are wrong more often than traffic,
+        and a temperature fitted on both makes the natural ones underconfident.
 
     Raises
     ------
@@ -279,7 +269,7 @@ def cross_fitted_temperature(
     labels, fold_of = np.asarray(y, dtype=object), np.asarray(folds)
     used = np.ones(len(labels), dtype=bool) if rows is None else np.asarray(rows, dtype=bool)
     if not len(oof_proba) == len(labels) == len(fold_of) == len(used):
-        raise ValueError("oof_proba, y, folds and rows must have a row for each other's")
+        raise ValueError("oof_proba, y, folds and rows must have the same length")
     present = np.unique(fold_of)
     if len(np.unique(fold_of[used])) < 2:
         raise ValueError("the rows lie in fewer than 2 folds; there is nothing to cross-fit with")
@@ -294,26 +284,12 @@ def cross_fitted_temperature(
         return calibration_error(confidence_of(chosen), right, n_boot=n_boot, seed=seed)
 
     before, after = error(oof_proba), error(calibrated)
-    # Never below zero: of two errors that are both noise, the untouched model's is as good.
+    # Not below zero: of two errors that are both noise, the unscaled model's is as good.
     if max(after.value, 0.0) >= max(before.value, 0.0):
-        as_it_was = dict.fromkeys(by_fold, 1.0)
-        return Calibration(1.0, as_it_was, oof_proba.copy(), before, before, helped=False)
+        unscaled = dict.fromkeys(by_fold, 1.0)
+        return Calibration(1.0, unscaled, oof_proba.copy(), before, before, helped=False)
     temperature = fit_temperature(oof_proba[used], labels[used])
     return Calibration(temperature, by_fold, calibrated, before, after, helped=True)
-
-
-def answered(confidence: np.ndarray, right: np.ndarray, bar: float) -> dict[str, Estimate]:
-    """Return the share of queries answered at a bar of confidence, and of answers that are right.
-
-    Returns
-    -------
-    dict
-        ``answered``, and ``right`` where anything is answered; Wilson intervals.
-    """
-    sure, correct = _checked(confidence, right)
-    acted = sure >= bar
-    found = {"answered": share_of(acted)}
-    return found | ({"right": share_of(correct[acted])} if acted.any() else {})
 
 
 def calibration_table(
@@ -323,43 +299,37 @@ def calibration_table(
     *,
     rows: np.ndarray,
     bar: float | None = None,
-    n_boot: int = 2000,
-    seed: int = 42,
 ) -> pd.DataFrame:
-    """Return what calibration does to each model, one row each.
+    """Return the effect of calibration on each model, one row each.
 
     Parameters
     ----------
     before
-        Model -> out-of-fold probabilities (n, n_labels) as they were.
+        Model -> uncalibrated out-of-fold probabilities (n, n_labels).
     y : column (n,)
         True labels.
     rows : mask (n,)
-        Rows to judge on, those that the temperatures were fitted on.
+        Rows to evaluate on, those that the temperatures were fitted on.
     bar : float, optional
-        A confidence from which on queries are answered.
+        The least confidence at which the model answers.
 
     Returns
     -------
     DataFrame
         model, temperature, ``ece_before`` and ``ece_after`` (each with ``_low`` and ``_high``),
-        ``brier_before`` and ``brier_after``; with a bar ``answered_…``, the share of queries, and
-        ``right_…``, the share of those that is right, missing where none is answered.
+        ``brier_before`` and ``brier_after``; with a bar ``answered_…``, the share of queries
+        answered, and ``right_…``, the accuracy of these, missing where none is answered.
     """
-    table = []
-    labels = np.asarray(y, dtype=object)[rows]
+    table, labels = [], np.asarray(y, dtype=object)[rows]
     for name, one in calibrations.items():
         row: dict[str, Any] = {"model": name, "temperature": one.temperature}
-        told = {"before": (before[name], one.before), "after": (one.proba, one.after)}
-        for when, (_, error) in told.items():
-            row |= error.columns(f"ece_{when}")
-        for when, (proba, _) in told.items():
-            row[f"brier_{when}"] = brier(proba[rows], labels, n_boot=n_boot, seed=seed).value
-        for when, (proba, _) in told.items():
-            if bar is None:
-                continue
-            acted = answered(confidence_of(proba[rows]), is_right(proba[rows], labels), bar)
-            row[f"answered_{when}"] = acted["answered"].value
-            row[f"right_{when}"] = acted["right"].value if "right" in acted else float("nan")
+        row |= one.before.columns("ece_before") | one.after.columns("ece_after")
+        probas = {"before": before[name][rows], "after": one.proba[rows]}
+        row |= {f"brier_{when}": brier(proba, labels) for when, proba in probas.items()}
+        for when, proba in probas.items() if bar is not None else ():
+            accepted = confidence_of(proba) >= bar
+            right = is_right(proba, labels)[accepted]
+            row[f"answered_{when}"] = float(accepted.mean())
+            row[f"right_{when}"] = float(right.mean()) if len(right) else float("nan")
         table.append(row)
     return pd.DataFrame(table)

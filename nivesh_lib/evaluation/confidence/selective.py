@@ -1,7 +1,7 @@
-"""When to hand a query over: what a certainty is worth, and where to draw the line.
+"""Selective prediction: risk and coverage, AUROC, and the threshold below which to abstain.
 
-A certainty is any score that is higher the safer it is to act on an answer. In-scope queries
-have a true label; queries that belong to no label are outside, and acting on one is always wrong.
+A certainty is any score that rises with the probability that a prediction is right. In-scope
+queries have a true label; queries outside belong to no label, and any prediction for one is wrong.
 """
 
 from __future__ import annotations
@@ -12,59 +12,60 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from scipy.stats import norm, rankdata
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
+from nivesh_lib.evaluation.intervals import Z, share_of, wilson
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
+    confidence_of,
     predicted_labels,
     probabilities,
 )
-from nivesh_lib.evaluation.scores import share_of, wilson
-from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.estimate import Estimate, as_columns
 
-ACCEPTED = 0.95  # share of in-scope queries that must be acted on
+ACCEPTED = 0.95  # share of in-scope queries that must be answered
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What goes wrong costs, in any unit: a wrong route, and a query handed to a person."""
+    """The costs of a wrong answer and of abstaining, in any unit."""
 
-    wrong_route: float = 1.0
-    hand_over: float = 0.3
+    wrong: float = 1.0
+    abstain: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 < self.hand_over < self.wrong_route:
+        if not 0 < self.abstain < self.wrong:
             raise ValueError(
-                f"costs {self.hand_over:g} of a hand-over and {self.wrong_route:g} of a wrong "
-                "route: handing over must cost something, and less than a wrong route"
+                f"costs {self.abstain:g} of abstaining and {self.wrong:g} of a wrong answer: "
+                "abstaining must cost more than nothing and less than a wrong answer"
             )
 
 
 @dataclass(frozen=True)
-class Familiarity:
-    """A logistic function of surprise: 1 looks like the training rows, 0 like nothing in them."""
+class InScopeProbability:
+    """The probability of being in scope as a falling logistic function of the OOD score."""
 
     midpoint: float
     steepness: float
 
-    def of(self, surprise: np.ndarray) -> np.ndarray:
-        """Return the familiarity of each row, shape (n,)."""
-        return expit(self.steepness * (self.midpoint - np.asarray(surprise, dtype=float)))
+    def of(self, ood_score: np.ndarray) -> np.ndarray:
+        """Return the probability of being in scope for each row, shape (n,)."""
+        return expit(self.steepness * (self.midpoint - np.asarray(ood_score, dtype=float)))
 
 
 @dataclass(frozen=True)
-class Routing:
-    """Where to draw the line, and what that does to rows that did not help to draw it.
+class AbstentionPolicy:
+    """Thresholds of certainty below which a model abstains, with cross-fitted estimates.
 
-    ``familiarity``, ``threshold`` (least cost) and ``threshold_95`` (95 % of in-scope rows
-    accepted) come from all rows and belong into the model. The estimates are cross-fitted:
-    ``cost`` for each query, ``acceptance`` of in-scope rows and ``recall`` of rows outside at the
-    threshold of least cost; ``acceptance_95``, ``recall_95`` at the other. ``by_kind`` has one row
-    for each kind outside, left out when its thresholds were chosen.
+    ``in_scope``, ``threshold`` (least cost) and ``threshold_95`` (95 % of in-scope rows accepted)
+    are fitted on all rows, for the deployed model. The estimates are of held-out rows: ``cost``
+    for each query, ``acceptance`` of in-scope rows and ``recall`` of rows outside at the threshold
+    of least cost; ``acceptance_95``, ``recall_95`` at the other. ``by_kind`` has one row for each
+    kind of query outside, held out when its thresholds were fitted.
     """
 
-    familiarity: Familiarity | None
+    in_scope: InScopeProbability | None
     threshold: float
     threshold_95: float
     cost: float
@@ -77,16 +78,15 @@ class Routing:
     def as_row(self) -> dict[str, float]:
         """Return thresholds, cost and estimates (with ``_low`` and ``_high``) as one flat row."""
         row = {"threshold": self.threshold, "threshold_95": self.threshold_95, "cost": self.cost}
-        for name in ("acceptance", "recall", "acceptance_95", "recall_95"):
-            row |= getattr(self, name).columns(name)
-        return row
+        names = ("acceptance", "recall", "acceptance_95", "recall_95")
+        return row | as_columns({name: getattr(self, name) for name in names})
 
 
 # --- risk and coverage -----------------------------------------------------------
 
 
 def risk_coverage(certainty: np.ndarray, right: np.ndarray) -> pd.DataFrame:
-    """Return the share of wrong answers among the most certain ones, for each coverage.
+    """Return the error rate of the most certain predictions, for each coverage.
 
     Equal certainties are accepted together, so there is one row for each distinct value
     (El-Yaniv and Wiener 2010).
@@ -120,28 +120,28 @@ def _checked(certainty: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.n
 # --- in scope against outside ----------------------------------------------------
 
 
-def separation(inside: np.ndarray, outside: np.ndarray) -> Estimate:
-    """Return the chance that an in-scope query is more certain than one outside: AUROC.
+def auroc(inside: np.ndarray, outside: np.ndarray) -> Estimate:
+    """Return the AUROC: the probability that an in-scope query is more certain than one outside.
 
-    The variance is that of DeLong, DeLong and Clarke-Pearson 1988, the interval is taken on the
-    logit scale so that it stays between 0 and 1 (Pepe 2003, section 5.2).
+    The variance is that of DeLong, DeLong and Clarke-Pearson 1988; the interval is computed on
+    the logit scale, so that it stays between 0 and 1 (Pepe 2003, section 5.2).
     """
     first, second = _both(inside, outside)
     m, n = len(first), len(second)
-    everything = rankdata(np.concatenate([first, second]))
-    above = (everything[:m] - rankdata(first)) / n  # for each inside row: share outside below it
-    below = 1 - (everything[m:] - rankdata(second)) / m
+    ranks = rankdata(np.concatenate([first, second]))
+    above = (ranks[:m] - rankdata(first)) / n  # for each inside row: share outside below it
+    below = 1 - (ranks[m:] - rankdata(second)) / m
     value, total = float(above.mean()), m + n
     variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
     if value in (0.0, 1.0) or variance == 0:
         return Estimate(value, *wilson(value, min(m, n)), total)
-    spread = norm.ppf(0.975) * np.sqrt(variance) / (value * (1 - value))
+    spread = Z * np.sqrt(variance) / (value * (1 - value))
     centre = np.log(value / (1 - value))
     return Estimate(value, float(expit(centre - spread)), float(expit(centre + spread)), total)
 
 
 def threshold_accepting(inside: np.ndarray, accepted: float = ACCEPTED) -> float:
-    """Return the highest threshold at which at least ``accepted`` of in-scope rows pass."""
+    """Return the highest threshold that at least ``accepted`` of in-scope rows reach."""
     ordered = np.sort(np.asarray(inside, dtype=float))
     return float(ordered[int(np.floor((1 - accepted) * len(ordered) + 1e-9))])
 
@@ -153,7 +153,7 @@ def _both(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return first, second
 
 
-# --- the line --------------------------------------------------------------------
+# --- thresholds ------------------------------------------------------------------
 
 
 def cheapest_threshold(
@@ -163,18 +163,18 @@ def cheapest_threshold(
     costs: Costs,
     weight: np.ndarray | None = None,
 ) -> float:
-    """Return the threshold with the least cost on these rows (Chow 1970 for the rule).
+    """Return the threshold with the least cost on these rows (Chow 1970).
 
-    It lies half way between two certainties; ``inf`` hands everything over, ``-inf`` nothing.
-    For a certainty that is the chance of being right it is about 1 - hand_over / wrong_route.
+    It lies midway between two certainties; ``inf`` abstains always, ``-inf`` never. For a
+    calibrated certainty it is about 1 - abstain / wrong.
     """
     sure, correct = _checked(certainty, right)
     share = np.ones(len(sure)) if weight is None else np.asarray(weight, dtype=float)
     order = np.argsort(-sure, kind="stable")
-    gain = share * (costs.wrong_route * (1 - correct) - costs.hand_over)  # of accepting, in cost
+    gain = share * (costs.wrong * (1 - correct) - costs.abstain)  # of accepting, in cost
     total = np.concatenate([[0.0], np.cumsum(gain[order])])
     bounds = np.concatenate([[np.inf], sure[order], [-np.inf]])
-    open_at = np.append(np.diff(bounds[1:]) != 0, True)  # between equal certainties is no line
+    open_at = np.append(np.diff(bounds[1:]) != 0, True)  # no threshold separates equal ones
     possible = np.flatnonzero(np.concatenate([[True], open_at[:-1]]))
     best = int(possible[np.argmin(total[possible])])
     upper, lower = bounds[best], bounds[best + 1]
@@ -183,48 +183,45 @@ def cheapest_threshold(
     return float((upper + lower) / 2)
 
 
-def fit_familiarity(
+def fit_in_scope_probability(
     inside: np.ndarray, outside: np.ndarray, *, outside_share: float = 0.1
-) -> Familiarity:
-    """Return the chance of being in scope as a logistic function of surprise.
+) -> InScopeProbability:
+    """Fit the probability of being in scope as a logistic function of the OOD score.
 
-    How frequent queries outside are does not follow from how many were collected, so it is given:
-    ``outside_share`` of traffic, an assumption. The slope never gets negative.
+    The frequency of queries outside cannot be estimated from a collected sample, so
+    ``outside_share`` of traffic is an assumption. The slope is never negative.
     """
     first, second = _both(inside, outside)
     if not 0 < outside_share < 1:
         raise ValueError(f"outside_share {outside_share!r} is not between 0 and 1")
     rows = np.concatenate([first, second])[:, None]
     inside_row = np.repeat([1, 0], [len(first), len(second)])
-    # Both sides count the same in the fit; the odds of traffic shift it afterwards.
+    # Both classes have equal weight in the fit; the prior odds are added afterwards.
     fitted = LogisticRegression(C=100.0, class_weight="balanced").fit(rows, inside_row)
     slope = max(-float(fitted.coef_[0, 0]), 1e-6)
     shift = np.log((1 - outside_share) / outside_share)
-    return Familiarity(float(fitted.intercept_[0] + shift) / slope, slope)
+    return InScopeProbability(float(fitted.intercept_[0] + shift) / slope, slope)
 
 
-def fold_surprise(
-    known: Any,
+def fold_ood_scores(
+    scorer: Any,
     frame: pd.DataFrame,
     outside: pd.DataFrame,
-    *,
-    text: str = "query",
-    fold: str = "fold",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the surprise of each row to what was fitted without its fold, inside and outside.
+    """Return the out-of-fold OOD scores of rows inside and outside, shapes (n,) and (m,).
 
     Parameters
     ----------
-    known
-        ``fit(texts)`` returns what has ``score(texts)``, as `models.wrappers.ood.OodScorer` does.
-        It needs no labels, so that no classifier is fitted.
+    scorer
+        An unsupervised scorer with ``fit(texts)`` and ``score(texts)``, as
+        `models.wrappers.ood.OodScorer`.
     """
     found = np.full(len(frame), np.nan), np.full(len(outside), np.nan)
-    for k in frame[fold].unique():
-        fitted = known.fit(frame.loc[frame[fold] != k, text].tolist())
+    for k in frame["fold"].unique():
+        fitted = scorer.fit(frame.loc[frame["fold"] != k, "query"].tolist())
         for values, part in zip(found, (frame, outside), strict=True):
-            held = (part[fold] == k).to_numpy()
-            values[held] = fitted.score(part.loc[held, text].tolist())
+            held = (part["fold"] == k).to_numpy()
+            values[held] = fitted.score(part.loc[held, "query"].tolist())
     return found
 
 
@@ -234,104 +231,100 @@ def recorded_scope_scores(
     outside: pd.DataFrame,
     answers: pd.DataFrame,
     *,
-    surprise: tuple[np.ndarray, np.ndarray],
-    label: str = "intent",
-    fold: str = "fold",
-    kind: str = "kind",
+    ood_scores: tuple[np.ndarray, np.ndarray],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what the models of the folds say of rows inside and outside, from recorded answers.
+    """Return confidence and OOD scores of rows inside and outside, from recorded answers.
 
     Parameters
     ----------
     outside : DataFrame
-        Queries that belong to no label, with ``id``, ``kind`` and ``fold``: each counts once, as
-        the model of its own fold answered it, as rows inside do.
+        Queries that belong to no label, with ``id``, ``kind`` and ``fold``. As for rows inside,
+        the answer of the model of the query's own fold counts.
     oof
         Out-of-fold probabilities of the rows of ``frame``, in their order.
     answers
-        What the models of the folds said of ``outside``: id, fold and probabilities. Of several
-        answers to a query that of its own fold counts.
-    surprise
-        Of rows inside and outside, as `fold_surprise` returns it.
+        Probabilities for ``outside`` with id and fold, from the models of all folds.
+    ood_scores
+        Of rows inside and outside, as `fold_ood_scores` returns them.
 
     Returns
     -------
     inside, outside : DataFrame
-        ``fold``, ``confidence``, ``surprise``, ``right``, in the rows' order; ``kind`` outside.
+        ``fold``, ``confidence``, ``ood_score``, ``right``, in the rows' order; ``kind`` outside.
 
     Raises
     ------
     ValueError
         A row outside without an answer of its fold.
     """
-    own = answers.merge(outside[["id", fold]].rename(columns={fold: "fold"}), on=["id", "fold"])
-    told = probabilities(oof), probabilities(aligned(own, outside["id"]))
+    own = answers.merge(outside[["id", "fold"]], on=["id", "fold"])
+    probas = probabilities(oof), probabilities(aligned(own, outside["id"]))
     tables = [
         pd.DataFrame(
-            {"fold": part[fold], "confidence": proba.max(axis=1).to_numpy(), "surprise": strange}
+            {"fold": part["fold"], "confidence": confidence_of(proba), "ood_score": scores}
         )
-        for part, proba, strange in zip((frame, outside), told, surprise, strict=True)
+        for part, proba, scores in zip((frame, outside), probas, ood_scores, strict=True)
     ]
-    tables[0]["right"] = predicted_labels(oof) == frame[label].to_numpy()
-    tables[1]["right"], tables[1]["kind"] = False, outside[kind]
+    tables[0]["right"] = predicted_labels(oof) == frame["intent"].to_numpy()
+    tables[1]["right"], tables[1]["kind"] = False, outside["kind"]
     return tables[0], tables[1]
 
 
-def cross_fitted_routing(
+def cross_fitted_policy(
     inside: pd.DataFrame,
     outside: pd.DataFrame,
     *,
     costs: Costs,
     outside_share: float = 0.1,
-    familiar: bool = True,
-) -> Routing:
-    """Choose score and thresholds, and judge them on folds and kinds that had no say.
+    use_ood_score: bool = True,
+) -> AbstentionPolicy:
+    """Fit certainty and thresholds, and evaluate them on held-out folds and kinds.
 
-    For each fold and each kind, the familiarity and both thresholds come from the other folds and
-    the other kinds; they are tried on that fold's rows inside and that fold's rows of that kind.
-    Each row outside is tried once, each row inside once for each kind; of those tries the mean
-    counts, so that an interval has as many rows as there are.
+    For each fold and each kind, the probability of being in scope and both thresholds are fitted
+    on the other folds and the other kinds, and evaluated on that fold's rows inside and that
+    fold's rows of that kind. Each row outside is evaluated once, each row inside once for each
+    kind; of these the mean counts, so that an interval is over rows.
 
     Parameters
     ----------
     inside : DataFrame
-        ``confidence`` (calibrated), ``surprise``, ``right``, ``fold``; natural rows.
+        ``confidence`` (calibrated), ``ood_score``, ``right``, ``fold``; natural rows.
     outside : DataFrame
-        ``confidence``, ``surprise``, ``kind``, ``fold``.
+        ``confidence``, ``ood_score``, ``kind``, ``fold``.
     outside_share : float
-        How frequent queries outside are in traffic, an assumption; it weighs in the costs.
-    familiar : bool
-        False leaves the surprise out: plain confidence, to compare with.
+        Assumed share of queries outside in traffic, the weight of their costs.
+    use_ood_score : bool
+        False makes confidence alone the certainty, as a baseline.
 
     Raises
     ------
     ValueError
-        Fewer than two folds or two kinds, or a share that is none.
+        Fewer than two folds or two kinds, or a share outside 0 to 1.
     """
     folds, kinds = sorted(inside["fold"].unique()), sorted(outside["kind"].unique())
     if len(folds) < 2 or len(kinds) < 2:
         raise ValueError(f"need 2 folds and 2 kinds at least: {len(folds)}, {len(kinds)}")
-    tries = []
+    evaluated = []
     for fold in folds:
         own, own_outside = inside["fold"] == fold, outside["fold"] == fold
         for kind in kinds:
             this = outside["kind"] == kind
-            line = _line(
-                inside[~own], outside[~own_outside & ~this], costs, outside_share, familiar
+            fitted = _fit(
+                inside[~own], outside[~own_outside & ~this], costs, outside_share, use_ood_score
             )
-            tried = [inside[own], outside[own_outside & this]]
-            tries += [_tried(rows, line, costs, kind, n) for n, rows in enumerate(tried)]
-    rows = pd.concat(tries)
+            held = [inside[own], outside[own_outside & this]]
+            evaluated += [_evaluated(rows, fitted, costs, kind, n) for n, rows in enumerate(held)]
+    rows = pd.concat(evaluated)
     within, without = (rows[rows["outside"] == n] for n in (0, 1))
     by_row = within.groupby(level=0)[["paid", "passed", "passed_95"]].mean()
     paid = (1 - outside_share) * by_row["paid"].mean() + outside_share * without["paid"].mean()
-    familiarity, threshold, threshold_95 = _line(inside, outside, costs, outside_share, familiar)
+    in_scope, threshold, threshold_95 = _fit(inside, outside, costs, outside_share, use_ood_score)
     by_kind = without.groupby("kind").agg(
         rows=("passed", "size"), passed=("passed", "mean"), passed_95=("passed_95", "mean")
     )
     by_kind = by_kind.assign(recall=1 - by_kind["passed"], recall_95=1 - by_kind["passed_95"])
-    return Routing(
-        familiarity,
+    return AbstentionPolicy(
+        in_scope,
         threshold,
         threshold_95,
         float(paid),
@@ -343,26 +336,29 @@ def cross_fitted_routing(
     )
 
 
-_Line = tuple[Familiarity | None, float, float]
+_Fitted = tuple[InScopeProbability | None, float, float]
 
 
-def certainty_of(rows: pd.DataFrame, familiarity: Familiarity | None) -> np.ndarray:
-    """Return confidence times familiarity for rows of `recorded_scope_scores`, shape (n,)."""
+def certainty_of(rows: pd.DataFrame, in_scope: InScopeProbability | None) -> np.ndarray:
+    """Return the certainty of rows of `recorded_scope_scores`, shape (n,).
+
+    Confidence times the probability of being in scope, or confidence alone.
+    """
     confidence = rows["confidence"].to_numpy()
     return (
-        confidence
-        if familiarity is None
-        else confidence * familiarity.of(rows["surprise"].to_numpy())
+        confidence if in_scope is None else confidence * in_scope.of(rows["ood_score"].to_numpy())
     )
 
 
-def _line(
-    inside: pd.DataFrame, outside: pd.DataFrame, costs: Costs, share: float, familiar: bool
-) -> _Line:
-    """Return the familiarity and the thresholds of least cost and of 95 % acceptance."""
-    surprise = inside["surprise"].to_numpy(), outside["surprise"].to_numpy()
-    familiarity = fit_familiarity(*surprise, outside_share=share) if familiar else None
-    first, second = (certainty_of(rows, familiarity) for rows in (inside, outside))
+def _fit(
+    inside: pd.DataFrame, outside: pd.DataFrame, costs: Costs, share: float, use_ood_score: bool
+) -> _Fitted:
+    """Return the probability of being in scope and the thresholds of least cost and of 95 %."""
+    in_scope = None
+    if use_ood_score:
+        scores = inside["ood_score"].to_numpy(), outside["ood_score"].to_numpy()
+        in_scope = fit_in_scope_probability(*scores, outside_share=share)
+    first, second = (certainty_of(rows, in_scope) for rows in (inside, outside))
     weight = np.repeat([(1 - share) / len(first), share / len(second)], [len(first), len(second)])
     threshold = cheapest_threshold(
         np.concatenate([first, second]),
@@ -370,17 +366,19 @@ def _line(
         costs=costs,
         weight=weight,
     )
-    return familiarity, threshold, threshold_accepting(first)
+    return in_scope, threshold, threshold_accepting(first)
 
 
-def _tried(rows: pd.DataFrame, line: _Line, costs: Costs, kind: str, outside: int) -> pd.DataFrame:
-    familiarity, threshold, threshold_95 = line
-    certainty = certainty_of(rows, familiarity)
+def _evaluated(
+    rows: pd.DataFrame, fitted: _Fitted, costs: Costs, kind: str, outside: int
+) -> pd.DataFrame:
+    in_scope, threshold, threshold_95 = fitted
+    certainty = certainty_of(rows, in_scope)
     right = np.zeros(len(rows)) if outside else rows["right"].to_numpy(float)
     passed = certainty >= threshold
     return pd.DataFrame(
         {
-            "paid": np.where(passed, costs.wrong_route * (1 - right), costs.hand_over),
+            "paid": np.where(passed, costs.wrong * (1 - right), costs.abstain),
             "passed": passed.astype(float),
             "passed_95": (certainty >= threshold_95).astype(float),
             "kind": kind,

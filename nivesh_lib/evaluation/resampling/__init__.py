@@ -1,1 +1,1 @@
-"""Cross-validation, repeated, on growing parts, and over time."""
+"""Cross-validation, repeated cross-validation, learning curves and temporal validation."""

@@ -12,22 +12,24 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-PROBE_COLUMNS = ("probe", "id", "fold", "query")
-EVERY_FOLD = -1  # of a probe that the models of all folds answer
+from nivesh_lib.evaluation.scores import Column
+
+CASE_COLUMNS = ("probe", "id", "fold", "query")
+EVERY_FOLD = -1  # of a test case that the models of all folds answer
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Probabilities for rows that the predicting model never saw.
+    """Out-of-fold probabilities.
 
     ``oof`` has ``id``, ``fold`` and one probability column for each label, rows in
-    the order of the frame; ``fit_seconds`` has one entry for each fold; ``probes`` has
-    ``probe``, ``id``, ``fold`` and the same probability columns for other texts, if any were asked.
+    the order of the frame; ``fit_seconds`` has one entry for each fold; ``case_answers`` has
+    ``probe`` (the name of a test case), ``id``, ``fold`` and the same probability columns.
     """
 
     oof: pd.DataFrame
     fit_seconds: tuple[float, ...]
-    probes: pd.DataFrame | None = None
+    case_answers: pd.DataFrame | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -37,12 +39,32 @@ class CrossValidation:
     @property
     def confidence(self) -> np.ndarray:
         """The probability of the predicted label for each row, shape (n,)."""
-        return probabilities(self.oof).max(axis=1).to_numpy()
+        return confidence_of(probabilities(self.oof))
 
 
 def probabilities(oof: pd.DataFrame) -> pd.DataFrame:
     """Return only the probability columns of an out-of-fold table."""
     return oof.drop(columns=["id", "fold"])
+
+
+def confidence_of(proba: pd.DataFrame) -> np.ndarray:
+    """Return the probability of the most probable label for each row, shape (n,)."""
+    return proba.max(axis=1).to_numpy()
+
+
+def label_positions(proba: pd.DataFrame, labels: Column) -> np.ndarray:
+    """Return the column number of each label in a table of probabilities, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        A label has no column.
+    """
+    found = proba.columns.get_indexer(pd.Index(np.asarray(labels, dtype=object)))
+    if (found < 0).any():
+        unknown = np.asarray(labels, dtype=object)[found < 0][0]
+        raise ValueError(f"label {unknown!r} has no column of probabilities")
+    return found
 
 
 def predicted_labels(oof: pd.DataFrame) -> np.ndarray:
@@ -56,25 +78,25 @@ def predicted_labels(oof: pd.DataFrame) -> np.ndarray:
     table = probabilities(oof)
     odd = ~np.isfinite(table.to_numpy(dtype=float)).all(axis=1)
     if odd.any():
-        raise ValueError(f"the row of {oof['id'][odd].iloc[0]!r} has a probability that is none")
+        raise ValueError(f"row {oof['id'][odd].iloc[0]!r} has a probability that is not a number")
     return table.columns.to_numpy(dtype=object)[table.to_numpy().argmax(axis=1)]
 
 
-def true_labels(frame: pd.DataFrame, label: str, oof: pd.DataFrame) -> np.ndarray:
-    """Return the true labels of rows, (n,), which are among those that a table has columns for.
+def true_labels(frame: pd.DataFrame, oof: pd.DataFrame) -> np.ndarray:
+    """Return the true intents of rows, shape (n,).
 
     Raises
     ------
     ValueError
-        A label is missing, or none of the table's.
+        A label is missing, or ``oof`` has no column for it.
     """
-    odd = ~frame[label].isin(list(probabilities(oof)))
-    if odd.any():
+    odd = frame[~frame["intent"].isin(list(probabilities(oof)))]
+    if len(odd):
         raise ValueError(
-            f"{label} of {frame['id'][odd].iloc[0]!r} is {frame[label][odd].iloc[0]!r}, which the "
+            f"intent of {odd['id'].iloc[0]!r} is {odd['intent'].iloc[0]!r}, which the "
             "out-of-fold table has no column for"
         )
-    return frame[label].to_numpy(dtype=object)
+    return frame["intent"].to_numpy(dtype=object)
 
 
 def aligned(oof: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
@@ -96,6 +118,26 @@ def aligned(oof: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
     return oof.set_index("id", drop=False).loc[ids].reset_index(drop=True)
 
 
+def aligned_pair(
+    oof: pd.DataFrame, reference: pd.DataFrame, ids: pd.Series, *, names: tuple[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return two out-of-fold tables in the order of ``ids``, with the columns of ``reference``.
+
+    Raises
+    ------
+    ValueError
+        The tables have different labels or folds, or lack an id; ``names`` are in the message.
+    """
+    both = " and ".join(names)
+    columns = [set(map(str, probabilities(table))) for table in (oof, reference)]
+    if alone := sorted(columns[0] ^ columns[1]):
+        raise ValueError(f"{both} have different labels: {alone[0]!r} is only in one")
+    tables = aligned(oof, ids)[list(reference)], aligned(reference, ids)
+    if (tables[0]["fold"] != tables[1]["fold"]).any():
+        raise ValueError(f"{both} were made on different folds")
+    return tables
+
+
 def cross_validate(
     model: Any,
     frame: pd.DataFrame,
@@ -104,34 +146,34 @@ def cross_validate(
     text: str = "query",
     label: str = "intent",
     fold: str = "fold",
-    probes: pd.DataFrame | None = None,
+    cases: pd.DataFrame | None = None,
     models_to: Path | None = None,
 ) -> CrossValidation:
     """Fit a clone of ``model`` for each fold and predict the rows left out.
 
     Parameters
     ----------
-    probes : DataFrame, optional
-        Other texts, never trained on, with the columns probe, id, fold and query. The model
-        that left fold ``fold`` out answers; with fold -1 each model does, and the answer
-        appears once for each fold.
+    cases : DataFrame, optional
+        Behavioural test cases, never trained on, with the columns probe, id, fold and query (see
+        `robustness.cases`). The model that left fold ``fold`` out answers; with fold -1 each model
+        does, and the answer appears once for each fold.
     models_to : Path, optional
-        Folder that keeps the fitted models, each saved as `fold_directory` says, so that what is
-        made from a model later can be judged on the rows that it never saw.
+        Folder for the fitted models, each in its `fold_directory`, so that models derived from
+        them later can be evaluated on held-out rows.
 
     Raises
     ------
     ValueError
-        Fewer than two folds in ``frame``; probes of no fold, asked twice, or made from a row
-        that the model asked was trained on.
+        Fewer than two folds in ``frame``; test cases of no fold, with duplicate ids, or made from
+        a row that the answering model was trained on.
     """
     folds = sorted(frame[fold].unique())
     if len(folds) < 2:
         raise ValueError(f"column {fold!r} holds {len(folds)} fold; at least 2 are needed")
-    if probes is not None:
-        _check_probes(probes, dict(zip(frame["id"], frame[fold], strict=True)))
+    if cases is not None:
+        _check_cases(cases, dict(zip(frame["id"], frame[fold], strict=True)))
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
-    seconds, asked = [], []
+    seconds, answers = [], []
     for k in folds:
         held = (frame[fold] == k).to_numpy()
         started = time.perf_counter()
@@ -141,59 +183,66 @@ def cross_validate(
         proba.loc[held, list(fitted.classes_)] = predicted
         if models_to is not None:
             fitted.save(fold_directory(models_to, k))
-        if probes is not None:
-            asked.append(_answers(fitted, probes, k, columns=sorted(labels)))
+        if cases is not None:
+            answers.append(_case_answers(fitted, cases, k, columns=sorted(labels)))
     oof = pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
-    answered = pd.concat(asked, ignore_index=True) if asked else None
-    return CrossValidation(oof, tuple(seconds), answered)
+    case_answers = pd.concat(answers, ignore_index=True) if answers else None
+    return CrossValidation(oof, tuple(seconds), case_answers)
 
 
-def answers_of(
+def out_of_fold(
     models: Mapping[int, Any],
     frame: pd.DataFrame,
     *,
     labels: Sequence[str],
-    text: str = "query",
-    fold: str = "fold",
 ) -> pd.DataFrame:
-    """Return the out-of-fold table of fitted models, of which each answers the fold it is named by.
+    """Return the out-of-fold table of models that were fitted before.
+
+    Parameters
+    ----------
+    models
+        Fold -> the model that was fitted without the rows of that fold.
 
     Raises
     ------
     ValueError
-        A fold of ``frame`` has no model, or a model knows a label that is not among ``labels``.
+        A fold of ``frame`` has no model, or a model has a class that is not among ``labels``.
     """
-    if missing := sorted(set(frame[fold]) - set(models)):
+    if missing := sorted(set(frame["fold"]) - set(models)):
         raise ValueError(f"no model was given for fold {missing[0]}; there are {sorted(models)}")
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
     for k, model in models.items():
-        if alone := sorted(set(model.classes_) - set(labels)):
-            raise ValueError(f"the model of fold {k} knows {alone[0]!r}, which is no label here")
-        held = (frame[fold] == k).to_numpy()
-        answered = model.predict_proba(frame.loc[held, text].tolist())
-        proba.loc[held, list(model.classes_)] = answered
-    return pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
+        if unknown := sorted(set(model.classes_) - set(labels)):
+            raise ValueError(
+                f"the model of fold {k} has the class {unknown[0]!r}, not a label here"
+            )
+        held = (frame["fold"] == k).to_numpy()
+        predicted = model.predict_proba(frame.loc[held, "query"].tolist())
+        proba.loc[held, list(model.classes_)] = predicted
+    return pd.concat([frame[["id", "fold"]], proba], axis=1)
 
 
 def fold_directory(folder: Path, fold: int) -> Path:
-    """Return where the model that never saw the rows of ``fold`` is kept below ``folder``."""
+    """Return the directory below ``folder`` of the model fitted without the rows of ``fold``."""
     return folder / f"fold_{fold}"
 
 
-def _check_probes(probes: pd.DataFrame, fold_of: dict[Any, int]) -> None:
-    if missing := [name for name in PROBE_COLUMNS if name not in probes]:
-        raise ValueError(f"probes lack the columns {missing}; they need {list(PROBE_COLUMNS)}")
-    if strange := sorted(set(probes["fold"]) - {*fold_of.values(), EVERY_FOLD}):
-        raise ValueError(f"probes name the folds {strange}, which the rows do not have")
-    if probes.duplicated(["probe", "id"]).any():
-        raise ValueError("a probe asks twice with the same id; give each text its own")
-    known = probes["id"].map(fold_of)
-    if (known.notna() & (known != probes["fold"])).any():
-        raise ValueError("a probe is made from a row that the model asked was trained on")
+def _check_cases(cases: pd.DataFrame, fold_of: dict[Any, int]) -> None:
+    if missing := [name for name in CASE_COLUMNS if name not in cases]:
+        raise ValueError(f"test cases lack the columns {missing}; they need {list(CASE_COLUMNS)}")
+    if unknown := sorted(set(cases["fold"]) - {*fold_of.values(), EVERY_FOLD}):
+        raise ValueError(f"test cases name the folds {unknown}, which the rows do not have")
+    if cases.duplicated(["probe", "id"]).any():
+        raise ValueError("an id occurs twice in one test case; give each text its own")
+    known = cases["id"].map(fold_of)
+    if (known.notna() & (known != cases["fold"])).any():
+        raise ValueError("a test case is made from a row that its model was trained on")
 
 
-def _answers(fitted: Any, probes: pd.DataFrame, fold: int, *, columns: list[str]) -> pd.DataFrame:
-    mine = probes[probes["fold"].isin([fold, EVERY_FOLD])].reset_index(drop=True)
+def _case_answers(
+    fitted: Any, cases: pd.DataFrame, fold: int, *, columns: list[str]
+) -> pd.DataFrame:
+    mine = cases[cases["fold"].isin([fold, EVERY_FOLD])].reset_index(drop=True)
     proba = pd.DataFrame(0.0, index=mine.index, columns=columns)
     if len(mine):
         proba[list(fitted.classes_)] = fitted.predict_proba(mine["query"].tolist())

@@ -1,4 +1,4 @@
-"""Cross-validation again and again, on other folds and with other seeds."""
+"""Repeated cross-validation on new folds and with new seeds, and the variance over folds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
-from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from nivesh_lib.evaluation.intervals import FoldInterval, fold_interval
@@ -18,7 +17,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     cross_validate,
     predicted_labels,
 )
-from nivesh_lib.evaluation.scores import headline_mask
+from nivesh_lib.evaluation.scores import HEADLINE, METRICS, headline_mask, point_scores
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class RepeatedCrossValidation:
 
     ``runs`` has the out-of-fold probabilities of each, the version's own folds first. ``scores``
     has a row for each fold: repeat, fold, n_train, n_test (rows left out), n_scored (those of
-    them that headline scores use), accuracy, macro_f1. ``intervals`` has metric -> mean, standard
+    them that headline scores use) and each metric. ``intervals`` has metric -> mean, standard
     deviation and interval over these rows.
     """
 
@@ -44,9 +43,6 @@ def repeated_cross_validate(
     repeats: int,
     seed: int = 42,
     group: str | None = None,
-    text: str = "query",
-    label: str = "intent",
-    fold: str = "fold",
 ) -> RepeatedCrossValidation:
     """Cross-validate ``repeats`` times: on the version's own folds, then on new ones.
 
@@ -56,9 +52,9 @@ def repeated_cross_validate(
     Parameters
     ----------
     group : str, optional
-        A column that says which rows belong together, such as near-duplicates; these stay in one
-        fold. Without it, new folds may part near-duplicates that the version's own keep together,
-        and score too well.
+        A column of groups, such as near-duplicates, that stay in one fold. Without it, new folds
+        may separate near-duplicates that the version's own folds keep together, and scores are
+        too high.
 
     Raises
     ------
@@ -71,25 +67,17 @@ def repeated_cross_validate(
         raise ValueError(
             f"there is no column {group!r} to group by; it has {', '.join(map(str, frame))}"
         )
-    n_folds = frame[fold].nunique()
+    n_folds = frame["fold"].nunique()
     groups = frame[group] if group else pd.Series(range(len(frame)), index=frame.index)
     runs = []
     for repeat in range(repeats):
-        folds = frame[fold].to_numpy()
+        folds = frame["fold"].to_numpy()
         if repeat:
-            folds = _new_folds(frame[label], groups, n_folds, seed + repeat)
-        runs.append(
-            cross_validate(
-                _seeded(model, seed + repeat),
-                frame.assign(**{fold: folds}),
-                labels=labels,
-                text=text,
-                label=label,
-                fold=fold,
-            )
-        )
+            folds = _new_folds(frame["intent"], groups, n_folds, seed + repeat)
+        seeded = _seeded(model, seed + repeat)
+        runs.append(cross_validate(seeded, frame.assign(fold=folds), labels=labels))
     scores = pd.concat(
-        [fold_scores(run.oof, frame, label=label).assign(repeat=n) for n, run in enumerate(runs)],
+        [fold_scores(run.oof, frame).assign(repeat=n) for n, run in enumerate(runs)],
         ignore_index=True,
     )
     return RepeatedCrossValidation(tuple(runs), scores, fold_intervals(scores))
@@ -109,8 +97,8 @@ def _seeded(model: Any, seed: int) -> Any:
     return clone(model).set_params(**dict.fromkeys(names, seed))
 
 
-def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent") -> pd.DataFrame:
-    """Return accuracy and macro-F1 of each fold over the rows that headline scores use.
+def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of each fold over the rows that headline scores use.
 
     Parameters
     ----------
@@ -120,10 +108,11 @@ def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent"
     Returns
     -------
     DataFrame
-        repeat (0), fold, n_train, n_test, n_scored, accuracy, macro_f1. Folds without a row that
-        is scored are left out.
+        repeat (0), fold, n_train, n_test, n_scored and each metric. Folds without a scored row
+        are left out.
     """
-    true, predicted, folds = frame[label].to_numpy(), predicted_labels(oof), oof["fold"].to_numpy()
+    true, folds = frame["intent"].to_numpy(), oof["fold"].to_numpy()
+    predicted = predicted_labels(oof)
     natural = headline_mask(frame)
     rows = []
     for number in np.unique(folds):
@@ -138,15 +127,14 @@ def fold_scores(oof: pd.DataFrame, frame: pd.DataFrame, *, label: str = "intent"
                 "n_train": int((~held).sum()),
                 "n_test": int(held.sum()),
                 "n_scored": int(scored.sum()),
-                "accuracy": float((predicted[scored] == true[scored]).mean()),
-                "macro_f1": _macro_f1(true[scored], predicted[scored]),
+                **point_scores(true[scored], predicted[scored]),
             }
         )
     return pd.DataFrame(rows)
 
 
 def fold_table(oofs: Mapping[str, pd.DataFrame], frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the spread over folds of each model's macro-F1.
+    """Return the variation over folds of each model's macro-F1.
 
     Returns
     -------
@@ -156,20 +144,15 @@ def fold_table(oofs: Mapping[str, pd.DataFrame], frame: pd.DataFrame) -> pd.Data
     rows = []
     for name, oof in oofs.items():
         scores = fold_scores(oof, frame)
-        found, each = fold_intervals(scores)["macro_f1"], scores["macro_f1"]
+        found, each = fold_intervals(scores)[HEADLINE], scores[HEADLINE]
         ends = (found.value, found.std, found.low, found.high, float(each.min()), float(each.max()))
         rows.append((name, found.n, *ends, found.correction))
     columns = ["model", "folds", "mean", "std", "low", "high", "worst", "best", "correction"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    present = sorted(set(true))
-    return float(f1_score(true, predicted, labels=present, average="macro", zero_division=0.0))
-
-
 def fold_intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
-    """Return the interval over folds of each metric; a fold's size is what it leaves out.
+    """Return the interval over folds of each metric.
 
     Parameters
     ----------
@@ -179,5 +162,5 @@ def fold_intervals(scores: pd.DataFrame) -> dict[str, FoldInterval]:
     n_train, n_test = float(scores["n_train"].mean()), float(scores["n_test"].mean())
     return {
         metric: fold_interval(scores[metric].tolist(), n_train=n_train, n_test=n_test)
-        for metric in ("accuracy", "macro_f1")
+        for metric in METRICS
     }

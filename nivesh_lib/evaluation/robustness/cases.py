@@ -1,9 +1,9 @@
-"""Texts that the models of the folds answer beside their rows, and are never trained on.
+"""Behavioural test cases: texts that the models of the folds answer, never trained on.
 
-A table of probes has the columns ``probe`` (name of the test), ``id`` (of the row it was made
-from, or its own), ``fold`` (whose model must answer, since it never saw that row; `EVERY_FOLD`
-where all must) and ``query``. `cross_validate` turns it into answers: ``probe``, ``id``, ``fold``
-and one probability column for each label.
+A table of test cases has the columns ``probe`` (name of the test), ``id`` (of the row it was made
+from, or its own), ``fold`` (of the model that answers, which was fitted without that row;
+`EVERY_FOLD` for all models) and ``query``. `cross_validate` records the answers: ``probe``,
+``id``, ``fold`` and one probability column for each label.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.resampling.cross_validation import EVERY_FOLD, PROBE_COLUMNS
-from nivesh_lib.evaluation.robustness.perturbations import VIEWS, View, amount_spelling, perturbed
+from nivesh_lib.evaluation.resampling.cross_validation import CASE_COLUMNS, EVERY_FOLD
+from nivesh_lib.evaluation.robustness.perturbations import (
+    PERTURBATIONS,
+    Perturbation,
+    amount_spelling,
+    perturbed,
+)
 from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.records.schema import fits
 
-VIEW = "view: "
+# Names of tests, as they are recorded.
+PERTURBATION = "view: "
 POLITE, CASUAL = "manner: polite", "manner: casual"
 INTRODUCED = "person: introduced"
 OWN_WISH = "own wish added"
@@ -32,15 +37,15 @@ RULED_OUT = "ruled out: "  # and the intent that is not wanted
 OUT_OF_SCOPE = "out of scope"
 EN, HINGLISH = "paraphrase: en", "paraphrase: hinglish"
 
-_POLITE = (
+_POLITE_FORMS = (
     "Please, {}",
     "{} please",
     "Kindly tell me: {}",
     "Sir, {}",
     "Good morning. {} Thank you.",
 )
-_CASUAL = ("bhai {}", "yaar {}", "arre {}", "{} batao", "{} bata do na")
-# First names by community and gender; a given name of each says both plainly.
+_CASUAL_FORMS = ("bhai {}", "yaar {}", "arre {}", "{} batao", "{} bata do na")
+# First names that indicate community and gender.
 _NAMES = {
     ("Hindu", 0): ("Priya", "Sunita", "Kavita", "Pooja"),
     ("Hindu", 1): ("Rahul", "Suresh", "Amit", "Rakesh"),
@@ -56,9 +61,9 @@ _TOWNS = ("Sitapur", "Ballia", "Rewa", "Sikar")  # towns of the Hindi belt
 _FAR_TOWNS = ("Theni", "Hassan", "Tezpur", "Palakkad")  # as small, in the south and north-east
 _METROS = ("Delhi", "Mumbai", "Bengaluru", "Kolkata")
 
-_ANY_TEXT = {name: view for name, view in VIEWS.items() if name != "amount spelling"}
+_OF_ANY_TEXT = {name: one for name, one in PERTURBATIONS.items() if name != "amount spelling"}
 
-_SHAPE = {
+_SCHEMA = {
     "out_of_scope?": str,
     "wishes?": {"*": str},
     "ruled_out?": {"*": str},
@@ -67,11 +72,12 @@ _SHAPE = {
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeTexts:
-    """What people wrote to probe the models of one dataset.
+class CaseTexts:
+    """Authored texts for the test cases of one dataset.
 
     ``out_of_scope`` names a dataset or is empty; ``wishes`` and ``ruled_out`` map an intent to a
-    sentence; ``paraphrases`` has the columns id, intent, en, hinglish.
+    sentence that asks for it or excludes it; ``paraphrases`` has the columns id, intent, en,
+    hinglish.
     """
 
     out_of_scope: str = ""
@@ -82,115 +88,116 @@ class ProbeTexts:
     )
 
 
-def read_probe_texts(dataset: str) -> ProbeTexts:
-    """Return what ``data/<name>/probes.toml`` holds; nothing where there is no such file.
+def read_case_texts(dataset: str) -> CaseTexts:
+    """Return the texts of ``data/<name>/probes.toml``; empty without that file.
 
     Raises
     ------
     DataError
-        The file is not TOML or not of that shape.
+        The file is not TOML or does not have these tables.
     """
     path = paths.cases_file(dataset)
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return ProbeTexts()
+        return CaseTexts()
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Mend the TOML") from None
-    if not fits(told, _SHAPE):
+    if not fits(tables, _SCHEMA):
         raise DataError(
             f'{path}: write out_of_scope = "name@version", tables [wishes] and [ruled_out] of '
             "sentences, and [[paraphrase]] with intent, en and hinglish, all in quotes"
         )
-    return _as_texts(told)
-
-
-def _as_texts(told: Mapping[str, Any]) -> ProbeTexts:
-    pairs = pd.DataFrame(told.get("paraphrase", []), columns=["intent", "en", "hinglish"])
+    pairs = pd.DataFrame(tables.pop("paraphrase", []), columns=["intent", "en", "hinglish"])
     pairs.insert(0, "id", [f"paraphrase-{n:02d}" for n in range(1, len(pairs) + 1)])
-    return ProbeTexts(
-        told.get("out_of_scope", ""), told.get("wishes", {}), told.get("ruled_out", {}), pairs
-    )
+    texts = {
+        name: tables[name] for name in ("out_of_scope", "wishes", "ruled_out") if name in tables
+    }
+    return CaseTexts(**texts, paraphrases=pairs)
 
 
-def standard_probes(
+def standard_cases(
     frame: pd.DataFrame,
     *,
-    texts: ProbeTexts | None = None,
+    texts: CaseTexts | None = None,
     out_of_scope: pd.DataFrame | None = None,
     seed: int = 42,
     n: int = 200,
 ) -> pd.DataFrame:
-    """Return the probes that every model's notebook records.
+    """Return the test cases that every model's notebook records.
 
     Parameters
     ----------
     frame
-        Training rows with id, query, intent and fold. At most ``n`` natural ones are drawn; each
-        is written otherwise (`VIEWS`), said politely and casually, by different people, with its
-        wish said outright, taken back, and with another one ruled out.
+        Training rows with id, query, intent and fold. At most ``n`` natural ones are drawn, and
+        each is perturbed (`PERTURBATIONS`), restyled (polite, casual), introduced by different
+        people, and extended by its own wish, a withdrawn wish and an excluded one.
     texts
-        As `read_probe_texts` returns them; without them no wishes and no paraphrases.
+        As `read_case_texts` returns them; without them no wishes and no paraphrases.
     out_of_scope
         Rows with id and query that belong to no label; the models of all folds answer them.
     """
     rows = sample_rows(frame, n=n, seed=seed)
-    amounts = view_probes(
+    amounts = perturbation_cases(
         frame[headline_mask(frame)], {"amount spelling": amount_spelling}, seed=seed
     )
     parts = [
-        view_probes(rows, _ANY_TEXT, seed=seed),
-        # Few rows name an amount, so that these are drawn from all that do.
+        perturbation_cases(rows, _OF_ANY_TEXT, seed=seed),
+        # Few rows name an amount, so these are drawn from all of them.
         amounts.sample(min(n, len(amounts)), random_state=seed).sort_index(),
-        manner_probes(rows, seed=seed),
-        person_probes(rows, seed=seed),
+        style_cases(rows, seed=seed),
+        person_cases(rows, seed=seed),
     ]
     if texts is not None:
-        parts += [wish_probes(rows, texts, seed=seed), _paraphrase_probes(texts)]
+        parts += [wish_cases(rows, texts, seed=seed), _paraphrase_cases(texts)]
     if out_of_scope is not None:
-        parts.append(_for_all(OUT_OF_SCOPE, out_of_scope["id"], out_of_scope["query"]))
+        parts.append(_of_rows(OUT_OF_SCOPE, out_of_scope.assign(fold=EVERY_FOLD)))
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def sample_rows(frame: pd.DataFrame, *, n: int, seed: int) -> pd.DataFrame:
-    """Return at most ``n`` random rows of those that headline scores use, in their order."""
+    """Return at most ``n`` random rows among those that headline scores use, in their order."""
     natural = frame[headline_mask(frame)]
     return natural.sample(min(n, len(natural)), random_state=seed).sort_index()
 
 
-def view_probes(
-    frame: pd.DataFrame, views: Mapping[str, View] = VIEWS, *, seed: int = 42
+def perturbation_cases(
+    frame: pd.DataFrame,
+    perturbations: Mapping[str, Perturbation] = PERTURBATIONS,
+    *,
+    seed: int = 42,
 ) -> pd.DataFrame:
-    """Return each view of each row's text, where it differs from the text."""
+    """Return each perturbation of each row's text, where it changes the text."""
     parts = []
-    for name, view in views.items():
-        probe = _of_rows(f"{VIEW}{name}", frame, perturbed(frame["query"], view, seed=seed))
-        parts.append(probe[probe["query"].to_numpy() != frame["query"].to_numpy()])
+    for name, perturbation in perturbations.items():
+        texts = perturbed(frame["query"], perturbation, seed=seed)
+        cases = _of_rows(f"{PERTURBATION}{name}", frame, texts)
+        parts.append(cases[cases["query"].to_numpy() != frame["query"].to_numpy()])
     return pd.concat(parts, ignore_index=True)
 
 
-def manner_probes(frame: pd.DataFrame, *, seed: int = 42) -> pd.DataFrame:
-    """Return each row said politely, and said casually in Hinglish."""
+def style_cases(frame: pd.DataFrame, *, seed: int = 42) -> pd.DataFrame:
+    """Return each row in a polite style, and in a casual Hinglish style."""
     parts = []
-    for which, (name, forms) in enumerate(((POLITE, _POLITE), (CASUAL, _CASUAL))):
+    for which, (name, forms) in enumerate(((POLITE, _POLITE_FORMS), (CASUAL, _CASUAL_FORMS))):
         chosen = np.random.default_rng([seed, which]).choice(forms, size=len(frame))
-        said = [form.format(text) for form, text in zip(chosen, frame["query"], strict=True)]
-        parts.append(_of_rows(name, frame, said))
+        texts = [form.format(text) for form, text in zip(chosen, frame["query"], strict=True)]
+        parts.append(_of_rows(name, frame, texts))
     return pd.concat(parts, ignore_index=True)
 
 
-def person_probes(frame: pd.DataFrame, *, seed: int = 42) -> pd.DataFrame:
-    """Return each row after "I am <name> from <town>", with one thing changed at a time."""
+def person_cases(frame: pd.DataFrame, *, seed: int = 42) -> pd.DataFrame:
+    """Return each row after "I am <name> from <town>", with one attribute changed at a time."""
     people = [_people(np.random.default_rng([seed, n])) for n in range(len(frame))]
     parts = []
     for name in people[0] if people else ():
-        said = [f"{who[name]} {text}" for who, text in zip(people, frame["query"], strict=True)]
-        parts.append(_of_rows(name, frame, said))
+        texts = [f"{who[name]} {text}" for who, text in zip(people, frame["query"], strict=True)]
+        parts.append(_of_rows(name, frame, texts))
     return pd.concat(parts, ignore_index=True) if parts else _of_rows("", frame, [])
 
 
 def _people(rng: np.random.Generator) -> dict[str, str]:
-    """Return how somebody introduces themselves, and people who differ in one thing."""
+    """Return the introduction of a person, and of people who differ in one attribute."""
     gender = int(rng.integers(2))
     name, namesake = rng.permutation(_NAMES["Hindu", gender])[:2]
     town, far, metro = (rng.choice(place) for place in (_TOWNS, _FAR_TOWNS, _METROS))
@@ -202,11 +209,11 @@ def _people(rng: np.random.Generator) -> dict[str, str]:
         "person: other region": (name, far),
         "person: large city": (name, metro),
     }
-    return {probe: f"I am {name} from {place}." for probe, (name, place) in who.items()}
+    return {test: f"I am {name} from {place}." for test, (name, place) in who.items()}
 
 
-def wish_probes(frame: pd.DataFrame, texts: ProbeTexts, *, seed: int = 42) -> pd.DataFrame:
-    """Return each row with its own wish added, taken back for another, and another ruled out.
+def wish_cases(frame: pd.DataFrame, texts: CaseTexts, *, seed: int = 42) -> pd.DataFrame:
+    """Return each row with its own wish added, withdrawn for another, and another one excluded.
 
     The other intent is drawn for each row from those that have a sentence.
     """
@@ -218,12 +225,12 @@ def wish_probes(frame: pd.DataFrame, texts: ProbeTexts, *, seed: int = 42) -> pd
         if own in texts.wishes:
             found.append((OWN_WISH, row.id, row.fold, f"{text} {texts.wishes[own]}"))
         if other := _another(texts.wishes, own, rng):
-            said = f"{text} No, forget that. {texts.wishes[other]}"
-            found.append((f"{TAKEN_BACK}{other}", row.id, row.fold, said))
+            withdrawn = f"{text} No, forget that. {texts.wishes[other]}"
+            found.append((f"{TAKEN_BACK}{other}", row.id, row.fold, withdrawn))
         if other := _another(texts.ruled_out, own, rng):
-            said = f"{text} {texts.ruled_out[other]}"
-            found.append((f"{RULED_OUT}{other}", row.id, row.fold, said))
-    return pd.DataFrame(found, columns=[*PROBE_COLUMNS])
+            excluded = f"{text} {texts.ruled_out[other]}"
+            found.append((f"{RULED_OUT}{other}", row.id, row.fold, excluded))
+    return pd.DataFrame(found, columns=[*CASE_COLUMNS])
 
 
 def _another(sentences: Mapping[str, str], own: str, rng: np.random.Generator) -> str:
@@ -231,30 +238,27 @@ def _another(sentences: Mapping[str, str], own: str, rng: np.random.Generator) -
     return str(rng.choice(others)) if others else ""
 
 
-def _paraphrase_probes(texts: ProbeTexts) -> pd.DataFrame:
-    pairs = texts.paraphrases
-    parts = [_for_all(EN, pairs["id"], pairs["en"])]
-    return pd.concat(
-        [*parts, _for_all(HINGLISH, pairs["id"], pairs["hinglish"])], ignore_index=True
-    )
+def _paraphrase_cases(texts: CaseTexts) -> pd.DataFrame:
+    pairs = texts.paraphrases.assign(fold=EVERY_FOLD)
+    both = ((EN, pairs["en"]), (HINGLISH, pairs["hinglish"]))
+    return pd.concat([_of_rows(name, pairs, column) for name, column in both], ignore_index=True)
 
 
-def _of_rows(name: str, frame: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
-    columns = (name, frame["id"].to_numpy(), frame["fold"].to_numpy(), texts)
-    return pd.DataFrame(dict(zip(PROBE_COLUMNS, columns, strict=True)))
+def _of_rows(
+    name: str, frame: pd.DataFrame, texts: Sequence[str] | pd.Series | None = None
+) -> pd.DataFrame:
+    queries = np.asarray(frame["query"] if texts is None else texts, dtype=object)
+    columns = (name, frame["id"].to_numpy(), frame["fold"].to_numpy(), queries)
+    return pd.DataFrame(dict(zip(CASE_COLUMNS, columns, strict=True)))
 
 
-def _for_all(name: str, ids: pd.Series, texts: pd.Series) -> pd.DataFrame:
-    columns = (name, ids.to_numpy(), EVERY_FOLD, texts.to_numpy())
-    return pd.DataFrame(dict(zip(PROBE_COLUMNS, columns, strict=True)))
+def answers_to(case_answers: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the answers to one test as an out-of-fold table: id, fold, probabilities."""
+    rows = case_answers[case_answers["probe"] == name]
+    return rows.drop(columns="probe").reset_index(drop=True)
 
 
-def answers(probes: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the answers to one probe as an out-of-fold table: id, fold, probabilities."""
-    return probes[probes["probe"] == name].drop(columns="probe").reset_index(drop=True)
-
-
-def answers_by_target(probes: pd.DataFrame, prefix: str) -> pd.DataFrame:
-    """Return the answers to the probes ``<prefix><label>``, with that label as ``target``."""
-    rows = probes[probes["probe"].str.startswith(prefix)].reset_index(drop=True)
+def answers_by_target(case_answers: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """Return the answers to the tests ``<prefix><label>``, with that label as ``target``."""
+    rows = case_answers[case_answers["probe"].str.startswith(prefix)].reset_index(drop=True)
     return rows.assign(target=rows["probe"].str.removeprefix(prefix)).drop(columns="probe")

@@ -1,9 +1,9 @@
-"""For whom a model works less well, and whether who asks changes what is answered.
+"""Fairness: accuracy of segments, and counterfactual changes of who asks and how.
 
-A difference between segments is judged by its interval, not by its point: with few rows a gap of
-many points can be chance, and a small one can hide a large one. The spread between the best and
-the worst of k segments grows by chance with k, so each segment is compared with all other rows,
-and the intervals are corrected for their number.
+A difference between segments is judged by its interval, not by its point estimate: with few rows
+a large observed gap can be chance, and a small one can hide a large true gap. The spread between
+the best and the worst of k segments grows by chance with k, so each segment is compared with all
+other rows, and the intervals are corrected for their number.
 """
 
 from __future__ import annotations
@@ -17,22 +17,32 @@ import pandas as pd
 from fairlearn.metrics import MetricFrame, count
 from scipy.optimize import brentq
 from scipy.stats import binomtest, bootstrap
-from sklearn.metrics import accuracy_score, f1_score
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
+from nivesh_lib.evaluation.intervals import share_of, wilson
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    confidence_of,
+    predicted_labels,
+    probabilities,
+)
 from nivesh_lib.evaluation.robustness.behaviour import changed
-from nivesh_lib.evaluation.robustness.cases import CASUAL, INTRODUCED, POLITE, VIEW, answers
-from nivesh_lib.evaluation.scores import MIN_ROWS, by_slice, share_of, wilson
+from nivesh_lib.evaluation.robustness.cases import (
+    CASUAL,
+    INTRODUCED,
+    PERTURBATION,
+    POLITE,
+    answers_to,
+)
+from nivesh_lib.evaluation.scores import METRICS, MIN_ROWS, by_slice
 from nivesh_lib.records.estimate import Estimate
 
-MARGIN = 0.05  # the largest difference in accuracy between segments that is let pass
+MARGIN = 0.05  # the largest tolerated difference in accuracy between segments
 _ALPHA = 0.05
 _POWER = 0.8
 
-# What differs between two texts -> the probes that hold them; "" is the text as written.
+# What differs between two texts -> their tests; "" is the unchanged text.
 CONTROL = "another name (control)"
 _PEOPLE = {
     "gender of the name": (INTRODUCED, "person: other gender"),
@@ -44,7 +54,7 @@ COUNTERFACTUALS = {
     CONTROL: (INTRODUCED, "person: another name"),
     **_PEOPLE,
     "polite or casual": (POLITE, CASUAL),
-    "style of amounts": ("", f"{VIEW}amount spelling"),
+    "style of amounts": ("", f"{PERTURBATION}amount spelling"),
 }
 
 
@@ -67,18 +77,19 @@ def segment_scores(
     frame, oof
         The same rows in the same order.
     masks
-        Name -> rows, as the functions of `slices` return them; those of fewer than ``MIN_ROWS``
-        rows are left out.
+        Name -> rows, as `scores.masks_by_column` and its like return them; those of fewer than
+        ``MIN_ROWS`` rows are left out.
     threshold
-        Confidence below which the assistant hands over; without it ``abstained`` is left out.
+        Confidence below which the model abstains; without it ``abstained`` is left out.
 
     Returns
     -------
     DataFrame
-        ``confidence`` is its mean, ``calibration`` that mean minus accuracy (above 0: too sure),
-        ``abstained`` the share of rows below the threshold.
+        The columns of `scores.by_slice`; ``confidence``, its mean; ``calibration``, that mean
+        minus accuracy (above 0: overconfident); ``abstained``, the share of rows below the
+        threshold.
     """
-    true, predicted, confidence = _judged(frame, oof)
+    true, predicted, confidence = _labels_and_confidence(frame, oof)
     scores = by_slice(true, predicted, masks, n_boot=n_boot, seed=seed)
     right = predicted == true
     rows = []
@@ -92,18 +103,20 @@ def segment_scores(
     return pd.concat([scores, pd.DataFrame(rows)], axis=1)
 
 
-def _judged(frame: pd.DataFrame, oof: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _labels_and_confidence(
+    frame: pd.DataFrame, oof: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return true labels, predicted labels and confidence, each of shape (n,)."""
     if frame["id"].tolist() != oof["id"].tolist():
         raise ValueError("frame and oof must hold the same ids in the same order; align them by id")
     true = frame["intent"].to_numpy(dtype=object)
-    return true, predicted_labels(oof), probabilities(oof).max(axis=1).to_numpy()
+    return true, predicted_labels(oof), confidence_of(probabilities(oof))
 
 
 def _mean(values: np.ndarray, *, n_boot: int, seed: int) -> Estimate:
     """Return a mean with its percentile bootstrap interval."""
     value = float(values.mean())
-    if np.ptp(values) == 0:  # no resample differs
+    if np.ptp(values) == 0:  # all resamples are equal
         return Estimate(value, value, value, len(values))
     rng = np.random.default_rng(seed)
     drawn = bootstrap(
@@ -113,26 +126,29 @@ def _mean(values: np.ndarray, *, n_boot: int, seed: int) -> Estimate:
     return Estimate(value, float(low), float(high), len(values))
 
 
-def crossed(frame: pd.DataFrame, oof: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def intersectional_scores(
+    frame: pd.DataFrame, oof: pd.DataFrame, columns: Sequence[str]
+) -> pd.DataFrame:
     """Return the scores of each combination of values of several columns.
 
-    A segment can do well on the whole and badly where it meets another (Fairlearn's
+    A model can be accurate on each segment but not on an intersection of two (Fairlearn's
     MetricFrame).
 
     Returns
     -------
     DataFrame
-        The columns; rows, accuracy with its Wilson interval (``_low``, ``_high``), macro_f1.
-        Combinations of fewer than ``MIN_ROWS`` rows are left out; empty where none is left, or
-        where the frame lacks one of the columns.
+        The columns; rows, accuracy with its Wilson interval (``_low``, ``_high``), and the other
+        metrics. Combinations of fewer than ``MIN_ROWS`` rows are left out; empty where none is
+        left, or where the frame lacks one of the columns.
     """
-    true, predicted, _ = _judged(frame, oof)
+    true, predicted, _ = _labels_and_confidence(frame, oof)
     names = list(columns)
+    scores = ["accuracy", "accuracy_low", "accuracy_high", *(m for m in METRICS if m != "accuracy")]
     whole = frame.reindex(columns=names).notna().all(axis=1).to_numpy()
     if not whole.any():
-        return pd.DataFrame(columns=[*names, *_OF_CROSSED])
+        return pd.DataFrame(columns=[*names, "rows", *scores])
     table = MetricFrame(
-        metrics={"rows": count, "accuracy": accuracy_score, "macro_f1": _macro_f1},
+        metrics={"rows": count} | {name: metric.value for name, metric in METRICS.items()},
         y_true=true[whole],
         y_pred=predicted[whole],
         sensitive_features=frame.loc[whole, names].astype(str),
@@ -141,18 +157,10 @@ def crossed(frame: pd.DataFrame, oof: pd.DataFrame, columns: Sequence[str]) -> p
     pairs = zip(table["accuracy"], table["rows"], strict=True)
     ends = np.array([wilson(float(share), int(n)) for share, n in pairs]).reshape(-1, 2)
     table[["accuracy_low", "accuracy_high"]] = ends
-    return table[[*names, *_OF_CROSSED]]
+    return table[[*names, "rows", *scores]]
 
 
-_OF_CROSSED = ("rows", "accuracy", "accuracy_low", "accuracy_high", "macro_f1")
-
-
-def _macro_f1(y_true: Sequence[str], y_pred: Sequence[str]) -> float:
-    # Over the labels that occur, as `score` takes it.
-    return float(f1_score(y_true, y_pred, labels=np.unique(y_true), average="macro"))
-
-
-# --- the rule of five points -------------------------------------------------------------------
+# --- differences between segments --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -160,8 +168,8 @@ class Gap:
     """A segment's accuracy minus that of all other rows.
 
     ``difference`` has the Holm-corrected interval and the segment's rows as n; ``verdict`` is
-    gap, no gap or cannot tell; ``detectable`` is the smallest true difference that so many rows
-    would have shown four times out of five, not a number where even 0 % would not be found.
+    gap, no gap or cannot tell; ``detectable`` is the true difference that these numbers of rows
+    detect with a power of 80 %, NaN where even an accuracy of 0 would not be detected.
     """
 
     segment: str
@@ -171,15 +179,15 @@ class Gap:
     detectable: float
 
     def sentence(self) -> str:
-        """Return the verdict in words, with its digits."""
+        """Return the verdict as a sentence with its numbers."""
         d = self.difference
         points = f"{100 * d.value:+.1f} points [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
-        seen = (
+        power = (
             "no difference would be sure with so few rows"
             if np.isnan(self.detectable)
             else f"so many rows show {100 * self.detectable:.1f} points or more"
         )
-        return f"{self.segment} ({d.n} rows): {points} against the rest, {self.verdict}; {seen}."
+        return f"{self.segment} ({d.n} rows): {points} against the rest, {self.verdict}; {power}."
 
 
 def accuracy_gaps(
@@ -192,20 +200,20 @@ def accuracy_gaps(
     right
         Whether each answer was right, shape (n,).
     masks
-        Name -> rows of the segment. Of two masks that complement each other only the smaller
-        counts: they are one comparison. A mask needs ``MIN_ROWS`` rows in it and outside it.
+        Name -> rows of the segment. Of two complementary masks only the smaller counts: they are
+        one comparison. A mask needs ``MIN_ROWS`` rows inside and outside.
     margin
-        The largest difference that is let pass.
+        The largest tolerated difference.
 
     Returns
     -------
     list of Gap
         "gap" where the whole interval lies beyond the margin on one side, "no gap" where it lies
         within, else "cannot tell". Intervals are Newcombe's (1998, method 10) at the level of
-        Holm's (1979) step: the surest of k gaps at 1 - 0.05/k, the next at 1 - 0.05/(k-1), and
-        from the first that is none on, all at the level where it failed. So the chance of calling
-        any gap that is none is at most 5 %. Differences are of the rows as they are; segments
-        that differ in intents or language are not made alike.
+        Holm's (1979) step: the most significant of k gaps at 1 - 0.05/k, the next at
+        1 - 0.05/(k-1), and from the first that is not significant on, all at its level. The
+        probability of any false gap is thus at most 5 %. Differences are not adjusted for
+        intents or language.
     """
     right = np.asarray(right, dtype=bool)
     chosen = _comparisons(masks)
@@ -258,7 +266,7 @@ def _p_beyond(counts: _Counts, margin: float) -> float:
 
 def _holm_alphas(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return the level at which each comparison is judged in Holm's procedure."""
-    alphas, left, stopped = {}, len(p_values), False
+    alphas, left, stopped = {}, len(p_values), False  # statsmodels corrects p-values, not levels
     for name in sorted(p_values, key=lambda name: p_values[name]):
         alphas[name] = _ALPHA / left
         stopped = stopped or p_values[name] > alphas[name]
@@ -281,10 +289,10 @@ def _gap(name: str, counts: _Counts, alpha: float, margin: float) -> Gap:
 
 
 def detectable(accuracy: float, n: int, rest: int) -> float:
-    """Return how much below ``accuracy`` a segment must lie to be found.
+    """Return the smallest detectable difference of a segment below ``accuracy``.
 
-    Found means a two-sided test at 5 % with 80 % power for ``n`` rows against ``rest``, by
-    Cohen's (1988) arcsine effect size; not a number where it would lie below 0.
+    For a two-sided test at 5 % with 80 % power and ``n`` rows against ``rest``, by Cohen's (1988)
+    arcsine effect size; NaN where the segment's accuracy would be below 0.
     """
     angle = np.arcsin(np.sqrt(accuracy)) - _effect(n, rest) / 2
     return float(accuracy - np.sin(angle) ** 2) if angle >= 0 else float("nan")
@@ -316,20 +324,20 @@ def gap_table(gaps: Sequence[Gap]) -> pd.DataFrame:
 # --- counterfactual pairs ----------------------------------------------------------------------
 
 
-def flip_rates(oof: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
-    """Return how often the answer changes when only who asks, or how, does.
+def flip_rates(oof: pd.DataFrame, case_answers: pd.DataFrame) -> pd.DataFrame:
+    """Return how often the predicted label changes when only the asker or the style does.
 
-    A text may flip under any change, so the flips of one first name for another of the same
-    gender and community are the control of those that change who asks.
+    Any change of a text may flip its label, so exchanging one first name for another of the same
+    gender and community is the control of the changes of the asker.
 
     Returns
     -------
     DataFrame
-        ``attribute``, ``rows``, ``flipped`` with its Wilson interval, and ``p_control``: whether
-        more rows flip than with the control, by an exact one-sided McNemar test on the same rows,
-        Holm-corrected; missing where there is no such control.
+        ``attribute``, ``rows``, ``flipped`` with its Wilson interval, and ``p_control``, the
+        p-value of more flips than under the control: an exact one-sided McNemar test on the same
+        rows, Holm-corrected; missing where there is no such control.
     """
-    flips = {name: _flips(oof, probes, pair) for name, pair in COUNTERFACTUALS.items()}
+    flips = {name: _flips(oof, case_answers, pair) for name, pair in COUNTERFACTUALS.items()}
     flips = {name: flipped for name, flipped in flips.items() if len(flipped)}
     p_values = _against_control(flips)
     shares = {name: share_of(flipped.to_numpy()) for name, flipped in flips.items()}
@@ -353,9 +361,9 @@ def _against_control(flips: Mapping[str, pd.Series]) -> dict[str, float]:
     return dict(zip(people, map(float, corrected), strict=True))
 
 
-def _flips(oof: pd.DataFrame, probes: pd.DataFrame, pair: tuple[str, str]) -> pd.Series:
-    """Return whether the answer flips, by id."""
-    before, after = (answers(probes, name) if name else oof for name in pair)
+def _flips(oof: pd.DataFrame, case_answers: pd.DataFrame, pair: tuple[str, str]) -> pd.Series:
+    """Return whether the predicted label changes, by id."""
+    before, after = (answers_to(case_answers, name) if name else oof for name in pair)
     after = after[after["id"].isin(before["id"])]
     return pd.Series(changed(before, after), index=after["id"].to_numpy(), dtype=bool)
 

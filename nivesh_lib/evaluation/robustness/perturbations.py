@@ -1,8 +1,8 @@
-"""The same question written another way: views of a text that keep what it asks.
+"""Perturbations of a text that keep its intent.
 
-Each is a function of a text and a random generator; a model should answer a view as it answers
-the text (invariance tests, Ribeiro et al. 2020). ``shuffled_words`` is the exception: it takes the
-order away and shows how much of an answer rested on it.
+Each is a function of a text and a random generator; a model should predict the same label for the
+perturbed text (invariance tests, Ribeiro et al. 2020). ``shuffled_words`` is the exception: it
+shows how much a prediction depends on word order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from decimal import Decimal
 
 import numpy as np
 
-View = Callable[[str, np.random.Generator], str]
+Perturbation = Callable[[str, np.random.Generator], str]
 
 _AMOUNT = re.compile(
     r"(?:(?P<sign>₹|\brs\.?|\binr)\s*)?(?P<number>\d+(?:,\d+)*(?:\.\d+)?)\s*"
@@ -21,62 +21,30 @@ _AMOUNT = re.compile(
     re.IGNORECASE,
 )
 _UNITS = {"l": 5, "lakh": 5, "lac": 5, "crore": 7, "cr": 7, "k": 3}
-_NEIGHBOURS = dict(
-    zip(
-        "abcdefghijklmnopqrstuvwxyz",
-        [
-            "s",
-            "v",
-            "x",
-            "s",
-            "w",
-            "d",
-            "f",
-            "g",
-            "u",
-            "h",
-            "j",
-            "k",
-            "n",
-            "b",
-            "i",
-            "o",
-            "w",
-            "e",
-            "a",
-            "r",
-            "y",
-            "b",
-            "e",
-            "z",
-            "t",
-            "x",
-        ],
-        strict=True,
-    )
-)
+# A neighbour of each key.
+_NEIGHBOURS = dict(zip("abcdefghijklmnopqrstuvwxyz", "svxswdfguhjknbiowearybeztx", strict=True))
 
 
 def upper_case(text: str, rng: np.random.Generator) -> str:
-    """Shout."""
+    """Convert to upper case."""
     return text.upper()
 
 
 def no_punctuation(text: str, rng: np.random.Generator) -> str:
-    """Leave out marks at the ends of words; amounts and percentages keep theirs."""
+    """Remove punctuation at the ends of words, but not in amounts and percentages."""
     return " ".join(re.sub(r"(?<!\d)[.,;:!?\"'()]+(?=\s|$)", "", text).split())
 
 
 def typos(text: str, rng: np.random.Generator) -> str:
-    """Make one slip of the thumb in every fifth word of five letters or more, and at least one."""
+    """Make one typo in every fifth word of five letters or more, and at least one."""
     words = text.split(" ")
     long = [n for n, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
     for n in rng.permutation(long)[: max(1, len(long) // 5)]:
-        words[n] = _slip(words[n], rng)
+        words[n] = _typo(words[n], rng)
     return " ".join(words)
 
 
-def _slip(word: str, rng: np.random.Generator) -> str:
+def _typo(word: str, rng: np.random.Generator) -> str:
     """Drop, double, swap or mistype one letter, never the first."""
     at = int(rng.integers(1, len(word) - 1))
     before, here, after = word[:at], word[at], word[at + 1 :]
@@ -91,7 +59,7 @@ def _slip(word: str, rng: np.random.Generator) -> str:
 
 
 def amount_spelling(text: str, rng: np.random.Generator) -> str:
-    """Write every amount of money in another of its Indian spellings."""
+    """Rewrite every amount of money in another Indian spelling."""
     return _AMOUNT.sub(lambda match: _respell(match, rng), text)
 
 
@@ -129,7 +97,7 @@ def shuffled_words(text: str, rng: np.random.Generator) -> str:
     return " ".join(rng.permutation(text.split()).tolist())
 
 
-VIEWS: dict[str, View] = {
+PERTURBATIONS: dict[str, Perturbation] = {
     "upper case": upper_case,
     "no punctuation": no_punctuation,
     "typos": typos,
@@ -137,6 +105,6 @@ VIEWS: dict[str, View] = {
 }
 
 
-def perturbed(texts: Iterable[str], view: View, seed: int = 42) -> list[str]:
-    """Return the view of each text; a text's view depends on its place and the seed alone."""
-    return [view(text, np.random.default_rng([seed, n])) for n, text in enumerate(texts)]
+def perturbed(texts: Iterable[str], perturbation: Perturbation, seed: int = 42) -> list[str]:
+    """Return each text perturbed; its random generator depends on position and seed alone."""
+    return [perturbation(text, np.random.default_rng([seed, n])) for n, text in enumerate(texts)]

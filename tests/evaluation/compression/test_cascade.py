@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nivesh_lib.evaluation.compression.cascade import NEVER, cascade_curve, choose_threshold
+from nivesh_lib.evaluation.compression.cascade import NEVER, cascade_scores, choose_threshold
 from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels
 from nivesh_lib.records.estimate import Estimate
 from tests.evaluation.answers import LABELS, rows, table
@@ -19,7 +19,7 @@ STUDENT = table(FRAME, wrong=[*range(9, 350, 10), *range(350, 500)], sure=SURE)
 
 
 def test_the_curve_goes_from_the_teacher_alone_to_the_student_alone():
-    curve = cascade_curve(STUDENT, TEACHER, FRAME)
+    curve = cascade_scores(STUDENT, TEACHER, FRAME)
     first, last = curve.iloc[0], curve.iloc[-1]
     assert (first["share"], first["accuracy"], first["loss"]) == (0, 0.9, 0)
     assert (last["share"], last["accuracy"]) == pytest.approx((1, 315 / 500))
@@ -28,13 +28,13 @@ def test_the_curve_goes_from_the_teacher_alone_to_the_student_alone():
 
 
 def test_equal_confidences_are_answered_together():
-    curve = cascade_curve(table(FRAME, sure=0.8), TEACHER, FRAME)
+    curve = cascade_scores(table(FRAME, sure=0.8), TEACHER, FRAME)
     assert curve["share"].tolist() == [0, 1]
 
 
 def test_hard_rows_do_not_count():
     frame = FRAME.assign(selection=["natural"] * 350 + ["hard"] * 150)
-    assert cascade_curve(STUDENT, TEACHER, frame)["loss"].max() == 0
+    assert cascade_scores(STUDENT, TEACHER, frame)["loss"].max() == 0
     assert choose_threshold(STUDENT, TEACHER, frame).threshold == 0
 
 
@@ -59,7 +59,7 @@ def test_a_student_that_fails_at_once_answers_nothing():
     assert "may answer nothing" in found.sentence
 
 
-def test_each_fold_is_judged_at_the_threshold_of_the_others():
+def test_each_fold_is_evaluated_at_the_threshold_of_the_others():
     # In fold 0 the student is wrong where it is surest: the other folds cannot know.
     frame = FRAME.assign(fold=(np.arange(500) >= 100).astype(int))
     student = table(frame, wrong=range(100), sure=SURE)
@@ -69,30 +69,30 @@ def test_each_fold_is_judged_at_the_threshold_of_the_others():
     assert not found.holds
 
 
-def test_a_threshold_is_not_drawn_at_the_very_edge():
+def test_a_threshold_keeps_a_margin():
     # The student wins back on some rows what it lost on others: by chance it could lose more.
     student, teacher = table(FRAME, range(20), sure=SURE), table(FRAME, range(20, 40))
-    curve = cascade_curve(student, teacher, FRAME)
+    curve = cascade_scores(student, teacher, FRAME)
     assert curve["loss"].iloc[-1] == 0
     assert choose_threshold(student, teacher, FRAME, allowed_loss=0.0).threshold == NEVER
 
 
-def test_a_loss_that_was_not_kept_to_is_said():
+def test_a_loss_above_the_allowed_one_is_in_the_sentence():
     found = choose_threshold(STUDENT, TEACHER, FRAME)
     lost = replace(found, loss=Estimate(0.01, -0.01, 0.03, 500))
     assert "changes accuracy by −1.0 points [−3.0, +1.0], more than the 0.2" in lost.sentence
 
 
 def test_a_cascade_scores_what_the_curve_says():
-    curve = cascade_curve(STUDENT, TEACHER, FRAME)
+    curve = cascade_scores(STUDENT, TEACHER, FRAME)
     at = curve.iloc[150]
     both = np.where(at["threshold"] <= SURE, predicted_labels(STUDENT), predicted_labels(TEACHER))
     assert (both == FRAME["intent"]).mean() == pytest.approx(at["accuracy"])
 
 
-@pytest.mark.parametrize("act", [cascade_curve, choose_threshold])
+@pytest.mark.parametrize("act", [cascade_scores, choose_threshold])
 def test_a_student_of_other_labels_never_answers(act):
-    with pytest.raises(ValueError, match="other labels: 'gold' is only in one"):
+    with pytest.raises(ValueError, match="different labels: 'gold' is only in one"):
         act(STUDENT.rename(columns={"loan": "gold"}), TEACHER, FRAME)
 
 
@@ -102,7 +102,7 @@ def test_labels_in_another_order_are_the_same_labels():
 
 
 def test_models_of_other_folds_are_refused():
-    with pytest.raises(ValueError, match="other folds"):
+    with pytest.raises(ValueError, match="different folds"):
         choose_threshold(STUDENT.assign(fold=0), TEACHER, FRAME)
 
 
@@ -118,10 +118,10 @@ def test_a_single_fold_is_refused():
         choose_threshold(STUDENT.assign(fold=0), TEACHER.assign(fold=0), FRAME)
 
 
-def test_a_split_is_ready_for_json_and_reads_as_a_sentence():
-    told = json.loads(json.dumps(choose_threshold(STUDENT, TEACHER, FRAME).as_dict()))
-    assert set(told["by_fold"]) == set("01234") and told["holds"] is True
-    assert "the student answers, 70 of 100 queries" in told["sentence"]
+def test_a_threshold_is_ready_for_json_and_reads_as_a_sentence():
+    plain = json.loads(json.dumps(choose_threshold(STUDENT, TEACHER, FRAME).as_dict()))
+    assert set(plain["by_fold"]) == set("01234") and plain["holds"] is True
+    assert "the student answers, 70 of 100 queries" in plain["sentence"]
 
 
 @pytest.mark.parametrize("loss", [-0.1, 2, float("nan")])
@@ -133,5 +133,5 @@ def test_a_loss_that_is_no_share_is_refused(loss):
 def test_a_table_with_a_missing_probability_is_refused():
     holed = STUDENT.copy()
     holed.loc[3, LABELS[0]] = np.nan
-    with pytest.raises(ValueError, match="has a probability that is none"):
+    with pytest.raises(ValueError, match="has a probability that is not a number"):
         choose_threshold(holed, TEACHER, FRAME)

@@ -5,15 +5,15 @@ import json
 import pytest
 
 from nivesh_lib.evaluation.benchmark import Speed
-from nivesh_lib.evaluation.compression.gate import judge, recommended
+from nivesh_lib.evaluation.compression.gate import decide, recommended
 from tests.evaluation.answers import rows, table
 
 FRAME = rows(400)
 REFERENCE = table(FRAME, wrong=range(40))
 
 
-def judged(name="int8", wrong=range(40), **given):
-    return judge(name, table(FRAME, wrong), REFERENCE, FRAME, n_boot=50, **given)
+def decision(name="int8", wrong=range(40), **given):
+    return decide(name, table(FRAME, wrong), REFERENCE, FRAME, n_boot=50, **given)
 
 
 def speed(ms, p95=None):
@@ -25,16 +25,16 @@ def speed(ms, p95=None):
     [(range(40), "kept"), (range(30), "kept"), (range(42), "kept"), (range(43), "refused")],
 )
 def test_a_model_may_lose_half_a_point_and_no_more(wrong, verdict):
-    assert judged(wrong=wrong).verdict == verdict
+    assert decision(wrong=wrong).verdict == verdict
 
 
 def test_the_loss_that_is_allowed_is_given():
-    assert judged(wrong=range(43), allowed_loss=0.01).verdict == "kept"
-    assert judged(wrong=range(41), allowed_loss=0.0).verdict == "refused"
+    assert decision(wrong=range(43), allowed_loss=0.01).verdict == "kept"
+    assert decision(wrong=range(41), allowed_loss=0.0).verdict == "refused"
 
 
-def test_an_interval_that_allows_a_larger_loss_is_said():
-    found = judged(wrong=[*range(5, 40), *range(100, 105)])
+def test_an_interval_that_includes_a_larger_loss_is_in_the_sentence():
+    found = decision(wrong=[*range(5, 40), *range(100, 105)])
     assert found.verdict == "kept" and found.may_lose_more
     assert found.sentence == (
         f"int8: kept, 0.0 points of accuracy against fp32, though the interval reaches "
@@ -43,14 +43,14 @@ def test_an_interval_that_allows_a_larger_loss_is_said():
 
 
 def test_an_interval_that_does_not_is_not_mentioned():
-    found = judged(allowed_loss=0.02)
+    found = decision(allowed_loss=0.02)
     assert not found.may_lose_more and "interval" not in found.sentence
 
 
 def test_a_refusal_names_loss_interval_and_what_is_allowed():
-    told = judged("pruned", wrong=range(60), reference="minilm").sentence
-    assert told.startswith("pruned: refused, −5.0 points of accuracy against minilm [−7.")
-    assert told.endswith("where −0.5 is allowed.")
+    sentence = decision("pruned", wrong=range(60), reference="minilm").sentence
+    assert sentence.startswith("pruned: refused, −5.0 points of accuracy against minilm [−7.")
+    assert sentence.endswith("where −0.5 is allowed.")
 
 
 @pytest.mark.parametrize(
@@ -58,37 +58,44 @@ def test_a_refusal_names_loss_interval_and_what_is_allowed():
     [(1.01, 1.0, "no gain"), (2.0, 1.0, "kept"), (0.8, 4.0, "kept"), (None, 1.0, "kept")],
 )
 def test_a_model_that_is_neither_faster_nor_smaller_is_no_gain(fast, small, verdict):
-    assert judged(times_as_fast=fast, times_as_small=small).verdict == verdict
+    assert decision(times_as_fast=fast, times_as_small=small).verdict == verdict
 
 
 def test_hard_rows_do_not_count():
     frame = FRAME.assign(selection=["hard"] * 100 + ["natural"] * 300)
-    found = judge("int8", table(frame, range(100)), REFERENCE, frame, n_boot=50)
-    assert (found.accuracy.value, found.accuracy.n, found.agreement.value) == (1, 300, 1)
+    found = decide("int8", table(frame, range(100)), REFERENCE, frame, n_boot=50)
+    assert (found.scores["accuracy"].value, found.scores["accuracy"].n, found.agreement.value) == (
+        1,
+        300,
+        1,
+    )
 
 
 def test_scores_of_both_stand_side_by_side_whatever_the_order_of_rows():
     shuffled = table(FRAME, range(20), sure=0.95).sample(frac=1, random_state=0)
-    found = judge("int8", shuffled, REFERENCE, FRAME, n_boot=50)
-    assert (found.accuracy.value, found.reference_accuracy.value) == (0.95, 0.9)
+    found = decide("int8", shuffled, REFERENCE, FRAME, n_boot=50)
+    mine, theirs = found.scores, found.reference_scores
+    assert (mine["accuracy"].value, theirs["accuracy"].value) == (0.95, 0.9)
     assert found.difference.value == pytest.approx(0.05)
-    assert found.macro_f1.value > found.reference_macro_f1.value
-    assert abs(found.calibration_error.value) < 0.02
+    assert mine["macro_f1"].value > theirs["macro_f1"].value
+    assert abs(mine["calibration_error"].value) < 0.02
 
 
 def test_other_labels_are_refused():
-    with pytest.raises(ValueError, match="int8: its labels are not those of fp32"):
-        judge("int8", REFERENCE.rename(columns={"tax": "gold"}), REFERENCE, FRAME)
+    with pytest.raises(ValueError, match="int8 and fp32 have different labels: 'gold'"):
+        decide("int8", REFERENCE.rename(columns={"tax": "gold"}), REFERENCE, FRAME)
 
 
 def test_a_true_label_that_no_model_has_is_named():
     with pytest.raises(ValueError, match="is 'gold', which the out-of-fold table has no column"):
-        judge("int8", REFERENCE, REFERENCE, FRAME.assign(intent="gold"))
+        decide("int8", REFERENCE, REFERENCE, FRAME.assign(intent="gold"))
 
 
-def test_a_judgement_is_ready_for_json():
-    told = json.loads(json.dumps(judged().as_dict()))
-    assert told["difference"]["n"] == 400 and told["sentence"].startswith("int8: kept")
+def test_a_decision_is_ready_for_json():
+    plain = json.loads(json.dumps(decision().as_dict()))
+    assert plain["difference"]["n"] == 400 and plain["sentence"].startswith("int8: kept")
+    names = ["accuracy", "macro_f1", "calibration_error"]
+    assert list(plain)[6:12] == [*names, *(f"reference_{name}" for name in names)]
 
 
 SPEEDS = {"fp32": speed(6), "int8": speed(1), "tiny": speed(1.02), "pruned": speed(0.5)}
@@ -97,7 +104,7 @@ IN_TIME = {"latency_target_ms": 100}
 
 
 def test_the_fastest_of_the_kept_ones_is_recommended_and_refusals_are_named():
-    found = recommended([judged(), judged("pruned", range(60))], SPEEDS, SIZES, IN_TIME)
+    found = recommended([decision(), decision("pruned", range(60))], SPEEDS, SIZES, IN_TIME)
     assert (found.model, found.meets_latency) == ("int8", True)
     assert found.sentence.startswith(
         "int8 is recommended: 1.00 ms for a query (p95 2.00 ms, 100 ms allowed); 6.0 times as fast "
@@ -107,51 +114,51 @@ def test_the_fastest_of_the_kept_ones_is_recommended_and_refusals_are_named():
 
 
 def test_of_models_as_fast_as_each_other_the_smaller_is_taken():
-    assert recommended([judged(), judged("tiny")], SPEEDS, SIZES, {}).model == "tiny"
+    assert recommended([decision(), decision("tiny")], SPEEDS, SIZES, {}).model == "tiny"
 
 
 def test_a_model_whose_tail_is_too_slow_is_passed_over():
     slow_tail = SPEEDS | {"int8": speed(1, p95=150)}
-    assert recommended([judged(), judged("tiny")], slow_tail, SIZES, IN_TIME).model == "tiny"
+    assert recommended([decision(), decision("tiny")], slow_tail, SIZES, IN_TIME).model == "tiny"
 
 
 def test_the_reference_stays_where_nothing_kept_is_faster():
-    found = recommended([judged("pruned", range(60))], SPEEDS, SIZES, {})
+    found = recommended([decision("pruned", range(60))], SPEEDS, SIZES, {})
     assert (found.model, found.meets_latency) == ("fp32", None)
     assert "nothing that was kept is faster; refused pruned" in found.sentence
 
 
 def test_the_reference_stays_where_none_answers_in_time():
-    found = recommended([judged()], SPEEDS, SIZES, {"latency_target_ms": 1.5})
+    found = recommended([decision()], SPEEDS, SIZES, {"latency_target_ms": 1.5})
     assert (found.model, found.meets_latency) == ("fp32", False)
     assert "answers within 1.5 ms" in found.sentence
 
 
 @pytest.mark.parametrize(
-    ("judgements", "sizes", "message"),
+    ("decisions", "sizes", "message"),
     [
         ([], SIZES, "one reference"),
-        ([judged(), judged(reference="other")], SIZES, "one reference"),
-        ([judged()], {"fp32": 1}, "no size of int8"),
+        ([decision(), decision(reference="other")], SIZES, "one reference"),
+        ([decision()], {"fp32": 1}, "no size of int8"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(judgements, sizes, message):
+def test_what_cannot_be_compared_is_refused(decisions, sizes, message):
     with pytest.raises(ValueError, match=message):
-        recommended(judgements, SPEEDS, sizes, {})
+        recommended(decisions, SPEEDS, sizes, {})
 
 
 @pytest.mark.parametrize("loss", [-0.1, 1.5, float("nan")])
 def test_an_allowed_loss_that_is_no_share_is_refused(loss):
     with pytest.raises(ValueError, match="is no share"):
-        judged(allowed_loss=loss)
+        decision(allowed_loss=loss)
 
 
-def test_rows_that_are_all_hard_judge_nothing():
+def test_rows_that_are_all_hard_decide_nothing():
     with pytest.raises(ValueError, match="all are hard"):
-        judge("int8", REFERENCE, REFERENCE, FRAME.assign(selection="hard"), n_boot=50)
+        decide("int8", REFERENCE, REFERENCE, FRAME.assign(selection="hard"), n_boot=50)
 
 
 def test_tables_of_other_folds_are_refused():
     turned = REFERENCE.assign(fold=(REFERENCE["fold"] + 1) % 5)
-    with pytest.raises(ValueError, match="other folds"):
-        judge("int8", turned, REFERENCE, FRAME, n_boot=50)
+    with pytest.raises(ValueError, match="different folds"):
+        decide("int8", turned, REFERENCE, FRAME, n_boot=50)

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nivesh_lib.evaluation.compression.study import Trials
+from nivesh_lib.evaluation.compression.study import CompressionStudy
 
 LABELS = ["loan", "tax"]
 
 
 class Reader:
-    """Reads the label off the query, and is wrong about the rows it is told to be wrong about."""
+    """Reads the label off the query, and is wrong about the given rows."""
 
     def __init__(self, size=100, wrong=()):
         self.size, self.wrong = size, set(wrong)
@@ -43,76 +43,74 @@ def of_folds(model):
 
 
 @pytest.fixture
-def trials(frame):
-    tried = Trials(frame, labels=LABELS, calls=10, rounds=1, n_boot=20)
-    tried.add("whole", Reader(size=1000), of_folds(Reader(size=1000)))
-    return tried
+def study(frame):
+    study = CompressionStudy(frame, labels=LABELS, calls=10, rounds=1, n_boot=20)
+    study.add("whole", Reader(size=1000), of_folds(Reader(size=1000)))
+    return study
 
 
-def test_the_first_model_is_the_reference_and_gets_no_judgement(trials):
-    assert trials.reference.name == "whole" and trials.judgements == []
-    assert trials.table().loc["whole", "verdict"] == "reference"
+def test_the_first_model_is_the_reference_and_gets_no_decision(study):
+    assert study.reference.name == "whole" and study.decisions == []
+    assert study.table().loc["whole", "verdict"] == "reference"
 
 
-def test_a_smaller_model_that_answers_alike_is_kept(trials):
+def test_a_smaller_model_that_answers_alike_is_kept(study):
     small = Reader(size=100)
-    told = trials.add("small", small, of_folds(small)).judgement
-    assert (told.verdict, told.agreement.value, told.times_as_small) == ("kept", 1.0, 10.0)
+    found = study.add("small", small, of_folds(small)).decision
+    assert (found.verdict, found.agreement.value, found.times_as_small) == ("kept", 1.0, 10.0)
 
 
-def test_a_model_whose_likes_lose_too_much_on_their_folds_is_refused(trials, frame):
-    small = Reader(size=100)  # right itself: only the models without the rows can tell
+def test_a_model_that_loses_too_much_out_of_fold_is_refused(study, frame):
+    small = Reader(size=100)  # right itself: only the out-of-fold models are wrong
     folds = of_folds(small) | {0: Reader(wrong=frame["query"][frame["fold"] == 0][:4])}
-    trials.add("small", small, folds)
-    row = trials.table().loc["small"]
+    study.add("small", small, folds)
+    row = study.table().loc["small"]
     assert row["verdict"] == "refused" and row["lost"] == pytest.approx(2.0)
 
 
-def test_a_point_of_the_figure_is_the_row_of_the_table(trials):
-    (point,), row = trials.points(), trials.table().loc["whole"]
+def test_a_point_of_the_figure_is_the_row_of_the_table(study):
+    (point,), row = study.points(), study.table().loc["whole"]
     assert point["accuracy"]["value"] == row["accuracy"] == 1.0
     assert (point["ms"], point["bytes"]) == (row["p50_ms"], 1e6 * row["megabytes"])
 
 
-def test_a_name_is_tried_once_and_every_fold_needs_a_model(trials):
-    with pytest.raises(ValueError, match="'whole' was tried already"):
-        trials.add("whole", Reader(), of_folds(Reader()))
+def test_a_name_occurs_once_and_every_fold_needs_a_model(study):
+    with pytest.raises(ValueError, match="'whole' is in the study already"):
+        study.add("whole", Reader(), of_folds(Reader()))
     with pytest.raises(ValueError, match="no model was given for fold 0"):
-        trials.add("small", Reader(), {})
+        study.add("small", Reader(), {})
 
 
-def test_the_figure_is_titled_by_what_the_latest_model_brought(trials):
+def test_the_title_of_the_figure_is_the_result_of_the_latest_model(study):
     small = Reader(size=100)
-    trials.add("small", small, of_folds(small))
-    assert trials.finding.startswith("small: ") and trials.finding.endswith(
-        "10 % of the size, kept"
-    )
-    assert trials.told.count(" MB") == 2
+    study.add("small", small, of_folds(small))
+    assert study.finding.startswith("small: ") and study.finding.endswith("10 % of the size, kept")
+    assert study.alt_text.count(" MB") == 2
 
 
 def test_few_queries_make_smaller_batches(frame):
     few = frame.head(60)
-    tried = Trials(few, labels=LABELS, calls=5, rounds=1, n_boot=20)
-    trial = tried.add("whole", Reader(), of_folds(Reader()))
-    assert trial.speeds[1].batch_size == len(tried.queries) == 12
+    study = CompressionStudy(few, labels=LABELS, calls=5, rounds=1, n_boot=20)
+    added = study.add("whole", Reader(), of_folds(Reader()))
+    assert added.speeds[1].batch_size == len(study.queries) == 12
 
 
-def test_before_anything_was_tried_there_is_nothing_to_show(frame, trials):
-    empty = Trials(frame, labels=LABELS)
+def test_an_empty_study_has_nothing_to_show(frame, study):
+    empty = CompressionStudy(frame, labels=LABELS)
     for show in (lambda: empty.reference, empty.table):
-        with pytest.raises(ValueError, match="nothing was tried yet"):
+        with pytest.raises(ValueError, match="the study is empty"):
             show()
-    with pytest.raises(ValueError, match="nothing was judged yet"):
-        _ = trials.finding
+    with pytest.raises(ValueError, match="no decision yet"):
+        _ = study.finding
 
 
 @pytest.mark.parametrize("odd", [{"calls": 0}, {"rounds": 0}])
 def test_no_call_and_no_round_are_refused(frame, odd):
     with pytest.raises(ValueError, match="neither may be below 1"):
-        Trials(frame, labels=LABELS, **odd)
+        CompressionStudy(frame, labels=LABELS, **odd)
 
 
-def test_a_model_that_knows_a_label_too_many_is_refused(frame):
-    tried = Trials(frame, labels=["tax"], calls=10, rounds=1, n_boot=20)
-    with pytest.raises(ValueError, match="knows 'loan', which is no label here"):
-        tried.add("whole", Reader(), of_folds(Reader()))
+def test_a_model_with_an_unknown_class_is_refused(frame):
+    study = CompressionStudy(frame, labels=["tax"], calls=10, rounds=1, n_boot=20)
+    with pytest.raises(ValueError, match="has the class 'loan'"):
+        study.add("whole", Reader(), of_folds(Reader()))

@@ -7,9 +7,9 @@ from sklearn.base import BaseEstimator
 
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
-    answers_of,
     cross_validate,
     fold_directory,
+    out_of_fold,
 )
 
 LABELS = ["tax", "goal", "loan", "budget"]
@@ -51,17 +51,17 @@ def test_a_copy_of_a_row_in_another_fold_would_be_noticed(frame):
 
 
 def test_each_row_is_predicted_once_by_a_model_that_did_not_see_it(frame):
-    asked: list[str] = []
+    seen: list[str] = []
 
     class Spy(Memoriser):
         def predict_proba(self, X):
-            asked.extend(X)
+            seen.extend(X)
             assert not set(X) & set(self.known_)
             assert len(X) + len(self.known_) == len(frame)
             return super().predict_proba(X)
 
     cross_validate(Spy(), frame, labels=LABELS)
-    assert sorted(asked) == sorted(frame["query"])
+    assert sorted(seen) == sorted(frame["query"])
 
 
 def test_rows_and_columns_come_in_a_known_order(frame):
@@ -109,7 +109,7 @@ def test_one_fold_is_refused(frame):
         cross_validate(Memoriser(), frame.assign(fold=0), labels=LABELS)
 
 
-def probes_of(rows, name="other"):
+def cases_of(rows, name="other"):
     return pd.DataFrame(
         {"probe": name, "id": rows["id"], "fold": rows["fold"], "query": "seen " + rows["query"]}
     )
@@ -123,46 +123,46 @@ class Seer(Memoriser):
         return np.tile(np.eye(len(self.classes_))[0], (len(X), 1))
 
 
-def test_probes_are_answered_by_the_model_that_did_not_see_the_row(frame):
-    asked = cross_validate(Seer(), frame, labels=LABELS, probes=probes_of(frame)).probes
-    assert list(asked) == ["probe", "id", "fold", *sorted(LABELS)]
-    assert sorted(asked["id"]) == sorted(frame["id"])
+def test_cases_are_answered_by_the_model_that_did_not_see_the_row(frame):
+    answers = cross_validate(Seer(), frame, labels=LABELS, cases=cases_of(frame)).case_answers
+    assert list(answers) == ["probe", "id", "fold", *sorted(LABELS)]
+    assert sorted(answers["id"]) == sorted(frame["id"])
     fold_of = dict(zip(frame["id"], frame["fold"], strict=True))
-    assert (asked["fold"] == asked["id"].map(fold_of)).all()
-    assert (asked["budget"] == 1).all()
+    assert (answers["fold"] == answers["id"].map(fold_of)).all()
+    assert (answers["budget"] == 1).all()
 
 
-def test_a_probe_for_every_fold_is_answered_once_by_each(frame):
-    probe = pd.DataFrame({"probe": ["no intent"], "id": ["x"], "fold": [-1], "query": ["hi"]})
-    asked = cross_validate(Memoriser(), frame, labels=LABELS, probes=probe).probes
-    assert asked["fold"].tolist() == [0, 1, 2, 3, 4]
-    assert asked[LABELS].to_numpy() == pytest.approx(np.full((5, 4), 0.25))
+def test_a_case_for_every_fold_is_answered_once_by_each(frame):
+    case = pd.DataFrame({"probe": ["no intent"], "id": ["x"], "fold": [-1], "query": ["hi"]})
+    answers = cross_validate(Memoriser(), frame, labels=LABELS, cases=case).case_answers
+    assert answers["fold"].tolist() == [0, 1, 2, 3, 4]
+    assert answers[LABELS].to_numpy() == pytest.approx(np.full((5, 4), 0.25))
 
 
-def test_without_probes_there_are_no_answers_and_the_rows_are_scored_the_same(frame):
+def test_without_cases_there_are_no_answers_and_the_rows_are_scored_the_same(frame):
     plain = cross_validate(Memoriser(), frame, labels=LABELS)
-    asked = cross_validate(Memoriser(), frame, labels=LABELS, probes=probes_of(frame))
-    assert plain.probes is None
-    pd.testing.assert_frame_equal(plain.oof, asked.oof)
+    answers = cross_validate(Memoriser(), frame, labels=LABELS, cases=cases_of(frame))
+    assert plain.case_answers is None
+    pd.testing.assert_frame_equal(plain.oof, answers.oof)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.assign(fold=(p["fold"] + 1) % 5), "the model asked was trained on"),
-        (lambda p: p.assign(fold=-1), "the model asked was trained on"),
+        (lambda p: p.assign(fold=(p["fold"] + 1) % 5), "that its model was trained on"),
+        (lambda p: p.assign(fold=-1), "that its model was trained on"),
         (lambda p: p.assign(fold=7), r"name the folds \[7\]"),
         (lambda p: p.drop(columns="query"), r"lack the columns \['query'\]"),
-        (lambda p: pd.concat([p, p]), "asks twice with the same id"),
+        (lambda p: pd.concat([p, p]), "an id occurs twice in one test case"),
     ],
 )
-def test_probes_that_would_mislead_are_refused_before_any_fit(frame, change, message):
+def test_invalid_cases_are_refused_before_any_fit(frame, change, message):
     class Unfittable(Memoriser):
         def fit(self, X, y):
             raise AssertionError("fitted")
 
     with pytest.raises(ValueError, match=message):
-        cross_validate(Unfittable(), frame, labels=LABELS, probes=change(probes_of(frame)))
+        cross_validate(Unfittable(), frame, labels=LABELS, cases=change(cases_of(frame)))
 
 
 class Saved(Memoriser):
@@ -187,23 +187,23 @@ def test_models_fitted_before_answer_as_they_did_in_cross_validation(frame):
         others = frame[frame["fold"] != k]
         models[k] = Memoriser().fit(others["query"].tolist(), others["intent"].tolist())
     pd.testing.assert_frame_equal(
-        answers_of(models, frame, labels=LABELS),
+        out_of_fold(models, frame, labels=LABELS),
         cross_validate(Memoriser(), frame, labels=LABELS).oof,
     )
     with pytest.raises(ValueError, match="no model was given for fold 0"):
-        answers_of({1: models[1]}, frame, labels=LABELS)
+        out_of_fold({1: models[1]}, frame, labels=LABELS)
 
 
-def test_a_recorded_table_comes_in_the_order_asked_for():
+def test_a_recorded_table_comes_in_the_order_of_the_ids():
     oof = pd.DataFrame({"id": ["a", "b", "c"], "fold": [0, 1, 2], "tax": [0.1, 0.2, 0.3]})
     found = aligned(oof, pd.Series(["c", "a"], index=[7, 9]))
     assert found.to_dict("list") == {"id": ["c", "a"], "fold": [2, 0], "tax": [0.3, 0.1]}
 
 
 @pytest.mark.parametrize(
-    ("ids", "asked", "message"),
+    ("ids", "wanted", "message"),
     [(["a", "a"], ["a"], "an id occurs twice"), (["a", "b"], ["a", "z"], "1 of 2 rows .* 'z'")],
 )
-def test_a_recorded_table_that_does_not_fit_is_refused(ids, asked, message):
+def test_a_recorded_table_that_does_not_fit_is_refused(ids, wanted, message):
     with pytest.raises(ValueError, match=message):
-        aligned(pd.DataFrame({"id": ids, "fold": 0, "tax": 1.0}), pd.Series(asked))
+        aligned(pd.DataFrame({"id": ids, "fold": 0, "tax": 1.0}), pd.Series(wanted))

@@ -88,7 +88,7 @@ def test_the_seed_decides_the_parts(frame):
 
 
 @pytest.mark.parametrize(
-    ("gain", "said"),
+    ("gain", "text"),
     [
         ((0.03, 0.01, 0.05), "rose by 0.030 [0.010, 0.050]: more labels still help."),
         ((0.0, -0.01, 0.01), "add little; look for a better model."),
@@ -96,10 +96,10 @@ def test_the_seed_decides_the_parts(frame):
         ((-0.02, -0.06, 0.03), "macro-F1 changed by -0.020 [-0.060, 0.030]: too few rows"),
     ],
 )
-def test_the_interval_of_the_last_doubling_is_read(gain, said):
+def test_the_interval_of_the_last_doubling_is_read(gain, text):
     table = pd.DataFrame({"rows": [480.0, 960.0]})
     reading = LearningCurve(table, "macro_f1", Estimate(*gain, 100), {}).reading
-    assert reading.startswith("From 480 to 960 rows macro-F1 ") and said in reading
+    assert reading.startswith("From 480 to 960 rows macro-F1 ") and text in reading
 
 
 @pytest.mark.parametrize(("halvings", "message"), [(0, "need 1 halving"), (8, "fewer halvings")])

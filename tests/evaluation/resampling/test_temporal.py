@@ -10,16 +10,16 @@ from nivesh_lib.evaluation.resampling.temporal import accuracy_over_time, tempor
 
 
 class Last(BaseEstimator):
-    """Answers with the label of the last row that it was trained on; keeps who was asked."""
+    """Answers with the label of the last row that it was trained on; keeps what was predicted."""
 
-    asked = ()
+    tested = ()
 
     def fit(self, X, y):
         self.label_, self.trained_ = y[-1], list(X)
         return self
 
     def predict(self, X):
-        Last.asked = (*Last.asked, (self.trained_, list(X)))
+        Last.tested = (*Last.tested, (self.trained_, list(X)))
         return np.array([self.label_] * len(X), dtype=object)
 
 
@@ -33,19 +33,19 @@ def frame():
 
 
 @pytest.fixture(autouse=True)
-def nobody_asked():
-    Last.asked = ()
+def nothing_tested():
+    Last.tested = ()
 
 
 def test_training_rows_come_before_a_date_and_tested_ones_after_it(frame):
     table = temporal_scores(Last(), frame.sample(frac=1, random_state=0), n_boot=20)
-    for (trained, tested), cut in zip(Last.asked, table["cut"], strict=True):
+    for (trained, tested), cut in zip(Last.tested, table["cut"], strict=True):
         assert max(trained) < cut <= min(tested)
 
 
 def test_windows_grow_and_no_row_is_tested_twice(frame):
     table = temporal_scores(Last(), frame, n_boot=20)
-    tested = [text for _, texts in Last.asked for text in texts]
+    tested = [text for _, texts in Last.tested for text in texts]
     assert table["n_train"].tolist() == [25, 50, 75] and table["n_test"].tolist() == [25] * 3
     assert len(tested) == len(set(tested)) == 75
     assert table["until"].tolist() == [*table["cut"][1:], ""]
@@ -55,8 +55,8 @@ def test_rows_picked_for_being_hard_are_learnt_from_but_not_tested(frame):
     frame.loc[::5, "selection"] = "hard"
     table = temporal_scores(Last(), frame, n_boot=20)
     hard = set(frame.loc[::5, "query"])
-    assert not hard & {text for _, texts in Last.asked for text in texts}
-    assert hard & set(Last.asked[-1][0])
+    assert not hard & {text for _, texts in Last.tested for text in texts}
+    assert hard & set(Last.tested[-1][0])
     assert table["n_test"].sum() == 60
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nivesh_lib.evaluation.intervals import wilson
 from nivesh_lib.evaluation.robustness.behaviour import behaviour, changed, side_by_side
 from nivesh_lib.evaluation.robustness.cases import EN, HINGLISH, OWN_WISH
-from nivesh_lib.evaluation.scores import wilson
 
 FRAME = pd.DataFrame({"id": list("abcd"), "intent": ["loan", "loan", "tax", "tax"]})
 
@@ -20,8 +20,8 @@ OOF = table([0.2, 0.2, 0.8, 0.8])
 
 
 def test_an_invariance_fails_where_the_answer_differs_from_the_one_as_written():
-    probes = table([0.1, 0.9, 0.6, 0.4], probe="view: typos")
-    (row,) = behaviour(FRAME, OOF, probes).to_dict("records")
+    recorded = table([0.1, 0.9, 0.6, 0.4], probe="view: typos")
+    (row,) = behaviour(FRAME, OOF, recorded).to_dict("records")
     assert (row["kind"], row["test"], row["rows"]) == ("invariance", "typos", 4)
     assert (row["failed"], row["low"], row["high"]) == (0.5, *wilson(0.5, 4))
 
@@ -32,11 +32,11 @@ def test_rows_are_matched_by_id_not_by_place():
 
 
 @pytest.mark.parametrize(
-    ("probe", "p_tax", "failed"),
+    ("test", "p_tax", "failed"),
     [
         # Of its own intent, loan for a and b, tax for c and d, each loses 0.2, 0.05, 0.2, 0.
         (OWN_WISH, [0.4, 0.25, 0.6, 0.8], {"own wish added: its probability falls": 0.5}),
-        # Tax, which is not wanted, gains 0.2 and 0.1 (within what is let pass) and loses 0.2 twice.
+        # Tax, which is not wanted, gains 0.2 and 0.1 (within the tolerance) and loses 0.2 twice.
         ("ruled out: tax", [0.4, 0.3, 0.6, 0.6], {"ruled out: what is not wanted gains": 0.25}),
         # The new wish is tax; the old one is loan for a and b.
         (
@@ -46,14 +46,14 @@ def test_rows_are_matched_by_id_not_by_place():
         ),
     ],
 )
-def test_a_direction_fails_where_a_probability_moves_the_wrong_way(probe, p_tax, failed):
-    found = behaviour(FRAME, OOF, table(p_tax, probe=probe), tolerance=0.1 + 1e-9)
+def test_a_direction_fails_where_a_probability_moves_the_wrong_way(test, p_tax, failed):
+    found = behaviour(FRAME, OOF, table(p_tax, probe=test), tolerance=0.1 + 1e-9)
     assert dict(zip(found["test"], found["failed"], strict=True)) == failed
 
 
 def test_a_smaller_tolerance_is_stricter():
-    probes = table([0.25, 0.2, 0.8, 0.8], probe=OWN_WISH)
-    rates = [behaviour(FRAME, OOF, probes, tolerance=t)["failed"][0] for t in (0.1, 0.01)]
+    recorded = table([0.25, 0.2, 0.8, 0.8], probe=OWN_WISH)
+    rates = [behaviour(FRAME, OOF, recorded, tolerance=t)["failed"][0] for t in (0.1, 0.01)]
     assert rates == [0.0, 0.25]
 
 
@@ -79,7 +79,7 @@ def test_the_interval_over_pairs_covers_when_models_of_a_pair_agree():
     assert np.mean(covered) > 0.95
 
 
-def test_tests_that_were_not_asked_are_left_out():
+def test_tests_without_answers_are_left_out():
     assert behaviour(FRAME, OOF, table([], ids="", probe="other")).empty
 
 

@@ -8,7 +8,7 @@ import pytest
 from nivesh_lib.data.splits import NEAR, mask_amounts, near_duplicate_pairs
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.resampling.cross_validation import EVERY_FOLD, PROBE_COLUMNS
+from nivesh_lib.evaluation.resampling.cross_validation import CASE_COLUMNS, EVERY_FOLD
 from nivesh_lib.evaluation.robustness.cases import (
     EN,
     HINGLISH,
@@ -17,14 +17,14 @@ from nivesh_lib.evaluation.robustness.cases import (
     OWN_WISH,
     RULED_OUT,
     TAKEN_BACK,
-    answers,
     answers_by_target,
-    person_probes,
-    read_probe_texts,
+    answers_to,
+    person_cases,
+    perturbation_cases,
+    read_case_texts,
     sample_rows,
-    standard_probes,
-    view_probes,
-    wish_probes,
+    standard_cases,
+    wish_cases,
 )
 from nivesh_lib.privacy import anonymize_query
 
@@ -38,51 +38,49 @@ def data():
 
 @pytest.fixture(scope="module")
 def texts():
-    return read_probe_texts(DATASET)
+    return read_case_texts(DATASET)
 
 
 @pytest.fixture(scope="module")
-def probes(data, texts):
+def cases(data, texts):
     out_of_scope = load_dataset(texts.out_of_scope).train
-    return standard_probes(data.train, texts=texts, out_of_scope=out_of_scope, seed=1)
+    return standard_cases(data.train, texts=texts, out_of_scope=out_of_scope, seed=1)
 
 
-def test_a_transformer_can_answer_all_of_them_in_seconds(data, probes):
-    each = (probes["fold"] == EVERY_FOLD) * (data.n_folds - 1) + 1
-    assert list(probes) == list(PROBE_COLUMNS)
+def test_a_transformer_can_answer_all_of_them_in_seconds(data, cases):
+    each = (cases["fold"] == EVERY_FOLD) * (data.n_folds - 1) + 1
+    assert list(cases) == list(CASE_COLUMNS)
     assert 3000 < each.sum() < 4000
 
 
-def test_a_probe_of_a_row_goes_to_the_fold_of_that_row_and_only_natural_rows_are_drawn(
-    data, probes
-):
+def test_a_case_of_a_row_goes_to_the_fold_of_that_row_and_only_natural_rows_are_drawn(data, cases):
     rows = data.train.set_index("id")
-    mine = probes[probes["fold"] != EVERY_FOLD]
+    mine = cases[cases["fold"] != EVERY_FOLD]
     assert (rows.loc[mine["id"], "fold"].to_numpy() == mine["fold"]).all()
     assert (rows.loc[mine["id"], "selection"] == "natural").all()
 
 
-def test_the_same_seed_gives_the_same_probes_and_another_seed_others(data, texts, probes):
+def test_the_same_seed_gives_the_same_cases_and_another_seed_others(data, texts, cases):
     out_of_scope = load_dataset(texts.out_of_scope).train
     again, other = (
-        standard_probes(data.train, texts=texts, out_of_scope=out_of_scope, seed=seed)
+        standard_cases(data.train, texts=texts, out_of_scope=out_of_scope, seed=seed)
         for seed in (1, 2)
     )
-    pd.testing.assert_frame_equal(again, probes)
-    assert set(other["query"]) != set(probes["query"])
+    pd.testing.assert_frame_equal(again, cases)
+    assert set(other["query"]) != set(cases["query"])
 
 
-def test_nothing_is_asked_twice_by_the_same_name(probes):
-    assert not probes.duplicated(["probe", "id"]).any()
+def test_no_id_occurs_twice_in_one_test(cases):
+    assert not cases.duplicated(["probe", "id"]).any()
 
 
-def test_a_view_that_changes_nothing_is_not_asked(data, probes):
-    written = probes["id"].map(dict(zip(data.train["id"], data.train["query"], strict=True)))
-    assert not (written == probes["query"]).any()
+def test_a_perturbation_that_changes_nothing_is_left_out(data, cases):
+    written = cases["id"].map(dict(zip(data.train["id"], data.train["query"], strict=True)))
+    assert not (written == cases["query"]).any()
 
 
-def test_models_see_the_names_and_places_since_only_identifiers_are_anonymised(probes):
-    people = probes.loc[probes["probe"].str.startswith("person: "), "query"]
+def test_models_see_the_names_and_places_since_only_identifiers_are_anonymised(cases):
+    people = cases.loc[cases["probe"].str.startswith("person: "), "query"]
     assert (people.map(anonymize_query) == people).all()
 
 
@@ -97,8 +95,8 @@ def test_models_see_the_names_and_places_since_only_identifiers_are_anonymised(p
     ],
 )
 def test_people_differ_in_one_word(data, other, differs):
-    asked = person_probes(data.train.head(50), seed=3)
-    first, second = (answers(asked, name)["query"].str.split() for name in (INTRODUCED, other))
+    cases = person_cases(data.train.head(50), seed=3)
+    first, second = (answers_to(cases, name)["query"].str.split() for name in (INTRODUCED, other))
     for a, b in zip(first, second, strict=True):
         assert [n for n, (x, y) in enumerate(zip(a, b, strict=True)) if x != y] == [differs]
 
@@ -106,17 +104,17 @@ def test_people_differ_in_one_word(data, other, differs):
 def test_wishes_go_to_their_own_intent_and_what_is_ruled_out_is_never_it(data, texts):
     rows = data.train.head(100)
     intent = dict(zip(rows["id"], rows["intent"], strict=True))
-    asked = wish_probes(rows, texts, seed=0)
-    own = answers(asked, OWN_WISH)
+    cases = wish_cases(rows, texts, seed=0)
+    own = answers_to(cases, OWN_WISH)
     wishes = own["id"].map(intent).map(texts.wishes)
     assert all(q.endswith(wish) for q, wish in zip(own["query"], wishes, strict=True))
     for prefix in (RULED_OUT, TAKEN_BACK):
-        found = answers_by_target(asked, prefix)
+        found = answers_by_target(cases, prefix)
         assert len(found) == 100 and (found["target"] != found["id"].map(intent)).all()
 
 
-def test_without_texts_and_other_sets_there_are_only_probes_of_rows(data):
-    bare = standard_probes(data.train[["id", "query", "intent", "fold"]], n=20)
+def test_without_texts_and_other_sets_there_are_only_cases_of_rows(data):
+    bare = standard_cases(data.train[["id", "query", "intent", "fold"]], n=20)
     assert (bare["fold"] != EVERY_FOLD).all()
     assert not bare["probe"].str.contains("wish|ruled|paraphrase|scope").any()
 
@@ -124,7 +122,7 @@ def test_without_texts_and_other_sets_there_are_only_probes_of_rows(data):
 @pytest.mark.parametrize("n", [1, 3])
 def test_few_rows_without_any_amount_are_enough(n):
     frame = pd.DataFrame({"id": ["a", "b", "c"], "query": "sip", "intent": "x", "fold": [0, 1, 2]})
-    assert len(standard_probes(frame, n=n)) >= 8 * n
+    assert len(standard_cases(frame, n=n)) >= 8 * n
 
 
 def test_no_more_rows_are_drawn_than_there_are():
@@ -132,10 +130,10 @@ def test_no_more_rows_are_drawn_than_there_are():
     assert sample_rows(frame, n=10, seed=0)["id"].tolist() == [1, 3]
 
 
-def test_other_views_may_be_asked():
+def test_other_perturbations_may_be_given():
     frame = pd.DataFrame({"id": [1, 2], "query": ["ab", "aa"], "fold": [0, 1]})
-    asked = view_probes(frame, {"reversed": lambda text, rng: text[::-1]})
-    assert asked.to_numpy().tolist() == [["view: reversed", 1, 0, "ba"]]
+    cases = perturbation_cases(frame, {"reversed": lambda text, rng: text[::-1]})
+    assert cases.to_numpy().tolist() == [["view: reversed", 1, 0, "ba"]]
 
 
 # --- the file of intents -----------------------------------------------------------------------
@@ -154,15 +152,15 @@ def test_no_authored_text_is_nearly_a_training_row_or_another_one(data, texts):
     assert [(both[i], both[j]) for i, j, _ in near if i < len(written)] == []
 
 
-def test_authored_texts_and_queries_of_no_intent_are_for_the_models_of_all_folds(texts, probes):
-    asked = probes[probes["probe"].isin([EN, HINGLISH, OUT_OF_SCOPE])]
-    assert (asked["fold"] == EVERY_FOLD).all()
-    assert asked.groupby("probe").size().to_dict() == {EN: 40, HINGLISH: 40, OUT_OF_SCOPE: 135}
+def test_authored_texts_and_queries_of_no_intent_are_for_the_models_of_all_folds(texts, cases):
+    cases = cases[cases["probe"].isin([EN, HINGLISH, OUT_OF_SCOPE])]
+    assert (cases["fold"] == EVERY_FOLD).all()
+    assert cases.groupby("probe").size().to_dict() == {EN: 40, HINGLISH: 40, OUT_OF_SCOPE: 135}
 
 
 def test_another_dataset_has_no_such_texts(tmp_path, monkeypatch):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
-    texts = read_probe_texts("mine@1.0.0")
+    texts = read_case_texts("mine@1.0.0")
     assert (texts.out_of_scope, len(texts.wishes), len(texts.paraphrases)) == ("", 0, 0)
 
 
@@ -180,4 +178,4 @@ def test_a_broken_file_is_refused_with_its_place(tmp_path, monkeypatch, content,
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(DataError, match=rf"mine/probes.toml: .*{message}"):
-        read_probe_texts("mine@1.0.0")
+        read_case_texts("mine@1.0.0")

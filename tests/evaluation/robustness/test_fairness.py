@@ -7,17 +7,18 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import power_proportions_2indep, proportion_confint
 
 from nivesh_lib.evaluation.drift import accuracy_change
+from nivesh_lib.evaluation.intervals import wilson
 from nivesh_lib.evaluation.robustness.fairness import (
     CONTROL,
     _holm_alphas,
     accuracy_gaps,
-    crossed,
     detectable,
     flip_rates,
     gap_table,
+    intersectional_scores,
     segment_scores,
 )
-from nivesh_lib.evaluation.scores import masks_by_column, masks_by_rule, wilson
+from nivesh_lib.evaluation.scores import masks_by_column, masks_by_rule
 
 
 def segments(*counts: tuple[int, int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -27,7 +28,7 @@ def segments(*counts: tuple[int, int]) -> tuple[np.ndarray, dict[str, np.ndarray
     return right, {f"s{k}": place == k for k in range(len(counts))}
 
 
-# --- the rule of five points -------------------------------------------------------------------
+# --- differences between segments --------------------------------------------------------------
 
 
 def test_the_interval_is_newcombe_s_published_one():
@@ -65,7 +66,7 @@ def test_two_values_are_one_comparison_and_the_smaller_is_named():
     assert [gap.segment for gap in accuracy_gaps(right, masks)] == ["s1"]
 
 
-def test_few_rows_are_not_judged():
+def test_segments_of_few_rows_are_left_out():
     right, masks = segments((10, 19), (80, 100))
     assert accuracy_gaps(right, masks) == [] and gap_table([]).empty
 
@@ -145,7 +146,7 @@ def test_the_sentence_and_the_table_have_the_digits():
 
 
 @pytest.fixture
-def judged():
+def predictions():
     """Two hundred rows: of `low` half are right at 0.9, of `high` all at 0.6."""
     rows = pd.DataFrame({"id": range(200), "query": ["tax ₹5"] * 50 + ["tax"] * 150})
     rows["intent"] = "tax"
@@ -157,9 +158,9 @@ def judged():
     return rows, pd.DataFrame({"id": rows["id"], "fold": 0, "loan": 1 - p_tax, "tax": p_tax})
 
 
-def test_a_segment_has_scores_calibration_and_abstention(judged):
-    masks = masks_by_column(judged[0], ["segment"])
-    table = segment_scores(*judged, masks, threshold=0.7, n_boot=200).set_index("slice")
+def test_a_segment_has_scores_calibration_and_abstention(predictions):
+    masks = masks_by_column(predictions[0], ["segment"])
+    table = segment_scores(*predictions, masks, threshold=0.7, n_boot=200).set_index("slice")
     low, high = table.loc["segment=low"], table.loc["segment=high"]
     assert (low["rows"], low["accuracy"], high["accuracy"]) == (100, 0.5, 1.0)
     assert (low["calibration"], high["calibration"]) == pytest.approx((0.4, -0.4))
@@ -167,31 +168,31 @@ def test_a_segment_has_scores_calibration_and_abstention(judged):
     assert low["abstained_high"] == pytest.approx(wilson(0, 100)[1])
 
 
-def test_the_interval_of_calibration_is_that_of_a_mean(judged):
-    masks = masks_by_column(judged[0], ["segment"])
-    low = segment_scores(*judged, masks, n_boot=4000).set_index("slice").loc["segment=low"]
+def test_the_interval_of_calibration_is_that_of_a_mean(predictions):
+    masks = masks_by_column(predictions[0], ["segment"])
+    low = segment_scores(*predictions, masks, n_boot=4000).set_index("slice").loc["segment=low"]
     assert low["calibration_high"] - 0.4 == pytest.approx(1.96 * 0.5 / 10, abs=0.01)
     assert "abstained" not in low
 
 
-def test_a_rule_on_the_text_is_a_segment(judged):
+def test_a_rule_on_the_text_is_a_segment(predictions):
     rules = {"an amount": "₹", "short": lambda text: len(text) < 4}
-    table = segment_scores(*judged, masks_by_rule(judged[0], rules), n_boot=20)
+    table = segment_scores(*predictions, masks_by_rule(predictions[0], rules), n_boot=20)
     assert dict(zip(table["slice"], table["rows"], strict=True)) == {"an amount": 50, "short": 150}
 
 
-def test_no_segment_large_enough_gives_an_empty_table(judged):
-    assert segment_scores(*judged, {"few": np.arange(200) < 5}).empty
+def test_no_segment_large_enough_gives_an_empty_table(predictions):
+    assert segment_scores(*predictions, {"few": np.arange(200) < 5}).empty
 
 
-def test_rows_in_another_order_are_refused(judged):
-    rows, oof = judged
+def test_rows_in_another_order_are_refused(predictions):
+    rows, oof = predictions
     with pytest.raises(ValueError, match="same ids in the same order"):
         segment_scores(rows, oof[::-1], {})
 
 
-def test_combinations_of_columns_have_scores_unless_they_are_rare(judged):
-    table = crossed(*judged, ["segment", "language"])
+def test_combinations_of_columns_have_scores_unless_they_are_rare(predictions):
+    table = intersectional_scores(*predictions, ["segment", "language"])
     assert table[["segment", "language", "rows"]].to_numpy().tolist() == [
         ["high", "en", 85],
         ["low", "en", 85],
@@ -202,37 +203,37 @@ def test_combinations_of_columns_have_scores_unless_they_are_rare(judged):
 
 
 @pytest.mark.parametrize("columns", [["segment", "region"], ["nobody"]])
-def test_columns_that_say_nothing_have_no_combinations(judged, columns):
-    rows, oof = judged
-    table = crossed(rows.assign(nobody=None), oof, columns)
+def test_empty_or_missing_columns_have_no_combinations(predictions, columns):
+    rows, oof = predictions
+    table = intersectional_scores(rows.assign(nobody=None), oof, columns)
     assert table.empty and list(table)[: len(columns)] == columns
 
 
-def test_rows_without_a_value_are_in_no_combination(judged):
-    rows, oof = judged
+def test_rows_without_a_value_are_in_no_combination(predictions):
+    rows, oof = predictions
     rows.loc[rows["id"] < 100, "segment"] = None
-    assert crossed(rows, oof, ["segment"])["rows"].tolist() == [50, 50]
+    assert intersectional_scores(rows, oof, ["segment"])["rows"].tolist() == [50, 50]
 
 
 # --- counterfactual pairs ----------------------------------------------------------------------
 
 
-def answered(probe: str, flipped: set[int]) -> pd.DataFrame:
+def answered(test: str, flipped: set[int]) -> pd.DataFrame:
     p_tax = np.array([0.1 if n in flipped else 0.9 for n in range(20)])
     return pd.DataFrame(
-        {"probe": probe, "id": range(20), "fold": 0, "loan": 1 - p_tax, "tax": p_tax}
+        {"probe": test, "id": range(20), "fold": 0, "loan": 1 - p_tax, "tax": p_tax}
     )
 
 
 def test_flips_are_counted_against_a_change_that_means_nothing():
-    probes = pd.concat(
+    recorded = pd.concat(
         [
             answered("person: introduced", set()),
             answered("person: another name", {0}),
             answered("person: other gender", set(range(1, 9))),
         ]
     )
-    table = flip_rates(answered("", set()).drop(columns="probe"), probes).set_index("attribute")
+    table = flip_rates(answered("", set()).drop(columns="probe"), recorded).set_index("attribute")
     assert table["flipped"].to_dict() == {CONTROL: 0.05, "gender of the name": 0.4}
     assert table.loc[CONTROL, "flipped_high"] == wilson(0.05, 20)[1]
     # Eight of nine rows that flip with one only: (9 + 1) / 2^9.
@@ -241,13 +242,13 @@ def test_flips_are_counted_against_a_change_that_means_nothing():
 
 
 def test_the_style_of_amounts_is_compared_with_the_text_as_written():
-    probes = answered("view: amount spelling", {3}).tail(18)
-    table = flip_rates(answered("", set()).drop(columns="probe"), probes)
+    recorded = answered("view: amount spelling", {3}).tail(18)
+    table = flip_rates(answered("", set()).drop(columns="probe"), recorded)
     assert table[["attribute", "rows"]].to_numpy().tolist() == [["style of amounts", 18]]
     assert table["flipped"][0] == pytest.approx(1 / 18)
 
 
 def test_a_pair_that_flips_together_is_no_flip():
-    probes = pd.concat([answered("manner: polite", {1, 2}), answered("manner: casual", {1, 2})])
-    table = flip_rates(answered("", set()).drop(columns="probe"), probes)
+    recorded = pd.concat([answered("manner: polite", {1, 2}), answered("manner: casual", {1, 2})])
+    table = flip_rates(answered("", set()).drop(columns="probe"), recorded)
     assert table["flipped"].tolist() == [0.0]

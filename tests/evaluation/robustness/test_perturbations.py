@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.evaluation.robustness.perturbations import (
-    VIEWS,
+    PERTURBATIONS,
     amount_spelling,
     no_punctuation,
     perturbed,
@@ -73,7 +73,7 @@ def test_shuffling_keeps_the_words():
     assert sorted(shuffled_words(text, rng()).split()) == sorted(text.split())
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_a_view_is_the_same_for_the_same_seed_and_answers_any_text(name):
     texts = [
         "",
@@ -86,17 +86,19 @@ def test_a_view_is_the_same_for_the_same_seed_and_answers_any_text(name):
         "1,2,3",
         *load_dataset("intents").train["query"][:50],
     ]
-    assert perturbed(texts, VIEWS[name], seed=3) == perturbed(texts, VIEWS[name], seed=3)
+    assert perturbed(texts, PERTURBATIONS[name], seed=3) == perturbed(
+        texts, PERTURBATIONS[name], seed=3
+    )
 
 
 @given(st.text(max_size=60))
 def test_no_text_breaks_a_view(text):
-    for view in VIEWS.values():
-        assert isinstance(view(text, rng()), str)
+    for perturbation in PERTURBATIONS.values():
+        assert isinstance(perturbation(text, rng()), str)
 
 
 def test_each_view_changes_a_fair_share_of_the_shipped_queries():
     texts = load_dataset("intents@1.1.0").train["query"].tolist()
-    for name, view in VIEWS.items():
-        changed = sum(a != b for a, b in zip(texts, perturbed(texts, view), strict=True))
+    for name, perturbation in PERTURBATIONS.items():
+        changed = sum(a != b for a, b in zip(texts, perturbed(texts, perturbation), strict=True))
         assert changed > len(texts) * 0.1, name
