@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install run test nbval notebooks showcase lab ui bench bench-peers bench-engines lint clean
+.PHONY: help install run test test-all nbval notebooks showcase lab ui bench bench-peers bench-engines lint clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -38,15 +38,21 @@ run: $(INSTALLED) ## run the pipeline and write the report (ARGS="--dataset NAME
 	@$(BIN)/nivesh run $(ARGS)
 
 test: $(INSTALLED) lint ## ruff, mypy, pytest, and nbval of the quick notebooks
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@echo "pytest $(if $(SLOW),with the slow tests,without the slow tests; make test-all runs them too)"
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(SLOW)
 	@$(MAKE) --no-print-directory nbval ONLY=$(NOTEBOOKS)
 
+test-all: ## the same with the slow tests and nbval of all notebooks
+	@$(MAKE) --no-print-directory test NOTEBOOKS= SLOW='-m ""'
+
 lint: $(INSTALLED)
+	@echo "ruff, mypy"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 nbval: $(INSTALLED) ## execute the committed notebooks and compare their checked outputs
+	@echo "nbval $(or $(patsubst --%,of the % notebooks,$(ONLY)),of all notebooks)"
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	  NIVESH_MODE=nbval NIVESH_RUN_DIR=$$dir MLFLOW_TRACKING_URI=sqlite:///$$dir/mlflow.db NIVESH_THREADS=2 \
 	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -p no:xdist -p no:cacheprovider -W default --nbval-lax \

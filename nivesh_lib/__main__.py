@@ -19,7 +19,7 @@ def main() -> None:
         if str(error.name).startswith("nivesh_lib"):
             raise
         sys.stderr.write(
-            f"error: this command needs {error.name}, which the core does not install. "
+            f"error: this needs the package {error.name}, which the core does not install. "
             "Install the rest: pip install 'nivesh-workbench[workbench]'\n"
         )
         sys.exit(1)

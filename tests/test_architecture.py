@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,16 @@ MODULES = {
 }
 
 
+@functools.cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> set[str]:
     """Return every module that a file imports, at its top or inside functions."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -133,7 +140,7 @@ def test_a_heavy_package_lives_in_one_part(package):
 def test_names_come_from_the_module_that_defines_them():
     packages = {f"nivesh_lib.{package(module)}" for module in MODULES if "." in module}
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in imports(path):
             if isinstance(node, ast.ImportFrom) and node.module in packages:
                 names = {f"{node.module}.{a.name}".removeprefix("nivesh_lib.") for a in node.names}
                 assert names <= set(MODULES), f"{module} imports from the package {node.module}"

@@ -76,8 +76,10 @@ def test_saved_models_answer_with_the_core_alone(absent):
     assert len(done.stdout.split()) == len(SERVED)
 
 
-def test_a_command_that_needs_more_names_the_extra(absent):
-    code = "sys.argv[1:] = ['compare']\nfrom nivesh_lib.__main__ import main\nmain()"
+@pytest.mark.parametrize("call", [["compare"], ["predict", "tax?", "--model"]])
+def test_what_needs_more_names_the_extra(absent, call):
+    arguments = call if call[-1] != "--model" else [*call, str(MODELS / "transformer")]
+    code = f"sys.argv[1:] = {arguments!r}\nfrom nivesh_lib.__main__ import main\nmain()"
     done = with_the_core_alone(code, absent)
     assert done.returncode == 1 and "nivesh-workbench[workbench]" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -63,17 +63,13 @@ class Speed:
 class RelativeSpeed:
     """The speed of one model relative to the first in `benchmark_interleaved`.
 
-    ``ms`` is the median over rounds and ``worst_ms`` the slowest round. ``times_as_fast`` as the
-    first model is the median of the rounds' ratios, ``times_low`` and ``times_high`` their
-    extremes.
+    ``ms`` is the median over rounds, ``times_as_fast`` as the first model the median of the
+    rounds' ratios.
     """
 
     model: str
     ms: float
-    worst_ms: float
     times_as_fast: float
-    times_low: float
-    times_high: float
 
 
 def measure_latency(
@@ -183,10 +179,9 @@ def benchmark_interleaved(
                 elapsed = _elapsed_ms(predict, queries, batch_size, warmup=1, repeats=calls)
                 times[lap, at] = np.median(elapsed)
     times = times[1:]
-    ratios = times[:, :1] / times
-    columns = (np.median(times, axis=0), times.max(axis=0), np.median(ratios, axis=0))
-    table = np.column_stack([*columns, ratios.min(axis=0), ratios.max(axis=0)])
-    return [RelativeSpeed(name, *row) for name, row in zip(names, table.tolist(), strict=True)]
+    medians = np.median(times, axis=0), np.median(times[:, :1] / times, axis=0)
+    rows = np.column_stack(medians).tolist()
+    return [RelativeSpeed(name, *row) for name, row in zip(names, rows, strict=True)]
 
 
 def _check(queries: Sequence[str], batch_size: int = 1, repeats: int = 1) -> None:
@@ -271,10 +266,7 @@ def directory_bytes(directory: Path | str) -> int:
 
 
 def saved_bytes(model: Any) -> int:
-    """Return the size of the files that ``model.save`` writes, in bytes.
-
-    ``model.size_bytes`` of a model that has it and cannot be saved.
-    """
+    """Return the bytes of the files that ``model.save`` writes, or ``model.size_bytes``."""
     if hasattr(model, "size_bytes"):
         return int(model.size_bytes)
     with tempfile.TemporaryDirectory() as folder:

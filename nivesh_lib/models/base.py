@@ -352,7 +352,7 @@ def _loaded(folder: Path) -> tuple[TextClassifier, dict[str, Any]]:
         model.classes_ = np.array(card["classes"], dtype=object)
         model._restore(folder, _current_names(card["state"]))
         proba = model.predict_proba(["a first query"])
-    except ModelError:
+    except (ModelError, ModuleNotFoundError):  # the latter: the core alone is installed
         raise
     except Exception as error:  # invalid arguments or state can raise anything
         raise ModelError(f"{folder}: does not load ({error!r}). Save the model again") from error

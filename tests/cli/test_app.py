@@ -22,9 +22,9 @@ def model(tmp_path):
     return get_model("tfidf").fit(X, Y).save(tmp_path / "model")
 
 
-def run(*arguments, **options):
+def run_process(*arguments):
     command = [sys.executable, "-m", "nivesh_lib", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_version():
@@ -39,19 +39,19 @@ def test_predict_answers_each_text_in_json_lines(model):
 
 
 def test_an_error_is_one_line_on_stderr_and_exit_code_1(tmp_path):
-    done = run("predict", "tax?", "--model", tmp_path)
+    done = run_process("predict", "tax?", "--model", tmp_path)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-def test_without_a_run_predict_says_how_to_get_a_model(tmp_path, monkeypatch):
+def test_without_a_run_predict_says_how_to_get_a_model(tmp_path, monkeypatch, run):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     done = run("predict", "tax?")
     assert done.returncode == 1 and "`nivesh run`" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["[]", '"text"', '{"model": "tfidf", "metrics": []}', "{"])
-def test_predict_names_the_results_that_it_cannot_read(tmp_path, monkeypatch, text):
+def test_predict_names_the_results_that_it_cannot_read(tmp_path, monkeypatch, run, text):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     latest = tmp_path / "reports" / "latest"
     (latest / "results").mkdir(parents=True)
@@ -67,7 +67,7 @@ def test_wrong_usage_is_exit_code_2(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
-def test_a_wrong_objective_is_refused_before_anything_starts(tmp_path, monkeypatch):
+def test_a_wrong_objective_is_refused_before_anything_starts(tmp_path, monkeypatch, run):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     (tmp_path / "data" / "mine").mkdir(parents=True)
     text = '[intent_classifier.marks]\n03_tfidf = "good"'
@@ -77,7 +77,7 @@ def test_a_wrong_objective_is_refused_before_anything_starts(tmp_path, monkeypat
     assert "mine/objectives.toml" in done.stderr and "03_tfidf = 'good'" in done.stderr
 
 
-def test_a_home_without_a_pipeline_is_named(tmp_path, monkeypatch):
+def test_a_home_without_a_pipeline_is_named(tmp_path, monkeypatch, run):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     done = run("run")
     assert done.returncode == 1 and "pipeline.toml" in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -178,11 +176,10 @@ def test_a_run_without_models_says_how_to_get_some(add_run):
         compare("one")
 
 
-def test_what_is_no_run_is_named_on_one_line_with_exit_code_1(data, tmp_path):
+def test_what_is_no_run_is_named_on_one_line_with_exit_code_1(data, tmp_path, run):
     (tmp_path / "reports" / "runs" / "half").mkdir(parents=True)
     for arguments, said in (([], "no run ended well"), (["x"], "x is no run"), (["half"], "half")):
-        command = [sys.executable, "-m", "nivesh_lib", "compare", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = run("compare", *arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert said in done.stderr and "`nivesh run" in done.stderr
 

@@ -100,13 +100,12 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path, model):
     process.stderr.close()
 
 
-def test_answers_before_a_bad_row_are_printed_and_the_exit_code_is_1(tmp_path, model):
+def test_answers_before_a_bad_row_are_printed_and_the_exit_code_is_1(tmp_path, model, run):
     (tmp_path / "q.csv").write_text("query\n" + "tax?\n" * 300 + "tax,rent\nrent?\n")
-    process = started("--input", tmp_path / "q.csv", "--model", model)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and len(output.splitlines()) == 300
-    assert errors.startswith("error: ") and errors.count("\n") == 1
-    assert "q.csv, row 301 (line 302)" in errors
+    done = run("predict", "--input", tmp_path / "q.csv", "--model", model)
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 300
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "q.csv, row 301 (line 302)" in done.stderr
 
 
 def test_output_is_written_whole_or_not_at_all(tmp_path, model):

@@ -21,6 +21,7 @@ from nivesh_lib.ledger import ledger_path, openings
 from nivesh_lib.models.base import get_model
 from nivesh_lib.releases import holdout_evaluation
 
+pytestmark = pytest.mark.usefixtures("no_collection")
 WORDS = {"tax": "save refund 80c deduction return", "rent": "flat pay landlord lease deposit"}
 OBJECTIVES = """
 [intent_classifier]

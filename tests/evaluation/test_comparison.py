@@ -89,15 +89,19 @@ def test_the_swap_test_rejects_models_that_are_alike_as_seldom_as_it_says():
     assert 0.02 <= rejected / 400 <= 0.08
 
 
-def test_of_five_models_that_are_alike_one_differs_in_at_most_one_run_of_twenty():
+# Uncorrected, one of the ten pairs would differ in about 24 % of runs; 150 runs tell that from 5.
+@pytest.mark.parametrize(
+    ("n_runs", "most"), [(150, 0.09), pytest.param(400, 0.07, marks=pytest.mark.slow)]
+)
+def test_of_five_models_that_are_alike_one_differs_in_at_most_one_run_of_twenty(n_runs, most):
     rng = np.random.default_rng(12)
     wrong = 0
-    for _ in range(400):
+    for _ in range(n_runs):
         right = rng.random((5, 200)) < 0.8
         pairs = combinations(right, 2)
         p = [mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in pairs]
         wrong += min(multipletests(p, method="holm")[1]) < 0.05
-    assert wrong / 400 <= 0.07
+    assert wrong / n_runs <= most
 
 
 # --- ranks -----------------------------------------------------------------------

@@ -10,7 +10,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nivesh_lib.data.publishing import publish
+from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.pipeline.run import run_pipeline
+from nivesh_lib.records.run import RunRecord
+from tests.conftest import REPOSITORY
+from tests.models.conftest import tiny
 
 PARAMETERS = 'DATASET: str = "toy@1.0.0"\nSLEEP: float = 0.0  # seconds'
 # What a toy notebook does: wait, then leave a result as the real ones do.
@@ -81,6 +85,78 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, finished: P
     shutil.copytree(finished, folder, symlinks=True)
     monkeypatch.setenv("NIVESH_HOME", str(folder))
     return folder
+
+
+SHIPPED = [
+    *("id", "query", "intent", "income_segment", "created_at", "language", "selection", "source")
+]  # columns of the shipped data, without those that publishing makes
+
+
+def copy_notebooks(folder: Path) -> None:
+    """Copy into a home folder what every run of the shipped notebooks reads, without data."""
+    shutil.copytree(REPOSITORY / "notebooks", folder / "notebooks")
+    shutil.copy(REPOSITORY / "requirements.lock", folder)
+    (folder / "data").mkdir()
+    shutil.copy(REPOSITORY / "data" / "objectives.toml", folder / "data")
+
+
+def publish_sample(folder: Path) -> None:
+    """Publish a sample of the shipped data in the home in use: the same versions, two folds.
+
+    It keeps what notebooks branch on: all labels, rows of both selections with segments, dates
+    and languages, a parent version, rules, behavioural test cases, queries out of scope.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIVESH_HOME", str(REPOSITORY))
+        first, second, outside = (
+            load_dataset(ref).train
+            for ref in ("intents@1.0.0", "intents@1.1.0", "out_of_scope@1.0.0")
+        )
+    added = second[~second["id"].isin(first["id"])]
+    by_intent = first.groupby("intent")
+    (folder / "data" / "intents").mkdir()
+    for name in ("rules.toml", "probes.toml"):
+        shutil.copy(REPOSITORY / "data" / "intents" / name, folder / "data" / "intents")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nivesh_lib.data.split_assignment.N_FOLDS", 2)
+        publish(by_intent.head(4)[SHIPPED], "intents", "1.0.0", description="a sample")
+        publish(
+            added.groupby("intent").head(2)[SHIPPED],
+            "intents",
+            "1.1.0",
+            description="a sample",
+            parent="1.0.0",
+            holdout_rows=by_intent.tail(1)[SHIPPED],
+        )
+        publish(
+            outside.groupby("kind").head(3)[["id", "query", "kind", "language"]],
+            "out_of_scope",
+            "1.0.0",
+            description="a sample",
+            task="out_of_scope",
+        )
+
+
+@pytest.fixture(scope="session")
+def finished_smoke(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+) -> tuple[Path, RunRecord, Path, str]:
+    """Home, record, run directory and store of one run of all shipped notebooks, smoke profile.
+
+    It takes minutes, so its users are all in test_smoke.py: a file has one process.
+    """
+    home = tmp_path_factory.mktemp("smoke")
+    shutil.copy(empty_store, home / "mlflow.db")
+    store, lines = f"sqlite:///{home}/mlflow.db", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIVESH_HOME", str(home))
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        copy_notebooks(home)
+        publish_sample(home)
+        backbone = f"BACKBONE={tiny()}"  # nbval takes the real one
+        record, run = run_pipeline(profile="smoke", settings=[backbone], report=lines.append)
+    assert {step.status for step in record.steps.values()} == {"done"}, lines
+    return home, record, run.path, store
 
 
 @pytest.fixture

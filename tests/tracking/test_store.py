@@ -42,15 +42,17 @@ def test_experiments_are_leaves_of_the_tree_and_made_once(store):
     assert client().get_experiment(first).name == f"{TREE}/baseline_experiments"
 
 
-def test_four_processes_may_open_a_fresh_store_at_once(tmp_path, monkeypatch):
+# Any two can meet, whatever their number; four meet at more places.
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_may_open_a_fresh_store_at_once(tmp_path, monkeypatch, n):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/fresh/mlflow.db")
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     code = "from nivesh_lib.tracking.store import create_experiment; create_experiment('x')"
     processes = [
         subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stderr=subprocess.DEVNULL)
-        for _ in range(4)
+        for _ in range(n)
     ]
-    assert [p.wait(timeout=120) for p in processes] == [0, 0, 0, 0]
+    assert [p.wait(timeout=120) for p in processes] == [0] * n
 
 
 def test_an_unreachable_store_gives_one_clear_error(tmp_path, monkeypatch):

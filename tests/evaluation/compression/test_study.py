@@ -6,6 +6,7 @@ import pytest
 
 from nivesh_lib.evaluation.compression.study import CompressionStudy
 
+pytestmark = pytest.mark.usefixtures("no_collection")
 LABELS = ["loan", "tax"]
 
 
