@@ -107,7 +107,8 @@ def rows_of(record: Record, key: str, *needed: str) -> list[Row]:
 def ranked(record: Record, key: str, *names: str) -> list[Row]:
     """Return the rows of models that have an estimate, in the order of the comparison."""
     comparison = comparison_in(record)
-    known = {name: place for place, name in enumerate(comparison.models if comparison else ())}
+    models = comparison.models if comparison else []
+    known = {model.model: place for place, model in enumerate(models)}
     rows = [row for row in rows_of(record, key, "model") if interval(row, *names)]
     return sorted(rows, key=lambda row: known.get(text(row, "model"), len(known)))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from nivesh_lib.records.base import Record
 from nivesh_lib.records.results import REQUIRED_SCORES, StepResult
-from nivesh_lib.records.schema import NUMBER, fits
 
 Results = Mapping[str, StepResult]
 Evaluation = Mapping[str, Any]  # what the notebook that evaluates the models together recorded
@@ -17,43 +18,29 @@ EVALUATION_KEYS = (
     *("comparison", "calibration", "routing", "segments", "gaps", "flips", "behaviour"),
     *("overlaps", "flipped", "leaks", "help"),
 )
-_ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER}
-_DIFFERENCE = {
-    "value": _ESTIMATE,
-    "p_corrected": NUMBER,
-    "p_mcnemar_corrected": NUMBER,
-    "differs": bool,
-}
-_COMPARISON = {
-    "metric": str,
-    "champion": str,
-    "n": int,
-    "pairs": int,
-    "alpha": NUMBER,
-    "sentence": str,
-    "models": [
-        {"rank": str, "model": str, "to_champion": dict | None, "to_next": dict | None},
-    ],
-}
 
 
-@dataclass(frozen=True)
-class RecordedDifference:
-    """A paired difference between two models: 95 % interval, p-values corrected for all pairs.
-
-    ``p`` tests the metric, ``p_mcnemar`` the accuracies.
-    """
+class Interval(Record):
+    """A value with its 95 % interval."""
 
     value: float
     low: float
     high: float
-    p: float
-    p_mcnemar: float
+
+
+class RecordedDifference(Record):
+    """A paired difference between two models; p-values are corrected for all pairs.
+
+    ``p_corrected`` tests the metric, ``p_mcnemar_corrected`` the accuracies.
+    """
+
+    value: Interval
+    p_corrected: float
+    p_mcnemar_corrected: float
     differs: bool
 
 
-@dataclass(frozen=True)
-class RankedModel:
+class RankedModel(Record):
     """The rank of a model, such as ``2=``, and its differences.
 
     ``to_champion`` is None for the champion, ``to_next`` (the next lower score) for the last.
@@ -65,16 +52,15 @@ class RankedModel:
     to_next: RecordedDifference | None
 
 
-@dataclass(frozen=True)
-class RecordedComparison:
-    """Which model leads, in a ``sentence``; ``models`` by name, best first."""
+class RecordedComparison(Record):
+    """Which model leads, in a ``sentence``, and the models, best first."""
 
-    champion: str
     metric: str
+    champion: str
     n: int
     pairs: int
     sentence: str
-    models: dict[str, RankedModel]
+    models: list[RankedModel]
 
     @property
     def note(self) -> str:
@@ -98,31 +84,10 @@ def evaluation_of(results: Results) -> tuple[str, Evaluation] | None:
 
 def comparison_in(evaluation: Evaluation) -> RecordedComparison | None:
     """Return the comparison that an evaluation holds, or None where it holds no sound one."""
-    found: Any = evaluation.get("comparison")
-    if not fits(found, _COMPARISON):
+    try:
+        return RecordedComparison.model_validate(evaluation.get("comparison"))
+    except ValidationError:
         return None
-    differences = (model[to] for model in found["models"] for to in ("to_champion", "to_next"))
-    if not all(one is None or fits(one, _DIFFERENCE) for one in differences):
-        return None
-    models = {
-        model["model"]: RankedModel(
-            model["rank"],
-            model["model"],
-            _difference(model["to_champion"]),
-            _difference(model["to_next"]),
-        )
-        for model in found["models"]
-    }
-    fields = {name: found[name] for name in ("champion", "metric", "n", "pairs", "sentence")}
-    return RecordedComparison(**fields, models=models)
-
-
-def _difference(recorded: Mapping[str, Any] | None) -> RecordedDifference | None:
-    if recorded is None:
-        return None
-    value = {end: recorded["value"][end] for end in ("value", "low", "high")}
-    tests = {"p": recorded["p_corrected"], "p_mcnemar": recorded["p_mcnemar_corrected"]}
-    return RecordedDifference(**value, **tests, differs=recorded["differs"])
 
 
 def score_title(name: str) -> str:

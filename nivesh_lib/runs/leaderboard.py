@@ -60,7 +60,7 @@ def leaderboard(results: Results) -> list[LeaderboardEntry]:
     """Return the evaluated models, best macro-F1 first, or as a paired comparison has them."""
     models = _models(results)
     comparison = comparison_of(results)
-    ranked = comparison.models if comparison else {}
+    ranked = {model.model: model for model in comparison.models} if comparison else {}
     order = {name: place for place, name in enumerate(ranked)}
     board: list[tuple[int, LeaderboardEntry]] = []
     for step, result in models.items():
@@ -101,9 +101,9 @@ def comparison_of(results: Results) -> RecordedComparison | None:
     """
     evaluation = evaluation_of(results)
     found = comparison_in(evaluation[1]) if evaluation else None
-    if found and all({step, r.model} & set(found.models) for step, r in _models(results).items()):
-        return found
-    return None
+    names = {model.model for model in found.models} if found else set()
+    covers = all({step, r.model} & names for step, r in _models(results).items())
+    return found if covers else None
 
 
 def data_issues(results: Results) -> list[str]:
@@ -152,8 +152,8 @@ def _lead(entry: LeaderboardEntry) -> str:
     if (apart := entry.to_champion) is None:
         return ""
     return (
-        f" ({apart.value:+.3f}, paired 95 % interval {apart.low:+.3f} to {apart.high:+.3f}, "
-        f"corrected p {p_value(apart.p)})"
+        f" ({apart.value.value:+.3f}, paired 95 % interval {apart.value.low:+.3f} to "
+        f"{apart.value.high:+.3f}, corrected p {p_value(apart.p_corrected)})"
     )
 
 

@@ -41,10 +41,10 @@ def test_the_comparison_brings_its_own_sentence(recorded):
 
 
 def test_each_model_is_held_to_the_champion_and_to_the_next_lower_score(recorded):
-    first, last = comparison_in(recorded).models.values()
+    first, last = comparison_in(recorded).models
     assert first.to_champion is None and last.to_next is None
-    assert first.to_next.value == pytest.approx(-last.to_champion.value)
-    assert first.to_next.p_mcnemar < 0.001
+    assert first.to_next.value.value == pytest.approx(-last.to_champion.value.value)
+    assert first.to_next.p_mcnemar_corrected < 0.001
 
 
 def damaged(recorded, **fields):
