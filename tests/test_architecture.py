@@ -157,3 +157,12 @@ def test_there_is_no_import_circle():
 
 def test_all_says_what_is_there():
     assert all(hasattr(nivesh_lib, name) for name in nivesh_lib.__all__)
+
+
+def test_only_the_layout_names_the_files_of_a_run():
+    names = {"run.json", "index.html", ".partial"}
+    for module, path in MODULES.items():
+        strings = {
+            n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)
+        }
+        assert module == "runs.layout" or not names & strings, f"{module}: {names & strings}"
