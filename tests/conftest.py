@@ -46,7 +46,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     try:
-        from nivesh_lib.tracking.runs import prepare_store
+        from nivesh_lib.tracking.store import prepare_store
 
         prepare_store()
     finally:

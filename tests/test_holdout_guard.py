@@ -17,9 +17,11 @@ from tests.conftest import REPOSITORY
 
 # What leads to held-out rows, and the only files of the library that may name it.
 MAY_NAME = {
-    "open_holdout": {"data/holdout.py", "cli/release.py"},
-    "record_scores": {"data/holdout.py", "cli/release.py"},
-    "data.holdout": {"cli/release.py"},
+    "open_holdout": {"data/holdout.py", "releases/holdout_evaluation.py"},
+    "record_scores": {"data/holdout.py", "releases/holdout_evaluation.py"},
+    "data.holdout": {"releases/holdout_evaluation.py"},
+    "evaluate_on_holdout": {"releases/holdout_evaluation.py", "cli/release.py"},
+    "releases.holdout_evaluation": {"cli/release.py"},
     "_read_sides": {"data/versions.py", "data/holdout.py", "data/publishing.py"},
     "location": {"data/versions.py"},  # DataVersion.location, of a file with both sides
     "ledger.writing": {"data/holdout.py"},
@@ -95,6 +97,8 @@ def test_each_name_is_still_one_that_leads_there():
         "import pandas as pd\npd.read_json('data/intents/v1.1.0/intents.json')",
         "import json\njson.loads((folder / 'intents.json').read_text())",
         "from nivesh_lib.ledger import writing",
+        "from nivesh_lib.releases import holdout_evaluation as e\ne.evaluate_on_holdout(c, x, {})",
+        "from nivesh_lib.releases.holdout_evaluation import load_candidate",
         "(data_dir() / 'holdout_ledger.jsonl').write_text('')",
     ],
 )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
 from nivesh_lib.cli.data import add, diff, list_, show, validate
-from nivesh_lib.cli.predict import answers, as_line, predict
+from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
 from nivesh_lib.cli.review import review
+
+if TYPE_CHECKING:
+    from nivesh_lib.records.run import RunRecord
+    from nivesh_lib.runs.comparison import Results
+    from nivesh_lib.runs.layout import RunDirectory
+    from nivesh_lib.runs.leaderboard import LeaderboardEntry
 
 app = typer.Typer(
     name="nivesh",
@@ -83,8 +88,8 @@ def run(
     from nivesh_lib.pipeline.run import DEFAULT_DATASET, raise_for_failures, run_pipeline
 
     name, _ = parse_ref(dataset or DEFAULT_DATASET)
-    read_objectives(name)  # a wrong mark is told before anything starts
-    record, folder = run_pipeline(
+    read_objectives(name)  # a wrong mark is refused before anything starts
+    made = run_pipeline(
         profile=profile,
         dataset=dataset,
         only=only or [],
@@ -95,56 +100,64 @@ def run(
         dry_run=dry_run,
         report=lambda line: typer.echo(line, err=as_json),
     )
-    if record is None or folder is None:
+    if made is None:
         return
+    record, directory = made
     if as_json:
-        typer.echo(json.dumps(record.__dict__, ensure_ascii=False, indent=1))
+        typer.echo(json.dumps(record.as_dict(), ensure_ascii=False, indent=1))
     else:
-        _summary(folder, record)
-    raise_for_failures(record, folder)
+        _print_summary(directory, record)
+    raise_for_failures(record, directory)
 
 
-def _summary(folder: Path, record: Any) -> None:
+def _print_summary(run: RunDirectory, record: RunRecord) -> None:
     """Print leaderboard, verdict and the three next steps."""
     from nivesh_lib import paths
-    from nivesh_lib.reporting.site import answer, human_bytes, leaderboard, read_results
+    from nivesh_lib.runs.directories import latest_run
+    from nivesh_lib.runs.leaderboard import leaderboard, verdict_of
+    from nivesh_lib.serving.predictor import Predictor, as_line
 
-    results = read_results(folder)
+    results = run.results()
     board = leaderboard(results)
-    wide = max([len(m["model"]) for m in board] + [11]) + 1
-    if board:
-        typer.echo(
-            f"\n  {'model':<{wide}}{'macro-F1 [95 %]':<26}{'accuracy [95 %]':<26}"
-            f"{'p95':>9}{'size':>10}"
-        )
-    for m in board:
-        f1, accuracy = (
-            f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]" for e in (m["f1"], m["accuracy"])
-        )
-        p95 = f"{m['p95']:.1f} ms" if m["p95"] is not None else "-"
-        typer.echo(
-            f"  {m['model']:<{wide}}{f1:<26}{accuracy:<26}{p95:>9}{human_bytes(m['bytes']):>10}"
-        )
+    _print_board(board)
     typer.echo("")
-    for sentence in answer(results):
+    for sentence in verdict_of(results):
         typer.echo(f"  {sentence}")
-    shown = paths.latest_run() if record.complete else folder
+    shown = latest_run() if record.complete else run
     typer.echo("\nNext:")
-    typer.echo(f"  report    {paths.relative(shown / 'index.html')}")
+    typer.echo(f"  report    {paths.relative(shown.index)}")
     typer.echo("  MLflow    make ui   (then http://127.0.0.1:5000)")
-    if board and (folder / "models" / board[0]["step"]).is_dir():
-        model = paths.relative(shown / "models" / board[0]["step"])
-        query = _example(record.dataset["ref"], results)
+    if board and run.model(board[0].step).is_dir():
+        model = paths.relative(shown.model(board[0].step))
+        query = _example(record.dataset.ref, results)
         typer.echo(f"  predict   .venv/bin/nivesh predict {shlex.quote(query)} --model {model}")
-        (answered,) = answers([query], folder / "models" / board[0]["step"])
-        typer.echo(f"            {as_line(answered)}")
+        (answer,) = Predictor.from_directory(run.model(board[0].step)).predict([query])
+        typer.echo(f"            {as_line(answer)}")
 
 
-def _example(ref: str, results: dict[str, Any]) -> str:
+def _print_board(board: list[LeaderboardEntry]) -> None:
+    from nivesh_lib.reporting.display import human_bytes, milliseconds
+    from nivesh_lib.runs.comparison import score_title
+    from nivesh_lib.runs.leaderboard import score_names
+
+    if not board:
+        return
+    wide = max([len(entry.model) for entry in board] + [11]) + 1
+    names = score_names(entry.scores for entry in board)
+    titles = "".join(f"{f'{score_title(name)} [95 %]':<26}" for name in names)
+    typer.echo(f"\n  {'model':<{wide}}{titles}{'p95':>9}{'size':>10}")
+    for entry in board:
+        scores = "".join(f"{entry.scores.get(name, '-')!s:<26}" for name in names)
+        time, size = milliseconds(entry.p95_ms, "-"), human_bytes(entry.size_bytes)
+        typer.echo(f"  {entry.model:<{wide}}{scores}{time:>9}{size:>10}")
+
+
+def _example(ref: str, results: Results) -> str:
     """Return a query to try: the assistant's own, or for other data one of its anonymised rows."""
     if ref.startswith("intents@"):
         return EXAMPLE_QUERY
-    return str(results.get("01_data_validation", {}).get("example_query", EXAMPLE_QUERY))[:120]
+    validated = results.get("01_data_validation")
+    return ((validated.example_query if validated else "") or EXAMPLE_QUERY)[:120]
 
 
 app.command()(compare)
@@ -160,7 +173,7 @@ def prune(
 
     Example: nivesh prune --keep 3
     """
-    from nivesh_lib.pipeline.run import prune as remove
+    from nivesh_lib.runs.directories import prune as remove
 
     gone = remove(keep)
     typer.echo(f"removed {len(gone)} runs" + (f": {', '.join(gone)}" if gone else ""))

@@ -17,11 +17,9 @@ from nivesh_lib.cli.options import Delimiter
 
 if TYPE_CHECKING:
     from nivesh_lib.data.reading import Query
-    from nivesh_lib.errors import ModelError
     from nivesh_lib.serving.predictor import Predictor
 
 STDIN = "-"
-STORED = ("models:/", "runs:/")
 
 
 def predict(
@@ -89,7 +87,7 @@ def predict(
     if output and input_ and _same(output, input_):
         raise typer.BadParameter(f"--output {output}: is the input; name another file")
     if progress is None:
-        progress = input_ is not None and _is_terminal(sys.stderr) and not _shown(output)
+        progress = input_ is not None and _is_terminal(sys.stderr) and not _is_printed(output)
     queries = _queries(texts or [], input_, text, delimiter)
     # A person who types gets an answer to every line.
     window = 1 if input_ == STDIN and _is_terminal(sys.stdin) else batch_size
@@ -102,27 +100,11 @@ def predict(
             write(_line(answer, query, as_json))
 
 
-def answers(texts: list[str], model: Path) -> list[dict[str, Any]]:
-    """Return the answers of the model in a directory."""
-    from nivesh_lib.serving.predictor import Predictor
-
-    return Predictor.from_directory(model).predict(texts)
-
-
-def as_line(answer: dict[str, Any]) -> str:
-    """Return an answer as a line to read."""
-    others = ", ".join(f"{a['intent']} {a['confidence']:.2f}" for a in answer["alternatives"])
-    told = f"{answer['intent']} {answer['confidence']:.2f}"
-    if answer.get("abstained"):
-        told = f"hand over   (rather than {told})"
-    return told + (f"   (else {others})" if others else "")
-
-
 def _same(output: Path, input_: str) -> bool:
     return output.exists() and Path(input_).exists() and output.samefile(input_)
 
 
-def _shown(output: Path | None) -> bool:
+def _is_printed(output: Path | None) -> bool:
     """Whether the answers appear on a terminal, where a bar would get between them."""
     return output is None and _is_terminal(sys.stdout)
 
@@ -148,6 +130,8 @@ def _queries(
 def _line(answer: dict[str, Any], query: Query, as_json: bool) -> str:
     if as_json:
         return json.dumps({**answer, **query.origin}, ensure_ascii=False)
+    from nivesh_lib.serving.predictor import as_line
+
     return as_line(answer)
 
 
@@ -173,45 +157,8 @@ def _print(line: str) -> None:
 
 
 def _load(model: str | None) -> Predictor:
-    from nivesh_lib.errors import ModelError
+    from nivesh_lib.serving.model_source import model_at
     from nivesh_lib.serving.predictor import Predictor
 
-    folder = model_directory(model)
-    try:
+    with model_at(model) as folder:
         return Predictor.from_directory(folder)
-    except ModelError as error:
-        raise named(error, model) from error
-
-
-def model_directory(model: str | None) -> Path:
-    """Return the directory of a model: one that is named, of the store, or the best at hand."""
-    if model is None:
-        return _best_model()
-    if not model.startswith(STORED):
-        return Path(model)
-    from nivesh_lib.tracking.models import fetch_model
-
-    return fetch_model(model)
-
-
-def named(error: ModelError, model: str | None) -> ModelError:
-    """Return the error with the name of a stored model, whose copy is gone when it is read."""
-    return type(error)(f"{model}: {error}") if model and model.startswith(STORED) else error
-
-
-def _best_model() -> Path:
-    from nivesh_lib import paths
-    from nivesh_lib.errors import ModelError
-    from nivesh_lib.reporting.site import leaderboard, odd_results, read_results
-
-    latest = paths.latest_run()
-    for path in odd_results(latest):  # it might be the best one
-        if (latest / "models" / path.stem).is_dir():
-            raise ModelError(
-                f"{paths.relative(path)}: not the results of a step, so the best model is unknown. "
-                "`nivesh run --force` makes them again, or pass --model DIRECTORY"
-            )
-    board = leaderboard(read_results(latest))
-    if not board:
-        raise ModelError("no model yet. `nivesh run` trains them, or pass --model DIRECTORY")
-    return latest / "models" / board[0]["step"]

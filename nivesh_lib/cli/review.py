@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from nivesh_lib.cli.options import Json
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def review(
@@ -36,12 +33,15 @@ def review(
     from nivesh_lib.data.versions import load_dataset, next_patch
     from nivesh_lib.evaluation.errors import likely_label_errors
     from nivesh_lib.paths import relative, reports_dir
+    from nivesh_lib.runs.directories import find_run
+    from nivesh_lib.runs.leaderboard import chosen_model
 
-    folder = _run_folder(run)
-    step, result = _chosen(folder, model)
-    data = load_dataset(result["dataset"])
+    folder = find_run(run or "latest")
+    step, result = chosen_model(folder, model)
+    data = load_dataset(result.dataset or folder.record().dataset.ref)
     rows = data.train.rename(columns={data.version.label_column: "label"})[["id", "query", "label"]]
-    doubted = likely_label_errors(rows, _oof(folder, step, data.ref, rows), label="label")
+    oof = folder.out_of_fold(step, data.train, data.version.label_column)
+    doubted = likely_label_errors(rows, oof, label="label")
     facts = {"dataset": data.ref, "model": step, "doubted": len(doubted), "file": None, "rows": 0}
     if len(doubted):
         path = output or reports_dir() / "reviews" / f"{data.ref}.csv"
@@ -59,49 +59,3 @@ def review(
             f"then: nivesh data add {data.name} --review {relative(path)} --extends {data.ref} "
             f"--version {next_patch(data.version.version)}"
         )
-
-
-def _run_folder(run: str | None) -> Path:
-    from nivesh_lib.errors import DataError
-    from nivesh_lib.paths import latest_run, runs_dir
-
-    places = [latest_run()] if run in (None, "latest") else [runs_dir() / str(run), Path(str(run))]
-    folder = next((place for place in places if (place / "results").is_dir()), None)
-    if folder is None:
-        raise DataError(f"There is no run in {places[0]}; make one with `nivesh run`.")
-    return folder
-
-
-def _chosen(folder: Path, model: str | None) -> tuple[str, dict[str, Any]]:
-    """Return the step of a model and its results, by default those of the best one."""
-    from nivesh_lib.errors import DataError
-    from nivesh_lib.reporting.site import leaderboard, read_results
-
-    results = read_results(folder)
-    steps = [entry["step"] for entry in leaderboard(results)]
-    steps = [step for step in steps if isinstance(results[step].get("dataset"), str)]
-    if not steps:
-        raise DataError(f"No model was evaluated in {folder}; run `nivesh run`.")
-    if model is not None and model not in steps:
-        raise DataError(f"{folder} has no model {model!r}; it has {', '.join(steps)}.")
-    step = model or steps[0]
-    return step, results[step]
-
-
-def _oof(folder: Path, step: str, ref: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a step's out-of-fold table, after checking that it is one of these rows."""
-    import pandas as pd
-
-    from nivesh_lib.errors import DataError
-
-    path = folder / "oof" / f"{step}.parquet"
-    try:
-        oof = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read; run `nivesh run --only {step}`.") from error
-    fits = {"id", "fold", *rows["label"]} <= set(oof) and set(rows["id"]) == set(oof.get("id", ()))
-    if not fits:
-        raise DataError(
-            f"{path} is not of the rows and labels of {ref}; run `nivesh run --dataset {ref}`."
-        )
-    return oof

@@ -1,4 +1,4 @@
-"""The marks that were set before training, and sentences that judge against them.
+"""Objectives that were set before training, and verdicts on what was measured.
 
 ``data/objectives.toml`` holds those of the assistant's dataset, ``intents``; another
 dataset has a file of the same shape in its folder, or no objectives.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
+from nivesh_lib.records.metrics import flat_metrics
 
 _UNITS = {"p95_ms": " ms"}
 _KNOWN = (
@@ -62,7 +63,7 @@ class Judgement:
 
     @property
     def found(self) -> str:
-        """The value, with its interval where there is one."""
+        """The value found, with its interval where there is one."""
         digits = ".1f" if self.objective.metric == "p95_ms" else ".3f"
         shown = f"{self.value:{digits}}"
         if self.low < self.high:
@@ -97,7 +98,9 @@ def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
 
 def _check(table: Mapping[str, Any], place: str) -> None:
     """Refuse a value that cannot be what its name says."""
-    for name in set(table) - set(_KNOWN):  # other models have other marks, so only slips are told
+    for name in set(table) - set(
+        _KNOWN
+    ):  # other models have other marks, so only near misses are typos
         for meant in get_close_matches(name, _KNOWN, n=1, cutoff=0.85):
             raise DataError(f"{place}: {name} is not known. Write {meant}")
     marks = table.get("marks", {})
@@ -168,10 +171,8 @@ def objectives_for(step: str, *, dataset: str, model: str = "intent_classifier")
     return found
 
 
-def judge(objective: Objective, estimate: Mapping[str, float]) -> Judgement:
-    """Judge an estimate (``value``, ``low``, ``high``) by its interval, not by its point."""
-    value = estimate["value"]
-    low, high = estimate.get("low", value), estimate.get("high", value)
+def judge(objective: Objective, value: float, low: float, high: float) -> Judgement:
+    """Judge a value by its 95 % interval, not by its point; without one, all three are equal."""
     if objective.at_most:
         status = "met" if high <= objective.target else "not met"
         if low <= objective.target < high:
@@ -183,9 +184,20 @@ def judge(objective: Objective, estimate: Mapping[str, float]) -> Judgement:
     return Judgement(objective, status, value, low, high)
 
 
-def judge_all(metrics: Mapping[str, Any], objectives: list[Objective]) -> list[Judgement]:
-    """Judge each objective whose metric was measured."""
-    return [judge(o, metrics[o.metric]) for o in objectives if o.metric in metrics]
+def judge_all(metrics: Mapping[str, Any], objectives: Sequence[Objective]) -> list[Judgement]:
+    """Judge each objective whose metric was measured.
+
+    Parameters
+    ----------
+    metrics
+        Numbers and estimates by name, or the flat form that a model's result holds.
+    """
+    flat = flat_metrics(metrics)
+    measured = [(o, flat[o.metric]) for o in objectives if o.metric in flat]
+    return [
+        judge(o, value, *(flat.get(f"{o.metric}_{end}", value) for end in ("low", "high")))
+        for o, value in measured
+    ]
 
 
 def file_of(dataset: str) -> str:

@@ -32,6 +32,8 @@ from nivesh_lib.evaluation.scores import (
     score,
 )
 from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.metrics import flat_metrics
+from nivesh_lib.records.results import ModelResult
 
 SLICE_COLUMNS = ("selection", "language", "income_segment")
 
@@ -132,8 +134,8 @@ def result_of(
     latency: Mapping[str, float],
     size_bytes: int,
     slices: pd.DataFrame | None = None,
-) -> dict[str, Any]:
-    """Return the record of an evaluated model, ready for ``run.log``.
+) -> ModelResult:
+    """Return the result of an evaluated model, ready for ``run.log``.
 
     Parameters
     ----------
@@ -146,31 +148,34 @@ def result_of(
 
     Returns
     -------
-    dict
+    ModelResult
         Its ``folds`` have fold, n (scored rows), accuracy and macro_f1; ``metrics`` has their mean
         with the interval over folds, and their standard deviation.
     """
     rows = headline_mask(train)
     true, predicted = train["intent"][rows], cv.predicted[rows]
-    metrics: dict[str, Any] = {name: estimate.as_dict() for name, estimate in scores.items()}
-    # One process on one machine: the percentile itself, without an interval.
-    metrics["p95_ms"] = {"value": latency["p95_ms"], "n": int(latency["n"])}
-    metrics["p50_ms"] = latency["p50_ms"]
-    metrics["threads"] = latency["threads"]
-    metrics["size_bytes"] = size_bytes
+    folds = fold_scores(cv.oof, train)
+    # Latency of one process on one machine: the percentile itself, without an interval.
+    metrics = flat_metrics(
+        {
+            **scores,
+            "p95_ms": {"value": float(latency["p95_ms"]), "n": int(latency["n"])},
+            "p50_ms": float(latency["p50_ms"]),
+            "threads": latency["threads"],
+            "size_bytes": size_bytes,
+            **_over_folds(folds),
+        }
+    )
     if cv.fit_seconds:  # models that were made from fitted ones have none
         metrics["fit_seconds"] = sum(cv.fit_seconds) / len(cv.fit_seconds)
-    folds = fold_scores(cv.oof, train)
-    metrics |= _over_folds(folds)
     objectives = objectives_for(step, dataset=dataset)
-    judged = judge_all(metrics, objectives)
-    return {
+    contents = {
+        "step": step,
+        "dataset": dataset,
         "model": model,
         "headline": f"macro-F1 {scores['macro_f1']}",
         "metrics": metrics,
-        "judgements": [
-            {"objective": str(j.objective), "status": j.status, "found": j.found} for j in judged
-        ],
+        "judgements": _as_records(judge_all(metrics, objectives)),
         "objectives": {
             "file": file_of(dataset),
             "missing": "" if objectives else none_set(dataset),
@@ -178,8 +183,13 @@ def result_of(
         "per_class": per_class(true, predicted, labels).reset_index().to_dict("records"),
         "confusion": confusion(true, predicted, labels).to_dict("split"),
         "slices": [] if slices is None else slices.to_dict("records"),
-        "folds": _told(folds),
+        "folds": _fold_rows(folds),
     }
+    return ModelResult.model_validate(contents)
+
+
+def _as_records(judged: Sequence[Judgement]) -> list[dict[str, str]]:
+    return [{"objective": str(j.objective), "status": j.status, "found": j.found} for j in judged]
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -189,17 +199,17 @@ def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _over_folds(folds: pd.DataFrame) -> dict[str, Any]:
-    if len(folds) < 2:  # nothing to tell a spread from
+    if len(folds) < 2:  # no variance to estimate
         return {}
     metrics: dict[str, Any] = {}
     for name, over in fold_intervals(folds).items():
-        told = over.as_dict()
-        metrics[f"{name}_fold_std"] = told.pop("std")
-        metrics[f"{name}_fold_mean"] = told
+        mean = over.as_dict()
+        metrics[f"{name}_fold_std"] = mean.pop("std")
+        metrics[f"{name}_fold_mean"] = mean
     return metrics
 
 
-def _told(folds: pd.DataFrame) -> list[dict[str, Any]]:
+def _fold_rows(folds: pd.DataFrame) -> list[dict[str, Any]]:
     named = folds.rename(columns={"n_scored": "n"})
     rows = named.reindex(columns=["fold", "n", "accuracy", "macro_f1"]).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
@@ -226,13 +236,11 @@ def release_scores(
     metrics: dict[str, Any] = {
         name: estimate.as_dict() for name, estimate in score(held["intent"], predicted).items()
     } | dict(measured or {})
-    judged = judge_all(metrics, list(objectives))
+    judged = judge_all(metrics, objectives)
     masks = masks_by_column(held, SLICE_COLUMNS) | masks_by_tag(held)
     return {
         "metrics": metrics,
-        "judgements": [
-            {"objective": str(j.objective), "status": j.status, "found": j.found} for j in judged
-        ],
+        "judgements": _as_records(judged),
         "verdict": overall(judged),
         "slices": by_slice(held["intent"], predicted, masks).to_dict("records"),
     }
@@ -262,5 +270,5 @@ def turned_away(
         ``out_of_scope`` and ``in_scope``, the shares turned away, and
         ``accuracy_of_answered`` where any query in scope is answered.
     """
-    told = {"out_of_scope": share_of(~accepted_out), "in_scope": share_of(~accepted)}
-    return told | ({"accuracy_of_answered": share_of(right[accepted])} if accepted.any() else {})
+    shares = {"out_of_scope": share_of(~accepted_out), "in_scope": share_of(~accepted)}
+    return shares | ({"accuracy_of_answered": share_of(right[accepted])} if accepted.any() else {})

@@ -5,47 +5,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.data.versions import resolve
 from nivesh_lib.errors import NiveshError
+from nivesh_lib.files import sha256_file
 from nivesh_lib.pipeline.spec import Step, read_notebook, source_of
-from nivesh_lib.records.schema import NUMBER, read_object
-
-# Where a step leaves things below a run directory: <kind>/<step> or <kind>/<step>.<suffix>.
-KINDS = (
-    *("results", "oof", "probes", "models", "folds"),
-    *("figures", "drift", "notebooks", "logs"),
-)
-# What the worker says of a step; anything else in its place is as good as no record.
-STEP_RECORD = {
-    "status": str,
-    "key": str,
-    "ingredients": dict,
-    "parameters": dict,
-    "cells": int,
-    "seconds": NUMBER,
-    "mlflow_run_id": str | None,
-    "failure": dict | None,
-    "files": {"*": str},
-}
-OPENED = {"mlflow_run_id": str}  # of ``open/<step>.json``, there while a notebook runs
+from nivesh_lib.records.run import FinishedStep
+from nivesh_lib.runs.directories import all_runs
+from nivesh_lib.runs.layout import RunDirectory
 
 
 def sha256_text(text: str) -> str:
     """Return the hexadecimal SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_source(notebook: Path) -> str:
@@ -74,7 +50,7 @@ def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
         try:
             version = resolve(value)
         except NiveshError:
-            continue  # the notebook says it better
+            continue  # the notebook gives the better message
         for path in sorted(p for p in version.folder.iterdir() if p.is_file()):
             hashes[f"{value}/{path.name}"] = sha256_file(path)
         for path in (
@@ -109,70 +85,40 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def differences(parts: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[str]:
-    """Return what changed since the last finished run of a step, in words."""
+    """Return what changed since the last finished run of a step, as phrases."""
     if old is None:
         return ["never run"]
-    told = []
+    changes = []
     for name, value in parts.items():
         before = old.get(name)
         if value == before:
             continue
         if not isinstance(value, dict) or not isinstance(before, dict):
-            told.append(f"{name} changed")
+            changes.append(f"{name} changed")
             continue
         for inner in sorted(set(value) | set(before)):
             if value.get(inner) == before.get(inner):
                 continue
             if name == "parameters":
-                told.append(f"{inner}: {before.get(inner)!r} -> {value.get(inner)!r}")
+                changes.append(f"{inner}: {before.get(inner)!r} -> {value.get(inner)!r}")
             else:
-                told.append(f"{name} {inner} changed")
-    return told
+                changes.append(f"{name} {inner} changed")
+    return changes
 
 
-def step_files(run: Path, step: str) -> list[Path]:
-    """Return all files that a step left in a run directory."""
-    found = []
-    for kind in KINDS:
-        folder = run / kind
-        if not folder.is_dir():
-            continue
-        for entry in folder.iterdir():
-            if entry.name == step or entry.name.startswith(f"{step}."):
-                found += [p for p in entry.rglob("*") if p.is_file()] if entry.is_dir() else [entry]
-    return sorted(found)
+def finished_steps(step: str) -> list[tuple[RunDirectory, FinishedStep]]:
+    """Return run directory and record of each good execution of a step, newest first."""
+    found = ((run, run.finished(step)) for run in reversed(all_runs()))
+    return [(run, record) for run, record in found if record is not None and record.done]
 
 
-def records(runs: Path, step: str) -> list[tuple[Path, dict[str, Any]]]:
-    """Return (run directory, record) of each finished execution of a step, newest first."""
-    found = []
-    for path in sorted(runs.glob(f"*/steps/{step}.json"), reverse=True):
-        record = read_object(path, STEP_RECORD)
-        if record and record["status"] == "done":
-            found.append((path.parent.parent, record))
-    return found
-
-
-def intact(run: Path, record: Mapping[str, Any]) -> bool:
+def intact(run: RunDirectory, record: FinishedStep) -> bool:
     """Return whether every file of a finished step is still what it was, and the step's own."""
-    files: Mapping[str, str] = record["files"]
-    return bool(files) and all(
-        _is_inside(name) and (run / name).is_file() and sha256_file(run / name) == digest
-        for name, digest in files.items()
+    return bool(record.files) and all(
+        _is_inside(name) and (run.path / name).is_file() and sha256_file(run.path / name) == digest
+        for name, digest in record.files.items()
     )
 
 
 def _is_inside(name: str) -> bool:
     return not Path(name).is_absolute() and ".." not in Path(name).parts
-
-
-def link(names: Iterable[str], source: Path, target: Path) -> None:
-    """Bring files of an earlier run into a new one without copying where the disk allows it."""
-    for name in names:
-        place = target / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)
-        try:
-            os.link(source / name, place)
-        except OSError:
-            shutil.copy2(source / name, place)

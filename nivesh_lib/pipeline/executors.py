@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from nivesh_lib.errors import SpecError
 from nivesh_lib.reproducibility import NO_TELEMETRY, thread_environment
+from nivesh_lib.runs.layout import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Job:
 
 
 class Executor(Protocol):
-    """Starts jobs and tells which ended; each job leaves its record in the run directory."""
+    """Starts jobs and reports which ended; each leaves its record in the run directory."""
 
     slots: int
 
@@ -56,18 +57,16 @@ class LocalExecutor:
 
     def start(self, job: Job) -> None:
         """Start a worker process in a process group of its own."""
-        folder = Path(job.run_dir)
-        log = folder / "logs" / f"{job.step}.log"
+        run = RunDirectory(Path(job.run_dir))
+        log, request = run.log(job.step), run.partial(f"{job.step}.job.json")
         log.parent.mkdir(parents=True, exist_ok=True)
-        request = folder / ".partial" / f"{job.step}.job.json"
-        request.parent.mkdir(parents=True, exist_ok=True)
         request.write_text(json.dumps(asdict(job)))
         environment = {
             **os.environ,
             **NO_TELEMETRY,
             **thread_environment(job.threads),
             "NIVESH_RUN_DIR": job.run_dir,
-            "NIVESH_RUN_ID": folder.name,
+            "NIVESH_RUN_ID": run.name,
             "NIVESH_MODE": "pipeline",
             "NIVESH_PARENT_PID": str(os.getpid()),
             "MLFLOW_TRACKING_URI": job.tracking_uri,

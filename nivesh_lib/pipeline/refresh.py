@@ -15,6 +15,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError, StepFailed
+from nivesh_lib.files import atomic_path
 from nivesh_lib.pipeline.cache import sha256_source
 from nivesh_lib.pipeline.spec import load_pipeline, read_notebook
 from nivesh_lib.reproducibility import disable_telemetry, thread_environment
@@ -85,9 +86,8 @@ def execute(notebook: Path, *, keep: bool) -> None:
     if not keep:
         return
     loaded.metadata["nivesh"] = {"executed_at": source}
-    partial = notebook.with_name(f".{notebook.name}.{os.getpid()}.partial")
-    nbformat.write(strip(loaded), partial)
-    partial.replace(notebook)
+    with atomic_path(notebook) as partial:
+        nbformat.write(strip(loaded), partial)
 
 
 def refresh(report: Any = sys.stdout.write) -> int:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
-import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.data.versions import DataVersion, resolve
-from nivesh_lib.errors import NiveshError, SpecError, StepFailed
+from nivesh_lib.errors import SpecError, StepFailed
 from nivesh_lib.pipeline import cache
 from nivesh_lib.pipeline.executors import Executor, Job, get_executor
 from nivesh_lib.pipeline.spec import (
@@ -27,91 +21,38 @@ from nivesh_lib.pipeline.spec import (
     resolve_parameters,
 )
 from nivesh_lib.privacy import hide_password
-from nivesh_lib.records.schema import NUMBER, read_object
+from nivesh_lib.records.run import FinishedStep, RunRecord, StepRecord
 from nivesh_lib.reproducibility import environment, git_state
+from nivesh_lib.runs.directories import all_runs, check_places, latest_run, new_run, point_latest
+from nivesh_lib.runs.layout import RunDirectory
 
 DEFAULT_DATASET = "intents@1.1.0"
 _FAMILIES = {"intent_classification": "intents"}
 Report = Callable[[str], None]
-# What is read again of a ``run.json``.
-RUN_RECORD = {
-    "run": str,
-    "status": str,
-    "profile": str,
-    "dataset": {"ref": str},
-    "started": str,
-    "steps": {"*": {"status": str}},
-    "git": dict,
-    "environment": dict,
-    "mlflow_uri": str,
-    "seconds": NUMBER,
-    "complete": bool,
-}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One step with its parameters, content key, and where it was computed before."""
+    """One step with its parameters, content key, and where it was computed before.
+
+    ``why`` says what changed, and is empty where ``cached`` is set.
+    """
 
     step: Step
     parameters: dict[str, Any]
     key: str
     ingredients: dict[str, Any]
-    cached_in: Path | None
-    cached: dict[str, Any] | None
+    cached_in: RunDirectory | None
+    cached: FinishedStep | None
     why: list[str]
 
-
-@dataclass
-class RunRecord:
-    """What ``run.json`` says of a run."""
-
-    run: str
-    status: str
-    profile: str
-    dataset: dict[str, Any]
-    started: str
-    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
-    git: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    mlflow_uri: str = ""
-    seconds: float = 0.0
-    ended: str | None = None
-    complete: bool = False
-
-    def write(self, folder: Path) -> None:
-        """Write ``run.json`` in one step; reports are passed on, so without a password."""
-        partial = folder / ".run.json.partial"
-        told = self.__dict__ | {"mlflow_uri": hide_password(self.mlflow_uri)}
-        partial.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
-        partial.replace(folder / "run.json")
-
-
-def read_record(folder: Path) -> RunRecord | None:
-    """Return the record of a run directory, or None when it has none."""
-    found = read_object(folder / "run.json", RUN_RECORD)
-    try:
-        return RunRecord(**found) if found else None
-    except TypeError:  # a key that no version of this code wrote
-        return None
-
-
-def _check_places() -> None:
-    """Refuse to start where the run directory or the link to the last good run cannot be made."""
-    for folder in (paths.reports_dir(), paths.runs_dir()):
-        if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
-            what = "a file" if folder.exists() else "a link that leads nowhere"
-            raise NiveshError(
-                f"{paths.relative(folder)} is {what}; a folder is needed there. "
-                "Move it away and start again"
-            )
-    link = paths.latest_run()
-    if link.exists() and not link.is_symlink():
-        what = "a folder" if link.is_dir() else "a file"
-        raise NiveshError(
-            f"{paths.relative(link)} is {what} of its own; the link to the last good run "
-            "belongs there. Move it away and start again"
-        )
+    @property
+    def line(self) -> str:
+        """What a dry run prints of it."""
+        if self.cached:
+            return "nothing changed"
+        more = f" (and {len(self.why) - 3} more)" if len(self.why) > 3 else ""
+        return "would run: " + "; ".join(self.why[:3]) + more
 
 
 def _now() -> str:
@@ -141,17 +82,13 @@ def plan(
     for step in steps:
         parts = cache.ingredients(step, parameters[step.name], keys)
         keys[step.name] = key = cache.key_of(parts)
-        earlier = cache.records(paths.runs_dir(), step.name)
-        hit = next(
-            ((run, r) for run, r in earlier if r["key"] == key and cache.intact(run, r)), None
-        )
-        why = (
-            []
-            if hit
-            else cache.differences(parts, earlier[0][1]["ingredients"] if earlier else None)
-        )
+        earlier = cache.finished_steps(step.name)
+        hit = next(((run, r) for run, r in earlier if r.key == key and cache.intact(run, r)), None)
+        why: list[str] = []
         if force:
             hit, why = None, ["--force"]
+        elif not hit:
+            why = cache.differences(parts, earlier[0][1].ingredients if earlier else None)
         run, record = hit or (None, None)
         planned.append(
             Planned(step, parameters[step.name], key, parts, run, record, why or ["files changed"])
@@ -159,58 +96,56 @@ def plan(
     return planned
 
 
-@contextmanager
-def _run_directory() -> Iterator[Path]:
-    """Make a fresh run directory and hold its lock; a free lock tells that a run is dead."""
-    root = paths.runs_dir()
-    root.mkdir(parents=True, exist_ok=True)
-    stem = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    for number in range(100):
-        folder = root / (stem if not number else f"{stem}-{number}")
-        try:
-            folder.mkdir()
-            break
-        except FileExistsError:
-            continue
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield folder
-
-
-def is_alive(folder: Path) -> bool:
-    """Return whether some process is working in a run directory."""
-    try:
-        with (folder / ".lock").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-
-
 def close_dead_runs(report: Report) -> None:
     """Mark what a killed run left open as KILLED, in MLflow and in its ``run.json``."""
-    for folder in sorted(paths.runs_dir().glob("*")):
-        opened = sorted(folder.glob("open/*.json"))
-        record = read_record(folder)
+    for run in all_runs():
+        opened = run.open_steps()
+        record = run.sound_record()
         unfinished = record is not None and record.status == "running"
-        if not (opened or unfinished) or is_alive(folder):
+        if not (opened or unfinished) or run.is_alive():
             continue
-        from nivesh_lib.tracking.runs import close_run
+        from nivesh_lib.tracking.logger import close_run
 
-        for path in opened:
-            told = read_object(path, cache.OPENED)
+        for step, mlflow_run_id in opened.items():
             try:
-                if told:
-                    close_run(told["mlflow_run_id"], "KILLED")
+                if mlflow_run_id:
+                    close_run(mlflow_run_id, "KILLED")
             except Exception as error:  # the store may be another one today
-                report(f"  could not close an MLflow run of {folder.name}: {error}")
-            path.unlink(missing_ok=True)
+                report(f"  could not close an MLflow run of {run.name}: {error}")
+            run.close_step(step)
         if record is not None and unfinished:
-            record.status = "killed"
-            record.write(folder)
-        report(f"  run {folder.name} had been killed; its finished steps are used again")
+            run.write_record(record.changed(status="killed"))
+        report(f"  run {run.name} had been killed; its finished steps are used again")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked for, resolved and checked."""
+
+    profile: str
+    version: DataVersion
+    steps: tuple[Step, ...]
+    parameters: dict[str, dict[str, Any]]
+    whole: bool  # all steps, in a profile for use: such a run becomes the latest
+
+
+def resolve_request(
+    profile: str, dataset: str | None, only: Sequence[str], settings: Sequence[str]
+) -> Request:
+    """Return a request, or raise SpecError or DataError where it makes no sense."""
+    pipeline = load_pipeline(paths.notebooks_dir())
+    if profile not in pipeline.profiles:
+        raise SpecError(f"unknown profile {profile!r}; there are: {', '.join(pipeline.profiles)}")
+    version = resolve(dataset or DEFAULT_DATASET)
+    steps = _choose(pipeline, version, only)
+    parameters = resolve_parameters(
+        steps,
+        profile=profile,
+        dataset=version.ref if dataset else None,
+        settings=parse_settings(settings),
+        ranges=pipeline.ranges,
+    )
+    return Request(profile, version, steps, parameters, not only and profile != "smoke")
 
 
 def run_pipeline(
@@ -224,7 +159,7 @@ def run_pipeline(
     force: bool = False,
     dry_run: bool = False,
     report: Report = lambda line: None,
-) -> tuple[RunRecord | None, Path | None]:
+) -> tuple[RunRecord, RunDirectory] | None:
     """Bring every chosen step up to date; return the run's record and directory.
 
     Parameters
@@ -238,9 +173,8 @@ def run_pipeline(
 
     Returns
     -------
-    tuple
-        ``(None, None)`` for a dry run. When nothing changed since the last good
-        run, that run.
+    tuple or None
+        None for a dry run. When nothing changed since the last good run, that run.
 
     Raises
     ------
@@ -248,143 +182,162 @@ def run_pipeline(
         Before anything was started: a request, ``pipeline.toml``, the data, or what lies
         below ``reports/`` does not allow the run.
     """
-    _check_places()
-    pipeline = load_pipeline(paths.notebooks_dir())
-    if profile not in pipeline.profiles:
-        raise SpecError(f"unknown profile {profile!r}; there are: {', '.join(pipeline.profiles)}")
-    version = resolve(dataset or DEFAULT_DATASET)
-    steps = _choose(pipeline, version, only)
-    chosen = version.ref if dataset else None
-    parameters = resolve_parameters(
-        steps,
-        profile=profile,
-        dataset=chosen,
-        settings=parse_settings(settings),
-        ranges=pipeline.ranges,
-    )
-    planned = plan(steps, parameters, force=force)
+    check_places()
+    request = resolve_request(profile, dataset, only, settings)
+    planned = plan(request.steps, request.parameters, force=force)
     if dry_run:
         for item in planned:
-            report(f"  {item.step.name:<22}{_plan_line(item)}")
-        return None, None
+            report(f"  {item.step.name:<22}{item.line}")
+        return None
     close_dead_runs(report)
-    whole = not only and profile != "smoke"
     workers = get_executor(executor, jobs)
-    unchanged = _last_run_if_unchanged(planned) if whole else None
-    if unchanged:
+    if request.whole and (unchanged := _last_run_if_unchanged(planned)):
         for item in planned:
             report(f"  {item.step.name:<22}nothing changed")
         return unchanged
-    store = ""
-    if not all(item.cached for item in planned):
-        from nivesh_lib.tracking.runs import check_store
-
-        store = check_store()
-    with _run_directory() as folder:
-        record = RunRecord(
-            run=folder.name,
-            status="running",
-            profile=profile,
-            dataset={"ref": version.ref, "sha256": version.sha256, "rows": version.rows},
-            started=_now(),
-            git=git_state(),
-            environment=environment(),
-            mlflow_uri=store,
-        )
-        record.write(folder)
-        _execute(planned, folder, record, workers, report)
-        _finish(folder, record, whole=whole)
-    return record, folder
+    store = "" if all(item.cached for item in planned) else _checked_store()
+    with new_run() as run:
+        execution = Execution(run, _new_record(run, request, store), workers, report, store)
+        execution.execute(planned)
+        return _finish(run, execution.record, whole=request.whole), run
 
 
-def _plan_line(item: Planned) -> str:
-    if item.cached:
-        return "nothing changed"
-    more = f" (and {len(item.why) - 3} more)" if len(item.why) > 3 else ""
-    return "would run: " + "; ".join(item.why[:3]) + more
+def _checked_store() -> str:
+    from nivesh_lib.tracking.store import check_store
+
+    return check_store()
 
 
-def _last_run_if_unchanged(planned: Sequence[Planned]) -> tuple[RunRecord, Path] | None:
-    folder = paths.latest_run()
-    record = read_record(folder) if folder.exists() else None
-    if record is None or not record.complete or not (folder / "index.html").is_file():
+def _new_record(run: RunDirectory, request: Request, store: str) -> RunRecord:
+    """Return the record of a run that begins; reports are passed on, so without a password."""
+    version = request.version
+    return RunRecord.model_validate(
+        {
+            "run": run.name,
+            "status": "running",
+            "profile": request.profile,
+            "dataset": {"ref": version.ref, "sha256": version.sha256, "rows": version.rows},
+            "started": _now(),
+            "steps": {},
+            "git": git_state(),
+            "environment": environment(),
+            "mlflow_uri": hide_password(store),
+            "seconds": 0.0,
+            "ended": None,
+            "complete": False,
+        }
+    )
+
+
+def _last_run_if_unchanged(planned: Sequence[Planned]) -> tuple[RunRecord, RunDirectory] | None:
+    latest = latest_run()
+    record = latest.sound_record()
+    if record is None or not record.complete or not latest.index.is_file():
         return None
-    keys = {name: step.get("key") for name, step in record.steps.items()}
+    keys = {name: step.key for name, step in record.steps.items()}
     if keys != {item.step.name: item.key for item in planned}:
         return None
     if not all(item.cached for item in planned):
         return None
-    return record, folder.resolve()
+    return record, RunDirectory(latest.path.resolve())
 
 
-def _execute(
-    planned: Sequence[Planned], folder: Path, record: RunRecord, workers: Executor, report: Report
-) -> None:
-    started = time.time()
-    by_name = {item.step.name: item for item in planned}
-    for item in planned:
-        if item.cached and item.cached_in:
-            _use_cached(item, folder, record, report)
-    waiting = [item for item in planned if item.step.name not in record.steps]
-    running: dict[str, Planned] = {}
-    try:
-        while waiting or running:
-            for item in _startable(waiting, running, record, workers.slots):
-                waiting.remove(item)
-                running[item.step.name] = item
-                workers.start(_job(item, folder, record.mlflow_uri))
-            for item in _blocked(waiting, record):
-                waiting.remove(item)
-                bad = [
-                    n for n in item.step.needs if record.steps.get(n, {}).get("status") != "done"
-                ]
-                record.steps[item.step.name] = {"status": "skipped", "why": f"needs {bad[0]}"}
-                report(f"  {item.step.name:<22}skipped: needs {bad[0]}, which did not finish")
-            for name in workers.wait() if running else []:
-                del running[name]
-                record.steps[name] = _outcome(folder, by_name[name])
-                record.seconds = round(time.time() - started, 1)
-                record.write(folder)
-                report(_line(folder, record, name))
-    except BaseException:  # Ctrl-C too: leave nothing behind that looks alive
-        workers.stop()
-        record.status = "killed"
-        record.write(folder)
-        raise
-    record.seconds = round(time.time() - started, 1)
+class Execution:
+    """The steps of one run while they are executed; ``record`` is what is known by now."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        record: RunRecord,
+        workers: Executor,
+        report: Report,
+        tracking_uri: str,
+    ) -> None:
+        self.record = record
+        self._run = run
+        self._workers = workers
+        self._report = report
+        self._uri = tracking_uri
+        self._started = time.time()
+        run.write_record(record)
+
+    def execute(self, planned: Sequence[Planned]) -> None:
+        """Use what is cached, run the rest as soon as what it needs is done."""
+        for item in planned:
+            if item.cached and item.cached_in:
+                self._use_cached(item, item.cached_in, item.cached)
+        waiting = [item for item in planned if item.step.name not in self.record.steps]
+        running: dict[str, Planned] = {}
+        try:
+            while waiting or running:
+                for item in startable(waiting, running, self.record, self._workers.slots):
+                    waiting.remove(item)
+                    running[item.step.name] = item
+                    self._workers.start(self._job(item))
+                for item in _blocked(waiting, self.record):
+                    waiting.remove(item)
+                    self._skip(item)
+                for name in self._workers.wait() if running else []:
+                    self._end(running.pop(name))
+        except BaseException:  # Ctrl-C too: leave nothing behind that looks alive
+            self._workers.stop()
+            self._run.write_record(self.record.changed(status="killed"))
+            raise
+        self._update()
+
+    def _update(self, **steps: StepRecord) -> None:
+        seconds = round(time.time() - self._started, 1)
+        self.record = self.record.changed(steps=self.record.steps | steps, seconds=seconds)
+
+    def _use_cached(self, item: Planned, source: RunDirectory, cached: FinishedStep) -> None:
+        name = item.step.name
+        self._run.link_step(name, source, list(cached.files))
+        self._update(**{name: cached.summary().changed(cached_from=source.name)})
+        self._report(f"  {name:<22}nothing changed")
+
+    def _skip(self, item: Planned) -> None:
+        name, steps = item.step.name, self.record.steps
+        need = next(n for n in item.step.needs if n not in steps or not steps[n].done)
+        self._update(**{name: StepRecord(status="skipped", why=f"needs {need}")})
+        self._report(f"  {name:<22}skipped: needs {need}, which did not finish")
+
+    def _end(self, item: Planned) -> None:
+        name = item.step.name
+        finished = self._run.finished(name)
+        self._update(**{name: finished.summary() if finished else _died(item)})
+        self._run.write_record(self.record)
+        self._report(_line(self._run, self.record, name))
+
+    def _job(self, item: Planned) -> Job:
+        return Job(
+            step=item.step.name,
+            notebook=str(item.step.notebook),
+            run_dir=str(self._run.path),
+            parameters=item.parameters,
+            key=item.key,
+            ingredients=item.ingredients,
+            threads=item.step.threads,
+            timeout_s=item.step.timeout_s,
+            tracking_uri=self._uri,
+        )
 
 
-def _use_cached(item: Planned, folder: Path, record: RunRecord, report: Report) -> None:
-    assert item.cached is not None and item.cached_in is not None
-    name = item.step.name
-    cache.link([*item.cached["files"], f"steps/{name}.json"], item.cached_in, folder)
-    record.steps[name] = {**_short(item.cached), "cached_from": item.cached_in.name}
-    report(f"  {name:<22}nothing changed")
-
-
-def _short(step_record: Mapping[str, Any]) -> dict[str, Any]:
-    kept = (
-        "status",
-        "key",
-        "parameters",
-        "mlflow_run_id",
-        "cells",
-        "seconds",
-        "failure",
-        "threads",
+def _died(item: Planned) -> StepRecord:
+    failure = {"cause": "the worker died", "detail": "no record was left", "cell": None}
+    return StepRecord.model_validate(
+        {"status": "failed", "failure": failure, "key": item.key, "seconds": None, "cells": 0}
     )
-    return {k: step_record.get(k) for k in kept}
 
 
 def _ready(item: Planned, record: RunRecord, among: set[str]) -> bool:
     return all(
-        record.steps.get(need, {}).get("status") == "done"
+        need in record.steps and record.steps[need].done
         for need in item.step.needs
         if need in among or need in record.steps
     )
 
 
-def _startable(
+def startable(
     waiting: Sequence[Planned], running: Mapping[str, Planned], record: RunRecord, slots: int
 ) -> list[Planned]:
     """Return the steps to start now: an exclusive one only when nothing else runs."""
@@ -399,105 +352,56 @@ def _startable(
 
 
 def _blocked(waiting: Sequence[Planned], record: RunRecord) -> list[Planned]:
-    dead = {name for name, step in record.steps.items() if step["status"] != "done"}
+    dead = {name for name, step in record.steps.items() if not step.done}
     return [item for item in waiting if dead & set(item.step.needs)]
 
 
-def _job(item: Planned, folder: Path, uri: str) -> Job:
-    return Job(
-        step=item.step.name,
-        notebook=str(item.step.notebook),
-        run_dir=str(folder),
-        parameters=item.parameters,
-        key=item.key,
-        ingredients=item.ingredients,
-        threads=item.step.threads,
-        timeout_s=item.step.timeout_s,
-        tracking_uri=uri,
-    )
+def _line(run: RunDirectory, record: RunRecord, name: str) -> str:
+    step, result = record.steps[name], run.result(name)
+    if step.done:
+        headline = result.headline if result else ""
+        cells = f"{step.cells} cells"
+        return f"  {name:<22}{cells:>9} {step.seconds or 0:>6.1f} s   {headline}"
+    return "  " + failure_message(run, record, name).replace("\n", "\n  ")
 
 
-def _outcome(folder: Path, item: Planned) -> dict[str, Any]:
-    told = read_object(folder / "steps" / f"{item.step.name}.json", cache.STEP_RECORD)
-    if told is not None:
-        return _short(told)
-    failure = {"cause": "the worker died", "detail": "no record was left", "cell": None}
-    return {"status": "failed", "failure": failure, "key": item.key, "seconds": None, "cells": 0}
-
-
-def headline(folder: Path, step: str) -> str:
-    """Return the one line that a step's notebook says of itself."""
-    told = read_object(folder / "results" / f"{step}.json") or {}
-    return str(told.get("headline", ""))
-
-
-def _line(folder: Path, record: RunRecord, name: str) -> str:
-    step = record.steps[name]
-    if step["status"] == "done":
-        cells = f"{step['cells']} cells"
-        return f"  {name:<22}{cells:>9} {step['seconds']:>6.1f} s   {headline(folder, name)}"
-    return "  " + failure_message(folder, record, name).replace("\n", "\n  ")
-
-
-def failure_message(folder: Path, record: RunRecord, name: str) -> str:
+def failure_message(run: RunDirectory, record: RunRecord, name: str) -> str:
     """Return notebook, cell, cause, evidence and the next command of a failed step."""
-    step, again = record.steps[name], f"nivesh run --only {name}"
-    if record.dataset["ref"] != DEFAULT_DATASET:
-        again += f" --dataset {record.dataset['ref']}"
+    failure, again = record.steps[name].failure, f"nivesh run --only {name}"
+    if record.dataset.ref != DEFAULT_DATASET:
+        again += f" --dataset {record.dataset.ref}"
     if record.profile != "default":
         again += f" --profile {record.profile}"
-    failure = step.get("failure") or {}
-    cell = f", cell [{failure['cell']}]" if failure.get("cell") else ""
-    page = folder / "notebooks" / f"{name}.html"
-    evidence = page if page.is_file() else folder / "logs" / f"{name}.log"
+    cell = f", cell [{failure.cell}]" if failure and failure.cell else ""
+    cause = f"{failure.cause}: {failure.detail}" if failure else "the cause is unknown"
+    page = run.page(name)
+    evidence = run.path / page if page else run.log(name)
     return (
-        f"FAILED notebooks/{name}.ipynb{cell}: {failure.get('cause')}: {failure.get('detail')}\n"
+        f"FAILED notebooks/{name}.ipynb{cell}: {cause}\n"
         f"  evidence: {paths.relative(evidence)}\n"
         f"  next:     mend it, then `{again}` (finished steps are not run again)"
     )
 
 
-def _finish(folder: Path, record: RunRecord, *, whole: bool) -> None:
+def _finish(run: RunDirectory, record: RunRecord, *, whole: bool) -> RunRecord:
     """Render the report, close the record, and point ``reports/latest`` at a good whole run."""
-    from nivesh_lib.reporting.site import build_site
+    from nivesh_lib.reporting.html import write_report
 
-    good = all(step["status"] == "done" for step in record.steps.values())
-    record.status = "done" if good else "failed"
-    record.complete = good and whole
-    record.ended = _now()
-    record.write(folder)
-    build_site(folder)
-    shutil.rmtree(folder / ".partial", ignore_errors=True)
+    good = all(step.done for step in record.steps.values())
+    status = "done" if good else "failed"
+    record = record.changed(status=status, complete=good and whole, ended=_now())
+    run.write_record(record)
+    write_report(run)
+    run.remove_partial()
     if record.complete:
-        point_latest(folder)
+        point_latest(run)
+    return record
 
 
-def point_latest(folder: Path) -> None:
-    """Let ``reports/latest`` be this run, without a moment in which it is nothing."""
-    link = paths.latest_run()
-    partial = link.with_name(f".latest.{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(os.path.relpath(folder, link.parent))
-    partial.replace(link)
-
-
-def raise_for_failures(record: RunRecord, folder: Path) -> None:
+def raise_for_failures(record: RunRecord, run: RunDirectory) -> None:
     """Raise StepFailed when a step of the run failed."""
-    failed = [name for name, step in record.steps.items() if step["status"] == "failed"]
-    if failed:
+    if failed := record.failed:
         raise StepFailed(
             f"{len(failed)} of {len(record.steps)} notebooks failed: {', '.join(failed)}. "
-            f"See {paths.relative(folder / 'index.html')}"
+            f"See {paths.relative(run.index)}"
         )
-
-
-def prune(keep: int) -> list[str]:
-    """Remove all but the newest ``keep`` runs; the latest good one and live ones stay."""
-    if keep < 1:
-        raise SpecError(f"--keep {keep}: keep at least 1")
-    latest = paths.latest_run().resolve()
-    runs = sorted((p for p in paths.runs_dir().glob("*") if p.is_dir()), reverse=True)
-    gone = [p for p in runs[keep:] if p != latest and not is_alive(p)]
-    for folder in gone:
-        shutil.rmtree(folder)
-    return [folder.name for folder in gone]

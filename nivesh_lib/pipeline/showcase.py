@@ -6,38 +6,36 @@ are written from it and from ``pipeline.toml``.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
-from pathlib import Path
 
 from nivesh_lib import paths
 from nivesh_lib.errors import SpecError
+from nivesh_lib.files import write_text
 from nivesh_lib.pipeline.spec import load_pipeline
-from nivesh_lib.reporting.site import human_bytes, leaderboard, read_results
-from nivesh_lib.tracking.runs import write_json
-
-_PAGES = ("index.html", "run.json", "notebooks/*.html", "results/*.json", "drift/*/evidently.html")
-
-
-def example() -> Path:
-    """Return the folder of the committed example report."""
-    return paths.reports_dir() / "example"
+from nivesh_lib.reporting.display import human_bytes, milliseconds
+from nivesh_lib.runs.comparison import score_title
+from nivesh_lib.runs.directories import latest_run
+from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.runs.leaderboard import leaderboard, score_names
 
 
-def copy_example(run: Path) -> None:
-    """Replace the example by the pages and results of a run."""
+def example() -> RunDirectory:
+    """Return the committed example report."""
+    return RunDirectory(paths.reports_dir() / "example")
+
+
+def copy_example(run: RunDirectory) -> None:
+    """Replace the example by the pages and records of a run."""
     target = example()
-    shutil.rmtree(target, ignore_errors=True)
-    for pattern in _PAGES:
-        for path in sorted(run.glob(pattern)):
-            place = target / path.relative_to(run)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, place)
-    record = json.loads((target / "run.json").read_text(encoding="utf-8"))
-    record.pop("mlflow_uri", None)  # an address on the machine that made it
-    write_json(target / "run.json", record)
+    shutil.rmtree(target.path, ignore_errors=True)
+    for path in run.shown():
+        place = target.path / path.relative_to(run.path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    # Without the address of the store on the machine that made it.
+    target.write_record(target.record().changed(mlflow_uri=""))
 
 
 def notebook_table() -> str:
@@ -49,23 +47,22 @@ def notebook_table() -> str:
     return "\n".join(rows)
 
 
-def results_table(run: Path) -> str:
+def results_table(run: RunDirectory) -> str:
     """Return the README's table of results, from the records of a run."""
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    record, board = run.record(), leaderboard(run.results())
+    names = score_names(entry.scores for entry in board)
+    titles = " | ".join(score_title(name) for name in names)
     rows = [
-        f"On {record['dataset']['ref']}, profile {record['profile']}, out of fold over natural "
+        f"On {record.dataset.ref}, profile {record.profile}, out of fold over natural "
         "training rows, 95 % intervals:",
         "",
-        "| model | macro-F1 | accuracy | one query, p95 | size on disk |",
-        "|---|---|---|---|---|",
+        f"| model | {titles} | one query, p95 | size on disk |",
+        "|---" * (3 + len(names)) + "|",
     ]
-    for m in leaderboard(read_results(run)):
-        f1, accuracy = (
-            f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]" for e in (m["f1"], m["accuracy"])
-        )
-        rows.append(
-            f"| {m['model']} | {f1} | {accuracy} | {m['p95']:.1f} ms | {human_bytes(m['bytes'])} |"
-        )
+    for entry in board:
+        scores = " | ".join(str(entry.scores.get(name, "-")) for name in names)
+        time, size = milliseconds(entry.p95_ms), human_bytes(entry.size_bytes)
+        rows.append(f"| {entry.model} | {scores} | {time} | {size} |")
     return "\n".join(rows)
 
 
@@ -81,13 +78,13 @@ def filled(readme: str) -> str:
 
 def main() -> int:
     """Copy the last good run and rewrite the README's tables."""
-    run = paths.latest_run()
-    if not run.exists():
+    run = latest_run()
+    if not run.index.is_file():
         sys.stderr.write("error: no good run yet. `make run` makes one\n")
         return 1
     copy_example(run)
     readme = paths.home() / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    write_text(readme, filled(readme.read_text(encoding="utf-8")))
     return 0
 
 

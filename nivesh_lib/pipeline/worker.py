@@ -12,7 +12,7 @@ import sys
 # jsonschema would parse a grammar of IRIs for a second at each start; notebooks hold none.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
-import fcntl
+import contextlib
 import itertools
 import json
 import os
@@ -31,12 +31,13 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from nivesh_lib.pipeline.cache import OPENED, sha256_file, step_files
+from nivesh_lib.files import atomic_path, locked, sha256_file, write_text
 from nivesh_lib.pipeline.spec import read_parameters
 from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.schema import read_object
-from nivesh_lib.reporting.site import render_notebook
-from nivesh_lib.tracking.runs import attach, close_run, write_json
+from nivesh_lib.records.run import FinishedStep
+from nivesh_lib.reporting.html import render_notebook
+from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.tracking.logger import attach, close_run
 
 _KEPT = 10_000  # characters of the beginning, and of the end, of one long output
 _MARGIN = 1_000  # characters beyond, so that personal data at the cut is seen whole
@@ -47,9 +48,9 @@ class _OneAtATimeClient(PapermillNotebookClient):
     """Start kernels under a lock: those that start together can choose the same port."""
 
     async def async_start_new_kernel(self, **kwargs: Any) -> None:
-        lock = Path(os.environ["NIVESH_RUN_DIR"]) / ".partial" / "kernel.lock"
-        self._lock = lock.open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        run = RunDirectory(Path(os.environ["NIVESH_RUN_DIR"]))
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(locked(run.partial("").parent))
         try:
             await super().async_start_new_kernel(**kwargs)
         except BaseException:
@@ -165,13 +166,13 @@ def _clean_data(data: dict[str, Any]) -> None:
 
 
 def _join_streams(outputs: list[Any]) -> list[Any]:
-    """Return the outputs with neighbouring pieces of one stream made one."""
+    """Return the outputs with neighbouring parts of one stream joined."""
     joined: list[Any] = []
     for stream, group in itertools.groupby(outputs, key=lambda output: output.get("name")):
-        pieces = list(group)
+        parts = list(group)
         if stream:  # outputs of other kinds have no name
-            pieces[0].text = "".join(piece.text for piece in pieces)
-        joined += pieces[:1] if stream else pieces
+            parts[0].text = "".join(part.text for part in parts)
+        joined += parts[:1] if stream else parts
     return joined
 
 
@@ -190,20 +191,13 @@ def _clean_outputs(notebook: Any) -> None:
             _clean_data(output.get("data", {}))
 
 
-def _keep(run: Path, step: str, partial: Path, dataset: str) -> list[Path]:
-    """Move the executed notebook and its page into place and return both."""
-    if not partial.is_file():
-        return []
-    notebook = nbformat.read(partial, as_version=4)
+def _keep(notebook: Any, kept: Path, *, dataset: str) -> list[Path]:
+    """Write the executed notebook and its page, cleaned, and return both."""
     _clean_outputs(notebook)
-    kept = run / "notebooks" / f"{step}.ipynb"
+    with atomic_path(kept) as partial:
+        nbformat.write(notebook, partial)
     page = kept.with_suffix(".html")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, partial)
-    partial.replace(kept)
-    draft = partial.with_suffix(".html")
-    draft.write_text(render_notebook(notebook, step=step, dataset=dataset), encoding="utf-8")
-    draft.replace(page)
+    write_text(page, render_notebook(notebook, step=kept.stem, dataset=dataset))
     return [kept, page]
 
 
@@ -211,37 +205,35 @@ def main(job_file: str) -> int:
     """Execute the job and leave its record; return the exit code."""
     job = json.loads(Path(job_file).read_text())
     _die_with_parent()
-    run, step = Path(job["run_dir"]), job["step"]
-    partial = run / ".partial" / f"{step}.ipynb"
+    run, step = RunDirectory(Path(job["run_dir"])), job["step"]
+    executed = run.partial(f"{step}.ipynb")
     started = time.time()
-    failure = _execute(job, partial)
-    cells = 0
-    if partial.is_file():
-        notebook = nbformat.read(partial, as_version=4)
+    failure = _execute(job, executed)
+    cells, kept = 0, []
+    if executed.is_file():
+        notebook = nbformat.read(executed, as_version=4)
         cells = sum(cell.cell_type == "code" for cell in notebook.cells)
         if failure and failure["cell"] is None:
             failure["cell"] = _last_cell(notebook)
-    kept = _keep(run, step, partial, str(job["parameters"].get("DATASET", "")))
-    opened = run / "open" / f"{step}.json"
-    run_id = (read_object(opened, OPENED) or {}).get("mlflow_run_id")
-    if run_id:
-        attach(run_id, kept)
-        close_run(run_id, "FAILED" if failure else "FINISHED")
+        dataset = str(job["parameters"].get("DATASET", ""))
+        kept = _keep(notebook, run.notebook(step), dataset=dataset)
+        executed.unlink()
+    mlflow_run_id = run.open_steps().get(step) or None
+    if mlflow_run_id:
+        attach(mlflow_run_id, kept)
+        close_run(mlflow_run_id, "FAILED" if failure else "FINISHED")
     record = {
         "step": step,
         "status": "failed" if failure else "done",
-        "key": job["key"],
-        "ingredients": job["ingredients"],
-        "parameters": job["parameters"],
-        "threads": job["threads"],
-        "mlflow_run_id": run_id,
+        **{name: job[name] for name in ("key", "ingredients", "parameters", "threads")},
+        "mlflow_run_id": mlflow_run_id,
         "cells": cells,
         "seconds": round(time.time() - started, 1),
         "failure": failure,
-        "files": {str(p.relative_to(run)): sha256_file(p) for p in step_files(run, step)},
+        "files": {str(p.relative_to(run.path)): sha256_file(p) for p in run.files_of(step)},
     }
-    write_json(run / "steps" / f"{step}.json", record)
-    opened.unlink(missing_ok=True)
+    run.write_finished(step, FinishedStep.model_validate(record))
+    run.close_step(step)
     return 1 if failure else 0
 
 

@@ -1,20 +1,9 @@
-"""Sentences and summaries that notebooks and the report share."""
+"""Cards: what a reader must know about a dataset version."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
-
-
-def say(markdown: str) -> None:
-    """Show Markdown as the output of a cell: prose whose digits come from values.
-
-    HTML in it is shown as text: labels and issues come from people's files.
-    """
-    from IPython.display import Markdown, display
-
-    display(Markdown(html.escape(markdown, quote=False)))
 
 
 def data_card(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, str]:
@@ -38,8 +27,3 @@ def data_card(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str
         "Licence": manifest.get("licence") or "not stated",
     }
     return {key: text for key, text in card.items() if text}
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage without needless digits."""
-    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"

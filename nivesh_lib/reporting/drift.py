@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from nivesh_lib.files import atomic_path
 from nivesh_lib.reproducibility import disable_telemetry
 
 NUMERICAL = ["words", "characters", "digits_share", "confidence"]
@@ -79,10 +79,8 @@ def drift_report(
     ]
     snapshot = Report(metrics, include_tests=True).run(now, before)
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        partial = html.with_name(f".{html.name}.{os.getpid()}.partial")
-        snapshot.save_html(str(partial))
-        partial.replace(html)
+        with atomic_path(html) as partial:
+            snapshot.save_html(str(partial))
     return [
         {
             "column": config["column"],

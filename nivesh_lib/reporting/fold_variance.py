@@ -1,14 +1,17 @@
-"""How steady the scores of a run are: over folds, repeats, sizes of the training part, and time."""
+"""The variance of the scores of a run over folds, repeats, training sizes and time."""
 
 from __future__ import annotations
 
-from nivesh_lib.reporting.comparison import Record, Row, ranked, rows_of
 from nivesh_lib.reporting.tables import (
     Cell,
     Part,
+    Record,
+    Row,
     count,
     interval,
     number,
+    ranked,
+    rows_of,
     scaled,
     share,
     table,
@@ -23,7 +26,7 @@ def folds(record: Record) -> Part | None:
     return _over_folds(
         record,
         "folds",
-        said="The intervals above are about other queries for the models as they are. These are "
+        "The intervals above are about other queries for the models as they are. These are "
         "about models trained on other rows of the same size, so most are wider.",
     )
 
@@ -33,13 +36,13 @@ def repeats(record: Record) -> Part | None:
     return _over_folds(
         record,
         "repeats",
-        title="Again on other folds, with other seeds",
-        said="One division into folds is one draw. Here each model was cross-validated several "
+        "One division into folds is one draw. Here each model was cross-validated several "
         "times, the first time on the version's own folds.",
+        title="Again on other folds, with other seeds",
     )
 
 
-def _over_folds(record: Record, key: str, *, said: str, title: str = "") -> Part | None:
+def _over_folds(record: Record, key: str, sentence: str, *, title: str = "") -> Part | None:
     rows = ranked(record, key, *_MEANS)
     cells = [
         (
@@ -55,7 +58,7 @@ def _over_folds(record: Record, key: str, *, said: str, title: str = "") -> Part
     corrections = sorted({text(row, "correction") for row in rows} - {""})
     return Part(
         title=title,
-        said=(said,),
+        sentences=(sentence,),
         table=table(("Model", "Macro-F1, mean over folds", "Standard deviation", "Folds"), cells),
         note=f"95 % intervals corrected by {' and '.join(corrections)}." if corrections else "",
     )
@@ -75,7 +78,7 @@ def learning(record: Record) -> Part | None:
     readings = [row for row in rows_of(record, "readings", "model") if text(row, "reading")]
     return Part(
         title="More labels, or a better model?",
-        said=tuple(f"{text(row, 'model')}: {text(row, 'reading')}" for row in readings),
+        sentences=tuple(f"{text(row, 'model')}: {text(row, 'reading')}" for row in readings),
         table=table(("Macro-F1 with …", *(f"{size:,} rows" for size in sizes)), cells),
         note="Trained on a part of each fold's training rows and tested on the same queries. "
         "The intervals are about other queries, not about other parts of that size.",
@@ -97,7 +100,7 @@ def over_time(record: Record) -> Part | None:
     cells = [
         (
             Cell(f"{row['first']} to {row['last']}"),
-            count(row, "rows", "n"),
+            count(row, "rows"),
             share(interval(row, "accuracy")),
         )
         for row in rows_of(record, "over_time")
@@ -108,7 +111,7 @@ def over_time(record: Record) -> Part | None:
     name = text(record, "model") or "the best model"
     return Part(
         title="Are later queries harder?",
-        said=(f"Answers of {name}, by when the query was asked.",),
+        sentences=(f"Answers of {name}, by when the query was asked.",),
         table=table(("Asked", "Queries", "Right, of 100"), cells),
         note="Folds mix dates: a fall towards the end says that later queries are harder, not "
         "that the model has aged.",

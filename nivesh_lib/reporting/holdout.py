@@ -1,4 +1,4 @@
-"""What the holdout ledger says, in the words of the report."""
+"""The openings in the holdout ledger, as the report shows them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _SCORE_NAMES = {
 
 
 def holdout(dataset: str) -> dict[str, Any]:
-    """Return what the ledger says: a sentence on this data, and every opening there was."""
+    """Return a ``sentence`` on this data, every opening there was, and ``why`` it is damaged."""
     try:
         known = openings()
     except NiveshError as error:
-        return {"said": "The ledger of openings is damaged.", "why": str(error), "openings": []}
+        return {"sentence": "The ledger of openings is damaged.", "why": str(error), "openings": []}
     of_it = [opening for opening in known if opening.data == dataset]
     return {
-        "said": _opened(dataset, of_it),
+        "sentence": _opened(dataset, of_it),
         "why": "",
-        "openings": [{**asdict(o), "told": _scores_of(o.scores)} for o in known],
+        "openings": [{**asdict(o), "shown": _scores_of(o.scores)} for o in known],
     }
 
 
@@ -37,21 +37,21 @@ def _opened(dataset: str, of_it: Sequence[Opening]) -> str:
     if not of_it:
         return f"The holdout of {dataset} was not opened."
     times, models = len(of_it), len({opening.model_hash for opening in of_it})
-    said = (
+    sentence = (
         f"The holdout of {dataset} was opened {times} time{'s' * (times > 1)}, "
         f"for {models} model{'s' * (models > 1)}."
     )
-    return said + " Every further opening makes its scores a little less honest."
+    return sentence + " Every further opening makes its scores a little less honest."
 
 
 def _scores_of(scores: Mapping[str, Any] | None) -> list[str]:
     """Return the scores that have an interval, and the verdict."""
     if scores is None:
         return [NO_SCORES]
-    told = [
+    shown = [
         f"{_SCORE_NAMES.get(name, name)} {value['value']:.3f} "
         f"({value['low']:.3f} to {value['high']:.3f})"
         for name, value in scores.items()
         if fits(value, _ESTIMATE)
     ]
-    return told + ([f"objectives: {scores['verdict']}"] if "verdict" in scores else [])
+    return shown + ([f"objectives: {scores['verdict']}"] if "verdict" in scores else [])

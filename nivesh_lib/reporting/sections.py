@@ -11,54 +11,60 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nivesh_lib.reporting import fold_variance as stability
-from nivesh_lib.reporting.comparison import (
-    JUDGED,
-    Record,
-    Row,
-    comparison_of,
-    evaluation_of,
-    ranked,
-    rows_of,
-)
+from nivesh_lib.reporting import fold_variance
 from nivesh_lib.reporting.tables import (
     Cell,
     Part,
+    Record,
+    Row,
     Section,
     count,
     interval,
     number,
     of_100,
-    p_value,
+    ranked,
+    rows_of,
     scaled,
     share,
     table,
     text,
 )
+from nivesh_lib.runs.comparison import (
+    EVALUATION_KEYS,
+    Results,
+    comparison_in,
+    evaluation_of,
+    p_value,
+)
 
 # A model's own record may have these too.
-KEYS = (*JUDGED, "folds", "repeats", "learning", "over_time", "temporal", "crossed")
+KEYS = (*EVALUATION_KEYS, "folds", "repeats", "learning", "over_time", "temporal", "crossed")
+_BEFORE, _AFTER = "ece_before", "ece_after"
 _MOST = 12  # rows of a table of findings, the first of which matter most
 
 
-def sections(results: Mapping[str, Record]) -> list[Section]:
+def sections(results: Results) -> list[Section]:
     """Return the sections that the evaluation of a run has something for, in reading order."""
     made = []
-    for found, told in ((evaluation_of(results), _SECTIONS), (_optimised(results), _SMALLER)):
+    for found, contents in (
+        (evaluation_of(results), _EVALUATION),
+        (_optimised(results), _OPTIMISATION),
+    ):
         step, record = found or ("", {})
-        for name, title, builders in told:
+        for name, title, builders in contents:
             parts = tuple(part for build in builders if (part := build(record)) is not None)
             if parts:
                 made.append(Section(name, title, parts, step))
     return made
 
 
-def _optimised(results: Mapping[str, Record]) -> tuple[str, Record] | None:
+def _optimised(results: Results) -> tuple[str, Record] | None:
     """Return the step that judged optimised models and its record, if one did."""
-    return next(((step, record) for step, record in results.items() if record.get("gates")), None)
+    records = ((step, dict(result)) for step, result in results.items())
+    return next(((step, record) for step, record in records if record.get("gates")), None)
 
 
-def unread(results: Mapping[str, Record]) -> list[str]:
+def unread(results: Results) -> list[str]:
     """Return the keys of the evaluation that are there and do not hold what the report shows."""
     smaller = _optimised(results)
     odd = ["gates"] if smaller and _gates(smaller[1]) is None else []
@@ -72,7 +78,7 @@ def unread(results: Mapping[str, Record]) -> list[str]:
         if record.get(key) and key in _BUILDERS and _BUILDERS[key](record) is None
     ]
     return [
-        *(["comparison"] if record.get("comparison") and not comparison_of(results) else []),
+        *(["comparison"] if record.get("comparison") and not comparison_in(record) else []),
         *bad,
         *odd,
     ]
@@ -87,18 +93,18 @@ def _of_100(row: Row, *names: str) -> str:
 
 
 def _calibration(record: Record) -> Part | None:
-    rows = ranked(record, "calibration", *_BEFORE)
+    rows = ranked(record, "calibration", _BEFORE)
     if not rows:
         return None
     best = next((row for row in rows if row["model"] == record.get("model")), rows[0])
-    said = [f"How far is the stated confidence from the share that is right? {_off(best)}"]
-    if said_at := _at_the_bar(best):
-        said.append(said_at)
+    sentences = [f"How far is the stated confidence from the share that is right? {_off(best)}"]
+    if at_the_bar := _at_the_bar(best):
+        sentences.append(at_the_bar)
     cells = [
         (
             Cell(text(row, "model")),
-            scaled(interval(row, *_BEFORE)),
-            scaled(interval(row, *_AFTER)),
+            scaled(interval(row, _BEFORE)),
+            scaled(interval(row, _AFTER)),
             scaled(interval({"t": row.get("temperature")}, "t"), "{:.2f}", by=1),
             _brier(row),
         )
@@ -106,7 +112,7 @@ def _calibration(record: Record) -> Part | None:
     ]
     columns = ("Model", "Off before, points", "Off after, points", "Temperature", "Brier score")
     return Part(
-        said=tuple(said),
+        sentences=tuple(sentences),
         table=table(columns, cells),
         note="Expected calibration error of the answer given, without its bias: 0 is perfect, and "
         "by chance an estimate can fall a little below. After: with a temperature from the other "
@@ -116,20 +122,14 @@ def _calibration(record: Record) -> Part | None:
     )
 
 
-_BEFORE = ("ece_before", "before", "error_before", "ece")
-_AFTER = ("ece_after", "after", "error_after")
-
-
 def _off(row: Row) -> str:
-    before, after = _of_100(row, *_BEFORE), _of_100(row, *_AFTER)
-    told = f"That of {row['model']} is off by {before} points on average"
-    if row.get("helped") is False:
-        return told + "; calibration does not lower that."
-    found = interval(row, *_AFTER)
+    before, after = _of_100(row, _BEFORE), _of_100(row, _AFTER)
+    sentence = f"That of {row['model']} is off by {before} points on average"
+    found = interval(row, _AFTER)
     if found and found.low is not None and found.low <= 0:
         most = "" if found.high is None else f" (at most {100 * found.high:.1f})"
-        return told + f"; after calibration these queries show no difference{most}."
-    return told + (f", after calibration by {after}." if after else ".")
+        return sentence + f"; after calibration these queries show no difference{most}."
+    return sentence + (f", after calibration by {after}." if after else ".")
 
 
 def _at_the_bar(row: Row) -> str:
@@ -147,19 +147,16 @@ def _at_the_bar(row: Row) -> str:
 
 def _brier(row: Row) -> Cell:
     before, after = (
-        scaled(interval(row, *names), "{:.3f}", by=1)
-        for names in (("brier_before", "brier"), ("brier_after",))
+        scaled(interval(row, f"brier_{when}"), "{:.3f}", by=1) for when in ("before", "after")
     )
-    if after.text == "not measured":
-        return before
     return Cell(after.text, f"before {before.text}" if before.text != "not measured" else "")
 
 
-# --- what is handed over -----------------------------------------------------------------------
+# --- abstaining -------------------------------------------------------------------------------
 
 
 def _routing(record: Record) -> Part | None:
-    """Return what is turned away, one row for each score that certainty is told by."""
+    """Return the share of out-of-scope queries that is rejected, one row for each score."""
     rows = [
         row
         for row in rows_of(record, "routing")
@@ -177,7 +174,7 @@ def _routing(record: Record) -> Part | None:
     ]
     columns = ("Judged by", "Out-of-scope turned away, of 100", "AUROC")
     return Part(
-        said=(
+        sentences=(
             "A query that belongs to none of the intents should go to a person. How many do, when "
             "95 of 100 queries that do belong are still answered?",
             *_cost(rows[-1]),  # of the score that is used
@@ -190,14 +187,13 @@ def _routing(record: Record) -> Part | None:
 
 
 _SCORES = {
-    "plain": "confidence alone",
     "confidence": "confidence alone",
     "certainty": "calibrated confidence and familiarity",
 }
 
 
 def _judged_by(row: Row) -> str:
-    name = text(row, "score", "model")
+    name = text(row, "score")
     return _SCORES.get(name, name)
 
 
@@ -207,15 +203,15 @@ def _cost(row: Row) -> list[str]:
     accepted, recall = _of_100(row, "acceptance"), _of_100(row, "recall")
     if threshold is None or not accepted:
         return []
-    said = (
+    sentence = (
         f"At the threshold of least cost, {threshold:.2f}, {accepted} of 100 queries in scope are "
         "answered"
     )
     if recall:
-        said += f" and {recall} of 100 outside are turned away"
+        sentence += f" and {recall} of 100 outside are turned away"
     if cost is not None:
-        said += f"; a query costs {cost:.3f} on average, in the unit of the costs that were set"
-    return [said + "."]
+        sentence += f"; a query costs {cost:.3f} on average, in the unit of the costs that were set"
+    return [sentence + "."]
 
 
 # --- for whom does it fail ---------------------------------------------------------------------
@@ -228,7 +224,7 @@ def _gaps(record: Record) -> Part | None:
     cells = [
         (
             Cell(_who(row)),
-            count(row, "rows", "n"),
+            count(row, "rows"),
             scaled(interval(row, "difference"), "{:+.1f}"),
             Cell(_verdict_of(row)),
             scaled(interval({"d": row.get("detectable")}, "d")),
@@ -238,7 +234,7 @@ def _gaps(record: Record) -> Part | None:
     columns = ("Who", "Queries", "Against the rest, points", "Verdict", "Smallest that would show")
     return Part(
         title="Is anyone answered less well?",
-        said=(_flagged(rows),),
+        sentences=(_flagged(rows),),
         table=table(columns, cells),
         note="Difference in accuracy between a segment and all other queries. A gap is called one "
         "only when its whole interval, corrected for the number of segments, lies beyond the "
@@ -249,16 +245,16 @@ def _gaps(record: Record) -> Part | None:
 
 
 def _verdict_of(row: Row) -> str:
-    return text(row, "verdict", "status") or "not judged"
+    return text(row, "verdict") or "not judged"
 
 
 def _flagged(rows: Sequence[Row]) -> str:
     gaps = [_who(row) for row in rows if _verdict_of(row) == "gap"]
     unsure = [row for row in rows if _verdict_of(row) == "cannot tell"]
-    told = f"Sure gaps: {', '.join(gaps)}." if gaps else "No segment has a gap that is sure."
+    sentence = f"Sure gaps: {', '.join(gaps)}." if gaps else "No segment has a gap that is sure."
     if unsure:
-        told += f" For {len(unsure)} of {len(rows)} these rows cannot tell."
-    return told
+        sentence += f" For {len(unsure)} of {len(rows)} these rows cannot tell."
+    return sentence
 
 
 def _segments(record: Record) -> Part | None:
@@ -266,7 +262,7 @@ def _segments(record: Record) -> Part | None:
     cells = [
         (
             Cell(_who(row), text(row, "model")),
-            count(row, "rows", "n"),
+            count(row, "rows"),
             share(interval(row, "accuracy")),
             scaled(interval(row, "macro_f1"), "{:.3f}", by=1),
             scaled(interval(row, "calibration"), "{:+.1f}"),
@@ -297,8 +293,7 @@ def _crossed(record: Record) -> Part | None:
     """Return combinations of segments; a row's texts name what meets."""
     rows = [row for row in rows_of(record, "crossed") if interval(row, "accuracy") and _meets(row)]
     cells = [
-        (Cell(_meets(row)), count(row, "rows", "n"), share(interval(row, "accuracy")))
-        for row in rows
+        (Cell(_meets(row)), count(row, "rows"), share(interval(row, "accuracy"))) for row in rows
     ]
     made = table(("Who", "Queries", "Right, of 100"), cells)
     if made is None:
@@ -316,7 +311,7 @@ def _meets(row: Row) -> str:
 
 
 def _who(row: Row) -> str:
-    """Return a segment's name as it is said: ``income_segment=low`` is income segment: low."""
+    """Return a segment's name as it is shown: ``income_segment=low`` is income segment: low."""
     return text(row, "slice", "segment", "group").replace("_", " ").replace("=", ": ")
 
 
@@ -325,7 +320,7 @@ def _flips(record: Record) -> Part | None:
     cells = [
         (
             Cell(text(row, "attribute"), text(row, "model")),
-            count(row, "rows", "n"),
+            count(row, "rows"),
             share(interval(row, "flipped")),
             _against_control(row),
         )
@@ -336,7 +331,9 @@ def _flips(record: Record) -> Part | None:
         return None
     return Part(
         title="Does it matter who asks, or how?",
-        said=("Pairs of queries that differ in one thing only, which should change no answer.",),
+        sentences=(
+            "Pairs of queries that differ in one thing only, which should change no answer.",
+        ),
         table=made,
         note="Any change to a text can change an answer, so one name for another like it is the "
         "control. More often: p below 0.05, by McNemar's exact test corrected for their number.",
@@ -366,7 +363,7 @@ def _behaviour(record: Record) -> Part | None:
     cells = [
         (
             Cell(text(row, "test"), text(row, "kind")),
-            count(row, "rows", "n"),
+            count(row, "rows"),
             share(interval(row, "failed")),
             Cell(_others(rows, row, best)),
         )
@@ -376,7 +373,7 @@ def _behaviour(record: Record) -> Part | None:
     worst = of_best[0]
     columns = ("Test", "Texts", f"{name} fails, of 100", "The others fail, of 100")
     return Part(
-        said=(
+        sentences=(
             "A change that keeps what is asked must keep the answer (invariance); one that says "
             "more plainly what is wanted must not move it the wrong way (direction).",
             f"{name} fails most often at “{text(worst, 'test')}”: "
@@ -404,23 +401,22 @@ def _others(rows: Sequence[Row], row: Row, best: Any) -> str:
 
 
 def _help(record: Record) -> Part | None:
-    rows = [row for row in rows_of(record, "help") if _what(row)]
+    rows = [row for row in rows_of(record, "help") if _who(row)]
     if not rows:
         return None
     cells = [
         (
-            Cell(_what(row), text(row, "why", "note")),
-            count(row, "rows", "n"),
-            scaled(interval(row, "share", "share_of_errors")),
+            Cell(_who(row)),
+            count(row, "rows"),
+            scaled(interval(row, "share")),
             scaled(interval(row, "gain"), "{:+.1f}"),
         )
         for row in rows[:_MOST]
     ]
     columns = ("Where", "Queries", "Of 100 errors", "Accuracy to win, points")
-    said = [text(row, "sentence") for row in rows if text(row, "sentence")]
     return Part(
         title="What would help most",
-        said=tuple(said) or _most_to_win(rows[0]),
+        sentences=_most_to_win(rows[0]),
         table=table(columns, cells),
         note="Accuracy to win: if these queries were answered as well as all others, the most that "
         "work on them alone can give. Groups overlap, so that gains do not add up.",
@@ -428,15 +424,11 @@ def _help(record: Record) -> Part | None:
     )
 
 
-def _what(row: Row) -> str:
-    return _who(row) or text(row, "what", "sentence")
-
-
 def _most_to_win(row: Row) -> tuple[str, ...]:
     gain = interval(row, "gain")
     if gain is None:
         return ()
-    return (f"Most to win: {_what(row)}, {of_100(gain)} points of accuracy.",)
+    return (f"Most to win: {_who(row)}, {of_100(gain)} points of accuracy.",)
 
 
 def _overlaps(record: Record) -> Part | None:
@@ -454,7 +446,7 @@ def _overlaps(record: Record) -> Part | None:
         return None
     return Part(
         title="Intents that overlap",
-        said=(
+        sentences=(
             "Confused in both directions: the texts do not tell the two apart, and their "
             "definitions or labels are worth a look.",
         ),
@@ -469,34 +461,26 @@ def _both_ways(row: Row) -> str:
 
 
 def _flipped(record: Record) -> Part | None:
-    said = tuple(
-        f"Against {text(row, 'before', 'other', 'than') or 'the simpler model'}: of 100 queries, "
-        f"{_of_100(row, *_WON)} that were wrong are right now"
-        f" and {_of_100(row, *_LOST)} that were right are wrong now."
+    sentences = tuple(
+        f"Against {text(row, 'before') or 'the simpler model'}: of 100 queries, "
+        f"{_of_100(row, 'positive_rate')} that were wrong are right now"
+        f" and {_of_100(row, 'negative_rate')} that were right are wrong now."
         for row in rows_of(record, "flipped")
-        if interval(row, *_WON) and interval(row, *_LOST)
+        if interval(row, "positive_rate") and interval(row, "negative_rate")
     )
-    return Part(title="Was right, is wrong now", said=said) if said else None
-
-
-_WON = ("positive_rate", "won_share", "won")
-_LOST = ("negative_rate", "lost_share", "lost")
+    return Part(title="Was right, is wrong now", sentences=sentences) if sentences else None
 
 
 def _leaks(record: Record) -> Part | None:
-    told = record.get("leaks")
     title = "Did anything leak into the evaluation?"
-    if told == []:
-        return Part(title=title, said=("Nothing that the checks look for was found.",))
-    rows = rows_of(record, "leaks")
-    said = tuple(
+    if record.get("leaks") == []:
+        return Part(title=title, sentences=("Nothing that the checks look for was found.",))
+    sentences = tuple(
         f"{'✘ ' if text(row, 'severity') == 'error' else ''}{message}"
-        for row in rows
-        if (message := text(row, "message", "sentence", "said"))
+        for row in rows_of(record, "leaks")
+        if (message := text(row, "message"))
     )
-    if not said and rows and number(rows[0], "found", "leaks", "count") == 0:
-        said = ("Nothing that the checks look for was found.",)
-    return Part(title=title, said=said) if said else None
+    return Part(title=title, sentences=sentences) if sentences else None
 
 
 # --- how small and fast ------------------------------------------------------------------------
@@ -529,9 +513,9 @@ def _gates(record: Record) -> Part | None:
     allowed = number(rows[0], "allowed_loss")
     most = "" if allowed is None else f" Refused: it loses more than {100 * allowed:g} points."
     recommended: Any = record.get("recommendation")
-    told = text(recommended, "sentence") if isinstance(recommended, Mapping) else ""
+    sentence = text(recommended, "sentence") if isinstance(recommended, Mapping) else ""
     return Part(
-        said=(told,) if told else (),
+        sentences=(sentence,) if sentence else (),
         table=table(columns, cells),
         note=f"Against {text(rows[0], 'reference') or 'the model they were made from'}, on the "
         f"same out-of-fold queries.{most} May lose more: the point holds, the interval reaches "
@@ -565,11 +549,11 @@ def _measured_on(record: Record) -> str:
 
 _Builder = Callable[[Record], Part | None]
 _BUILDERS: dict[str, _Builder] = {
-    "folds": stability.folds,
-    "repeats": stability.repeats,
-    "learning": stability.learning,
-    "over_time": stability.over_time,
-    "temporal": stability.temporal,
+    "folds": fold_variance.folds,
+    "repeats": fold_variance.repeats,
+    "learning": fold_variance.learning,
+    "over_time": fold_variance.over_time,
+    "temporal": fold_variance.temporal,
     "calibration": _calibration,
     "routing": _routing,
     "gaps": _gaps,
@@ -582,15 +566,15 @@ _BUILDERS: dict[str, _Builder] = {
     "flipped": _flipped,
     "leaks": _leaks,
 }
-_Told = tuple[tuple[str, str, tuple[_Builder, ...]], ...]
-_SMALLER: _Told = (("optimisation", "How small and fast can it be?", (_gates,)),)
-_SECTIONS: _Told = (
+_Contents = tuple[tuple[str, str, tuple[_Builder, ...]], ...]
+_OPTIMISATION: _Contents = (("optimisation", "How small and fast can it be?", (_gates,)),)
+_EVALUATION: _Contents = (
     (
         "folds",
         "Would other training rows give the same score?",
-        (stability.folds, stability.repeats, stability.learning),
+        (fold_variance.folds, fold_variance.repeats, fold_variance.learning),
     ),
-    ("time", "Does it hold over time?", (stability.over_time, stability.temporal)),
+    ("time", "Does it hold over time?", (fold_variance.over_time, fold_variance.temporal)),
     ("confidence", "Can its confidence be trusted?", (_calibration,)),
     ("handover", "What is handed over to a person?", (_routing,)),
     ("segments", "For whom does it fail?", (_gaps, _segments, _crossed, _flips)),

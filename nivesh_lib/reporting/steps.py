@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from nivesh_lib.records.results import StepResult
+from nivesh_lib.records.run import RunRecord, StepRecord
+from nivesh_lib.runs.comparison import Results
+from nivesh_lib.runs.layout import RunDirectory, notebook_of
 
 _UI = "http://127.0.0.1:5000"
 
@@ -22,32 +25,43 @@ class Source:
     mlflow: str
 
 
-def source_of(run: Path, name: str, record: Mapping[str, Any], result: Mapping[str, Any]) -> Source:
+@dataclass(frozen=True)
+class StepRow:
+    """One step of a run: its outcome in words, and its seconds where it was run."""
+
+    step: str
+    source: Source
+    done: bool
+    outcome: str
+    seconds: float | str
+
+
+def source_of(run: RunDirectory, name: str, record: RunRecord, result: StepResult | None) -> Source:
     """Return the source of a result: its notebook's page and its MLflow run.
 
     Parameters
     ----------
     name
         Of the result: the step, or ``<step>.<part>``.
-    record, result
-        ``run.json`` and the result, whose own run id counts.
+    result
+        The result itself, whose own run id counts.
     """
-    entry = record["steps"].get(notebook_of(name), {})
-    run_id = str(result.get("mlflow_run_id") or entry.get("mlflow_run_id") or "")
-    experiment = result.get("experiment_id")
+    entry = record.steps.get(notebook_of(name))
+    run_id = (result and result.mlflow_run_id) or (entry and entry.mlflow_run_id) or ""
+    experiment = result.experiment_id if result else ""
     mlflow = f"{_UI}/#/experiments/{experiment}/runs/{run_id}" if experiment and run_id else ""
-    return Source(notebook_of(name), page_of(run, name), run_id, mlflow)
+    return Source(notebook_of(name), run.page(name), run_id, mlflow)
 
 
-def _small_png(run: Path, name: str) -> bytes | None:
+def _small_png(run: RunDirectory, name: str) -> bytes | None:
     """Return a run's figure with 64 colours: plots need no more, and it is a third of the size.
 
     None where there is none, or something else.
     """
     from PIL import Image
 
-    path = run / name
-    if not path.resolve().is_relative_to((run / "figures").resolve()):
+    path = run.path / name
+    if not path.resolve().is_relative_to(run.folder("figures", "").resolve()):
         return None  # a record can name any file; only a run's figures belong on its page
     buffer = io.BytesIO()
     try:
@@ -58,55 +72,43 @@ def _small_png(run: Path, name: str) -> bytes | None:
     return buffer.getvalue()
 
 
-def figures(run: Path, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def figures(run: RunDirectory, results: Results) -> list[dict[str, Any]]:
     """Return the figures that steps left, as base64 PNG with title, alternative text and page.
 
     ``id`` is what a link on the page may point to.
     """
-    shown: list[dict[str, str]] = []
+    shown: list[dict[str, Any]] = []
     for step, result in results.items():
-        for figure in result.get("figures", []):
-            png = _small_png(run, figure["file"])
+        for figure in result.figures:
+            png = _small_png(run, figure.file)
             if png:
                 data = base64.b64encode(png).decode()
-                at = {"id": f"figure-{len(shown) + 1}", "step": step, "page": page_of(run, step)}
-                shown.append({**figure, "data": data, **at})
+                at = {"id": f"figure-{len(shown) + 1}", "step": step, "page": run.page(step)}
+                shown.append({**dict(figure), "data": data, **at})
     return shown
 
 
-def notebook_of(name: str) -> str:
-    """Return the notebook that left a result: one may leave several, ``<notebook>.<part>``."""
-    return name.partition(".")[0]
-
-
-def page_of(run: Path, step: str) -> str:
-    """Return the address of a notebook's page, or nothing where there is none."""
-    page = f"notebooks/{notebook_of(step)}.html"
-    return page if (run / page).is_file() else ""
-
-
-def _outcome(step: str, entry: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> str:
-    if entry["status"] == "done":
-        reused = " (nothing changed, reused)" if entry.get("cached_from") else ""
-        if step not in results:
+def _outcome(entry: StepRecord, result: StepResult | None) -> str:
+    if entry.done:
+        reused = " (nothing changed, reused)" if entry.cached_from else ""
+        if result is None:
             return "done, but left no results that can be read" + reused
-        return str(results[step].get("headline", "")) + reused
-    if entry["status"] == "skipped":
-        return f"skipped: {entry.get('why')}"
-    failure = entry.get("failure") or {}
-    return f"failed: {failure.get('cause')}: {failure.get('detail')}"
+        return result.headline + reused
+    if entry.status == "skipped":
+        return f"skipped: {entry.why}"
+    failure = entry.failure
+    return f"failed: {failure.cause}: {failure.detail}" if failure else "failed"
 
 
-def steps(
-    run: Path, record: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return one row for each step of a run: its source, outcome and seconds."""
+def steps(run: RunDirectory, record: RunRecord, results: Results) -> list[StepRow]:
+    """Return one row for each step of a run."""
     return [
-        {
-            "step": step,
-            "source": source_of(run, step, record, results.get(step, {})),
-            "outcome": _outcome(step, entry, results),
-            "seconds": entry.get("seconds") or "",
-        }
-        for step, entry in sorted(record["steps"].items())
+        StepRow(
+            step,
+            source_of(run, step, record, results.get(step)),
+            entry.done,
+            _outcome(entry, results.get(step)),
+            entry.seconds or "",
+        )
+        for step, entry in sorted(record.steps.items())
     ]

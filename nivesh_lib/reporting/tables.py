@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nivesh_lib.records.schema import NUMBER
+from nivesh_lib.runs.comparison import comparison_in
+
+Record = Mapping[str, Any]
+Row = Mapping[str, Any]
 
 
 class Interval(NamedTuple):
@@ -44,7 +48,7 @@ class Part:
     """
 
     title: str = ""
-    said: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
     table: Table | None = None
     note: str = ""
     figure: str = ""
@@ -60,7 +64,7 @@ class Section:
     step: str
 
 
-def number(row: Mapping[str, Any], *names: str) -> float | None:
+def number(row: Row, *names: str) -> float | None:
     """Return the first of these that is a finite number, or None."""
     for name in names:
         value = row.get(name)
@@ -71,7 +75,7 @@ def number(row: Mapping[str, Any], *names: str) -> float | None:
     return None
 
 
-def interval(row: Mapping[str, Any], *names: str) -> Interval | None:
+def interval(row: Row, *names: str) -> Interval | None:
     """Return the first of these with its interval, or None.
 
     Records write an estimate as ``{"x": {"value": …, "low": …, "high": …}}`` or as ``x``,
@@ -88,9 +92,25 @@ def interval(row: Mapping[str, Any], *names: str) -> Interval | None:
     return None
 
 
-def text(row: Mapping[str, Any], *names: str) -> str:
+def text(row: Row, *names: str) -> str:
     """Return the first of these that is a text, or an empty one."""
     return next((row[name] for name in names if isinstance(row.get(name), str)), "")
+
+
+def rows_of(record: Record, key: str, *needed: str) -> list[Row]:
+    """Return the rows under a key that have what is needed; one row may stand without a list."""
+    value = record.get(key)
+    rows = value if isinstance(value, list) else [value]
+    return [row for row in rows if isinstance(row, Mapping) and all(name in row for name in needed)]
+
+
+def ranked(record: Record, key: str, *names: str) -> list[Row]:
+    """Return the rows of models that have an estimate, in the order of the comparison."""
+    comparison = comparison_in(record)
+    models = comparison.models if comparison else []
+    known = {model.model: place for place, model in enumerate(models)}
+    rows = [row for row in rows_of(record, key, "model") if interval(row, *names)]
+    return sorted(rows, key=lambda row: known.get(text(row, "model"), len(known)))
 
 
 def scaled(found: Interval | None, pattern: str = "{:.1f}", *, by: float = 100) -> Cell:
@@ -106,8 +126,8 @@ def _ends(found: Interval, pattern: str, by: float) -> str:
     return " to ".join(_unsigned_zero(pattern.format(by * e)) for e in (found.low, found.high))
 
 
-def _unsigned_zero(told: str) -> str:
-    return told[1:] if float(told) == 0 and told[0] in "+-" else told
+def _unsigned_zero(shown: str) -> str:
+    return shown[1:] if float(shown) == 0 and shown[0] in "+-" else shown
 
 
 def share(found: Interval | None) -> Cell:
@@ -120,20 +140,15 @@ def share(found: Interval | None) -> Cell:
 
 
 def of_100(found: Interval) -> str:
-    """Return a share in words: ``12.5 (10.0 to 15.4)``."""
+    """Return a share as text: ``12.5 (10.0 to 15.4)``."""
     ends = _ends(found, "{:.1f}", 100)
     return f"{100 * found.value:.1f}" + (f" ({ends})" if ends else "")
 
 
-def count(row: Mapping[str, Any], *names: str) -> Cell:
+def count(row: Row, *names: str) -> Cell:
     """Return a cell for a number of rows."""
     found = number(row, *names)
     return Cell("" if found is None else f"{found:,.0f}")
-
-
-def p_value(p: float) -> str:
-    """Return a p-value as it is read: three digits, or below the smallest of them."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,15 @@ class Predictor:
                 for row, answer in zip(rows, found, strict=True):
                     answers[row] = answer
             yield from answers
+
+
+def as_line(answer: Mapping[str, Any]) -> str:
+    """Return an answer as one line of text."""
+    others = ", ".join(f"{a['intent']} {a['confidence']:.2f}" for a in answer["alternatives"])
+    line = f"{answer['intent']} {answer['confidence']:.2f}"
+    if answer.get("abstained"):
+        line = f"hand over   (rather than {line})"
+    return line + (f"   (else {others})" if others else "")
 
 
 def _texts(queries: Iterable[str]) -> Iterator[str]:

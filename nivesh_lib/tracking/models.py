@@ -10,7 +10,7 @@ from typing import Any
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.privacy import hide_password
-from nivesh_lib.tracking.runs import check_store
+from nivesh_lib.tracking.store import check_store
 
 
 def fetch_model(uri: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from nivesh_lib.tracking.runs import prepare_store
+from nivesh_lib.tracking.store import prepare_store
 
 
 def main(arguments: list[str]) -> None:

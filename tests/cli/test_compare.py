@@ -14,9 +14,9 @@ from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 from nivesh_lib.evaluation.scores import METRICS, Metric
+from tests.runs.examples import contents
 
 LABELS = ["loan", "rent", "tax"]
-SCORE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
 
 
 @pytest.fixture
@@ -50,8 +50,7 @@ def add_run(tmp_path, data):
         }  # fmt: skip
         (folder / "run.json").write_text(json.dumps(record))
         for step, (model, share) in models.items():
-            result = {"model": model, "metrics": {"accuracy": SCORE, "macro_f1": SCORE}}
-            (folder / "results" / f"{step}.json").write_text(json.dumps(result))
+            (folder / "results" / f"{step}.json").write_text(json.dumps(contents(model, 0.5)))
             oof = out_of_fold(data.train, share, seed)
             oof.to_parquet(folder / "oof" / f"{step}.parquet", index=False)
         return folder
@@ -182,7 +181,7 @@ def test_what_is_no_run_is_named_on_one_line_with_exit_code_1(data, tmp_path, ru
     for arguments, said in (([], "no run ended well"), (["x"], "x is no run"), (["half"], "half")):
         done = run("compare", *arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-        assert said in done.stderr and "`nivesh run`" in done.stderr
+        assert said in done.stderr and "`nivesh run" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--metric", "f1"], ["--champion", "lstm"], ["--what"]])

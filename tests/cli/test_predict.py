@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from nivesh_lib.cli.app import app
-from nivesh_lib.cli.predict import as_line
 from nivesh_lib.errors import DataError, ModelError
 from nivesh_lib.models.base import get_model
 
@@ -192,9 +191,3 @@ def test_a_model_of_the_store_answers_and_a_damaged_one_is_named(tmp_path, model
     (model / "vocabulary.json").unlink()
     with pytest.raises(ModelError, match=r"models:/intent@best: .*vocabulary\.json is missing"):
         predict("tax?", "--model", "models:/intent@best", catch_exceptions=False)
-
-
-def test_a_line_of_an_answer_to_hand_over_says_so():
-    answer = {"intent": "loan", "confidence": 0.4, "alternatives": [], "abstained": True}
-    assert as_line(answer) == "hand over   (rather than loan 0.40)"
-    assert as_line(answer | {"abstained": False}) == "loan 0.40"

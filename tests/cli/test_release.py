@@ -19,6 +19,7 @@ from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import ChecksumError, DataError, HoldoutError, ModelError
 from nivesh_lib.ledger import ledger_path, openings
 from nivesh_lib.models.base import get_model
+from nivesh_lib.releases import holdout_evaluation
 
 pytestmark = pytest.mark.usefixtures("no_collection")
 WORDS = {"tax": "save refund 80c deduction return", "rent": "flat pay landlord lease deposit"}
@@ -329,10 +330,10 @@ def test_it_stays_closed_to_models_of_other_data(home, out_of_scope):
 
 RUN = """
 import os, signal, sys
-from nivesh_lib.cli import release as cli_release
+from nivesh_lib.releases import holdout_evaluation
 from nivesh_lib.__main__ import main
 if sys.argv.pop(1) == "kill":
-    cli_release._scores = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    holdout_evaluation._scores = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 main()
 """
 
@@ -367,7 +368,7 @@ def test_a_model_that_fails_on_the_rows_is_told_with_what_it_means(home, model, 
     def fail(*_):
         raise ValueError("boom")
 
-    monkeypatch.setattr(cli_release, "_scores", fail)
+    monkeypatch.setattr(holdout_evaluation, "_scores", fail)
     with pytest.raises(ModelError, match=r"opened, then judging failed.*boom.*--reason"):
         release("--model", model, "--yes", catch_exceptions=False)
     assert [o.scores for o in openings()] == [None]

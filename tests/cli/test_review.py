@@ -12,6 +12,7 @@ from nivesh_lib.cli.app import data_app
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset, resolve
 from nivesh_lib.errors import NiveshError
+from tests.runs.examples import contents
 
 WORDS = ("alpha", "beta", "gamma", "delta", "kappa", "sigma", "omega", "theta")
 LABELS = ("tax_planning", "loan_inquiry")
@@ -44,9 +45,7 @@ def home(tmp_path, monkeypatch):
     for kind in ("results", "oof"):
         (run / kind).mkdir(parents=True)
     for step, (table, f1) in steps.items():
-        estimate = {"value": f1, "low": f1, "high": f1, "n": 51}
-        metrics = {"macro_f1": estimate, "accuracy": estimate}
-        result = {"model": step[3:], "dataset": "mine@1.0.0", "metrics": metrics}
+        result = contents(step[3:], f1, dataset="mine@1.0.0")
         (run / "results" / f"{step}.json").write_text(json.dumps(result))
         table.to_parquet(run / "oof" / f"{step}.parquet")
     (tmp_path / "reports" / "latest").symlink_to(run)
@@ -130,7 +129,7 @@ def test_a_file_that_may_hold_decisions_stays(call, file):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--run", "none"], "There is no run in"),
+        (["--run", "none"], "none is no run"),
         (["--model", "09"], "has no model '09'; it has 03_tfidf, 02_baseline"),
     ],
 )
@@ -143,11 +142,12 @@ def test_tables_that_are_missing_or_of_other_rows_are_named(call, home):
     path = home / "reports" / "latest" / "oof" / "03_tfidf.parquet"
     table = pd.read_parquet(path)
     table.iloc[1:].to_parquet(path)
-    assert "is not of the rows and labels of mine@1.0.0" in call("review")[1]
+    message = "03_tfidf.parquet: does not hold id, fold and a probability for each label"
+    assert message in call("review")[1]
     path.write_bytes(b"")
-    assert "cannot be read; run `nivesh run --only 03_tfidf`" in call("review")[1]
+    assert message in call("review")[1]
     path.unlink()
-    assert "cannot be read" in call("review")[1]
+    assert message in call("review")[1]
 
 
 @pytest.mark.parametrize(

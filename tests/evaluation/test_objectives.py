@@ -15,6 +15,7 @@ from nivesh_lib.evaluation.objectives import (
     values_for,
     verdict,
 )
+from nivesh_lib.records.estimate import Estimate
 
 TOML = """
 [intent_classifier]
@@ -39,7 +40,7 @@ def write(tmp_path, monkeypatch):
 
 
 def between(low, high):
-    return {"value": (low + high) / 2, "low": low, "high": high}
+    return Estimate((low + high) / 2, low, high, 100)
 
 
 @pytest.mark.parametrize(
@@ -58,21 +59,22 @@ def between(low, high):
     ],
 )
 def test_the_interval_decides_and_not_the_point(objective, low, high, status):
-    assert judge(objective, between(low, high)).status == status
+    assert judge(objective, (low + high) / 2, low, high).status == status
 
 
 @pytest.mark.parametrize(("value", "status"), [(99.9, "met"), (100, "met"), (100.1, "not met")])
 def test_a_value_without_an_interval_is_met_or_not(value, status):
-    assert judge(AT_MOST, {"value": value, "n": 200}).status == status
+    (judged,) = judge_all({"p95_ms": value, "p95_ms_n": 200}, [AT_MOST])
+    assert judged.status == status
 
 
 def test_what_was_found_is_shown_with_interval_and_unit():
-    assert judge(AT_LEAST, between(0.8, 0.9)).found == "0.850 [0.800, 0.900]"
-    assert judge(AT_MOST, {"value": 2.345}).found == "2.3 ms"
+    assert judge(AT_LEAST, 0.85, 0.8, 0.9).found == "0.850 [0.800, 0.900]"
+    assert judge(AT_MOST, 2.345, 2.345, 2.345).found == "2.3 ms"
 
 
 def test_a_judgement_reads_as_a_sentence():
-    judged = str(judge(AT_MOST, {"value": 120}))
+    judged = str(judge(AT_MOST, 120, 120, 120))
     assert judged == "latency p95 at most 100 ms: not met, 120.0 ms"
 
 
@@ -96,8 +98,21 @@ def test_what_was_not_measured_is_not_judged(write):
     assert [(j.objective.metric, j.status) for j in judged] == [("macro_f1", "met")]
 
 
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"accuracy": between(0.8, 0.9)},
+        {"accuracy": between(0.8, 0.9).as_dict()},
+        {"accuracy": 0.85, "accuracy_low": 0.8, "accuracy_high": 0.9, "accuracy_n": 100},
+    ],
+)
+def test_estimates_are_judged_in_memory_and_as_they_are_recorded(metrics):
+    (judged,) = judge_all(metrics, [AT_LEAST])
+    assert (judged.value, judged.low, judged.high) == (pytest.approx(0.85), 0.8, 0.9)
+
+
 def test_the_verdict_has_one_bullet_for_each_judgement():
-    metrics = {"accuracy": between(0.85, 0.95), "p95_ms": {"value": 3.0}}
+    metrics = {"accuracy": between(0.85, 0.95), "p95_ms": 3.0}
     assert verdict(metrics, [AT_LEAST, AT_MOST], dataset=INTENTS).splitlines() == [
         "- ~ **Undecided**: accuracy at least 0.9 (found 0.900 [0.850, 0.950])",
         "- ✔ **Met**: latency p95 at most 100 ms (found 3.0 ms)",

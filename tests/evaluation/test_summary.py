@@ -20,6 +20,7 @@ from nivesh_lib.evaluation.summary import (
     turned_away,
     view_scores,
 )
+from nivesh_lib.records.metrics import estimate_in
 
 LABELS = ["tax", "loan"]
 
@@ -85,38 +86,39 @@ def test_hard_rows_are_a_slice_of_their_own(train, cv):
 
 
 def test_the_record_is_plain_json(result):
-    assert json.loads(json.dumps(result)) == result
+    assert json.loads(json.dumps(result.as_dict())) == result.as_dict()
+    assert result.scores["accuracy"].value == 1.0
 
 
 def test_the_record_judges_what_was_measured(result):
-    (judged,) = result["judgements"]
-    assert (judged["objective"], judged["status"]) == ("accuracy at least 1", "undecided")
+    (judged,) = result.judgements
+    assert (judged.objective, judged.status) == ("accuracy at least 1", "undecided")
 
 
 def test_the_record_names_the_file_of_its_objectives(result):
-    assert result["objectives"] == {"file": "data/objectives.toml", "missing": ""}
+    assert dict(result.objectives) == {"file": "data/objectives.toml", "missing": ""}
 
 
 def test_the_record_of_other_data_is_not_judged_by_the_marks_of_intents(record):
     result = record("mine@1.0.0")
-    assert result["judgements"] == []
-    assert result["objectives"]["missing"].startswith("No objective is set for mine; write data/")
+    assert result.judgements == []
+    assert result.objectives.missing.startswith("No objective is set for mine; write data/")
 
 
 def test_the_record_holds_time_and_room(result):
-    metrics = result["metrics"]
-    assert metrics["p95_ms"] == {"value": 2.0, "n": 200}
+    metrics = result.metrics
+    assert (metrics["p95_ms"], metrics["p95_ms_n"]) == (2.0, 200)
     assert (metrics["fit_seconds"], metrics["size_bytes"]) == (2.0, 1234)
 
 
 def test_the_tables_of_the_record_are_of_headline_rows(result):
-    assert result["confusion"]["data"] == [[30, 0], [0, 30]]
-    assert [row["support"] for row in result["per_class"]] == [30, 30]
+    assert result.confusion["data"] == [[30, 0], [0, 30]]
+    assert [row["support"] for row in result.per_class] == [30, 30]
 
 
 def test_one_fold_is_told_and_has_no_spread(result):
-    assert result["folds"] == [{"fold": 0, "n": 60, "accuracy": 1.0, "macro_f1": 1.0}]
-    assert not any("fold" in name for name in result["metrics"])
+    assert result.folds == [{"fold": 0, "n": 60, "accuracy": 1.0, "macro_f1": 1.0}]
+    assert not any("fold" in name for name in result.metrics)
 
 
 def test_the_record_has_the_mean_over_folds_with_its_corrected_interval(train, cv, record):
@@ -125,21 +127,22 @@ def test_the_record_has_the_mean_over_folds_with_its_corrected_interval(train, c
     oof = cv.oof.assign(fold=folds)
     oof.loc[wrong, ["loan", "tax"]] = oof.loc[wrong, ["tax", "loan"]].to_numpy()
     result = result_for("intents@1.1.0", train, CrossValidation(oof, (1.0,)))
-    assert [(row["fold"], row["n"], row["accuracy"]) for row in result["folds"]] == [
+    assert [(row["fold"], row["n"], row["accuracy"]) for row in result.folds] == [
         (0, 15, 1.0), (1, 15, 1.0), (2, 15, 1.0), (3, 15, 0.0)
     ]  # fmt: skip
-    metrics = result["metrics"]
+    metrics = result.metrics
     assert metrics["accuracy_fold_std"] == pytest.approx(0.5)
-    mean = metrics["accuracy_fold_mean"]
+    mean = estimate_in(metrics, "accuracy_fold_mean")
     # t of 3 degrees of freedom, times 0.5 * sqrt(1/4 + 25/75)
-    assert mean["value"] == 0.75 and mean["n"] == 4 and "Nadeau" in mean["correction"]
-    assert mean["high"] - mean["value"] == pytest.approx(3.182446 * 0.5 * (7 / 12) ** 0.5)
+    assert mean.value == 0.75 and mean.n == 4
+    assert "Nadeau" in metrics["accuracy_fold_mean_correction"]
+    assert mean.high - mean.value == pytest.approx(3.182446 * 0.5 * (7 / 12) ** 0.5)
     assert {"macro_f1_fold_mean", "macro_f1_fold_std"} <= set(metrics)
-    assert json.loads(json.dumps(result)) == result
+    assert json.loads(json.dumps(result.as_dict())) == result.as_dict()
 
 
 def test_the_record_has_one_line_for_the_index(result):
-    assert result["headline"] == "macro-F1 1.000 [0.940, 1.000]"
+    assert result.headline == "macro-F1 1.000 [0.940, 1.000]"
 
 
 def test_a_gain_is_taken_row_by_row_over_natural_rows(train, cv):

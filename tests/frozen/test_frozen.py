@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from nivesh_lib.cli.app import app
 from nivesh_lib.models.base import load_model
-from nivesh_lib.reporting.site import build_site
+from nivesh_lib.reporting.html import write_report
+from nivesh_lib.runs.layout import RunDirectory
 
 FROZEN = Path(__file__).resolve().parent
 REPOSITORY = FROZEN.parent.parent
@@ -148,7 +149,7 @@ def test_report(home, tmp_path):
         for figure in json.loads(path.read_text(encoding="utf-8")).get("figures", []):
             (run / figure["file"]).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (4, 4)).save(run / figure["file"])
-    compare_text("report.html", build_site(run).read_bytes().decode())
+    compare_text("report.html", write_report(RunDirectory(run)).read_bytes().decode())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,7 +11,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
-from nivesh_lib.pipeline.run import RunRecord, run_pipeline
+from nivesh_lib.pipeline.run import run_pipeline
+from nivesh_lib.records.run import RunRecord
 from tests.conftest import REPOSITORY
 from tests.models.conftest import tiny
 
@@ -153,9 +154,9 @@ def finished_smoke(
         copy_notebooks(home)
         publish_sample(home)
         backbone = f"BACKBONE={tiny()}"  # nbval takes the real one
-        record, folder = run_pipeline(profile="smoke", settings=[backbone], report=lines.append)
-    assert {step["status"] for step in record.steps.values()} == {"done"}, lines
-    return home, record, folder, store
+        record, run = run_pipeline(profile="smoke", settings=[backbone], report=lines.append)
+    assert {step.status for step in record.steps.values()} == {"done"}, lines
+    return home, record, run.path, store
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from nivesh_lib.errors import DataError, NiveshError, SpecError, StepFailed
-from nivesh_lib.pipeline.cache import sha256_file, step_files
-from nivesh_lib.pipeline.run import prune, raise_for_failures, read_record, run_pipeline
-from nivesh_lib.reporting.site import build_site
+from nivesh_lib.files import sha256_file
+from nivesh_lib.pipeline.run import raise_for_failures, run_pipeline
+from nivesh_lib.reporting.html import write_report
+from nivesh_lib.runs.directories import prune
+from nivesh_lib.runs.layout import RunDirectory
 from tests.pipeline.conftest import RECORD
 
 DATASET = "toy@1.0.0"
@@ -27,8 +29,8 @@ def runs(home: Path) -> list[Path]:
 
 def test_a_run_leaves_notebooks_pages_results_and_a_report(ran):
     (folder,) = runs(ran)
-    record = read_record(folder)
-    assert {s["status"] for s in record.steps.values()} == {"done"}
+    record = RunDirectory(folder).sound_record()
+    assert {step.status for step in record.steps.values()} == {"done"}
     for name in ("01_a", "02_b", "03_c"):
         assert (folder / "notebooks" / f"{name}.html").is_file()
         assert (folder / "steps" / f"{name}.json").is_file()
@@ -39,7 +41,7 @@ def test_a_parameter_reaches_a_notebook_that_does_not_name_its_language(home):
     assert "language" not in (home / "notebooks" / "01_a.ipynb").read_text()
     record, _ = run_pipeline(dataset=DATASET, only=["01_a"], settings=["01_a.SLEEP=0.3"])
     (step,) = record.steps.values()
-    assert step["status"] == "done" and step["parameters"]["SLEEP"] == 0.3
+    assert step.done and step.parameters["SLEEP"] == 0.3
 
 
 def test_nothing_changed_gives_the_last_run_again(ran):
@@ -53,18 +55,10 @@ def test_nothing_changed_gives_the_last_run_again(ran):
 def test_a_changed_notebook_and_what_needs_it_run_again_and_the_rest_is_linked(ran, change):
     change(ran, "01_a", [RECORD.format(name="01_a") + "# changed"])
     lines: list[str] = []
-    record, folder = run_pipeline(dataset=DATASET, report=lines.append)
-    cached = {name for name, step in record.steps.items() if "cached_from" in step}
+    record, run = run_pipeline(dataset=DATASET, report=lines.append)
+    cached = {name for name, step in record.steps.items() if step.cached_from}
     assert cached == {"03_c"}
-    assert (folder / "results" / "03_c.json").is_file()
-
-
-def test_answers_to_probes_are_among_what_a_step_left(tmp_path):
-    kept = [tmp_path / "probes" / f"05_a{part}.parquet" for part in ("", ".small")]
-    kept[0].parent.mkdir()
-    for path in (*kept, kept[0].with_name("05_ab.parquet")):
-        path.touch()
-    assert sorted(step_files(tmp_path, "05_a")) == sorted(kept)
+    assert run.result("03_c").headline == "said by 03_c"
 
 
 def test_dry_run_names_what_would_invalidate_each_step_and_starts_nothing(ran):
@@ -150,24 +144,24 @@ def test_a_link_that_leads_nowhere_is_refused_for_runs_and_replaced_for_latest(r
     (reports / "apart").rename(reports / "runs")
     (reports / "latest").unlink()
     (reports / "latest").symlink_to(ran / "gone")
-    record, folder = run_pipeline(dataset=DATASET)
-    assert record.complete and (reports / "latest").resolve() == folder
+    record, run = run_pipeline(dataset=DATASET)
+    assert record.complete and (reports / "latest").resolve() == run.path
 
 
 def test_a_failing_notebook_keeps_its_evidence_and_other_branches_go_on(home, change):
     change(home, "01_a", ["x = 1", "raise ValueError('mail me at asha@example.com')"])
     lines: list[str] = []
-    record, folder = run_pipeline(dataset=DATASET, report=lines.append)
-    statuses = {name: step["status"] for name, step in record.steps.items()}
+    record, run = run_pipeline(dataset=DATASET, report=lines.append)
+    statuses = {name: step.status for name, step in record.steps.items()}
     assert statuses == {"01_a": "failed", "02_b": "skipped", "03_c": "done"}
     said = "\n".join(lines)
     assert "notebooks/01_a.ipynb, cell [3]: exception: ValueError" in said
     assert "nivesh run --only 01_a --dataset toy@1.0.0" in said
-    page = (folder / "notebooks" / "01_a.html").read_text()
+    page = (run.path / "notebooks" / "01_a.html").read_text()
     assert "ValueError" in page and "asha@example.com" not in page + said
     assert not (home / "reports" / "latest").exists()
     with pytest.raises(StepFailed, match="1 of 3"):
-        raise_for_failures(record, folder)
+        raise_for_failures(record, run)
 
 
 def test_a_mended_notebook_goes_on_from_the_finished_steps(ran, change):
@@ -175,7 +169,7 @@ def test_a_mended_notebook_goes_on_from_the_finished_steps(ran, change):
     run_pipeline(dataset=DATASET)
     change(ran, "02_b", [RECORD.format(name="02_b") + "# mended"])
     record, _ = run_pipeline(dataset=DATASET)
-    assert {n for n, s in record.steps.items() if "cached_from" in s} == {"01_a", "03_c"}
+    assert {n for n, s in record.steps.items() if s.cached_from} == {"01_a", "03_c"}
     assert record.complete
 
 
@@ -191,16 +185,16 @@ def test_the_cause_of_a_failure_is_named(home, change, cell, cause):
     toml = home / "notebooks" / "pipeline.toml"
     toml.write_text(toml.read_text().replace('help = "c"', 'help = "c"\ntimeout_s = 3'))
     change(home, "03_c", [cell])
-    record, folder = run_pipeline(dataset=DATASET, only=["03_c"])
-    assert record.steps["03_c"]["failure"]["cause"] == cause
-    assert (folder / "notebooks" / "03_c.html").is_file()
+    record, run = run_pipeline(dataset=DATASET, only=["03_c"])
+    assert record.steps["03_c"].failure.cause == cause
+    assert (run.path / "notebooks" / "03_c.html").is_file()
 
 
 def test_a_damaged_cached_file_is_made_again(ran):
     (folder,) = runs(ran)
     (folder / "results" / "03_c.json").write_text("{}")
     record, _ = run_pipeline(dataset=DATASET)
-    assert "cached_from" not in record.steps["03_c"] and "cached_from" in record.steps["01_a"]
+    assert not record.steps["03_c"].cached_from and record.steps["01_a"].cached_from
 
 
 ODD = ["[]", '"text"', "null", "{}", "not JSON", '{"status": "done"}']
@@ -214,7 +208,7 @@ def test_an_odd_step_record_is_no_cache_hit_and_stops_nothing(ran):
         run_pipeline(dataset=DATASET, dry_run=True, report=lines.append)
         assert [("would run" in line) for line in lines] == [False, False, True], text
     record, _ = run_pipeline(dataset=DATASET)
-    assert "cached_from" not in record.steps["03_c"] and "cached_from" in record.steps["01_a"]
+    assert not record.steps["03_c"].cached_from and record.steps["01_a"].cached_from
     assert record.complete
 
 
@@ -224,7 +218,7 @@ def test_a_step_record_that_names_files_elsewhere_is_no_cache_hit(ran):
     elsewhere = {"../../../requirements.lock": sha256_file(ran / "requirements.lock")}
     path.write_text(json.dumps({**json.loads(path.read_text()), "files": elsewhere}))
     record, _ = run_pipeline(dataset=DATASET)
-    assert "cached_from" not in record.steps["03_c"]
+    assert not record.steps["03_c"].cached_from
     assert (ran / "requirements.lock").is_file()
 
 
@@ -232,9 +226,9 @@ def test_a_step_record_that_names_files_elsewhere_is_no_cache_hit(ran):
 def test_an_odd_run_record_is_passed_over(ran, text):
     (folder,) = runs(ran)
     (folder / "run.json").write_text(text)
-    assert read_record(folder) is None
+    assert RunDirectory(folder).sound_record() is None
     record, new = run_pipeline(dataset=DATASET)
-    assert record.complete and new != folder
+    assert record.complete and new.path != folder
     assert prune(1) == [folder.name]
 
 
@@ -255,15 +249,15 @@ def test_odd_leftovers_of_a_dead_run_are_cleared(ran, text):
 def test_odd_results_of_a_step_are_reported_as_none(ran, result):
     (folder,) = runs(ran)
     (folder / "results" / "03_c.json").write_text(result)
-    page = build_site(folder).read_text()
+    page = write_report(RunDirectory(folder)).read_text()
     assert page.count("left no results that can be read") == 1
 
 
 def test_a_notebook_that_leaves_odd_results_is_done(home, change):
     change(home, "03_c", [RECORD.format(name="03_c").replace("json.dumps({", "str({")])
-    record, folder = run_pipeline(dataset=DATASET, only=["03_c"])
+    record, run = run_pipeline(dataset=DATASET, only=["03_c"])
     assert record.status == "done"
-    assert "left no results that can be read" in (folder / "index.html").read_text()
+    assert "left no results that can be read" in run.index.read_text()
 
 
 @pytest.fixture
@@ -323,8 +317,8 @@ def test_kill_9_leaves_no_process_and_the_next_run_continues(home, start):
     dead = runs(home)[0]
     assert json.loads((dead / "run.json").read_text())["status"] == "running"
     record, _ = run_pipeline(dataset=DATASET)
-    assert "cached_from" in record.steps["01_a"] and record.complete
-    assert read_record(dead).status == "killed"
+    assert record.steps["01_a"].cached_from and record.complete
+    assert RunDirectory(dead).record().status == "killed"
 
 
 def test_half_written_results_are_never_taken_for_finished(ran):
@@ -339,7 +333,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(home, start):
     processes = [start("--only", "03_c") for _ in range(2)]
     assert [p.wait(timeout=120) for p in processes] == [0, 0]
     assert len(runs(home)) == 2
-    assert all(read_record(folder).status == "done" for folder in runs(home))
+    assert all(RunDirectory(folder).sound_record().status == "done" for folder in runs(home))
 
 
 def test_prune_keeps_the_newest_and_the_latest_good_one(ran):

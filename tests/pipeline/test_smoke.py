@@ -20,7 +20,7 @@ def smoke(finished_smoke, monkeypatch):
 def test_all_notebooks_go_through_and_a_smoke_run_is_never_the_latest_good_one(smoke):
     record, folder = smoke
     assert sorted(record.steps)[::7] == ["01_data_validation", "08_drift"]
-    assert {step["status"] for step in record.steps.values()} == {"done"}
+    assert {step.status for step in record.steps.values()} == {"done"}
     assert not (folder.parent.parent / "latest").exists()
 
 
@@ -51,7 +51,7 @@ def test_every_step_is_tracked_with_its_data_and_its_notebook(smoke):
 
     client = mlflow.MlflowClient()
     for name, step in smoke[0].steps.items():
-        run = client.get_run(step["mlflow_run_id"])
+        run = client.get_run(step.mlflow_run_id)
         assert run.info.status == "FINISHED"
         assert run.data.tags["nivesh.mode"] == "pipeline"
         assert run.inputs.dataset_inputs[0].dataset.name == "intents@1.1.0"
@@ -62,7 +62,7 @@ def test_every_step_is_tracked_with_its_data_and_its_notebook(smoke):
 def test_a_tracked_model_is_named_and_can_be_loaded_and_asked(smoke):
     import mlflow
 
-    run = mlflow.MlflowClient().get_run(smoke[0].steps["03_tfidf"]["mlflow_run_id"])
+    run = mlflow.MlflowClient().get_run(smoke[0].steps["03_tfidf"].mlflow_run_id)
     assert re.fullmatch(r"intent_classifier_tfidf_\d{8}_v1", run.info.run_name)
     uri = f"models:/{run.outputs.model_outputs[0].model_id}"
     model = mlflow.pyfunc.load_model(uri)

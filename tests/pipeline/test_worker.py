@@ -95,16 +95,16 @@ def test_a_huge_output_is_shortened_before_the_slow_search_for_personal_data(mon
 def test_a_notebook_that_prints_ten_megabytes_leaves_small_files_in_good_time(home, change):
     change(home, "03_c", [f"for _ in range(10): print({LINE!r} * 40_000)"])
     started = time.monotonic()
-    record, folder = run_pipeline(dataset="toy@1.0.0", only=["03_c"])
-    assert record.steps["03_c"]["status"] == "done"
+    record, run = run_pipeline(dataset="toy@1.0.0", only=["03_c"])
+    assert record.steps["03_c"].status == "done"
     assert time.monotonic() - started < 30
-    page, notebook = (folder / "notebooks" / f"03_c.{kind}" for kind in ("html", "ipynb"))
+    page, notebook = (run.path / "notebooks" / f"03_c.{kind}" for kind in ("html", "ipynb"))
     assert "characters left out here" in page.read_text()
     assert page.stat().st_size < 100_000 and notebook.stat().st_size < 100_000
 
 
 def test_a_notebook_that_fails_with_a_huge_message_is_reported_in_brief(home, change):
     change(home, "03_c", [f"raise ValueError({LINE!r} * 100_000)"])
-    record, folder = run_pipeline(dataset="toy@1.0.0", only=["03_c"])
-    assert len(record.steps["03_c"]["failure"]["detail"]) <= 500
-    assert (folder / "notebooks" / "03_c.html").stat().st_size < 200_000
+    record, run = run_pipeline(dataset="toy@1.0.0", only=["03_c"])
+    assert len(record.steps["03_c"].failure.detail) <= 500
+    assert (run.path / "notebooks" / "03_c.html").stat().st_size < 200_000

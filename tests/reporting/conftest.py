@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import numpy as np
@@ -14,15 +13,14 @@ from nivesh_lib.data.schema import Issue
 from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.comparison import compare
 from nivesh_lib.evaluation.compression.gate import decide, recommended
-from nivesh_lib.evaluation.confidence.calibration import brier, cross_fitted_temperature
+from nivesh_lib.evaluation.confidence.calibration import (
+    calibration_table,
+    cross_fitted_temperature,
+)
 from nivesh_lib.evaluation.errors import flips, overlapping_intents
 from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
 from nivesh_lib.evaluation.resampling.learning_curve import learning_curve
-from nivesh_lib.evaluation.resampling.repeated import (
-    fold_intervals,
-    fold_scores,
-    repeated_cross_validate,
-)
+from nivesh_lib.evaluation.resampling.repeated import fold_table, repeated_cross_validate
 from nivesh_lib.evaluation.resampling.temporal import accuracy_over_time, temporal_scores
 from nivesh_lib.evaluation.robustness.behaviour import behaviour
 from nivesh_lib.evaluation.robustness.cases import INTRODUCED, POLITE
@@ -34,6 +32,8 @@ from nivesh_lib.evaluation.robustness.fairness import (
     segment_scores,
 )
 from nivesh_lib.evaluation.scores import masks_by_column
+from nivesh_lib.evaluation.summary import plain_rows
+from nivesh_lib.records.base import plain
 
 LABELS = ["loan", "save", "tax"]
 
@@ -70,34 +70,30 @@ def record():
     person = table_of(frame, rng, 0.85).assign(probe="person: another name")
     probes = pd.concat([*asked, person], ignore_index=True)
     masks = masks_by_column(frame, ["language", "income_segment"])
-    calibration = []
-    for name, one in oof.items():
-        found = cross_fitted_temperature(
-            probabilities(one), frame["intent"], frame["fold"].to_numpy(), n_boot=50
-        )
-        calibration.append(
-            {"model": name, "temperature": found.temperature, "helped": found.helped}
-            | {"ece_before": found.before.as_dict(), "ece_after": found.after.as_dict()}
-            | {"brier": brier(probabilities(one), frame["intent"])}
-        )
-    changed = flips(frame, oof["weak"], oof["good"])
-    folds = {name: fold_intervals(fold_scores(one, frame))["macro_f1"] for name, one in oof.items()}
+    probabilities_of = {name: probabilities(one) for name, one in oof.items()}
+    calibrations = {
+        name: cross_fitted_temperature(proba, frame["intent"], frame["fold"].to_numpy(), n_boot=50)
+        for name, proba in probabilities_of.items()
+    }
+    calibration = calibration_table(
+        calibrations, probabilities_of, frame["intent"], rows=np.ones(n, dtype=bool), bar=0.7
+    )
     pairs = overlapping_intents(frame["intent"], predicted["weak"], LABELS)
     guess = DummyClassifier(strategy="most_frequent")
     again = repeated_cross_validate(guess, frame, labels=LABELS, repeats=2)
     curve = learning_curve(guess, frame, n_boot=20)
     later = temporal_scores(guess, frame, n_boot=20)
     periods = accuracy_over_time(frame, predicted["good"] == frame["intent"])
-    told = {
+    recorded = {
         "model": "good",
         "comparison": compare(frame["intent"], predicted, n_boot=50).as_dict(),
-        "folds": [{"model": name, **found.as_dict()} for name, found in folds.items()],
+        "folds": plain_rows(fold_table(oof, frame)),
         "repeats": [{"model": "weak", **again.intervals["macro_f1"].as_dict()}],
         "learning": curve.table.assign(model="weak").to_dict("records"),
         "readings": [{"model": "weak", "reading": curve.reading}],
         "over_time": periods.to_dict("records"),
         "temporal": later.assign(model="weak").to_dict("records"),
-        "calibration": calibration,
+        "calibration": plain_rows(calibration),
         "routing": [
             {"score": "confidence", "recall_95": 0.4, "recall_95_low": 0.3, "recall_95_high": 0.5},
             {"score": "certainty", "recall_95": 0.7, "recall_95_low": 0.6, "recall_95_high": 0.8}
@@ -117,15 +113,11 @@ def record():
             for row in behaviour(frame, one, probes).to_dict("records")
         ],
         "overlaps": pairs.to_dict("records"),
-        "flipped": {
-            "before": "weak",
-            "won": asdict(changed.positive_rate),
-            "lost": asdict(changed.negative_rate),
-        },
+        "flipped": flips(frame, oof["weak"], oof["good"]).as_dict() | {"before": "weak"},
         "leaks": [asdict(Issue("split", "3 rows are on both sides."))],
         "help": [{"group": "language=hi", "rows": 150, "share": 0.6, "gain": 0.03}],
     }
-    return json.loads(json.dumps(told, default=lambda value: value.tolist()))
+    return plain(recorded)
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +137,9 @@ def optimised():
     }
     single = {name: speed for (name, size), speed in speeds.items() if size == 1}
     advice = recommended(judgements, single, {"fp32": 4, "int8": 1, "x": 1}, {})
-    told = {
+    recorded = {
         "gates": [judged.as_dict() for judged in judgements],
         "speeds": [{"model": name, **speed.as_dict()} for (name, _), speed in speeds.items()],
         "recommendation": advice.as_dict(),
     }
-    return json.loads(json.dumps(told))
+    return plain(recorded)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nivesh_lib.reporting.cards import data_card, percent, say
+from nivesh_lib.reporting.cards import data_card
 
 MANIFEST = {
     "name": "intents",
@@ -54,17 +54,3 @@ def test_a_card_says_what_is_not_known(line, text):
 
 def test_a_card_leaves_an_empty_description_out():
     assert "What it is" not in data_card(LEAST, STATS)
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0, "0.0 %"), (0.031, "3.1 %"), (0.5, "50 %"), (1, "100 %")]
-)
-def test_a_percentage_has_no_needless_digits(share, text):
-    assert percent(share) == text
-
-
-def test_what_is_said_is_shown_as_markdown(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    say("**3** rows")
-    assert [output._repr_markdown_() for output in shown] == ["**3** rows"]

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from nivesh_lib.records.results import StepResult
 from nivesh_lib.reporting.steps import figures
+from nivesh_lib.runs.layout import RunDirectory
 
 
 @pytest.fixture
@@ -17,7 +19,9 @@ def run(tmp_path):
 
 
 def shown(run, file):
-    return figures(run, {"03_toy": {"figures": [{"file": file, "title": "t", "alt": "a"}]}})
+    figure = {"name": "f", "file": file, "title": "t", "alt": "a"}
+    result = StepResult.model_validate({"figures": [figure]})
+    return figures(RunDirectory(run), {"03_toy": result})
 
 
 def test_a_figure_of_the_run_is_embedded(run):

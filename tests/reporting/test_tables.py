@@ -8,7 +8,6 @@ from nivesh_lib.reporting.tables import (
     interval,
     number,
     of_100,
-    p_value,
     scaled,
     share,
     table,
@@ -43,11 +42,6 @@ def test_a_share_is_said_of_100_with_a_bar_that_stays_on_its_axis():
 
 def test_zero_has_no_sign():
     assert scaled(Interval(-0.0001, -0.01, 0.0), "{:+.1f}") == Cell("0.0", "-1.0 to 0.0")
-
-
-@pytest.mark.parametrize(("p", "told"), [(0.0004, "<0.001"), (0.0312, "0.031"), (1.0, "1.000")])
-def test_a_p_value_has_three_digits(p, told):
-    assert p_value(p) == told
 
 
 def test_a_table_leaves_out_columns_without_anything_in_them():

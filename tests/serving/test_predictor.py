@@ -9,7 +9,7 @@ import pytest
 
 from nivesh_lib.errors import DataError, ModelError
 from nivesh_lib.models.base import get_model
-from nivesh_lib.serving.predictor import Predictor
+from nivesh_lib.serving.predictor import Predictor, as_line
 
 
 class Double:
@@ -227,3 +227,9 @@ def test_the_bar_is_on_standard_error_and_only_when_wanted(capsys):
     list(predictor.predict_batch(iter(mixed(40)), progress=True, total=41))
     out, err = capsys.readouterr()
     assert out == "" and "/40" in err and "/41" in err
+
+
+def test_a_line_of_an_answer_to_hand_over_says_so():
+    answer = {"intent": "loan", "confidence": 0.4, "alternatives": [], "abstained": True}
+    assert as_line(answer) == "hand over   (rather than loan 0.40)"
+    assert as_line(answer | {"abstained": False}) == "loan 0.40"

@@ -9,18 +9,20 @@ import pytest
 
 from nivesh_lib.errors import ModelError, NiveshError
 from nivesh_lib.models.base import get_model, load_model
-from nivesh_lib.tracking import runs
+from nivesh_lib.tracking.logger import RunLogger
 from nivesh_lib.tracking.models import fetch_model
+from nivesh_lib.tracking.store import create_experiment, tracking_uri
 
 
 class Logged:
     """A model in a store: its run, id, and the client that put it there."""
 
     def __init__(self, folder: Path) -> None:
-        self.client = mlflow.MlflowClient(runs.tracking_uri())
-        self.run = self.client.create_run(runs.create_experiment("toy")).info.run_id
+        self.client = mlflow.MlflowClient(tracking_uri())
+        experiment = create_experiment("toy")
+        self.run = self.client.create_run(experiment).info.run_id
         model = get_model("rules").fit(["save tax", "pay rent"], ["tax", "rent"])
-        runs._log_model(self.run, "03_toy", model.save(folder / "model"))
+        RunLogger(self.run, experiment, {}).log_model("03_toy", model.save(folder / "model"))
         outputs = self.client.get_run(self.run).outputs
         self.id = outputs.model_outputs[0].model_id
         self.client.create_registered_model("intent")
@@ -55,7 +57,7 @@ def test_what_is_not_there_is_named_with_the_store(logged):
             fetch_model(uri)
         message = str(caught.value)
         assert message.startswith(f"{uri}: ") and why in message and "\n" not in message
-        assert runs.tracking_uri() in message
+        assert tracking_uri() in message
 
 
 class Bomb:

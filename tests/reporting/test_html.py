@@ -8,18 +8,16 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from nivesh_lib.errors import NiveshError
+from nivesh_lib.errors import DataError
 from nivesh_lib.ledger import writing
-from nivesh_lib.reporting import site
+from nivesh_lib.reporting.html import render_notebook, write_report
+from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.runs.leaderboard import verdict_of
+from tests.runs.examples import comparison, contents, estimate
 
 
-def estimate(value, spread=0.05):
-    return {"value": value, "low": value - spread, "high": value + spread, "n": 100}
-
-
-def result(model, f1, **more):
-    metrics = {"macro_f1": estimate(f1), "accuracy": estimate(f1), "size_bytes": 12_300}
-    return {"model": model, "metrics": metrics, "headline": f"{model} said", "figures": [], **more}
+def page_of(run):
+    return write_report(RunDirectory(run)).read_text()
 
 
 @pytest.fixture
@@ -28,8 +26,8 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     judged = {"objective": "accuracy at least 0.99", "status": "not met", "found": "0.7"}
     results = {
-        "02_rules": result("rules", 0.4),
-        "03_tfidf": result("tfidf", 0.7, judgements=[judged], experiment_id="1"),
+        "02_rules": contents("rules", 0.4),
+        "03_tfidf": contents("tfidf", 0.7, judgements=[judged], experiment_id="1"),
         "01_data": {"data_card": {"Labels": "<script>alert(1)</script>"}, "headline": "rows"},
     }
     (tmp_path / "results").mkdir()
@@ -39,6 +37,8 @@ def run(tmp_path, monkeypatch):
     failure = {"cause": "timeout", "detail": "a cell took longer", "cell": 3}
     record = {
         "run": "r1",
+        "status": "failed",
+        "complete": False,
         "profile": "default",
         "dataset": {"ref": "toy@1.0.0", "sha256": "f" * 64, "rows": 1200},
         "started": "2026-01-01",
@@ -57,22 +57,22 @@ def run(tmp_path, monkeypatch):
 
 
 def test_the_index_ranks_models_and_judges_them(run):
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert page.index(">tfidf<") < page.index(">rules<")
     assert "✘ not met" in page and "It is not ready for release." in page
 
 
 def test_the_index_says_what_failed_and_that_code_was_dirty(run):
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert "timeout: a cell took longer" in page and "uncommitted changes" in page
 
 
 def test_text_from_data_cannot_become_markup(run):
-    assert "<script>" not in site.build_site(run).read_text()
+    assert "<script>" not in page_of(run)
 
 
 def test_the_index_is_self_contained_with_a_title_language_and_headings(run):
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert '<html lang="en">' in page and "<title>" in page and "viewport" in page
     assert not re.search(r'(src|href)="https?://(?!127\.0\.0\.1)', page)
     assert re.search(r"<h(\d)", page)[1] == "1"
@@ -82,7 +82,7 @@ def test_the_index_is_self_contained_with_a_title_language_and_headings(run):
 def test_a_run_without_models_says_so(run):
     for path in (run / "results").glob("0[23]*.json"):
         path.unlink()
-    assert "No model was evaluated" in site.build_site(run).read_text()
+    assert "No model was evaluated" in page_of(run)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_a_run_without_models_says_so(run):
         [],
         "text",
         {"model": "odd", "metrics": {"macro_f1": 0.9}},
-        {"model": "odd", "metrics": {"macro_f1": {"value": 0.9}}},
+        {"model": "odd", "metrics": {"macro_f1": {"value": 0.9, "low": 0.8, "high": 1, "n": 9}}},
         {"model": "odd", "metrics": []},
-        {"judgements": "none"},
+        contents("odd", 0.9, judgements="none"),
         {"figures": [{"name": "f"}]},
         {"drift": {"rows": []}},
         {"data_card": []},
@@ -102,18 +102,18 @@ def test_a_run_without_models_says_so(run):
 def test_odd_results_are_left_out_and_can_be_named(run, odd):
     path = run / "results" / "03_tfidf.json"
     path.write_text(json.dumps(odd))
-    assert set(site.read_results(run)) == {"01_data", "02_rules"}
-    assert site.odd_results(run) == [path]
-    page = site.build_site(run).read_text()
+    assert set(RunDirectory(run).results()) == {"01_data", "02_rules"}
+    assert set(RunDirectory(run).damaged()) == {"03_tfidf"}
+    page = page_of(run)
     assert ">rules<" in page and ">tfidf<" not in page
     assert "left no results that can be read" in page
 
 
 def test_a_damaged_record_is_said_where_its_sections_would_stand(run):
-    assert 'id="damaged"' not in site.build_site(run).read_text()
+    assert 'id="damaged"' not in page_of(run)
     path = run / "results" / "03_tfidf.embedding.json"  # of a part: no row of the steps table
     path.write_text('{"model": "embed')
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert "✘ 03_tfidf.embedding was run, but its record is damaged" in page
     assert "<code>nivesh run --dataset toy@1.0.0 --only 03_tfidf --force</code>" in page
     assert page.index('id="objectives"') < page.index('id="damaged"') < page.index('id="holdout"')
@@ -121,44 +121,25 @@ def test_a_damaged_record_is_said_where_its_sections_would_stand(run):
 
 def test_a_damaged_record_of_a_step_that_did_not_finish_is_no_news(run):
     (run / "results" / "08_x.json").write_text("{")
-    assert 'id="damaged"' not in site.build_site(run).read_text()
-
-
-def test_a_model_without_accuracy_is_not_ranked():
-    assert site.leaderboard({"a": {"model": "m", "metrics": {"macro_f1": estimate(0.5)}}}) == []
+    assert 'id="damaged"' not in page_of(run)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not JSON", '{"steps": []}'])
 def test_an_odd_run_record_gives_one_clear_error(run, text):
     (run / "run.json").write_text(text)
-    with pytest.raises(NiveshError, match=r"run\.json: not the record of a run.*`nivesh run"):
-        site.build_site(run)
+    with pytest.raises(DataError, match=r"run\.json: not the record of a run.*`nivesh run"):
+        write_report(RunDirectory(run))
 
 
 def validation(*issues):
     return {"validation": {"valid": not issues, "issues": list(issues), "warnings": ["a look"]}}
 
 
-def test_data_that_did_not_pass_is_the_first_thing_said_and_bars_the_release():
-    met = [{"objective": "accuracy at least 0.5", "status": "met", "found": "0.7"}]
-    results = {"03_tfidf": result("tfidf", 0.7, judgements=met)}
-    assert "Every objective is met" in site.answer(results | {"01": validation()})[-1]
-    said = site.answer(results | {"01": validation("one", "two")})
-    assert said[0] == "✘ The data did not pass validation: 2 issues, listed in 01."
-    assert said[-1] == "It is not ready for release."
-    assert not any("Every objective is met" in sentence for sentence in said)
-
-
-def test_one_issue_is_said_too_where_no_model_was_evaluated():
-    said = site.answer({"01_data": validation("one")})
-    assert "1 issue," in said[0] and "No model was evaluated" in said[1]
-
-
 def test_the_index_lists_what_the_data_check_objects_to(run):
-    assert 'id="issues"' not in site.build_site(run).read_text()
+    assert 'id="issues"' not in page_of(run)
     path = run / "results" / "01_data.json"
     path.write_text(json.dumps(validation("label <b> has 1 row")))
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert '<p class="notmet">✘ The data did not pass validation: 1 issue' in page
     assert "<li>01_data: label &lt;b&gt; has 1 row</li>" in page
 
@@ -167,84 +148,28 @@ NONE_SET = {"file": "data/mine/objectives.toml", "missing": "No objective is set
 
 
 def test_a_run_without_objectives_says_so_in_answer_and_section(run):
-    assert "It is not ready" in site.build_site(run).read_text()
+    assert "It is not ready" in page_of(run)
     path = run / "results" / "03_tfidf.json"
-    path.write_text(json.dumps(result("tfidf", 0.7, objectives=NONE_SET)))
-    assert site.answer(site.read_results(run))[-1] == "No objective is set for mine."
-    page = site.build_site(run).read_text()
+    path.write_text(json.dumps(contents("tfidf", 0.7, objectives=NONE_SET)))
+    assert verdict_of(RunDirectory(run).results())[-1] == "No objective is set for mine."
+    page = page_of(run)
     assert page.count("<p>No objective is set for mine.</p>") == 2
-    said = site.answer(site.read_results(run) | {"01_data": validation("one")})
-    assert said[-2:] == ["No objective is set for mine.", "It is not ready for release."]
 
 
 def test_the_objectives_are_shown_with_their_file(run):
     path = run / "results" / "03_tfidf.json"
     told = {"file": "data/mine/objectives.toml", "missing": ""}
     path.write_text(json.dumps({**json.loads(path.read_text()), "objectives": told}))
-    assert "Written down before training, in data/mine/objectives.toml." in (
-        site.build_site(run).read_text()
-    )
-
-
-TWO = {"a": result("rules", 0.70), "b": result("tfidf", 0.72)}
-
-
-def compared(*, best="rules", other="tfidf", differs=False):
-    apart = {"value": estimate(-0.02), "p_corrected": 0.3, "differs": differs}
-    models = [
-        {"rank": "1=", "model": best, "to_champion": None},
-        {"rank": "1=", "model": other, "to_champion": apart},
-    ]
-    told = {"metric": "macro_f1", "champion": best, "n": 100, "pairs": 1, "alpha": 0.05}
-    return {"comparison": {**told, "models": models, "sentence": f"{best} cannot be told."}}
-
-
-def test_without_a_paired_test_the_answer_says_what_makes_one():
-    said = site.answer(TWO)
-    assert said[1].startswith("Second: rules, 0.700. Whether that is more than chance")
-    assert "notebook 06 or `nivesh compare`" in said[1]
-
-
-def test_with_a_paired_test_the_answer_is_its_own():
-    said = site.answer({**TWO, "06": compared()})
-    assert said[1] == (
-        "Second: tfidf, 0.720 (-0.020, paired 95 % interval -0.070 to +0.030, corrected p 0.300). "
-        "rules cannot be told."
-    )
-
-
-def test_the_leaderboard_takes_order_and_ties_from_the_comparison():
-    board = site.leaderboard({**TWO, "06": compared()})
-    assert [(m["model"], m["rank"]) for m in board] == [("rules", "1="), ("tfidf", "1=")]
-    assert [bool(m["apart"]) for m in board] == [False, True]
-
-
-def test_a_comparison_that_lacks_a_model_ranks_nobody():
-    results = {**TWO, "c": result("new", 0.9), "06": compared()}
-    assert [m["model"] for m in site.leaderboard(results)] == ["new", "tfidf", "rules"]
-    assert {m["rank"] for m in site.leaderboard(results)} == {""}
-    assert "notebook 06" in site.answer(results)[1]
-
-
-def test_two_models_of_one_name_are_told_apart_by_their_steps():
-    results = {"a": result("tfidf", 0.7), "b": result("tfidf", 0.8)}
-    told = compared(best="tfidf", other="b")
-    board = site.leaderboard({**results, "06": told})
-    assert [(m["step"], bool(m["apart"])) for m in board] == [("a", False), ("b", True)]
-
-
-def test_the_step_that_compares_is_no_model_of_its_own():
-    judge = {**compared(), **result("tfidf", 0.72)}
-    assert [m["step"] for m in site.leaderboard({**TWO, "06": judge})] == ["a", "b"]
+    assert "Written down before training, in data/mine/objectives.toml." in (page_of(run))
 
 
 def test_the_page_shows_ranks_differences_and_which_runs_they_came_from(run):
-    record = {**compared(), "mlflow_run_id": "beef" * 8, "experiment_id": "7"}
+    record = {**comparison(), "mlflow_run_id": "beef" * 8, "experiment_id": "7"}
     (run / "results" / "06_cv.json").write_text(json.dumps(record))
-    told = json.loads((run / "run.json").read_text())
-    told["steps"]["06_cv"] = {"status": "done"}
-    (run / "run.json").write_text(json.dumps(told))
-    page = site.build_site(run).read_text()
+    record_of_run = json.loads((run / "run.json").read_text())
+    record_of_run["steps"]["06_cv"] = {"status": "done"}
+    (run / "run.json").write_text(json.dumps(record_of_run))
+    page = page_of(run)
     assert '<td data-label="Rank">1=</td>' in page and "-0.070 to +0.030, p 0.300" in page
     assert "From 06_cv, MLflow run" in page
     assert f'href="http://127.0.0.1:5000/#/experiments/7/runs/{"beef" * 8}"' in page
@@ -255,7 +180,7 @@ def test_sections_are_on_the_page_as_tables_that_a_phone_can_show(run):
     flips = {"attribute": "region <b>", "rows": 90, "flipped": 0.1}
     record = {"flips": [{**flips, "flipped_low": 0.05, "flipped_high": 0.2}], "gaps": "odd"}
     (run / "results" / "01_data.json").write_text(json.dumps(record))
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert '<h2 id="segments">For whom does it fail?</h2>' in page
     assert '<td data-label="Another answer, of 100">' in page
     assert 'aria-label="region &lt;b&gt;: 10.0, from 5.0 to 20.0"' in page
@@ -270,7 +195,7 @@ def test_a_section_links_to_the_figure_that_its_step_left(run):
     figure = {"name": "flips", "file": "figures/01_data/flips.png", "title": "Who asks", "alt": "a"}
     record = {"flips": [{"attribute": "region", "rows": 90, "flipped": 0.1}], "figures": [figure]}
     (run / "results" / "01_data.json").write_text(json.dumps(record))
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert 'Figure: <a href="#figure-1">Who asks</a>' in page
     assert '<figure id="figure-1">' in page
 
@@ -278,9 +203,9 @@ def test_a_section_links_to_the_figure_that_its_step_left(run):
 def test_an_objective_is_judged_once_for_a_model_the_best_model_first(run):
     judged = [{"objective": "macro-F1 at least 0.5", "status": "met", "found": "0.7"}]
     for step, name in (("02_rules", "rules"), ("01_data", "tfidf")):
-        record = result(name, 0.4, judgements=judged * 2)
+        record = contents(name, 0.4, judgements=judged * 2)
         (run / "results" / f"{step}.json").write_text(json.dumps(record))
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert page.count("macro-F1 at least 0.5</td>") == 2
     page = page[page.index('id="objectives"') :]
     assert page.index(">accuracy at least 0.99<") < page.index("rules<br>")
@@ -301,7 +226,7 @@ def opened(*changes, scores=None):
 
 
 def test_a_holdout_that_was_not_opened_is_said_to_be_so(run):
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert page.count("The holdout of toy@1.0.0 was not opened.") == 2
     assert "Held-out rows are for judging" not in page
 
@@ -309,7 +234,7 @@ def test_a_holdout_that_was_not_opened_is_said_to_be_so(run):
 def test_every_opening_is_shown_with_its_count_and_scores(run):
     opened({}, scores={"accuracy": estimate(0.9), "verdict": "not met", "p95_ms": {"value": 3}})
     opened({"model_hash": "other"}, {"reason": "labels changed", "data": "toy@1.0.0"})
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert "opened 3 times, for 2 models. Every further opening makes its scores a little" in page
     assert "accuracy 0.900 (0.850 to 0.950)<br>objectives: not met" in page
     assert page.count("no scores: it is still judging, or ended before there were any") == 2
@@ -320,7 +245,7 @@ def test_every_opening_is_shown_with_its_count_and_scores(run):
 
 def test_openings_of_other_data_are_shown_and_not_counted_as_its_own(run):
     opened({"data": "out_of_scope@1.0.0"}, scores={"out_of_scope": estimate(0.6)})
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert "The holdout of toy@1.0.0 was not opened." in page
     assert "out-of-scope queries turned away 0.600" in page
 
@@ -329,16 +254,9 @@ def test_a_damaged_ledger_is_told_and_stops_no_report(run):
     opened({}, {})
     path = run / "data" / "holdout_ledger.jsonl"
     path.write_text(path.read_text().replace("candidate", "other", 1))
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert '<p class="notmet">The ledger of openings is damaged.</p>' in page
     assert "restore it with `git checkout" in page
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(None, "not measured"), (12, "12 B"), (1500, "1.5 kB"), (3.2e6, "3.2 MB")]
-)
-def test_sizes_are_readable(size, text):
-    assert site.human_bytes(size) == text
 
 
 @pytest.fixture
@@ -358,26 +276,26 @@ def notebook():
 
 
 def test_a_page_has_figures_with_alt_texts_and_no_code_parameters_or_warnings(notebook):
-    page = site.render_notebook(notebook, step="03_x", dataset="intents@1.1.0")
+    page = render_notebook(notebook, step="03_x", dataset="intents@1.1.0")
     assert 'alt="a bar chart"' in page and "<title>03 · Title" in page and "only here" in page
     assert not re.search("SECRET_CODE|injected|DeprecationWarning", page)
 
 
 def test_remarks_about_the_shipped_data_are_left_out_for_other_data(notebook):
-    assert "only here" not in site.render_notebook(notebook, step="03_x", dataset="mine@1.0.0")
+    assert "only here" not in render_notebook(notebook, step="03_x", dataset="mine@1.0.0")
 
 
 def test_rendering_leaves_the_notebook_as_it_was(notebook):
     before = nbformat.writes(notebook)
-    site.render_notebook(notebook, step="03_x", dataset="mine@1.0.0")
+    render_notebook(notebook, step="03_x", dataset="mine@1.0.0")
     assert nbformat.writes(notebook) == before
 
 
 def test_a_second_model_of_a_notebook_is_on_the_board_and_links_to_its_page(run):
-    (run / "results" / "03_tfidf.pair.json").write_text(json.dumps(result("pair", 0.9)))
-    (run / "results" / "09_gone.pair.json").write_text(json.dumps(result("other", 0.95)))
+    (run / "results" / "03_tfidf.pair.json").write_text(json.dumps(contents("pair", 0.9)))
+    (run / "results" / "09_gone.pair.json").write_text(json.dumps(contents("other", 0.95)))
     (run / "notebooks").mkdir(exist_ok=True)
     (run / "notebooks" / "03_tfidf.html").write_text("<p>page</p>")
-    page = site.build_site(run).read_text()
+    page = page_of(run)
     assert "Best so far: pair" in page and "other" not in page
     assert re.search(r'href="notebooks/03_tfidf\.html">\s*pair', page)

@@ -1,0 +1,1 @@
+"""Releases: judging a model before it is promoted."""

@@ -1,0 +1,170 @@
+"""The HTML report: one index for a run, and each notebook without its code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nivesh_lib.files import write_text
+from nivesh_lib.records.results import ModelResult
+from nivesh_lib.records.run import RunRecord
+from nivesh_lib.reporting.display import human_bytes, milliseconds
+from nivesh_lib.reporting.holdout import holdout
+from nivesh_lib.reporting.sections import sections, unread
+from nivesh_lib.reporting.steps import figures, source_of, steps
+from nivesh_lib.runs.comparison import Results, evaluation_of, p_value, score_title
+from nivesh_lib.runs.layout import RunDirectory, notebook_of
+from nivesh_lib.runs.leaderboard import (
+    LeaderboardEntry,
+    comparison_of,
+    data_issues,
+    leaderboard,
+    score_names,
+    verdict_of,
+)
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_ABOUT_INTENTS = "about-intents"  # tag of remarks that hold for the shipped data only
+_ABOUT_CODE = "about-code"  # tag of remarks that only make sense beside a code cell
+
+
+def _render(template: str, **values: Any) -> str:
+    import jinja2
+    import markupsafe
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    css = markupsafe.Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(css=css, **values)
+
+
+def _without(notebook: Any, dataset: str) -> Any:
+    """Return a copy without parameters, warnings, and remarks made about other data."""
+    import copy
+
+    kept = copy.deepcopy(notebook)
+    unwanted = {"parameters", "injected-parameters", _ABOUT_CODE}
+    if not dataset.startswith("intents@"):
+        unwanted.add(_ABOUT_INTENTS)
+    kept.cells = [c for c in kept.cells if not unwanted & set(c.metadata.get("tags", []))]
+    for cell in kept.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    return kept
+
+
+def render_notebook(notebook: Any, *, step: str, dataset: str = "") -> str:
+    """Return a notebook as one HTML page without code cells or parameters.
+
+    Figures are embedded; no script, font or style is fetched.
+    """
+    import markupsafe
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        template_name="basic",
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        mathjax_url="",
+        require_js_url="",
+    )
+    body, _ = exporter.from_notebook_node(_without(notebook, dataset))
+    return _render(
+        "notebook.html.j2",
+        title=_title(notebook) or step,
+        step=step,
+        dataset=dataset,
+        body=markupsafe.Markup(body.replace('.ipynb"', '.html"')),  # pages link to pages
+    )
+
+
+def _title(notebook: Any) -> str:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            return cell.source.splitlines()[0].lstrip("# ")
+    return ""
+
+
+def _damaged(run: RunDirectory, record: RunRecord) -> list[dict[str, str]]:
+    """Return name and step of the results that finished steps left and that cannot be read."""
+    named = [(name, notebook_of(name)) for name in run.damaged()]
+    return [
+        {"name": name, "step": step}
+        for name, step in named
+        if step in record.steps and record.steps[step].done
+    ]
+
+
+def _judgements(results: Results, board: list[LeaderboardEntry]) -> list[dict[str, Any]]:
+    """Return every verdict on an objective, each model and objective once."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, result in results.items():
+        for judged in result.judgements if isinstance(result, ModelResult) else []:
+            row = {**dict(judged), "model": result.model, "result": name}
+            found.setdefault((result.model, judged.objective), row)
+    known = {entry.model: place for place, entry in enumerate(board)}
+    return sorted(found.values(), key=lambda judged: known.get(judged["model"], len(board)))
+
+
+def _objectives(results: Results) -> Any:
+    """Return the file that models were judged by, and the sentence where it sets nothing."""
+    found = (r.objectives for r in results.values() if isinstance(r, ModelResult) and r.objectives)
+    return next(found, {"file": "", "missing": ""})
+
+
+def _drift(run: RunDirectory, results: Results) -> dict[str, Any] | None:
+    for step, result in results.items():
+        if result.drift:
+            return {**dict(result.drift), "step": step, "page": run.drift_page(step)}
+    return None
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Write ``index.html`` of a run directory from its records and results; return its path.
+
+    Raises
+    ------
+    DataError
+        ``run.json`` is missing or is not the record of a run.
+    """
+    record = run.record()
+    results = {
+        name: result
+        for name, result in run.results().items()
+        if (step := record.steps.get(notebook_of(name))) and step.done
+    }
+    board = leaderboard(results)
+    shown_scores = score_names(entry.scores for entry in board)
+    names = [*results, *record.steps]
+    page = _render(
+        "index.html.j2",
+        run=record,
+        answer=verdict_of(results),
+        issues=data_issues(results),
+        board=board,
+        scores=[(name, score_title(name)) for name in shown_scores[1:]],
+        comparison=comparison_of(results),
+        evaluated=(evaluation_of(results) or ("",))[0],
+        judgements=_judgements(results, board),
+        objectives=_objectives(results),
+        sections=sections(results),
+        unread=unread(results),
+        damaged=_damaged(run, record),
+        sources={name: source_of(run, name, record, results.get(name)) for name in names},
+        p_value=p_value,
+        human_bytes=human_bytes,
+        milliseconds=milliseconds,
+        card=next((r.data_card for r in results.values() if r.data_card), None),
+        drift=_drift(run, results),
+        figures=figures(run, results),
+        steps=steps(run, record, results),
+        holdout=holdout(record.dataset.ref),
+    )
+    write_text(run.index, page)
+    return run.index

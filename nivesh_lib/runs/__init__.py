@@ -1,0 +1,1 @@
+"""The run directory: its layout, the session of a notebook, the leaderboard."""

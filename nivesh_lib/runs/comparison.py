@@ -1,0 +1,104 @@
+"""The paired comparison of a run's models, as the notebook that evaluated them recorded it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from nivesh_lib.records.base import Record
+from nivesh_lib.records.results import REQUIRED_SCORES, StepResult
+
+Results = Mapping[str, StepResult]
+Evaluation = Mapping[str, Any]  # what the notebook that evaluates the models together recorded
+
+# The result of one model has none of these; what it may have too stands in `sections.KEYS`.
+EVALUATION_KEYS = (
+    *("comparison", "calibration", "routing", "segments", "gaps", "flips", "behaviour"),
+    *("overlaps", "flipped", "leaks", "help"),
+)
+
+
+class Interval(Record):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class RecordedDifference(Record):
+    """A paired difference between two models; p-values are corrected for all pairs.
+
+    ``p_corrected`` tests the metric, ``p_mcnemar_corrected`` the accuracies.
+    """
+
+    value: Interval
+    p_corrected: float
+    p_mcnemar_corrected: float
+    differs: bool
+
+
+class RankedModel(Record):
+    """The rank of a model, such as ``2=``, and its differences.
+
+    ``to_champion`` is None for the champion, ``to_next`` (the next lower score) for the last.
+    """
+
+    rank: str
+    model: str
+    to_champion: RecordedDifference | None
+    to_next: RecordedDifference | None
+
+
+class RecordedComparison(Record):
+    """Which model leads, in a ``sentence``, and the models, best first."""
+
+    metric: str
+    champion: str
+    n: int
+    pairs: int
+    sentence: str
+    models: list[RankedModel]
+
+    @property
+    def note(self) -> str:
+        """How the models were compared."""
+        pairs = f"{self.pairs} pair{'s' * (self.pairs != 1)}"
+        return (
+            f"Differences in {score_title(self.metric)} on the same {self.n:,} queries, paired, "
+            f"with their 95 % interval; p, and that of McNemar's test of the accuracies, are "
+            f"corrected for {pairs} of models (Holm). Models that share a rank (=) cannot be told "
+            "from the first of it: no difference shown, which is no proof of none."
+        )
+
+
+def evaluation_of(results: Results) -> tuple[str, Evaluation] | None:
+    """Return the step that evaluated the models together and what it recorded, if one did."""
+    for step, result in results.items():
+        if set(EVALUATION_KEYS) & set(result.model_extra or ()):
+            return step, dict(result)
+    return None
+
+
+def comparison_in(evaluation: Evaluation) -> RecordedComparison | None:
+    """Return the comparison that an evaluation holds, or None where it holds no sound one."""
+    try:
+        return RecordedComparison.model_validate(evaluation.get("comparison"))
+    except ValidationError:
+        return None
+
+
+def score_title(name: str) -> str:
+    """Return the name of a score in text."""
+    if name in REQUIRED_SCORES:  # without a second of imports
+        return REQUIRED_SCORES[name]
+    from nivesh_lib.evaluation.scores import METRICS
+
+    return METRICS[name].title if name in METRICS else name
+
+
+def p_value(p: float) -> str:
+    """Return a p-value with three digits, or below the smallest of them."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

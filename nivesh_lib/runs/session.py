@@ -1,0 +1,302 @@
+"""The session of one notebook: what earlier steps left, and recording what this one found."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nivesh_lib import paths
+from nivesh_lib.errors import NiveshError
+from nivesh_lib.records.base import plain
+from nivesh_lib.records.metrics import flat_metrics
+from nivesh_lib.records.results import ModelResult, StepResult, is_evaluation, result_from
+from nivesh_lib.reproducibility import set_seeds
+from nivesh_lib.runs.directories import latest_run
+from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.tracking.logger import RunLogger, close_run, open_logger
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nivesh_lib.data.versions import Dataset
+    from nivesh_lib.models.base import TextClassifier
+
+
+def _mode() -> str:
+    return os.environ.get("NIVESH_MODE") or "interactive"
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedModel:
+    """A model that a step left: result, out-of-fold table, answers to test cases, directory."""
+
+    step: str
+    result: ModelResult
+    oof: pd.DataFrame
+    probes: pd.DataFrame | None
+    directory: Path
+
+
+class Run:
+    """The session of a notebook. Made by `start_run`."""
+
+    def __init__(
+        self, step: str, params: Mapping[str, Any], directory: RunDirectory, logger: RunLogger
+    ) -> None:
+        self.step = step
+        self.params = dict(params)
+        self.directory = directory
+        self.logger = logger
+        self._started = time.time()
+
+    def __repr__(self) -> str:
+        return f"Run({self.step!r}, mode={_mode()!r})"
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person watches: progress bars are for them, not for executed copies."""
+        return _mode() == "interactive"
+
+    # --- what earlier steps left -----------------------------------------------------------------
+
+    @property
+    def _dataset(self) -> str | None:
+        return self.params.get("DATASET")
+
+    def _sources(self) -> list[RunDirectory]:
+        if self.interactive:
+            return [self.directory, latest_run()]
+        return [self.directory]  # never mix in what another run made
+
+    def _upstream(self, name: str) -> list[tuple[RunDirectory, StepResult]]:
+        """Return where there are results of ``name`` for the same dataset, nearest first."""
+        found = ((source, source.result(name)) for source in self._sources())
+        return [(s, r) for s, r in found if r is not None and r.dataset == self._dataset]
+
+    def upstream(self, name: str) -> StepResult | None:
+        """Return the result of a step for the same dataset, or None with a printed hint."""
+        for _, result in self._upstream(name):
+            return result
+        sys.stdout.write(
+            f"No results of {name} for {self._dataset}: the comparison is left out. "
+            f"`nivesh run --only {name}` makes them.\n"
+        )
+        return None
+
+    def upstream_oof(self, name: str) -> pd.DataFrame | None:
+        """Return the out-of-fold table that goes with ``upstream(name)``, or None."""
+        return self._upstream_table("oof", name)
+
+    def upstream_probes(self, name: str) -> pd.DataFrame | None:
+        """Return the answers to test cases that go with ``upstream(name)``, or None."""
+        return self._upstream_table("probes", name)
+
+    def _upstream_table(self, kind: str, name: str) -> pd.DataFrame | None:
+        tables = (source.table(kind, name) for source, _ in self._upstream(name))
+        return next((table for table in tables if table is not None), None)
+
+    def upstream_path(self, kind: str, step: str, name: str) -> Path | None:
+        """Return what ``step`` wrote to its `path` for the same dataset, or None."""
+        places = (source.folder(kind, step) / name for source, _ in self._upstream(step))
+        return next((place for place in places if place.exists()), None)
+
+    def recorded_models(self) -> dict[str, RecordedModel]:
+        """Return the models that other steps left for the same dataset, by name.
+
+        Raises
+        ------
+        NiveshError
+            There is none.
+        """
+        found: dict[str, RecordedModel] = {}
+        for source in self._sources():
+            known = {self.step, *(one.step for one in found.values())}
+            for step, result in source.results().items():
+                if not isinstance(result, ModelResult) or step in known:
+                    continue
+                oof = source.table("oof", step)
+                if oof is None or result.dataset != self._dataset:
+                    continue
+                name = step if result.model in found else result.model
+                probes = source.table("probes", step)
+                found[name] = RecordedModel(step, result, oof, probes, source.model(step))
+        if not found:
+            raise NiveshError(
+                f"no model was evaluated on {self._dataset} yet, so there is nothing "
+                f"to judge. `nivesh run --dataset {self._dataset}` evaluates them"
+            )
+        return found
+
+    # --- recording what this one found -----------------------------------------------------------
+
+    def path(self, kind: str, name: str) -> Path:
+        """Return ``<run>/<kind>/<step>/<name>``, its folder made."""
+        folder = self.directory.folder(kind, self.step)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def log(
+        self,
+        result: StepResult | Mapping[str, Any],
+        *,
+        dataset: Dataset | None = None,
+        model: TextClassifier | None = None,
+        oof: pd.DataFrame | None = None,
+        probes: pd.DataFrame | None = None,
+        figures: Mapping[str, Any] | None = None,
+        history: Sequence[Mapping[str, float]] = (),
+        part: str = "",
+    ) -> dict[str, Any]:
+        """Record a result in the run directory and in MLflow, and return its metrics.
+
+        Parameters
+        ----------
+        result : StepResult or mapping
+            ``metrics`` (name -> value or Estimate), ``headline`` (one line), and
+            whatever else the report needs; no raw queries. Each row of ``folds`` (fold and
+            its scores) of a model's result becomes a child of the MLflow run.
+        dataset : Dataset, optional
+            Becomes the MLflow dataset input, with version and checksum.
+        model : TextClassifier, optional
+            Saved as ``models/<step>`` and logged as an MLflow model.
+        oof : DataFrame, optional
+            Out-of-fold probabilities, written to ``oof/<step>.parquet``.
+        probes : DataFrame, optional
+            Answers to test cases, without their texts, written to ``probes/<step>.parquet``.
+        figures : mapping, optional
+            Name -> (Axes, alternative text); written as PNG.
+        history : sequence of mapping
+            What training measured in each ``epoch``; becomes metrics with steps.
+        part : str
+            Name of a second model of the notebook: its files are those of
+            ``<step>.<part>``, its metrics begin with ``<part>_``, and the run stays open.
+        """
+        name = f"{self.step}.{part}" if part else self.step
+        record = self._record(name, result, self._write_figures(figures or {}))
+        self._write(name, record, {"oof": oof, "probes": probes}, model)
+        if dataset is not None:
+            self.logger.log_dataset(dataset)
+        if model is not None:
+            self.logger.log_model(name, self.directory.model(name))
+        self._log_result(name, record, history, part)
+        if not part and _mode() != "pipeline":  # there, the worker adds the notebook and closes
+            self.close()
+        return record.metrics
+
+    def close(self, status: str = "FINISHED") -> None:
+        """Close the MLflow run."""
+        close_run(self.logger.run_id, status)
+        _unlogged.discard(self.logger.run_id)
+
+    def _record(
+        self, name: str, result: StepResult | Mapping[str, Any], figures: list[dict[str, str]]
+    ) -> StepResult:
+        """Return a result with what is known of every step."""
+        contents = result.as_dict() if isinstance(result, StepResult) else dict(result)
+        common = {
+            "step": self.step,
+            "dataset": self._dataset,
+            "params": self.params,
+            "mlflow_run_id": self.logger.run_id,
+            "experiment_id": self.logger.experiment_id,
+            "seconds": round(time.time() - self._started, 2),
+        }
+        contents = common | contents | {"step": self.step, "figures": figures}
+        if is_evaluation(contents):
+            contents["metrics"] = flat_metrics(contents["metrics"])
+        return result_from(plain(contents), self.directory.path / name)
+
+    def _write_figures(self, figures: Mapping[str, Any]) -> list[dict[str, str]]:
+        shown = []
+        for name, (axes, alt) in figures.items():
+            path = self.path("figures", f"{name}.png")
+            axes.figure.savefig(path, dpi=110, bbox_inches="tight")
+            file = path.relative_to(self.directory.path).as_posix()
+            shown.append(
+                {"name": name, "file": file, "title": axes.get_title(loc="left"), "alt": alt}
+            )
+        return shown
+
+    def _write(
+        self,
+        name: str,
+        record: StepResult,
+        tables: Mapping[str, pd.DataFrame | None],
+        model: TextClassifier | None,
+    ) -> None:
+        """Write tables and model, then the result, which makes them count."""
+        for kind, table in tables.items():
+            self.directory.write_table(kind, name, table)
+        if model is not None:
+            target = self.directory.model(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            about = {"step": self.step, "mlflow_run_id": self.logger.run_id}
+            model.save(target, data=str(self._dataset or ""), about=about)
+        self.directory.write_result(name, record)
+
+    def _log_result(
+        self, name: str, record: StepResult, history: Sequence[Mapping[str, float]], part: str
+    ) -> None:
+        self.logger.log_history(history)
+        folders = {kind: self.directory.folder(kind, self.step) for kind in ("figures", "drift")}
+        self.logger.log_result(record, self.directory.result_file(name), folders, part)
+
+
+# MLflow runs of this process that were opened and not logged yet: a cell raised, or was never
+# reached.
+_unlogged: set[str] = set()
+
+
+@atexit.register
+def _close_unlogged() -> None:
+    for run_id in list(_unlogged):
+        with contextlib.suppress(Exception):  # the store may be gone when Python stops
+            close_run(run_id, "KILLED")
+        _unlogged.discard(run_id)
+
+
+def start_run(
+    step: str,
+    params: Mapping[str, Any],
+    *,
+    experiment: str = "baseline_experiments",
+    seed: int = 42,
+) -> Run:
+    """Open the session of one notebook: seeds, run directory, MLflow run with its provenance.
+
+    Parameters
+    ----------
+    step : str
+        The notebook's name without suffix, such as ``03_tfidf``.
+    params : mapping
+        The notebook's parameters. ``DATASET`` decides which upstream results fit.
+    experiment : str
+        Leaf of the tree of MLflow experiments.
+    """
+    set_seeds(seed)
+    place = os.environ.get("NIVESH_RUN_DIR") or paths.reports_dir() / "scratch"
+    directory, mode = RunDirectory(Path(place)), _mode()
+    if mode == "interactive":
+        for kind in ("figures", "drift"):  # leftovers of the last interactive run
+            shutil.rmtree(directory.folder(kind, step), ignore_errors=True)
+    logger = open_logger(
+        step,
+        {**params, "seed": seed},
+        experiment=experiment,
+        mode=mode,
+        run=os.environ.get("NIVESH_RUN_ID", ""),
+    )
+    if mode == "pipeline":
+        directory.open_step(step, logger.run_id)
+    else:
+        _close_unlogged()  # the notebook was started again
+        _unlogged.add(logger.run_id)
+    return Run(step, params, directory, logger)

@@ -1,0 +1,52 @@
+"""The directory that an address of a model leads to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from nivesh_lib.errors import ModelError
+from nivesh_lib.paths import relative
+
+_STORED = ("models:/", "runs:/")
+
+
+@contextlib.contextmanager
+def model_at(address: str | None = None) -> Iterator[Path]:
+    """Yield the model directory of an address.
+
+    Parameters
+    ----------
+    address : str, optional
+        A directory; ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-…`` or
+        ``runs:/RUN/NAME`` in the tracking store; by default the best model of the last run.
+
+    Raises
+    ------
+    ModelError
+        There is no such model. One that is raised within the block names a stored model too,
+        since its copy is gone when the message is read.
+    """
+    if address is None:
+        from nivesh_lib.runs.directories import latest_run
+        from nivesh_lib.runs.leaderboard import best_model
+
+        yield best_model(latest_run())
+    elif not address.startswith(_STORED):
+        yield Path(address)
+    else:
+        from nivesh_lib.tracking.models import fetch_model
+
+        folder = fetch_model(address)
+        try:
+            yield folder
+        except ModelError as error:
+            if str(error).startswith(f"{address}: "):
+                raise
+            raise type(error)(f"{address}: {error}") from error
+
+
+def source_name(address: str | None, folder: Path) -> str:
+    """Return what a person calls the model that `model_at` found."""
+    return address or relative(folder)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nivesh_lib.errors import DataError
+from nivesh_lib.records.run import read_finished, read_run
+from tests.conftest import REPOSITORY
+
+FINISHED = {
+    "step": "03_x",
+    "status": "done",
+    "key": "k",
+    "ingredients": {"library": "h"},
+    "parameters": {"C": 1.0},
+    "threads": 1,
+    "mlflow_run_id": None,
+    "cells": 3,
+    "seconds": 1.5,
+    "failure": None,
+    "files": {"results/03_x.json": "h"},
+}
+
+
+def test_the_record_of_the_example_is_read_and_written_as_it_is():
+    path = REPOSITORY / "reports" / "example" / "run.json"
+    record = read_run(path)
+    assert record.status == "done" and all(step.done for step in record.steps.values())
+    assert record.as_dict() == json.loads(path.read_text())
+
+
+def test_what_a_run_keeps_of_a_step_leaves_out_ingredients_and_files(tmp_path):
+    path = tmp_path / "03_x.json"
+    path.write_text(json.dumps(FINISHED))
+    finished = read_finished(path)
+    assert finished.as_dict() == FINISHED
+    left_out = {"step", "ingredients", "files"}
+    kept = {name: value for name, value in FINISHED.items() if name not in left_out}
+    assert finished.summary().as_dict() == kept
+
+
+@pytest.mark.parametrize(
+    "odd", [{"files": None}, {"files": {"a": 1}}, {"seconds": "1"}, {"cells": True}, {"status": 1}]
+)
+def test_an_odd_record_of_a_step_is_none(tmp_path, odd):
+    path = tmp_path / "03_x.json"
+    path.write_text(json.dumps(FINISHED | odd))
+    with pytest.raises(DataError, match=next(iter(odd))):
+        read_finished(path)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from nivesh_lib.reporting.display import human_bytes, milliseconds, percent, say
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(None, "not measured"), (12, "12 B"), (1500, "1.5 kB"), (3.2e6, "3.2 MB")]
+)
+def test_sizes_are_readable(size, text):
+    assert human_bytes(size) == text
+
+
+def test_a_time_that_was_not_measured_is_said_to_be_so():
+    assert (milliseconds(1.23), milliseconds(None), milliseconds(None, "-")) == (
+        "1.2 ms", "not measured", "-"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0, "0.0 %"), (0.031, "3.1 %"), (0.5, "50 %"), (1, "100 %")]
+)
+def test_a_percentage_has_no_needless_digits(share, text):
+    assert percent(share) == text
+
+
+def test_what_is_said_is_shown_as_markdown(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    say("**3** rows")
+    assert [output._repr_markdown_() for output in shown] == ["**3** rows"]

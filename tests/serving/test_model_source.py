@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nivesh_lib.errors import ModelError
+from nivesh_lib.runs.directories import latest_run
+from nivesh_lib.serving.model_source import model_at, source_name
+from nivesh_lib.tracking import models
+from tests.runs.examples import result
+
+
+def test_a_directory_is_its_own_address():
+    with model_at("some/model") as folder:
+        assert folder == Path("some/model") and source_name("some/model", folder) == "some/model"
+
+
+def test_without_an_address_it_is_the_best_model_of_the_last_run(home, monkeypatch):
+    monkeypatch.chdir(home)
+    for step, f1 in (("02_a", 0.4), ("03_b", 0.7)):
+        latest_run().write_result(step, result(step, f1))
+    with model_at() as folder:
+        assert source_name(None, folder) == "reports/latest/models/03_b"
+
+
+def test_without_a_run_it_says_what_makes_one(home):
+    with pytest.raises(ModelError, match="`nivesh run` trains them"), model_at():
+        pass
+
+
+def test_an_error_names_the_stored_model_once_and_a_directory_not_again(monkeypatch):
+    monkeypatch.setattr(models, "fetch_model", {"models:/a@b": Path("/tmp/copy")}.get)
+    with pytest.raises(ModelError, match=r"^models:/a@b: gone$"), model_at("models:/a@b"):
+        raise ModelError("gone")
+    with pytest.raises(ModelError, match=r"^models:/a@b: gone$"), model_at("models:/a@b"):
+        raise ModelError("models:/a@b: gone")
+    with pytest.raises(ModelError, match=r"^gone$"), model_at("folder"):
+        raise ModelError("gone")

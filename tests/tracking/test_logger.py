@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import mlflow
+import pytest
+
+from nivesh_lib.tracking.logger import (
+    PARENT,
+    close_run,
+    log_model_metrics,
+    log_model_params,
+    open_logger,
+)
+from nivesh_lib.tracking.store import client, create_experiment, prepare_store
+
+
+@pytest.fixture
+def opened(store):
+    """Return a function that opens the MLflow run of a notebook."""
+
+    def open_(**params):
+        return open_logger("03_tfidf", params, experiment="toy", mode="nbval", run="")
+
+    return open_
+
+
+def test_run_names_count_up_within_a_day(opened):
+    names = [client().get_run(opened().run_id).info.run_name for _ in range(3)]
+    assert [name.rsplit("_", 1)[1] for name in names] == ["v1", "v2", "v3"]
+    assert names[0].startswith("intent_classifier_tfidf_2")
+
+
+def test_parameters_are_anonymised_before_they_are_logged(opened):
+    logged = client().get_run(opened(EXAMPLE="write to asha@example.com").run_id).data.params
+    assert logged["EXAMPLE"] == "write to [EMAIL]"
+
+
+def test_the_seed_s_functions_log_to_the_active_run(store):
+    mlflow.set_tracking_uri(prepare_store())
+    experiment = create_experiment("hyperparameter_tuning")
+    with mlflow.start_run(experiment_id=experiment) as active:
+        log_model_params({"learning_rate": 2e-5})
+        log_model_metrics({"val_f1": 0.5, "note": "no number"})
+    logged = client().get_run(active.info.run_id).data
+    assert logged.params == {"learning_rate": "2e-05"} and logged.metrics == {"val_f1": 0.5}
+
+
+def test_without_an_active_run_they_say_what_to_do(store):
+    with pytest.raises(ValueError, match="pass run_id"):
+        log_model_params({"a": 1})
+
+
+def test_a_fold_that_a_killed_process_left_open_is_closed_with_its_run(opened):
+    run = opened()
+    tags = {PARENT: run.run_id}
+    left = client().create_run(run.experiment_id, run_name="left", tags=tags).info.run_id
+    close_run(run.run_id, "KILLED")
+    assert client().get_run(left).info.status == "KILLED"
