@@ -77,9 +77,9 @@ def averaged(several: Sequence[CrossValidation]) -> CrossValidation:
     oof = _mean_table([one.oof for one in several], ["id", "fold"])
     asked = [one.case_answers for one in several if one.case_answers is not None]
     every = len(asked) == len(several)
-    probes = _mean_table(asked, ["probe", "id", "fold"]) if every else None
+    answers = _mean_table(asked, ["probe", "id", "fold"]) if every else None
     seconds = tuple(sum(folds) for folds in zip(*(one.fit_seconds for one in several), strict=True))
-    return CrossValidation(oof, seconds, probes)
+    return CrossValidation(oof, seconds, answers)
 
 
 def _mean_table(tables: Sequence[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
@@ -98,12 +98,12 @@ def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:
     rows = train[headline_mask(train)]
     true = dict(zip(rows["id"], rows["intent"], strict=True))
     plain = dict(zip(cv.oof["id"], cv.predicted, strict=True))
-    probes = (
+    answers = (
         cv.case_answers if cv.case_answers is not None else pd.DataFrame({"probe": []}, dtype=str)
     )
     table = []
-    for name in (name for name in probes["probe"].unique() if name.startswith(PERTURBATION)):
-        seen = answers_to(probes, name)
+    for name in (name for name in answers["probe"].unique() if name.startswith(PERTURBATION)):
+        seen = answers_to(answers, name)
         seen = seen[seen["id"].isin(true)]
         wanted, before = (seen["id"].map(known).to_numpy() for known in (true, plain))
         predicted = predicted_labels(seen)

@@ -41,7 +41,7 @@ class RecordedModel:
     step: str
     result: ModelResult
     oof: pd.DataFrame
-    probes: pd.DataFrame | None
+    case_answers: pd.DataFrame | None
     directory: Path
 
 
@@ -95,10 +95,6 @@ class Run:
         """Return the out-of-fold table that goes with ``upstream(name)``, or None."""
         return self._upstream_table("oof", name)
 
-    def upstream_probes(self, name: str) -> pd.DataFrame | None:
-        """Return the answers to test cases that go with ``upstream(name)``, or None."""
-        return self._upstream_table("probes", name)
-
     def _upstream_table(self, kind: str, name: str) -> pd.DataFrame | None:
         tables = (source.table(kind, name) for source, _ in self._upstream(name))
         return next((table for table in tables if table is not None), None)
@@ -126,8 +122,8 @@ class Run:
                 if oof is None or result.dataset != self._dataset:
                     continue
                 name = step if result.model in found else result.model
-                probes = source.table("probes", step)
-                found[name] = RecordedModel(step, result, oof, probes, source.model(step))
+                answers = source.table("probes", step)
+                found[name] = RecordedModel(step, result, oof, answers, source.model(step))
         if not found:
             raise NiveshError(
                 f"no model was evaluated on {self._dataset} yet, so there is nothing "
@@ -150,7 +146,7 @@ class Run:
         dataset: Dataset | None = None,
         model: TextClassifier | None = None,
         oof: pd.DataFrame | None = None,
-        probes: pd.DataFrame | None = None,
+        case_answers: pd.DataFrame | None = None,
         figures: Mapping[str, Any] | None = None,
         history: Sequence[Mapping[str, float]] = (),
         part: str = "",
@@ -169,8 +165,9 @@ class Run:
             Saved as ``models/<step>`` and logged as an MLflow model.
         oof : DataFrame, optional
             Out-of-fold probabilities, written to ``oof/<step>.parquet``.
-        probes : DataFrame, optional
-            Answers to test cases, without their texts, written to ``probes/<step>.parquet``.
+        case_answers : DataFrame, optional
+            Answers to behavioural test cases, without the texts, written to
+            ``probes/<step>.parquet``.
         figures : mapping, optional
             Name -> (Axes, alternative text); written as PNG.
         history : sequence of mapping
@@ -181,7 +178,7 @@ class Run:
         """
         name = f"{self.step}.{part}" if part else self.step
         record = self._record(name, result, self._write_figures(figures or {}))
-        self._write(name, record, {"oof": oof, "probes": probes}, model)
+        self._write(name, record, {"oof": oof, "probes": case_answers}, model)
         if dataset is not None:
             self.logger.log_dataset(dataset)
         if model is not None:

@@ -164,7 +164,7 @@ def asked(oof, name):
     return oof.assign(probe=name)[["probe", *oof]]
 
 
-def test_probes_are_averaged_by_name_id_and_fold_where_all_members_answered(cv):
+def test_case_answers_are_averaged_by_name_id_and_fold_where_all_members_answered(cv):
     other = cv.oof.assign(loan=0.5, tax=0.5).sample(frac=1, random_state=0)
     mine, others = asked(cv.oof, "typos"), asked(other, "typos")
     both = [CrossValidation(cv.oof, (1.0, 3.0), table) for table in (mine, others)]
@@ -187,7 +187,7 @@ def test_a_view_tells_what_is_still_right_and_what_changed(train, cv):
     assert (table["low"] <= table["accuracy"]).all()
 
 
-def test_without_probes_no_view_is_scored(train, cv):
+def test_without_case_answers_no_perturbation_is_scored(train, cv):
     assert view_scores(train.assign(id=range(100)), cv).empty
 
 

@@ -50,7 +50,7 @@ def test_a_run_leaves_everything_in_the_directory_and_in_mlflow(home):
         dataset=data,
         model=model,
         oof=oof,
-        probes=oof.assign(probe="typos"),
+        case_answers=oof.assign(probe="typos"),
         figures={"labels": (axes, "bars")},
     )
     folder = home / "run"
@@ -105,14 +105,13 @@ def test_odd_upstream_results_count_as_absent(home, capsys, text):
     assert "nivesh run --only 02_baseline" in capsys.readouterr().out
 
 
-def test_answers_to_probes_go_with_the_results_they_belong_to(home):
+def test_answers_to_test_cases_of_an_earlier_execution_are_removed(home):
     table = pd.DataFrame({"probe": ["typos"], "id": ["a"], "fold": [0], "save": [1.0]})
     run = start_run("05_toy", PARAMS)
-    run.log({"metrics": {}}, probes=table, part="small")
-    assert run.upstream_probes("05_toy.small").equals(table)
-    assert run.upstream_probes("05_toy") is None
-    run.log({"metrics": {}}, part="small")  # the notebook again, without probes
-    assert run.upstream_probes("05_toy.small") is None
+    run.log({"metrics": {}}, case_answers=table, part="small")
+    assert run.directory.table("probes", "05_toy.small").equals(table)
+    run.log({"metrics": {}}, part="small")
+    assert run.directory.table("probes", "05_toy.small") is None
 
 
 def test_a_notebook_may_leave_a_second_model_and_its_history(home):
@@ -136,7 +135,7 @@ def test_a_notebook_may_leave_a_second_model_and_its_history(home):
 def evaluated(run, model):
     data = load_dataset("toy@1.0.0")
     oof = data.train[["id", "fold"]].assign(save=0.5, spend=0.5)
-    run.log(result(model, 0.5), oof=oof, probes=oof.assign(probe="x"))
+    run.log(result(model, 0.5), oof=oof, case_answers=oof.assign(probe="x"))
 
 
 def test_models_that_other_steps_left_are_read_by_name_and_nothing_else_is(home):
@@ -152,7 +151,7 @@ def test_models_that_other_steps_left_are_read_by_name_and_nothing_else_is(home)
         "tfidf": "03_tfidf",
     }
     assert found["tfidf"].directory == last.directory.model("03_tfidf")
-    assert len(found["tfidf"].oof) == len(found["tfidf"].probes) > 0
+    assert len(found["tfidf"].oof) == len(found["tfidf"].case_answers) > 0
 
 
 def test_without_a_model_the_command_that_makes_one_is_named(home):
