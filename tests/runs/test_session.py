@@ -105,14 +105,14 @@ def test_odd_upstream_results_count_as_absent(home, capsys, text):
     assert "nivesh run --only 02_baseline" in capsys.readouterr().out
 
 
-def test_answers_to_probes_go_with_the_results_they_belong_to(home):
+def test_answers_to_cases_go_with_the_results_they_belong_to(home):
     table = pd.DataFrame({"probe": ["typos"], "id": ["a"], "fold": [0], "save": [1.0]})
     run = start_run("05_toy", PARAMS)
     run.log({"metrics": {}}, probes=table, part="small")
-    assert run.upstream_probes("05_toy.small").equals(table)
-    assert run.upstream_probes("05_toy") is None
-    run.log({"metrics": {}}, part="small")  # the notebook again, without probes
-    assert run.upstream_probes("05_toy.small") is None
+    assert run.directory.table("probes", "05_toy.small").equals(table)
+    assert run.directory.table("probes", "05_toy") is None
+    run.log({"metrics": {}}, part="small")  # the notebook again, without answers
+    assert run.directory.table("probes", "05_toy.small") is None
 
 
 def test_a_notebook_may_leave_a_second_model_and_its_history(home):
