@@ -163,9 +163,10 @@ def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips
     rows = frame[frame["id"].isin(before["id"]) & frame["id"].isin(now["id"])]
     if rows.empty:
         raise ValueError("the two tables have no row of the frame in common")
-    old, new = (_answers(oof, rows["id"]) for oof in (before, now))
+    tables = [aligned(oof, rows["id"]) for oof in (before, now)]
+    old, new = map(predicted_labels, tables)
     true = rows["intent"].to_numpy(dtype=object)
-    confidence = confidence_of(probabilities(aligned(now, rows["id"])))
+    confidence = confidence_of(probabilities(tables[1]))
     table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
     lost, won = (old == true) & (new != true), (old != true) & (new == true)
     order = np.argsort(-confidence, kind="stable")
@@ -173,11 +174,6 @@ def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips
         *(table.iloc[order[mask[order]]].reset_index(drop=True) for mask in (lost, won)),
         *(share_of(mask) for mask in (lost, won)),
     )
-
-
-def _answers(oof: pd.DataFrame, ids: pd.Series) -> np.ndarray:
-    by_id = dict(zip(oof["id"], predicted_labels(oof), strict=True))
-    return ids.map(by_id).to_numpy(dtype=object)
 
 
 def shares_of_errors(

@@ -98,9 +98,8 @@ def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
 
 def _check(table: Mapping[str, Any], place: str) -> None:
     """Refuse a value that cannot be what its name says."""
-    for name in set(table) - set(
-        _KNOWN
-    ):  # other models have other marks, so only near misses are typos
+    # Other models have other marks, so only near misses are typos.
+    for name in set(table) - set(_KNOWN):
         for meant in get_close_matches(name, _KNOWN, n=1, cutoff=0.85):
             raise DataError(f"{place}: {name} is not known. Write {meant}")
     marks = table.get("marks", {})
@@ -173,14 +172,9 @@ def objectives_for(step: str, *, dataset: str, model: str = "intent_classifier")
 
 def judge(objective: Objective, value: float, low: float, high: float) -> Judgement:
     """Judge a value by its 95 % interval, not by its point; without one, all three are equal."""
-    if objective.at_most:
-        status = "met" if high <= objective.target else "not met"
-        if low <= objective.target < high:
-            status = "undecided"
-    else:
-        status = "met" if low >= objective.target else "not met"
-        if low < objective.target <= high:
-            status = "undecided"
+    best, worst = (low, high) if objective.at_most else (-high, -low)
+    target = objective.target if objective.at_most else -objective.target
+    status = "met" if worst <= target else "undecided" if best <= target else "not met"
     return Judgement(objective, status, value, low, high)
 
 
@@ -220,7 +214,8 @@ def verdict(metrics: Mapping[str, Any], objectives: list[Objective], *, dataset:
     if not objectives:
         return f"- {none_set(dataset)}"
     marks = {"met": "✔ **Met**", "not met": "✘ **Not met**", "undecided": "~ **Undecided**"}
-    lines = []
-    for judged in judge_all(metrics, objectives):
-        lines.append(f"- {marks[judged.status]}: {judged.objective} (found {judged.found})")
+    lines = [
+        f"- {marks[judged.status]}: {judged.objective} (found {judged.found})"
+        for judged in judge_all(metrics, objectives)
+    ]
     return "\n".join(lines) or "- Nothing that the objectives name was measured here."

@@ -183,7 +183,11 @@ def result_of(
         "per_class": per_class(true, predicted, labels).reset_index().to_dict("records"),
         "confusion": confusion(true, predicted, labels).to_dict("split"),
         "slices": [] if slices is None else slices.to_dict("records"),
-        "folds": _fold_rows(folds),
+        "folds": plain_rows(
+            folds.rename(columns={"n_scored": "n"}).reindex(
+                columns=["fold", "n", "accuracy", "macro_f1"]
+            )
+        ),
     }
     return ModelResult.model_validate(contents)
 
@@ -207,12 +211,6 @@ def _over_folds(folds: pd.DataFrame) -> dict[str, Any]:
         metrics[f"{name}_fold_std"] = mean.pop("std")
         metrics[f"{name}_fold_mean"] = mean
     return metrics
-
-
-def _fold_rows(folds: pd.DataFrame) -> list[dict[str, Any]]:
-    named = folds.rename(columns={"n_scored": "n"})
-    rows = named.reindex(columns=["fold", "n", "accuracy", "macro_f1"]).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def release_scores(

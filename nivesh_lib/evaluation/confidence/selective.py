@@ -15,7 +15,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
-from nivesh_lib.evaluation.intervals import Z, share_of, wilson
+from nivesh_lib.evaluation.intervals import Z, paired_columns, share_of, wilson
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
     confidence_of,
@@ -97,7 +97,7 @@ def risk_coverage(certainty: np.ndarray, right: np.ndarray) -> pd.DataFrame:
         ``threshold``, falling; ``coverage``, the share of rows at or above it; ``risk``, the
         share of those that is wrong.
     """
-    sure, correct = _checked(certainty, right)
+    sure, correct = paired_columns(certainty, right)
     order = np.argsort(-sure, kind="stable")
     accepted = np.arange(1, len(sure) + 1)
     wrong = np.cumsum(1 - correct[order])
@@ -108,13 +108,6 @@ def risk_coverage(certainty: np.ndarray, right: np.ndarray) -> pd.DataFrame:
         "risk": wrong[last] / accepted[last],
     }
     return pd.DataFrame(columns)
-
-
-def _checked(certainty: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    sure, correct = np.asarray(certainty, dtype=float), np.asarray(right, dtype=float)
-    if sure.shape != correct.shape or sure.ndim != 1 or not len(sure):
-        raise ValueError(f"need two equally long, non-empty columns: {sure.shape}, {correct.shape}")
-    return sure, correct
 
 
 # --- in scope against outside ----------------------------------------------------
@@ -168,7 +161,7 @@ def cheapest_threshold(
     It lies midway between two certainties; ``inf`` abstains always, ``-inf`` never. For a
     calibrated certainty it is about 1 - abstain / wrong.
     """
-    sure, correct = _checked(certainty, right)
+    sure, correct = paired_columns(certainty, right)
     share = np.ones(len(sure)) if weight is None else np.asarray(weight, dtype=float)
     order = np.argsort(-sure, kind="stable")
     gain = share * (costs.wrong * (1 - correct) - costs.abstain)  # of accepting, in cost
@@ -345,9 +338,9 @@ def certainty_of(rows: pd.DataFrame, in_scope: InScopeProbability | None) -> np.
     Confidence times the probability of being in scope, or confidence alone.
     """
     confidence = rows["confidence"].to_numpy()
-    return (
-        confidence if in_scope is None else confidence * in_scope.of(rows["ood_score"].to_numpy())
-    )
+    if in_scope is None:
+        return confidence
+    return confidence * in_scope.of(rows["ood_score"].to_numpy())
 
 
 def _fit(
