@@ -53,29 +53,21 @@ def likely_label_errors(
         A row without probabilities, or a label without a column.
     """
     from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
 
     table = probabilities(aligned(oof, frame["id"]))
     given = label_positions(table, frame[label])
-    if len(frame) == 0:
-        return pd.DataFrame(columns=["id", "label", "suggested", "score"])
     proba = table.to_numpy(dtype=float)
+    found = pd.DataFrame({"id": frame["id"].to_numpy(), "label": frame[label].to_numpy()})
+    found["suggested"] = table.columns.to_numpy(dtype=object)[proba.argmax(axis=1)]
+    found["score"] = proba[np.arange(len(given)), given]
+    if found.empty:
+        return found
     with warnings.catch_warnings():
         # It warns of labels with at most one row, which give no threshold to compare with.
         warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
         flagged = find_label_issues(
             given, proba, return_indices_ranked_by="self_confidence", n_jobs=1
         )
-    scores = get_label_quality_scores(given, proba, method="self_confidence")
-    suggested = table.columns.to_numpy(dtype=object)[proba.argmax(axis=1)]
-    found = pd.DataFrame(
-        {
-            "id": frame["id"].to_numpy(),
-            "label": frame[label].to_numpy(),
-            "suggested": suggested,
-            "score": scores,
-        }
-    )
     return found.iloc[flagged].reset_index(drop=True)
 
 

@@ -6,6 +6,7 @@ queries have a true label; queries outside belong to no label, and any predictio
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -297,21 +298,20 @@ def cross_fitted_policy(
     folds, kinds = sorted(inside["fold"].unique()), sorted(outside["kind"].unique())
     if len(folds) < 2 or len(kinds) < 2:
         raise ValueError(f"need 2 folds and 2 kinds at least: {len(folds)}, {len(kinds)}")
+    rows = pd.concat(
+        [inside.assign(kind="", outside=False), outside.assign(right=False, outside=True)],
+        ignore_index=True,
+    )
     evaluated = []
-    for fold in folds:
-        own, own_outside = inside["fold"] == fold, outside["fold"] == fold
-        for kind in kinds:
-            this = outside["kind"] == kind
-            fitted = _fit(
-                inside[~own], outside[~own_outside & ~this], costs, outside_share, use_ood_score
-            )
-            held = [inside[own], outside[own_outside & this]]
-            evaluated += [_evaluated(rows, fitted, costs, kind, n) for n, rows in enumerate(held)]
-    rows = pd.concat(evaluated)
-    within, without = (rows[rows["outside"] == n] for n in (0, 1))
+    for fold, kind in itertools.product(folds, kinds):
+        own, other_kind = rows["fold"] == fold, rows["kind"] != kind
+        fitted = _fit(rows[~own & other_kind], costs, outside_share, use_ood_score)
+        evaluated.append(_evaluated(rows[own & ~(rows["outside"] & other_kind)], fitted, costs))
+    held = pd.concat(evaluated)
+    within, without = held[~held["outside"]], held[held["outside"]]
     by_row = within.groupby(level=0)[["paid", "passed", "passed_95"]].mean()
     paid = (1 - outside_share) * by_row["paid"].mean() + outside_share * without["paid"].mean()
-    in_scope, threshold, threshold_95 = _fit(inside, outside, costs, outside_share, use_ood_score)
+    in_scope, threshold, threshold_95 = _fit(rows, costs, outside_share, use_ood_score)
     by_kind = without.groupby("kind").agg(
         rows=("passed", "size"), passed=("passed", "mean"), passed_95=("passed_95", "mean")
     )
@@ -343,39 +343,26 @@ def certainty_of(rows: pd.DataFrame, in_scope: InScopeProbability | None) -> np.
     return confidence * in_scope.of(rows["ood_score"].to_numpy())
 
 
-def _fit(
-    inside: pd.DataFrame, outside: pd.DataFrame, costs: Costs, share: float, use_ood_score: bool
-) -> _Fitted:
+def _fit(rows: pd.DataFrame, costs: Costs, share: float, use_ood_score: bool) -> _Fitted:
     """Return the probability of being in scope and the thresholds of least cost and of 95 %."""
-    in_scope = None
+    outside, in_scope = rows["outside"].to_numpy(), None
     if use_ood_score:
-        scores = inside["ood_score"].to_numpy(), outside["ood_score"].to_numpy()
-        in_scope = fit_in_scope_probability(*scores, outside_share=share)
-    first, second = (certainty_of(rows, in_scope) for rows in (inside, outside))
-    weight = np.repeat([(1 - share) / len(first), share / len(second)], [len(first), len(second)])
-    threshold = cheapest_threshold(
-        np.concatenate([first, second]),
-        np.concatenate([inside["right"].to_numpy(float), np.zeros(len(second))]),
-        costs=costs,
-        weight=weight,
-    )
-    return in_scope, threshold, threshold_accepting(first)
+        scores = rows["ood_score"].to_numpy()
+        in_scope = fit_in_scope_probability(scores[~outside], scores[outside], outside_share=share)
+    certainty = certainty_of(rows, in_scope)
+    weight = np.where(outside, share / outside.sum(), (1 - share) / (~outside).sum())
+    right = rows["right"].to_numpy(float)
+    threshold = cheapest_threshold(certainty, right, costs=costs, weight=weight)
+    return in_scope, threshold, threshold_accepting(certainty[~outside])
 
 
-def _evaluated(
-    rows: pd.DataFrame, fitted: _Fitted, costs: Costs, kind: str, outside: int
-) -> pd.DataFrame:
+def _evaluated(rows: pd.DataFrame, fitted: _Fitted, costs: Costs) -> pd.DataFrame:
+    """Return what each row costs and whether it passes each threshold."""
     in_scope, threshold, threshold_95 = fitted
     certainty = certainty_of(rows, in_scope)
-    right = np.zeros(len(rows)) if outside else rows["right"].to_numpy(float)
-    passed = certainty >= threshold
-    return pd.DataFrame(
-        {
-            "paid": np.where(passed, costs.wrong * (1 - right), costs.abstain),
-            "passed": passed.astype(float),
-            "passed_95": (certainty >= threshold_95).astype(float),
-            "kind": kind,
-            "outside": outside,
-        },
-        index=rows.index,
+    wrong = costs.wrong * (1 - rows["right"].to_numpy(float))
+    return rows[["kind", "outside"]].assign(
+        paid=np.where(certainty >= threshold, wrong, costs.abstain),
+        passed=(certainty >= threshold).astype(float),
+        passed_95=(certainty >= threshold_95).astype(float),
     )
