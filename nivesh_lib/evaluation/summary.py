@@ -17,7 +17,11 @@ from nivesh_lib.evaluation.objectives import (
     none_set,
     objectives_for,
 )
-from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, predicted_labels
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    CrossValidation,
+    aligned,
+    predicted_labels,
+)
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
 from nivesh_lib.evaluation.robustness.cases import PERTURBATION, answers_to
 from nivesh_lib.evaluation.scores import (
@@ -56,12 +60,11 @@ def gain_over(
     seed: int = 42,
 ) -> Estimate:
     """Return ``metric`` of ``cv`` minus that of another out-of-fold table, on the same rows."""
-    by_id = dict(zip(other["id"], predicted_labels(other), strict=True))
     rows = headline_mask(train)
     return paired_difference(
         train["intent"][rows],
         cv.predicted[rows],
-        train["id"].map(by_id)[rows],
+        predicted_labels(aligned(other, train["id"][rows])),
         metric=metric,
         n_boot=n_boot,
         seed=seed,
@@ -69,15 +72,15 @@ def gain_over(
 
 
 def averaged(several: Sequence[CrossValidation]) -> CrossValidation:
-    """Return the average of models' out-of-fold probabilities, as if one model had made it.
+    """Return the average of several models' out-of-fold probabilities, as of an ensemble.
 
-    A fold takes as long to fit as all of theirs together. Probes are averaged where all
-    answered them.
+    The seconds of a fold are the sum over the models. Answers to test cases are averaged where
+    each model has them.
     """
     oof = _mean_table([one.oof for one in several], ["id", "fold"])
-    asked = [one.case_answers for one in several if one.case_answers is not None]
-    every = len(asked) == len(several)
-    answers = _mean_table(asked, ["probe", "id", "fold"]) if every else None
+    recorded = [one.case_answers for one in several if one.case_answers is not None]
+    complete = len(recorded) == len(several)
+    answers = _mean_table(recorded, ["probe", "id", "fold"]) if complete else None
     seconds = tuple(sum(folds) for folds in zip(*(one.fit_seconds for one in several), strict=True))
     return CrossValidation(oof, seconds, answers)
 
@@ -90,28 +93,27 @@ def _mean_table(tables: Sequence[pd.DataFrame], keys: list[str]) -> pd.DataFrame
 
 
 def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:
-    """Return accuracy on each view of natural rows, and how often the answer changed with it.
+    """Return accuracy on each perturbation of natural rows, and the share of changed answers.
 
-    ``view``, ``rows`` that it changes, ``accuracy`` with its interval, ``as_written`` (accuracy
-    on the same rows as they stand in the data), ``changed`` (share of answers).
+    Returns
+    -------
+    DataFrame
+        ``view`` (the perturbation), ``rows`` whose text it changes, ``accuracy`` with its interval
+        ``low`` and ``high``, ``as_written`` (accuracy on the unchanged texts of the same rows),
+        ``changed`` (share of rows with another predicted label).
     """
-    rows = train[headline_mask(train)]
-    true = dict(zip(rows["id"], rows["intent"], strict=True))
-    plain = dict(zip(cv.oof["id"], cv.predicted, strict=True))
-    answers = (
-        cv.case_answers if cv.case_answers is not None else pd.DataFrame({"probe": []}, dtype=str)
-    )
+    true = train[headline_mask(train)].set_index("id")["intent"]
+    answers = pd.DataFrame({"probe": []}) if cv.case_answers is None else cv.case_answers
     table = []
     for name in (name for name in answers["probe"].unique() if name.startswith(PERTURBATION)):
-        seen = answers_to(answers, name)
-        seen = seen[seen["id"].isin(true)]
-        wanted, before = (seen["id"].map(known).to_numpy() for known in (true, plain))
-        predicted = predicted_labels(seen)
-        right, as_written = share_of(predicted == wanted), float((before == wanted).mean())
-        scores = (right.n, right.value, right.low, right.high, as_written)
-        table.append(
-            (name.removeprefix(PERTURBATION), *scores, float((predicted != before).mean()))
-        )
+        asked = answers_to(answers, name)
+        asked = asked[asked["id"].isin(true.index)]
+        wanted, predicted = true[asked["id"]].to_numpy(), predicted_labels(asked)
+        before = predicted_labels(aligned(cv.oof, asked["id"]))
+        right = share_of(predicted == wanted)
+        shares = (float((before == wanted).mean()), float((predicted != before).mean()))
+        view = name.removeprefix(PERTURBATION)
+        table.append((view, right.n, right.value, right.low, right.high, *shares))
     columns = ["view", "rows", "accuracy", "low", "high", "as_written", "changed"]
     return pd.DataFrame(table, columns=columns)
 

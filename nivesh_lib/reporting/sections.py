@@ -183,17 +183,13 @@ def _least_cost(row: Row) -> list[str]:
     """Return coverage, rejection and cost at the threshold of least cost, as a sentence."""
     threshold, cost = number(row, "threshold"), number(row, "cost")
     accepted, recall = of_100(row, "acceptance"), of_100(row, "recall")
-    if threshold is None or not accepted:
+    if threshold is None or cost is None or not (accepted and recall):
         return []
-    sentence = (
+    return [
         f"At the threshold of least cost, {threshold:.2f}, {accepted} of 100 queries in scope are "
-        "answered"
-    )
-    if recall:
-        sentence += f" and {recall} of 100 outside are turned away"
-    if cost is not None:
-        sentence += f"; a query costs {cost:.3f} on average, in the unit of the costs that were set"
-    return [sentence + "."]
+        f"answered and {recall} of 100 outside are turned away; a query costs {cost:.3f} on "
+        "average, in the unit of the costs that were set."
+    ]
 
 
 # --- for whom does it fail ---------------------------------------------------------------------

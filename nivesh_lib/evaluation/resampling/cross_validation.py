@@ -76,9 +76,11 @@ def predicted_labels(oof: pd.DataFrame) -> np.ndarray:
         A probability is missing or infinite.
     """
     table = probabilities(oof)
-    odd = ~np.isfinite(table.to_numpy(dtype=float)).all(axis=1)
-    if odd.any():
-        raise ValueError(f"row {oof['id'][odd].iloc[0]!r} has a probability that is not a number")
+    invalid = ~np.isfinite(table.to_numpy(dtype=float)).all(axis=1)
+    if invalid.any():
+        raise ValueError(
+            f"row {oof['id'][invalid].iloc[0]!r} has a probability that is not a number"
+        )
     return table.columns.to_numpy(dtype=object)[table.to_numpy().argmax(axis=1)]
 
 
@@ -90,10 +92,10 @@ def true_labels(frame: pd.DataFrame, oof: pd.DataFrame) -> np.ndarray:
     ValueError
         A label is missing, or ``oof`` has no column for it.
     """
-    odd = frame[~frame["intent"].isin(list(probabilities(oof)))]
-    if len(odd):
+    unknown = frame[~frame["intent"].isin(list(probabilities(oof)))]
+    if len(unknown):
         raise ValueError(
-            f"intent of {odd['id'].iloc[0]!r} is {odd['intent'].iloc[0]!r}, which the "
+            f"intent of {unknown['id'].iloc[0]!r} is {unknown['intent'].iloc[0]!r}, which the "
             "out-of-fold table has no column for"
         )
     return frame["intent"].to_numpy(dtype=object)
