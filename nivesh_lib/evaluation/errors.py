@@ -254,17 +254,17 @@ def attribute(
     predict_proba : callable
         Texts -> probabilities (n, n_classes), columns in the order of ``classes``.
     longest : int
-        Number of words of a text that are weighed; later words stay in place.
+        Number of words of a text that get a weight; later words stay in place.
     """
     found = []
     for text in texts:
         words = text.split()
-        weighed = words[:longest]
-        without = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(weighed))]
+        erased = words[:longest]
+        without = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(erased))]
         proba = np.asarray(predict_proba([text, *without]))
         label = int(proba[0].argmax())
         here, weights = proba[0, label], proba[0, label] - proba[1:, label]
         found.append(
-            Attribution(str(classes[label]), float(here), tuple(weighed), tuple(weights.tolist()))
+            Attribution(str(classes[label]), float(here), tuple(erased), tuple(weights.tolist()))
         )
     return found

@@ -1,4 +1,4 @@
-"""What a model's notebook records: headline scores, tables, judgements, one line."""
+"""The result of an evaluated model: headline scores, tables, judgements."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def result_of(
     Parameters
     ----------
     dataset
-        Such as ``intents@1.1.0``; it is judged by its own objectives.
+        Such as ``intents@1.1.0``; its own objectives apply.
     scores
         As `headline_scores` returns them.
     latency
@@ -199,7 +199,7 @@ def _as_records(judged: Sequence[Judgement]) -> list[dict[str, str]]:
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a table as a list of flat dicts; what is missing becomes None, which JSON knows."""
+    """Return a table as a list of flat dicts; missing values become None, as JSON has no NaN."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
 
@@ -255,20 +255,21 @@ def overall(judged: Sequence[Judgement]) -> str:
 def turned_away(
     accepted: np.ndarray, accepted_out: np.ndarray, right: np.ndarray
 ) -> dict[str, Estimate]:
-    """Return which queries the model would not answer, and how good the answered ones are.
+    """Return the shares of rejected queries and the accuracy of the answered ones.
 
     Parameters
     ----------
     accepted, right
-        Of each query in scope: is it answered, and would the answer be right.
+        Whether each in-scope query is answered, and whether its predicted label is right,
+        shape (n,).
     accepted_out
-        Of each query out of scope: is it answered.
+        Whether each out-of-scope query is answered, shape (m,).
 
     Returns
     -------
     dict
-        ``out_of_scope`` and ``in_scope``, the shares turned away, and
-        ``accuracy_of_answered`` where any query in scope is answered.
+        ``out_of_scope`` and ``in_scope``, the shares rejected, and ``accuracy_of_answered`` where
+        any in-scope query is answered.
     """
     shares = {"out_of_scope": share_of(~accepted_out), "in_scope": share_of(~accepted)}
     return shares | ({"accuracy_of_answered": share_of(right[accepted])} if accepted.any() else {})
