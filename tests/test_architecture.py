@@ -160,7 +160,7 @@ def test_all_says_what_is_there():
 
 
 def test_only_the_layout_names_the_files_of_a_run():
-    names = {"run.json", "index.html", ".partial"}
+    names = {"run.json", "index.html"}
     for module, path in MODULES.items():
         strings = {
             n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)

@@ -93,10 +93,7 @@ class Run:
 
     def upstream_oof(self, name: str) -> pd.DataFrame | None:
         """Return the out-of-fold table that goes with ``upstream(name)``, or None."""
-        return self._upstream_table("oof", name)
-
-    def _upstream_table(self, kind: str, name: str) -> pd.DataFrame | None:
-        tables = (source.table(kind, name) for source, _ in self._upstream(name))
+        tables = (source.table("oof", name) for source, _ in self._upstream(name))
         return next((table for table in tables if table is not None), None)
 
     def upstream_path(self, kind: str, step: str, name: str) -> Path | None:

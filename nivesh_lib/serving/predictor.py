@@ -107,7 +107,7 @@ def as_line(answer: Mapping[str, Any]) -> str:
     others = ", ".join(f"{a['intent']} {a['confidence']:.2f}" for a in answer["alternatives"])
     line = f"{answer['intent']} {answer['confidence']:.2f}"
     if answer.get("abstained"):
-        line = f"hand over   (rather than {line})"
+        line = f"abstain   (rather than {line})"
     return line + (f"   (else {others})" if others else "")
 
 

@@ -105,12 +105,13 @@ def test_odd_upstream_results_count_as_absent(home, capsys, text):
     assert "nivesh run --only 02_baseline" in capsys.readouterr().out
 
 
-def test_answers_to_test_cases_of_an_earlier_execution_are_removed(home):
+def test_answers_to_cases_go_with_the_results_they_belong_to(home):
     table = pd.DataFrame({"probe": ["typos"], "id": ["a"], "fold": [0], "save": [1.0]})
     run = start_run("05_toy", PARAMS)
     run.log({"metrics": {}}, case_answers=table, part="small")
     assert run.directory.table("probes", "05_toy.small").equals(table)
-    run.log({"metrics": {}}, part="small")
+    assert run.directory.table("probes", "05_toy") is None
+    run.log({"metrics": {}}, part="small")  # the notebook again, without answers
     assert run.directory.table("probes", "05_toy.small") is None
 
 

@@ -231,5 +231,5 @@ def test_the_bar_is_on_standard_error_and_only_when_wanted(capsys):
 
 def test_a_line_of_an_answer_to_hand_over_says_so():
     answer = {"intent": "loan", "confidence": 0.4, "alternatives": [], "abstained": True}
-    assert as_line(answer) == "hand over   (rather than loan 0.40)"
+    assert as_line(answer) == "abstain   (rather than loan 0.40)"
     assert as_line(answer | {"abstained": False}) == "loan 0.40"
