@@ -32,12 +32,10 @@ class DriftVerdict:
 
     def sentences(self) -> list[str]:
         """Return the verdict as sentences with their numbers."""
+        lines = [f"None of the {self.compared} columns moved."]
         if self.drifted:
-            lines = [
-                f"{len(self.drifted)} of {self.compared} columns moved: {', '.join(self.drifted)}."
-            ]
-        else:
-            lines = [f"None of the {self.compared} columns moved."]
+            names = ", ".join(self.drifted)
+            lines = [f"{len(self.drifted)} of {self.compared} columns moved: {names}."]
         change = self.accuracy_change
         if change is not None:
             value, low, high = (f"{100 * x:+.1f}" for x in (change.value, change.low, change.high))

@@ -53,29 +53,21 @@ def likely_label_errors(
         A row without probabilities, or a label without a column.
     """
     from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
 
     table = probabilities(aligned(oof, frame["id"]))
     given = label_positions(table, frame[label])
-    if len(frame) == 0:
-        return pd.DataFrame(columns=["id", "label", "suggested", "score"])
     proba = table.to_numpy(dtype=float)
+    found = pd.DataFrame({"id": frame["id"].to_numpy(), "label": frame[label].to_numpy()})
+    found["suggested"] = table.columns.to_numpy(dtype=object)[proba.argmax(axis=1)]
+    found["score"] = proba[np.arange(len(given)), given]
+    if found.empty:
+        return found
     with warnings.catch_warnings():
         # It warns of labels with at most one row, which give no threshold to compare with.
         warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
         flagged = find_label_issues(
             given, proba, return_indices_ranked_by="self_confidence", n_jobs=1
         )
-    scores = get_label_quality_scores(given, proba, method="self_confidence")
-    suggested = table.columns.to_numpy(dtype=object)[proba.argmax(axis=1)]
-    found = pd.DataFrame(
-        {
-            "id": frame["id"].to_numpy(),
-            "label": frame[label].to_numpy(),
-            "suggested": suggested,
-            "score": scores,
-        }
-    )
     return found.iloc[flagged].reset_index(drop=True)
 
 
@@ -163,9 +155,10 @@ def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips
     rows = frame[frame["id"].isin(before["id"]) & frame["id"].isin(now["id"])]
     if rows.empty:
         raise ValueError("the two tables have no row of the frame in common")
-    old, new = (_answers(oof, rows["id"]) for oof in (before, now))
+    tables = [aligned(oof, rows["id"]) for oof in (before, now)]
+    old, new = map(predicted_labels, tables)
     true = rows["intent"].to_numpy(dtype=object)
-    confidence = confidence_of(probabilities(aligned(now, rows["id"])))
+    confidence = confidence_of(probabilities(tables[1]))
     table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
     lost, won = (old == true) & (new != true), (old != true) & (new == true)
     order = np.argsort(-confidence, kind="stable")
@@ -173,11 +166,6 @@ def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips
         *(table.iloc[order[mask[order]]].reset_index(drop=True) for mask in (lost, won)),
         *(share_of(mask) for mask in (lost, won)),
     )
-
-
-def _answers(oof: pd.DataFrame, ids: pd.Series) -> np.ndarray:
-    by_id = dict(zip(oof["id"], predicted_labels(oof), strict=True))
-    return ids.map(by_id).to_numpy(dtype=object)
 
 
 def shares_of_errors(
@@ -266,17 +254,17 @@ def attribute(
     predict_proba : callable
         Texts -> probabilities (n, n_classes), columns in the order of ``classes``.
     longest : int
-        Number of words of a text that are weighed; later words stay in place.
+        Number of words of a text that get a weight; later words stay in place.
     """
     found = []
     for text in texts:
         words = text.split()
-        weighed = words[:longest]
-        without = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(weighed))]
+        erased = words[:longest]
+        without = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(erased))]
         proba = np.asarray(predict_proba([text, *without]))
         label = int(proba[0].argmax())
         here, weights = proba[0, label], proba[0, label] - proba[1:, label]
         found.append(
-            Attribution(str(classes[label]), float(here), tuple(weighed), tuple(weights.tolist()))
+            Attribution(str(classes[label]), float(here), tuple(erased), tuple(weights.tolist()))
         )
     return found

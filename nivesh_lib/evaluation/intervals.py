@@ -21,6 +21,20 @@ Z = float(norm.ppf(0.975))
 _BLOCK_CELLS = 4_000_000  # values of all draws that are held at once
 
 
+def paired_columns(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return two columns of numbers or truth values as floats, shapes (n,) and (n,).
+
+    Raises
+    ------
+    ValueError
+        No rows, or different lengths.
+    """
+    one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if one.shape != other.shape or one.ndim != 1 or not len(one):
+        raise ValueError(f"need two equally long, non-empty columns: {one.shape}, {other.shape}")
+    return one, other
+
+
 # --- shares ----------------------------------------------------------------------
 
 
@@ -154,10 +168,8 @@ def paired_accuracy_difference(right: np.ndarray, other_right: np.ndarray) -> Es
     ValueError
         No rows, or different lengths.
     """
-    one, other = np.asarray(right, dtype=bool), np.asarray(other_right, dtype=bool)
-    if one.shape != other.shape or one.ndim != 1 or not len(one):
-        raise ValueError(f"need two equally long, non-empty columns: {one.shape}, {other.shape}")
-    won, lost, n = int((one & ~other).sum()), int((other & ~one).sum()), len(one)
+    one, other = paired_columns(right, other_right)
+    won, lost, n = int((one > other).sum()), int((other > one).sum()), len(one)
     return Estimate((won - lost) / n, -_upper_limit(lost, won, n), _upper_limit(won, lost, n), n)
 
 

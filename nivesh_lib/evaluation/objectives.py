@@ -1,4 +1,4 @@
-"""Objectives that were set before training, and verdicts on what was measured.
+"""Objectives that were set before training, and verdicts on measured metrics.
 
 ``data/objectives.toml`` holds those of the assistant's dataset, ``intents``; another
 dataset has a file of the same shape in its folder, or no objectives.
@@ -97,10 +97,9 @@ def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
 
 
 def _check(table: Mapping[str, Any], place: str) -> None:
-    """Refuse a value that cannot be what its name says."""
-    for name in set(table) - set(
-        _KNOWN
-    ):  # other models have other marks, so only near misses are typos
+    """Raise a `DataError` for a value that is invalid for its name."""
+    # Other models have other marks, so only near misses are typos.
+    for name in set(table) - set(_KNOWN):
         for meant in get_close_matches(name, _KNOWN, n=1, cutoff=0.85):
             raise DataError(f"{place}: {name} is not known. Write {meant}")
     marks = table.get("marks", {})
@@ -142,12 +141,12 @@ def _without_marks(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def values_for(dataset: str, *, model: str = "intent_classifier") -> dict[str, Any]:
-    """Return what a dataset's file says of ``model``, without the marks of notebooks."""
+    """Return the objectives of ``model`` in a dataset's file, without the marks of notebooks."""
     return _without_marks(read_objectives(dataset).get(model, {}))
 
 
 def allowed_loss_for(dataset: str, *, model: str = "intent_classifier") -> float:
-    """Return how much accuracy an optimised ``model`` may lose to the one it was made from."""
+    """Return the accuracy, absolute, that an optimised ``model`` may lose to its original."""
     return float(values_for(dataset, model=model).get("max_optimisation_loss", ALLOWED_LOSS))
 
 
@@ -173,14 +172,9 @@ def objectives_for(step: str, *, dataset: str, model: str = "intent_classifier")
 
 def judge(objective: Objective, value: float, low: float, high: float) -> Judgement:
     """Judge a value by its 95 % interval, not by its point; without one, all three are equal."""
-    if objective.at_most:
-        status = "met" if high <= objective.target else "not met"
-        if low <= objective.target < high:
-            status = "undecided"
-    else:
-        status = "met" if low >= objective.target else "not met"
-        if low < objective.target <= high:
-            status = "undecided"
+    best, worst = (low, high) if objective.at_most else (-high, -low)
+    target = objective.target if objective.at_most else -objective.target
+    status = "met" if worst <= target else "undecided" if best <= target else "not met"
     return Judgement(objective, status, value, low, high)
 
 
@@ -201,26 +195,27 @@ def judge_all(metrics: Mapping[str, Any], objectives: Sequence[Objective]) -> li
 
 
 def file_of(dataset: str) -> str:
-    """Return where a dataset's objectives stand or would stand, from the home folder."""
+    """Return the path of a dataset's objectives file, relative to the home folder."""
     return paths.objectives_file(dataset).relative_to(paths.home()).as_posix()
 
 
 def none_set(dataset: str) -> str:
-    """Return the sentence that says that a dataset has no objectives, and where to write them."""
+    """Return the message for a dataset without objectives, with the file to write them to."""
     return f"No objective is set for {dataset.partition('@')[0]}; write {file_of(dataset)}."
 
 
 def listed(objectives: list[Objective], *, dataset: str) -> str:
-    """Return the objectives as Markdown, one bullet each, or the sentence that there are none."""
+    """Return the objectives as a Markdown list, or the message that there are none."""
     return "\n".join(f"- {objective}" for objective in objectives) or f"- {none_set(dataset)}"
 
 
 def verdict(metrics: Mapping[str, Any], objectives: list[Objective], *, dataset: str) -> str:
-    """Return the judgements as Markdown, one bullet each, digits included."""
+    """Return the judgements as a Markdown list, with the values found."""
     if not objectives:
         return f"- {none_set(dataset)}"
     marks = {"met": "✔ **Met**", "not met": "✘ **Not met**", "undecided": "~ **Undecided**"}
-    lines = []
-    for judged in judge_all(metrics, objectives):
-        lines.append(f"- {marks[judged.status]}: {judged.objective} (found {judged.found})")
+    lines = [
+        f"- {marks[judged.status]}: {judged.objective} (found {judged.found})"
+        for judged in judge_all(metrics, objectives)
+    ]
     return "\n".join(lines) or "- Nothing that the objectives name was measured here."

@@ -214,15 +214,12 @@ def top_confusions(
     y_true: Column, y_pred: Column, labels: Sequence[str], n: int = 5
 ) -> pd.DataFrame:
     """Return the ``n`` most frequent wrong pairs, with their rows and share of the true label."""
-    counts = confusion(y_true, y_pred, labels).to_numpy(copy=True)
-    support = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
-    pairs = [
-        (labels[i], labels[j], int(counts[i, j]), float(counts[i, j] / support[i]))
-        for i, j in np.argwhere(counts)
-    ]
-    pairs.sort(key=lambda pair: (-pair[2], -pair[3]))
-    return pd.DataFrame(pairs[:n], columns=["true", "predicted", "rows", "share of true"])
+    counts = confusion(y_true, y_pred, labels)
+    pairs = pd.DataFrame({"rows": counts.stack()}).reset_index()
+    pairs["share of true"] = pairs["rows"] / pairs["true"].map(counts.sum(axis=1))
+    wrong = pairs[(pairs["true"] != pairs["predicted"]) & (pairs["rows"] > 0)]
+    ordered = wrong.sort_values(["rows", "share of true"], ascending=False, kind="stable")
+    return ordered.head(n).reset_index(drop=True)
 
 
 def changed_confusions(
@@ -233,14 +230,12 @@ def changed_confusions(
     ``true``, ``predicted``, and the number of rows ``before`` and ``after``; the largest change
     first.
     """
-    before, after = (confusion(y_true, column, labels).to_numpy() for column in (y_before, y_pred))
-    change = after - before
-    np.fill_diagonal(change, 0)
-    pairs = [
-        (labels[i], labels[j], int(before[i, j]), int(after[i, j])) for i, j in np.argwhere(change)
-    ]
-    pairs.sort(key=lambda pair: (-abs(pair[3] - pair[2]), pair[:2]))
-    return pd.DataFrame(pairs[:n], columns=["true", "predicted", "before", "after"])
+    before, after = (confusion(y_true, column, labels).stack() for column in (y_before, y_pred))
+    pairs = pd.DataFrame({"before": before, "after": after}).sort_index().reset_index()
+    change = (pairs["after"] - pairs["before"]).abs()
+    changed = pairs[(pairs["true"] != pairs["predicted"]) & (change > 0)]
+    order = change[changed.index].sort_values(ascending=False, kind="stable").index
+    return changed.loc[order].head(n).reset_index(drop=True)
 
 
 # --- slices ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a model's notebook records: headline scores, tables, judgements, one line."""
+"""The result of an evaluated model: headline scores, tables, judgements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from nivesh_lib.evaluation.objectives import (
     none_set,
     objectives_for,
 )
-from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, predicted_labels
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    CrossValidation,
+    aligned,
+    predicted_labels,
+)
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
 from nivesh_lib.evaluation.robustness.cases import PERTURBATION, answers_to
 from nivesh_lib.evaluation.scores import (
@@ -56,12 +60,11 @@ def gain_over(
     seed: int = 42,
 ) -> Estimate:
     """Return ``metric`` of ``cv`` minus that of another out-of-fold table, on the same rows."""
-    by_id = dict(zip(other["id"], predicted_labels(other), strict=True))
     rows = headline_mask(train)
     return paired_difference(
         train["intent"][rows],
         cv.predicted[rows],
-        train["id"].map(by_id)[rows],
+        predicted_labels(aligned(other, train["id"][rows])),
         metric=metric,
         n_boot=n_boot,
         seed=seed,
@@ -69,15 +72,15 @@ def gain_over(
 
 
 def averaged(several: Sequence[CrossValidation]) -> CrossValidation:
-    """Return the average of models' out-of-fold probabilities, as if one model had made it.
+    """Return the average of several models' out-of-fold probabilities, as of an ensemble.
 
-    A fold takes as long to fit as all of theirs together. Probes are averaged where all
-    answered them.
+    The seconds of a fold are the sum over the models. Answers to test cases are averaged where
+    each model has them.
     """
     oof = _mean_table([one.oof for one in several], ["id", "fold"])
-    asked = [one.case_answers for one in several if one.case_answers is not None]
-    every = len(asked) == len(several)
-    answers = _mean_table(asked, ["probe", "id", "fold"]) if every else None
+    recorded = [one.case_answers for one in several if one.case_answers is not None]
+    complete = len(recorded) == len(several)
+    answers = _mean_table(recorded, ["probe", "id", "fold"]) if complete else None
     seconds = tuple(sum(folds) for folds in zip(*(one.fit_seconds for one in several), strict=True))
     return CrossValidation(oof, seconds, answers)
 
@@ -90,28 +93,27 @@ def _mean_table(tables: Sequence[pd.DataFrame], keys: list[str]) -> pd.DataFrame
 
 
 def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:
-    """Return accuracy on each view of natural rows, and how often the answer changed with it.
+    """Return accuracy on each perturbation of natural rows, and the share of changed answers.
 
-    ``view``, ``rows`` that it changes, ``accuracy`` with its interval, ``as_written`` (accuracy
-    on the same rows as they stand in the data), ``changed`` (share of answers).
+    Returns
+    -------
+    DataFrame
+        ``view`` (the perturbation), ``rows`` whose text it changes, ``accuracy`` with its interval
+        ``low`` and ``high``, ``as_written`` (accuracy on the unchanged texts of the same rows),
+        ``changed`` (share of rows with another predicted label).
     """
-    rows = train[headline_mask(train)]
-    true = dict(zip(rows["id"], rows["intent"], strict=True))
-    plain = dict(zip(cv.oof["id"], cv.predicted, strict=True))
-    answers = (
-        cv.case_answers if cv.case_answers is not None else pd.DataFrame({"probe": []}, dtype=str)
-    )
+    true = train[headline_mask(train)].set_index("id")["intent"]
+    answers = pd.DataFrame({"probe": []}) if cv.case_answers is None else cv.case_answers
     table = []
     for name in (name for name in answers["probe"].unique() if name.startswith(PERTURBATION)):
-        seen = answers_to(answers, name)
-        seen = seen[seen["id"].isin(true)]
-        wanted, before = (seen["id"].map(known).to_numpy() for known in (true, plain))
-        predicted = predicted_labels(seen)
-        right, as_written = share_of(predicted == wanted), float((before == wanted).mean())
-        scores = (right.n, right.value, right.low, right.high, as_written)
-        table.append(
-            (name.removeprefix(PERTURBATION), *scores, float((predicted != before).mean()))
-        )
+        asked = answers_to(answers, name)
+        asked = asked[asked["id"].isin(true.index)]
+        wanted, predicted = true[asked["id"]].to_numpy(), predicted_labels(asked)
+        before = predicted_labels(aligned(cv.oof, asked["id"]))
+        right = share_of(predicted == wanted)
+        shares = (float((before == wanted).mean()), float((predicted != before).mean()))
+        view = name.removeprefix(PERTURBATION)
+        table.append((view, right.n, right.value, right.low, right.high, *shares))
     columns = ["view", "rows", "accuracy", "low", "high", "as_written", "changed"]
     return pd.DataFrame(table, columns=columns)
 
@@ -140,7 +142,7 @@ def result_of(
     Parameters
     ----------
     dataset
-        Such as ``intents@1.1.0``; it is judged by its own objectives.
+        Such as ``intents@1.1.0``; its own objectives apply.
     scores
         As `headline_scores` returns them.
     latency
@@ -183,7 +185,11 @@ def result_of(
         "per_class": per_class(true, predicted, labels).reset_index().to_dict("records"),
         "confusion": confusion(true, predicted, labels).to_dict("split"),
         "slices": [] if slices is None else slices.to_dict("records"),
-        "folds": _fold_rows(folds),
+        "folds": plain_rows(
+            folds.rename(columns={"n_scored": "n"}).reindex(
+                columns=["fold", "n", "accuracy", "macro_f1"]
+            )
+        ),
     }
     return ModelResult.model_validate(contents)
 
@@ -193,7 +199,7 @@ def _as_records(judged: Sequence[Judgement]) -> list[dict[str, str]]:
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a table as a list of flat dicts; what is missing becomes None, which JSON knows."""
+    """Return a table as a list of flat dicts; missing values become None, as JSON has no NaN."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
 
@@ -207,12 +213,6 @@ def _over_folds(folds: pd.DataFrame) -> dict[str, Any]:
         metrics[f"{name}_fold_std"] = mean.pop("std")
         metrics[f"{name}_fold_mean"] = mean
     return metrics
-
-
-def _fold_rows(folds: pd.DataFrame) -> list[dict[str, Any]]:
-    named = folds.rename(columns={"n_scored": "n"})
-    rows = named.reindex(columns=["fold", "n", "accuracy", "macro_f1"]).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def release_scores(
@@ -255,20 +255,21 @@ def overall(judged: Sequence[Judgement]) -> str:
 def turned_away(
     accepted: np.ndarray, accepted_out: np.ndarray, right: np.ndarray
 ) -> dict[str, Estimate]:
-    """Return which queries the model would not answer, and how good the answered ones are.
+    """Return the shares of rejected queries and the accuracy of the answered ones.
 
     Parameters
     ----------
     accepted, right
-        Of each query in scope: is it answered, and would the answer be right.
+        Whether each in-scope query is answered, and whether its predicted label is right,
+        shape (n,).
     accepted_out
-        Of each query out of scope: is it answered.
+        Whether each out-of-scope query is answered, shape (m,).
 
     Returns
     -------
     dict
-        ``out_of_scope`` and ``in_scope``, the shares turned away, and
-        ``accuracy_of_answered`` where any query in scope is answered.
+        ``out_of_scope`` and ``in_scope``, the shares rejected, and ``accuracy_of_answered`` where
+        any in-scope query is answered.
     """
     shares = {"out_of_scope": share_of(~accepted_out), "in_scope": share_of(~accepted)}
     return shares | ({"accuracy_of_answered": share_of(right[accepted])} if accepted.any() else {})

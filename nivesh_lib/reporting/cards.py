@@ -1,4 +1,4 @@
-"""Cards: what a reader must know about a dataset version."""
+"""Data cards: a summary of a dataset version for readers of a report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Any
 
 
 def data_card(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a reader must know about a dataset version, as label and text."""
+    """Return the summary of a dataset version as heading -> text, without empty entries.
+
+    Parameters
+    ----------
+    manifest
+        Of the version: ``name``, ``version``, ``created``, ``rows`` and optional fields.
+    stats
+        ``label_distribution`` (label -> training rows) and the least, largest and average
+        ``…_query_length`` in words.
+    """
     held, parent = len(manifest.get("holdout", [])), manifest.get("parent")
     counts = stats["label_distribution"]
     rarest, commonest = min(counts, key=counts.get), max(counts, key=counts.get)

@@ -1,4 +1,4 @@
-"""Values as people read them: Markdown in a notebook, percentages, sizes, times."""
+"""Formatting for readers: Markdown in a notebook, percentages, sizes, times."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import html
 
 
 def say(markdown: str) -> None:
-    """Show Markdown as the output of a cell: prose whose digits come from values.
+    """Display Markdown as the output of a cell.
 
-    HTML in it is shown as text: labels and issues come from people's files.
+    HTML in it is escaped, since labels and issues come from users' files.
     """
     from IPython.display import Markdown, display
 
@@ -16,12 +16,12 @@ def say(markdown: str) -> None:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage without needless digits."""
+    """Return a share of 1 as a percentage, with one decimal below 10 %."""
     return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def human_bytes(size: float | None) -> str:
-    """Return a size such as ``1.4 MB``."""
+    """Return a size in bytes as text such as ``1.4 MB``; None is ``not measured``."""
     if size is None:
         return "not measured"
     for unit in ("B", "kB", "MB"):
@@ -32,5 +32,5 @@ def human_bytes(size: float | None) -> str:
 
 
 def milliseconds(value: float | None, missing: str = "not measured") -> str:
-    """Return a time such as ``1.4 ms``, or ``missing``."""
+    """Return a time in milliseconds as text such as ``1.4 ms``; None is ``missing``."""
     return missing if value is None else f"{value:.1f} ms"

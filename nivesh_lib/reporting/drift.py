@@ -16,13 +16,13 @@ CATEGORICAL = ["intent", "predicted", "language", "income_segment"]
 
 
 def describe_texts(frame: pd.DataFrame, text: str = "query") -> pd.DataFrame:
-    """Return the frame with text descriptors in place of the text itself.
+    """Return the frame with descriptors of a text column in place of the column.
 
-    Adds ``words``, ``characters`` and ``digits_share``, so that Evidently sees
-    numbers and no query.
+    Adds ``words`` and ``characters`` (counts) and ``digits_share`` (of the characters, from 0 to
+    1), so that Evidently's report contains no query.
     """
     texts = frame[text].astype(str)
-    # Not `str.count(r"\d")`: pandas' Arrow strings know no digits but 0 to 9.
+    # Not `str.count(r"\d")`: pandas' Arrow strings match only the digits 0 to 9.
     digits = texts.map(lambda query: sum(map(str.isdecimal, query)))
     return frame.drop(columns=[text]).assign(
         words=texts.map(lambda text: len(text.split())),
@@ -38,23 +38,23 @@ def drift_report(
     thresholds: Mapping[str, float] | None = None,
     html: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Compare the columns that hold values in both frames; return one row for each.
+    """Return the drift of each column that has values in both frames.
 
     Parameters
     ----------
     reference, current : DataFrame
-        As `describe_texts` returns them.
+        As `describe_texts` returns them, (n, n_columns) and (m, n_columns).
     thresholds : mapping, optional
-        Column -> distance above which it has moved; 0.1 for a column without one.
+        Column -> distance from which it counts as drifted; 0.1 for a column without one.
     html : path, optional
-        Where Evidently's interactive page goes.
+        File for Evidently's interactive page.
 
     Returns
     -------
     list of dict
-        ``column``, ``method``, ``value``, ``threshold``, ``drifted``. Numbers are
-        compared by normalised Wasserstein distance, categories by Jensen-Shannon
-        distance: sizes of a change, where a p-value would fall with every further row.
+        ``column``, ``method``, ``value``, ``threshold``, ``drifted``. Numbers are compared by
+        normalised Wasserstein distance, categories by Jensen-Shannon distance. Both are effect
+        sizes; the p-value of a test would fall with the number of rows.
     """
     disable_telemetry()
     from evidently import DataDefinition, Dataset, Report

@@ -1,4 +1,4 @@
-"""Figures in one style. Each function returns the Axes; the notebook gives the title."""
+"""Figures in one style. Each function returns its Axes; `present` adds the title."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
+_COLOURS = (ACCENT, WARM, INK, SOFT)  # of groups, in their order
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -33,8 +34,8 @@ _STYLE: Any = {
 def shortened(labels: Iterable[Any], longest: int = 32) -> list[str]:
     """Return labels cut to ``longest`` characters; different ones stay different.
 
-    They lose their end, or their middle where only the end tells some of them apart;
-    where that does not do either, the long ones are numbered.
+    The end is cut; where labels would become equal, the middle; where they still would, long
+    labels are cut and numbered.
     """
     texts = [str(label) for label in labels]
     distinct = list(dict.fromkeys(texts))
@@ -62,18 +63,24 @@ def _axes(width: float = 8.0, height: float = 4.0) -> Axes:
 
 
 def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
-    """Give a figure its takeaway as title, show it, and return what ``run.log`` takes.
+    """Display a figure with its main finding as title.
 
     Parameters
     ----------
+    axes : Axes
+        Of the figure, which is closed afterwards.
     alt : str
-        What the picture shows, for those who cannot see it; becomes the image's
-        alternative text.
+        Alternative text of the image: the content of the figure in words.
+
+    Returns
+    -------
+    tuple
+        ``axes`` and ``alt``, as ``run.log`` takes them.
     """
     from IPython.display import display
 
     figure: Any = axes.get_figure(root=True)
-    figure.draw_without_rendering()  # tells how much room the tick labels leave
+    figure.draw_without_rendering()  # the room beside the tick labels is known then
     room = figure.get_size_inches()[0] - axes.get_window_extent().x0 / figure.dpi
     words = " ".join(shortened(title.split()))  # a label among them may be very long
     lines = textwrap.wrap(words, max(30, int(10 * room)), break_long_words=False)
@@ -85,7 +92,15 @@ def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
 
 
 def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
-    """Draw one horizontal bar for each label, most frequent on top, with its count."""
+    """Draw one horizontal bar for each label, the most frequent on top, with its count.
+
+    Parameters
+    ----------
+    counts : Series (n_labels,)
+        Label -> number of rows.
+    unit : str
+        What is counted.
+    """
     ordered = counts.sort_values()
     axes = _axes(8, 0.8 + 0.27 * len(ordered))
     bars = axes.barh(range(len(ordered)), ordered.to_numpy(), color=ACCENT, height=0.7)
@@ -97,17 +112,21 @@ def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
 
 
 def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
-    """Draw the share of queries by number of words, one outline for each named group."""
+    """Draw the share of queries by number of words, one outline for each named group.
+
+    Parameters
+    ----------
+    lengths : mapping
+        Group -> number of words of each of its queries.
+    """
     axes = _axes(8, 3.2)
     longest = max(max(values, default=1) for values in lengths.values())
     bins = [n + 0.5 for n in range(min(longest, 60) + 1)]
-    colours = itertools.cycle((ACCENT, WARM, INK, SOFT))
-    names = shortened(lengths)
-    for name, values, colour in zip(names, lengths.values(), colours, strict=False):
+    groups = zip(shortened(lengths), lengths.values(), itertools.cycle(_COLOURS), strict=False)
+    for name, values, colour in groups:
         shares = np.full(len(values), 1 / max(len(values), 1))
-        axes.hist(
-            values, bins=bins, weights=shares, histtype="step", lw=2, label=name, color=colour
-        )
+        outline: Any = {"histtype": "step", "lw": 2, "label": name, "color": colour}
+        axes.hist(values, bins=bins, weights=shares, **outline)
     axes.set_xlabel("words in the query")
     axes.set_ylabel("share of queries")
     if len(lengths) > 1:
@@ -116,7 +135,13 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
 
 
 def calendar_bars(dates: pd.Series) -> Axes:
-    """Draw the number of rows for each month of ISO dates, with or without a time."""
+    """Draw the number of rows for each month.
+
+    Parameters
+    ----------
+    dates : Series (n,)
+        ISO 8601 dates as text, with or without a time; missing ones are left out.
+    """
     months = dates.dropna().str[:7].value_counts().sort_index()
     axes = _axes(8, 2.8)
     axes.bar(months.index, months.to_numpy(), color=ACCENT, width=0.8)
@@ -126,16 +151,21 @@ def calendar_bars(dates: pd.Series) -> Axes:
 
 
 def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, unit: str) -> Axes:
-    """Draw value and interval of each named estimate; ``target`` is a dashed line."""
-    names = list(estimates)[::-1]
-    axes = _axes(8, 0.9 + 0.36 * len(names))
-    values = np.array([estimates[n]["value"] for n in names])
-    low = np.array([estimates[n]["low"] for n in names])
-    high = np.array([estimates[n]["high"] for n in names])
+    """Draw each named estimate with its interval, the first on top.
+
+    Parameters
+    ----------
+    estimates : mapping
+        Name -> value, low and high, in the unit of the axis.
+    target : float, optional
+        A dashed line.
+    unit : str
+        Of the axis, such as macro-F1.
+    """
+    axes, (low, values, high) = _interval_axes(estimates, unit)
     # With many rare labels a bootstrap interval can lie beside its value; matplotlib refuses that.
     reach = np.maximum([values - low, high - values], 0)
-    axes.errorbar(values, range(len(names)), xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
-    axes.set_yticks(range(len(names)), shortened(names))
+    axes.errorbar(values, range(len(values)), xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
     if target is not None:
         axes.axvline(target, color=WARM, ls="--", lw=1.5)
         axes.annotate(
@@ -145,13 +175,29 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
             va="top",
             color=WARM,
         )
-    axes.set_xlabel(f"{unit}, with 95 % interval")
-    axes.set_ylim(-0.6, len(names) - 0.4)
     return axes
 
 
+def _interval_axes(estimates: Mapping[str, Any], unit: str) -> tuple[Axes, np.ndarray]:
+    """Return axes with a row for each named estimate, and low, value and high, shape (3, n)."""
+    names = list(estimates)[::-1]
+    axes = _axes(8, 0.9 + 0.36 * max(len(names), 1))
+    axes.set_yticks(range(len(names)), shortened(names))
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(f"{unit}, with 95 % interval")
+    ends = [[estimates[name][end] for name in names] for end in ("low", "value", "high")]
+    return axes, np.array(ends, dtype=float)
+
+
 def word_bars(examples: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Axes:
-    """Draw what each word adds to an answer: title -> words and weights, one block for each."""
+    """Draw the weights of words for predictions, one block of bars for each text.
+
+    Parameters
+    ----------
+    examples : mapping
+        Title -> words and their weights: the probability of the predicted label minus that
+        without the word, from -1 to 1.
+    """
     lines: list[tuple[str, float | None]] = []
     for title, (words, weights) in examples.items():
         lines += [(title, None), *zip(shortened(words, 24), weights, strict=True)]
@@ -174,36 +220,36 @@ def word_bars(examples: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> 
 def difference_dots(
     differences: Mapping[str, Any], *, margin: float = 0.0, unit: str = "points of accuracy"
 ) -> Axes:
-    """Draw differences of shares with their intervals, in points, around a line at none.
+    """Draw differences of shares with their intervals, in percentage points.
 
     Parameters
     ----------
     differences : mapping
-        Name -> value, low, high, as shares of 1.
+        Name -> value, low and high, as shares of 1.
     margin : float
-        Half the width of the shaded band of differences that are let pass, as a share of 1.
+        Half the width of the shaded band of tolerated differences, as a share of 1. Intervals
+        wholly outside it have another colour.
     """
-    names = list(differences)[::-1]
-    axes = _axes(8, 0.9 + 0.36 * max(len(names), 1))
-    ends = 100 * np.array([[differences[n][k] for k in ("low", "value", "high")] for n in names])
+    axes, shares = _interval_axes(differences, unit)
     axes.axvline(0, color=SOFT, lw=1)
     if margin:
         axes.axvspan(-100 * margin, 100 * margin, color=SOFT, alpha=0.25, lw=0)
-    for row, (low, value, high) in enumerate(ends):
+    for row, (low, value, high) in enumerate(100 * shares.T):
         beyond = low > 100 * margin or high < -100 * margin
         colour = WARM if beyond else ACCENT
         axes.plot([low, high], [row, row], color=colour, lw=2)
         axes.plot([value], [row], "o", color=colour, ms=6)
-    axes.set_yticks(range(len(names)), shortened(names))
-    axes.set_xlabel(f"{unit}, with 95 % interval")
-    axes.set_ylim(-0.6, len(names) - 0.4)
     return axes
 
 
 def confusion_heatmap(table: pd.DataFrame) -> Axes:
-    """Draw a confusion table, rows true and columns predicted, as shares of the true label.
+    """Draw a confusion matrix, coloured by the share of the true label, with the counts.
 
-    With more than 20 labels only the 20 with the most errors are drawn, and the axes say so.
+    Parameters
+    ----------
+    table : DataFrame (n_labels, n_labels)
+        Counts; true labels as rows, predicted labels as columns. Of more than 20 labels the 20
+        with the most errors are drawn.
     """
     counts = table.copy()
     which = ""
@@ -232,24 +278,27 @@ def confusion_heatmap(table: pd.DataFrame) -> Axes:
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, *, n_bins: int = 10) -> Axes:
-    """Draw accuracy against confidence in bins of equally many rows."""
-    order = np.argsort(confidence)
-    parts = [part for part in np.array_split(order, n_bins) if len(part)]
-    means = {"confidence": confidence, "accuracy": correct}
-    bins = pd.DataFrame(
-        {name: [column[part].mean() for part in parts] for name, column in means.items()}
-    )
-    return reliability_of({"answers": bins})
+    """Draw accuracy against mean confidence in bins of equally many rows.
+
+    Parameters
+    ----------
+    confidence, correct : array (n,)
+        Probability of the predicted label, and whether it is the true one.
+    """
+    rows = pd.DataFrame({"confidence": confidence, "accuracy": correct})
+    rows = rows.iloc[np.argsort(confidence)]
+    parts = [part for part in np.array_split(np.arange(len(rows)), n_bins) if len(part)]
+    return reliability_of({"answers": pd.DataFrame([rows.iloc[part].mean() for part in parts])})
 
 
 def reliability_of(bins: Mapping[str, pd.DataFrame]) -> Axes:
-    """Draw accuracy against confidence for each named set of bins, such as before and after.
+    """Draw accuracy against confidence for each named set of bins.
 
     Parameters
     ----------
     bins : mapping of DataFrame
-        One row a bin: ``confidence``, ``accuracy``, and where an interval is known its ``low``
-        and ``high``.
+        Name -> one row for each bin: ``confidence``, ``accuracy`` (from 0 to 1), and optionally
+        the interval of the accuracy, ``low`` and ``high``.
     """
     axes = _axes(5, 4.2)
     axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
@@ -268,7 +317,7 @@ def reliability_of(bins: Mapping[str, pd.DataFrame]) -> Axes:
 
 
 def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
-    """Draw the share of wrong answers among those acted on, for each share acted on.
+    """Draw the error rate of accepted predictions against the share that is accepted.
 
     Parameters
     ----------
@@ -276,21 +325,12 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
         Name -> ``coverage`` and ``risk``, both shares; coverage rises.
     """
     axes = _axes(7, 3.8)
-    styles = itertools.cycle(zip((ACCENT, WARM, INK, SOFT), ("-", "--", "-.", ":"), strict=True))
-    for (name, label), (colour, line) in zip(
-        zip(curves, shortened(curves), strict=True), styles, strict=False
-    ):
-        table = curves[name]
+    styles = itertools.cycle(zip(_COLOURS, ("-", "--", "-.", ":"), strict=True))
+    series = zip(curves.values(), shortened(curves), styles, strict=False)
+    for table, name, (colour, line) in series:
         # Each step holds until the next, less certain answers are added.
-        axes.plot(
-            table["coverage"],
-            table["risk"],
-            ls=line,
-            lw=2,
-            color=colour,
-            label=label,
-            drawstyle="steps-post",
-        )
+        steps: Any = {"drawstyle": "steps-post", "lw": 2}
+        axes.plot(table["coverage"], table["risk"], ls=line, color=colour, label=name, **steps)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("share of queries that are answered")
@@ -300,17 +340,15 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
 
 
 def size_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "macro_f1") -> Axes:
-    """Draw a score, with interval, against the number of rows learned from.
+    """Draw a score with its interval against the number of training rows.
 
     Parameters
     ----------
     curves : mapping of DataFrame
-        Name -> ``rows`` and the metric with ``_low`` and ``_high``; rows double from point to
-        point, so they are on a logarithmic scale.
+        Name -> ``rows``, on a logarithmic scale, and the metric with ``_low`` and ``_high``.
     """
     axes = _axes(7, 3.6)
-    colours = itertools.cycle((ACCENT, WARM, INK, SOFT))
-    for (name, table), colour in zip(curves.items(), colours, strict=False):
+    for (name, table), colour in zip(curves.items(), itertools.cycle(_COLOURS), strict=False):
         axes.plot(table["rows"], table[metric], "o-", ms=5, color=colour, label=name)
         bounds = table[f"{metric}_low"], table[f"{metric}_high"]
         axes.vlines(table["rows"], *bounds, color=colour, alpha=0.35)
@@ -327,25 +365,26 @@ _LARGEST = 600.0  # area of the largest dot of a scatter, in square points
 
 
 def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
-    """Draw accuracy against latency, one dot for each model, its area the size on disk.
+    """Draw accuracy against latency, one dot for each model; its area is the size on disk.
 
     Parameters
     ----------
     points : sequence of mapping
-        ``name``, ``accuracy`` (value, low, high), ``ms`` for a query and ``bytes`` on disk, in
-        the order in which the models were made: the last one is marked.
+        ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` for one query and
+        ``bytes`` on disk. The last point is highlighted.
     """
     axes = _axes(9, 4.8)
     largest = max(point["bytes"] for point in points)
     axes.set_xscale("log")
     for place, point in enumerate(points):
         newest = place == len(points) - 1
-        told, colour = point["accuracy"], ACCENT if newest else INK
-        axes.plot([point["ms"]] * 2, [told["low"], told["high"]], color=SOFT, lw=1.2, zorder=1)
+        accuracy, colour = point["accuracy"], ACCENT if newest else INK
+        ends = [accuracy["low"], accuracy["high"]]
+        axes.plot([point["ms"]] * 2, ends, color=SOFT, lw=1.2, zorder=1)
         area = max(_LARGEST * point["bytes"] / largest, 12)
         axes.scatter(
             [point["ms"]],
-            [told["value"]],
+            [accuracy["value"]],
             s=area,
             color=colour if newest else "white",
             edgecolor=colour,
@@ -362,7 +401,7 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
 
 
 def _widen(axes: Axes, values: Sequence[float]) -> None:
-    """Leave room for labels on a logarithmic axis, and name ticks in plain numbers."""
+    """Leave room for labels on a logarithmic axis, and show its ticks as plain numbers."""
     axes.set_xlim(min(values) / 2, max(values) * 4)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -373,16 +412,17 @@ def _megabytes(size: float) -> str:
     return f"{size / 1e6:.0f} MB" if size >= 9.5e6 else f"{size / 1e6:.1f} MB"
 
 
-# Where a label may stand: right or left of its dot, and how many of its heights above.
+# Possible places of a label: right or left of its dot, and above it by multiples of its height.
 _RISES = (0, 0.8, -0.8, 1.6, -1.6, 2.4, -2.4, 3.2, -3.2, 4, -4, 5, -5)
 _BESIDE = [(side, rise) for rise in _RISES for side in (1, -1)]
 _GAP = 5.0  # pixels between things
 
 
 def _label_dots(axes: Axes, names: Sequence[str]) -> None:
-    """Write a name beside each dot, where it covers least of other names, dots and intervals.
+    """Write a name beside each dot, where it overlaps least with names, dots and intervals.
 
-    The last dot chooses first. A line leads to a name that is not right beside its dot.
+    Names are placed from the last dot to the first. A line connects a name that is not directly
+    beside its dot.
     """
     figure: Any = axes.get_figure(root=True)
     figure.draw_without_rendering()  # positions are known only then
@@ -430,54 +470,47 @@ def _moved(written: Bbox, dot: Bbox, side: int, rise: float) -> Bbox:
 
 
 def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
-    """Return the area that a box shares with others or has outside of the frame, in pixels."""
+    """Return the area of a box that overlaps with others or lies outside of the frame, in px²."""
     shared = [Bbox.intersection(box, other) for other in taken]
     inside = Bbox.intersection(box, frame)
     outside = box.width * box.height - (inside.width * inside.height if inside else 0.0)
     return sum(part.width * part.height for part in shared if part) + outside
 
 
-def cascade_curve(
-    curve: pd.DataFrame,
-    *,
-    chosen: Mapping[str, Any] | None = None,
-    allowed_loss: float | None = None,
-) -> Axes:
-    """Draw what a cascade loses to its teacher, for each share that the student answers.
+def cascade_curve(curve: pd.DataFrame, *, chosen: Mapping[str, Any], allowed_loss: float) -> Axes:
+    """Draw the accuracy of a cascade against its teacher's, by the share that the student answers.
 
     Parameters
     ----------
     curve : DataFrame
-        ``share`` and ``loss`` (accuracy, of 1) on the rows that thresholds are chosen on, as
-        `evaluation.compression.cascade.cascade_scores` returns them.
-    chosen : mapping, optional
-        ``share`` and ``loss``, each with value, low and high: the cross-fitted ones.
-    allowed_loss : float, optional
-        A dashed line.
+        ``share`` and ``loss`` of accuracy (shares of 1) on the rows that thresholds are chosen
+        on, as `evaluation.compression.cascade.cascade_scores` returns them.
+    chosen : mapping
+        The cross-fitted ``share`` and ``loss``, each with value, low and high.
+    allowed_loss : float
+        Of accuracy, as a share of 1: a dashed line.
     """
     axes = _axes(7, 3.8)
     axes.axhline(0, color=SOFT, lw=1)
     axes.plot(
         100 * curve["share"], -100 * curve["loss"], color=ACCENT, lw=2, label="on the same rows"
     )
-    if allowed_loss is not None:
-        axes.axhline(-100 * allowed_loss, color=WARM, ls="--", lw=1.5)
-        told = f"at most {100 * allowed_loss:g} points may be lost"
-        axes.annotate(told, (0.5, -100 * allowed_loss), va="top", color=WARM, fontsize=9)
-    if chosen is not None:
-        share, loss = chosen["share"], chosen["loss"]
-        reach = [[loss["high"] - loss["value"]], [loss["value"] - loss["low"]]]
-        axes.errorbar(
-            [100 * share["value"]],
-            [-100 * loss["value"]],
-            yerr=100 * np.array(reach),
-            fmt="o",
-            color=INK,
-            ms=7,
-            lw=1.5,
-            label="threshold from other folds, with 95 % interval",
-        )
-        axes.legend(frameon=False, loc="upper left")
+    axes.axhline(-100 * allowed_loss, color=WARM, ls="--", lw=1.5)
+    text = f"at most {100 * allowed_loss:g} points may be lost"
+    axes.annotate(text, (0.5, -100 * allowed_loss), va="top", color=WARM, fontsize=9)
+    share, loss = chosen["share"], chosen["loss"]
+    reach = [[loss["high"] - loss["value"]], [loss["value"] - loss["low"]]]
+    axes.errorbar(
+        [100 * share["value"]],
+        [-100 * loss["value"]],
+        yerr=100 * np.array(reach),
+        fmt="o",
+        color=INK,
+        ms=7,
+        lw=1.5,
+        label="threshold from other folds, with 95 % interval",
+    )
+    axes.legend(frameon=False, loc="upper left")
     axes.set_xlim(0, 101)
     axes.set_xlabel("of 100 queries, those that the student answers")
     axes.set_ylabel("accuracy against the\nteacher alone, points")
@@ -485,7 +518,13 @@ def cascade_curve(
 
 
 def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
-    """Draw the share of each value, one bar for each named group side by side."""
+    """Draw the share of each value, with one bar for each named group.
+
+    Parameters
+    ----------
+    groups : mapping of Series
+        Group -> the value of each of its rows, such as a label.
+    """
     table = pd.DataFrame({name: s.value_counts(normalize=True) for name, s in groups.items()})
     table = table.fillna(0.0).sort_values(next(iter(groups)))
     axes = _axes(8, 1.0 + 0.34 * len(table))
@@ -505,7 +544,14 @@ def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
-    """Draw the loss of each epoch, in training and on the rows that were watched."""
+    """Draw the cross-entropy of each epoch on training and validation rows.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        ``epoch``, ``train_loss`` and ``validation_loss``; the epoch of the least validation loss
+        is marked.
+    """
     table = pd.DataFrame(history).set_index("epoch")
     axes = _axes(7, 3.6)
     named = {"train_loss": ("training rows", SOFT), "validation_loss": ("watched rows", ACCENT)}

@@ -20,23 +20,30 @@ _SCORE_NAMES = {
 
 
 def holdout(dataset: str) -> dict[str, Any]:
-    """Return a ``sentence`` on this data, every opening there was, and ``why`` it is damaged."""
+    """Return the openings of the holdout for the report.
+
+    Returns
+    -------
+    dict
+        ``sentence`` on the openings of ``dataset``; ``openings`` of every dataset, each with its
+        scores as text in ``shown``; ``why``, the error of a damaged ledger, else empty.
+    """
     try:
         known = openings()
     except NiveshError as error:
         return {"sentence": "The ledger of openings is damaged.", "why": str(error), "openings": []}
-    of_it = [opening for opening in known if opening.data == dataset]
+    opened = [opening for opening in known if opening.data == dataset]
     return {
-        "sentence": _opened(dataset, of_it),
+        "sentence": _summary(dataset, opened),
         "why": "",
         "openings": [{**asdict(o), "shown": _scores_of(o.scores)} for o in known],
     }
 
 
-def _opened(dataset: str, of_it: Sequence[Opening]) -> str:
-    if not of_it:
+def _summary(dataset: str, opened: Sequence[Opening]) -> str:
+    if not opened:
         return f"The holdout of {dataset} was not opened."
-    times, models = len(of_it), len({opening.model_hash for opening in of_it})
+    times, models = len(opened), len({opening.model_hash for opening in opened})
     sentence = (
         f"The holdout of {dataset} was opened {times} time{'s' * (times > 1)}, "
         f"for {models} model{'s' * (models > 1)}."
@@ -45,7 +52,7 @@ def _opened(dataset: str, of_it: Sequence[Opening]) -> str:
 
 
 def _scores_of(scores: Mapping[str, Any] | None) -> list[str]:
-    """Return the scores that have an interval, and the verdict."""
+    """Return each score that has an interval, and the verdict, as text."""
     if scores is None:
         return [NO_SCORES]
     shown = [

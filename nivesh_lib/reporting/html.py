@@ -24,8 +24,8 @@ from nivesh_lib.runs.leaderboard import (
 )
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_ABOUT_INTENTS = "about-intents"  # tag of remarks that hold for the shipped data only
-_ABOUT_CODE = "about-code"  # tag of remarks that only make sense beside a code cell
+_ABOUT_INTENTS = "about-intents"  # tag of cells that are true of the shipped data only
+_ABOUT_CODE = "about-code"  # tag of cells that refer to the code, which a page does not show
 
 
 def _render(template: str, **values: Any) -> str:
@@ -43,7 +43,7 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _without(notebook: Any, dataset: str) -> Any:
-    """Return a copy without parameters, warnings, and remarks made about other data."""
+    """Return a copy without parameters, warnings, and cells about code or other data."""
     import copy
 
     kept = copy.deepcopy(notebook)
@@ -92,7 +92,7 @@ def _title(notebook: Any) -> str:
 
 
 def _damaged(run: RunDirectory, record: RunRecord) -> list[dict[str, str]]:
-    """Return name and step of the results that finished steps left and that cannot be read."""
+    """Return name and step of the results of finished steps that cannot be read."""
     named = [(name, notebook_of(name)) for name in run.damaged()]
     return [
         {"name": name, "step": step}
@@ -102,7 +102,7 @@ def _damaged(run: RunDirectory, record: RunRecord) -> list[dict[str, str]]:
 
 
 def _judgements(results: Results, board: list[LeaderboardEntry]) -> list[dict[str, Any]]:
-    """Return every verdict on an objective, each model and objective once."""
+    """Return the verdicts on objectives, one for each model and objective, best model first."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, result in results.items():
         for judged in result.judgements if isinstance(result, ModelResult) else []:
@@ -113,7 +113,7 @@ def _judgements(results: Results, board: list[LeaderboardEntry]) -> list[dict[st
 
 
 def _objectives(results: Results) -> Any:
-    """Return the file that models were judged by, and the sentence where it sets nothing."""
+    """Return the file of the objectives, and a sentence where it sets none."""
     found = (r.objectives for r in results.values() if isinstance(r, ModelResult) and r.objectives)
     return next(found, {"file": "", "missing": ""})
 

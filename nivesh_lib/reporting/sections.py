@@ -1,32 +1,36 @@
 """The evaluation of a run in the order in which a stakeholder asks.
 
-It comes from the record of one notebook, whose keys are named in ``KEYS``, and from that of the
-one that judged optimised models (``gates``, ``speeds``, ``recommendation``). What is absent is left
-out, and so is what does not have the expected shape: records outlive the code that wrote them, and
-one odd table must not cost the rest of the report.
+The parts are made from what two notebooks recorded: the evaluation of the models together
+(``KEYS``) and the study of optimised models (``gates``, ``speeds``, ``recommendation``). What was
+not recorded is left out, and so is what does not have the expected fields: one damaged table must
+not cost the rest of the report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from nivesh_lib.reporting import fold_variance
+from nivesh_lib.reporting import fold_variance  # noqa: F401 (registers its parts)
 from nivesh_lib.reporting.tables import (
+    PARTS,
     Cell,
+    Column,
     Part,
     Record,
     Row,
     Section,
     count,
     interval,
+    label,
     number,
     of_100,
-    ranked,
+    part_of,
+    per_cent,
+    plain,
+    points,
     rows_of,
-    scaled,
+    score,
     share,
-    table,
     text,
 )
 from nivesh_lib.runs.comparison import (
@@ -39,81 +43,74 @@ from nivesh_lib.runs.comparison import (
 
 # A model's own record may have these too.
 KEYS = (*EVALUATION_KEYS, "folds", "repeats", "learning", "over_time", "temporal", "crossed")
-_BEFORE, _AFTER = "ece_before", "ece_after"
 _MOST = 12  # rows of a table of findings, the first of which matter most
+
+# Sections: id, title, and the keys of their parts.
+_EVALUATION = (
+    (
+        "folds",
+        "Would other training rows give the same score?",
+        ("folds", "repeats", "learning"),
+    ),
+    ("time", "Does it hold over time?", ("over_time", "temporal")),
+    ("confidence", "Can its confidence be trusted?", ("calibration",)),
+    ("handover", "What is handed over to a person?", ("routing",)),
+    ("segments", "For whom does it fail?", ("gaps", "segments", "crossed", "flips")),
+    ("behaviour", "Which behaviours fail?", ("behaviour",)),
+    ("errors", "Where it errs, and what would help", ("help", "overlaps", "flipped", "leaks")),
+)
+_OPTIMISATION = (("optimisation", "How small and fast can it be?", ("gates",)),)
 
 
 def sections(results: Results) -> list[Section]:
-    """Return the sections that the evaluation of a run has something for, in reading order."""
+    """Return the sections for which the evaluation of a run has content, in reading order."""
     made = []
     for found, contents in (
         (evaluation_of(results), _EVALUATION),
         (_optimised(results), _OPTIMISATION),
     ):
         step, record = found or ("", {})
-        for name, title, builders in contents:
-            parts = tuple(part for build in builders if (part := build(record)) is not None)
+        for name, title, keys in contents:
+            parts = tuple(part for key in keys if (part := PARTS[key](record)) is not None)
             if parts:
                 made.append(Section(name, title, parts, step))
     return made
 
 
 def _optimised(results: Results) -> tuple[str, Record] | None:
-    """Return the step that judged optimised models and its record, if one did."""
+    """Return the step that evaluated optimised models and its record, if one did."""
     records = ((step, dict(result)) for step, result in results.items())
     return next(((step, record) for step, record in records if record.get("gates")), None)
 
 
 def unread(results: Results) -> list[str]:
-    """Return the keys of the evaluation that are there and do not hold what the report shows."""
-    smaller = _optimised(results)
-    odd = ["gates"] if smaller and _gates(smaller[1]) is None else []
-    found = evaluation_of(results)
-    if not found:
-        return odd
-    _, record = found
-    bad = [
-        key
-        for key in KEYS
-        if record.get(key) and key in _BUILDERS and _BUILDERS[key](record) is None
-    ]
+    """Return the keys of the evaluation whose values do not have the expected fields."""
+    readers = {**PARTS, "comparison": comparison_in}
     return [
-        *(["comparison"] if record.get("comparison") and not comparison_in(record) else []),
-        *bad,
-        *odd,
+        key
+        for found, keys in ((evaluation_of(results), KEYS), (_optimised(results), ("gates",)))
+        for key in keys
+        if found and found[1].get(key) and readers[key](found[1]) is None
     ]
-
-
-def _of_100(row: Row, *names: str) -> str:
-    found = interval(row, *names)
-    return of_100(found) if found else ""
 
 
 # --- can its confidence be trusted -------------------------------------------------------------
 
 
-def _calibration(record: Record) -> Part | None:
-    rows = ranked(record, "calibration", _BEFORE)
-    if not rows:
-        return None
+@part_of("calibration", texts=["model"], estimates=["ece_before"])
+def _calibration(record: Record, rows: list[Row]) -> Part:
     best = next((row for row in rows if row["model"] == record.get("model")), rows[0])
-    sentences = [f"How far is the stated confidence from the share that is right? {_off(best)}"]
-    if at_the_bar := _at_the_bar(best):
-        sentences.append(at_the_bar)
-    cells = [
-        (
-            Cell(text(row, "model")),
-            scaled(interval(row, _BEFORE)),
-            scaled(interval(row, _AFTER)),
-            scaled(interval({"t": row.get("temperature")}, "t"), "{:.2f}", by=1),
-            _brier(row),
-        )
-        for row in rows
-    ]
-    columns = ("Model", "Off before, points", "Off after, points", "Temperature", "Brier score")
+    first = f"How far is the stated confidence from the share that is right? {_error_of(best)}"
     return Part(
-        sentences=tuple(sentences),
-        table=table(columns, cells),
+        sentences=(first, *_at_min_confidence(best)),
+        rows=rows,
+        columns={
+            "Model": label("model"),
+            "Off before, points": per_cent("ece_before"),
+            "Off after, points": per_cent("ece_after"),
+            "Temperature": plain("temperature", "{:.2f}"),
+            "Brier score": _brier,
+        },
         note="Expected calibration error of the answer given, without its bias: 0 is perfect, and "
         "by chance an estimate can fall a little below. After: with a temperature from the other "
         "folds. A temperature above 1 means that the model was too sure of itself. Brier score: "
@@ -122,69 +119,38 @@ def _calibration(record: Record) -> Part | None:
     )
 
 
-def _off(row: Row) -> str:
-    before, after = _of_100(row, _BEFORE), _of_100(row, _AFTER)
-    sentence = f"That of {row['model']} is off by {before} points on average"
-    found = interval(row, _AFTER)
-    if found and found.low is not None and found.low <= 0:
-        most = "" if found.high is None else f" (at most {100 * found.high:.1f})"
+def _error_of(row: Row) -> str:
+    """Return the calibration error of a model before and after calibration, as a sentence."""
+    sentence = f"That of {row['model']} is off by {of_100(row, 'ece_before')} points on average"
+    after = interval(row, "ece_after")
+    if after and after.low is not None and after.low <= 0:
+        most = "" if after.high is None else f" (at most {100 * after.high:.1f})"
         return sentence + f"; after calibration these queries show no difference{most}."
-    return sentence + (f", after calibration by {after}." if after else ".")
+    return sentence + (f", after calibration by {of_100(row, 'ece_after')}." if after else ".")
 
 
-def _at_the_bar(row: Row) -> str:
-    """Return what the objectives' bar of confidence lets through, where the record says so."""
-    answered = [_of_100(row, f"answered_{when}") for when in ("before", "after")]
-    right = [_of_100(row, f"right_{when}") for when in ("before", "after")]
-    if not all(answered) or not all(right):
-        return ""
-    return (
-        "At the confidence that the objectives ask for, it answers "
-        f"{answered[1]} of 100 queries, and {right[1]} of 100 of these answers are right; "
-        f"before calibration {answered[0]}, and {right[0]}."
+def _at_min_confidence(row: Row) -> list[str]:
+    """Return coverage and accuracy at the least confidence that the objectives allow."""
+    answered_before, right_before, answered, right = (
+        of_100(row, f"{name}_{when}")
+        for when in ("before", "after")
+        for name in ("answered", "right")
     )
+    if not (answered_before and right_before and answered and right):
+        return []
+    return [
+        "At the confidence that the objectives ask for, it answers "
+        f"{answered} of 100 queries, and {right} of 100 of these answers are right; "
+        f"before calibration {answered_before}, and {right_before}."
+    ]
 
 
 def _brier(row: Row) -> Cell:
-    before, after = (
-        scaled(interval(row, f"brier_{when}"), "{:.3f}", by=1) for when in ("before", "after")
-    )
-    return Cell(after.text, f"before {before.text}" if before.text != "not measured" else "")
+    before, after = (plain(f"brier_{when}", "{:.3f}")(row).text for when in ("before", "after"))
+    return Cell(after, f"before {before}" if before != "not measured" else "")
 
 
 # --- abstaining -------------------------------------------------------------------------------
-
-
-def _routing(record: Record) -> Part | None:
-    """Return the share of out-of-scope queries that is rejected, one row for each score."""
-    rows = [
-        row
-        for row in rows_of(record, "routing")
-        if interval(row, "recall_95") or interval(row, "auroc")
-    ]
-    if not rows:
-        return None
-    cells = [
-        (
-            Cell(_judged_by(row)),
-            share(interval(row, "recall_95")),
-            scaled(interval(row, "auroc"), "{:.3f}", by=1),
-        )
-        for row in rows
-    ]
-    columns = ("Judged by", "Out-of-scope turned away, of 100", "AUROC")
-    return Part(
-        sentences=(
-            "A query that belongs to none of the intents should go to a person. How many do, when "
-            "95 of 100 queries that do belong are still answered?",
-            *_cost(rows[-1]),  # of the score that is used
-        ),
-        table=table(columns, cells),
-        note="Thresholds are chosen on other rows than those they are judged on. AUROC: how often "
-        "a query that belongs is trusted more than one that does not; 0.5 is chance.",
-        figure="hand_over",
-    )
-
 
 _SCORES = {
     "confidence": "confidence alone",
@@ -192,50 +158,65 @@ _SCORES = {
 }
 
 
-def _judged_by(row: Row) -> str:
-    name = text(row, "score")
-    return _SCORES.get(name, name)
-
-
-def _cost(row: Row) -> list[str]:
-    """Return what the threshold of least cost does, where the record says so."""
-    threshold, cost = number(row, "threshold"), number(row, "cost")
-    accepted, recall = _of_100(row, "acceptance"), _of_100(row, "recall")
-    if threshold is None or not accepted:
-        return []
-    sentence = (
-        f"At the threshold of least cost, {threshold:.2f}, {accepted} of 100 queries in scope are "
-        "answered"
+@part_of("routing", estimates=["recall_95"])
+def _abstention(record: Record, rows: list[Row]) -> Part:
+    """Return the share of out-of-scope queries that is rejected, one row for each score."""
+    return Part(
+        sentences=(
+            "A query that belongs to none of the intents should go to a person. How many do, when "
+            "95 of 100 queries that do belong are still answered?",
+            *_least_cost(rows[-1]),  # of the score that is used
+        ),
+        rows=rows,
+        columns={
+            "Judged by": lambda row: Cell(_SCORES.get(text(row, "score"), text(row, "score"))),
+            "Out-of-scope turned away, of 100": share("recall_95"),
+            "AUROC": score("auroc"),
+        },
+        note="Thresholds are chosen on other rows than those they are judged on. AUROC: how often "
+        "a query that belongs is trusted more than one that does not; 0.5 is chance.",
+        figure="hand_over",
     )
-    if recall:
-        sentence += f" and {recall} of 100 outside are turned away"
-    if cost is not None:
-        sentence += f"; a query costs {cost:.3f} on average, in the unit of the costs that were set"
-    return [sentence + "."]
+
+
+def _least_cost(row: Row) -> list[str]:
+    """Return coverage, rejection and cost at the threshold of least cost, as a sentence."""
+    threshold, cost = number(row, "threshold"), number(row, "cost")
+    accepted, recall = of_100(row, "acceptance"), of_100(row, "recall")
+    if threshold is None or cost is None or not (accepted and recall):
+        return []
+    return [
+        f"At the threshold of least cost, {threshold:.2f}, {accepted} of 100 queries in scope are "
+        f"answered and {recall} of 100 outside are turned away; a query costs {cost:.3f} on "
+        "average, in the unit of the costs that were set."
+    ]
 
 
 # --- for whom does it fail ---------------------------------------------------------------------
 
 
-def _gaps(record: Record) -> Part | None:
-    rows = [row for row in rows_of(record, "gaps", "segment") if interval(row, "difference")]
-    if not rows:
-        return None
-    cells = [
-        (
-            Cell(_who(row)),
-            count(row, "rows"),
-            scaled(interval(row, "difference"), "{:+.1f}"),
-            Cell(_verdict_of(row)),
-            scaled(interval({"d": row.get("detectable")}, "d")),
-        )
-        for row in rows
-    ]
-    columns = ("Who", "Queries", "Against the rest, points", "Verdict", "Smallest that would show")
+def _named(row: Row, name: str) -> str:
+    """Return the name of a group as it is shown: ``income_segment=low`` is income segment: low."""
+    return text(row, name).replace("_", " ").replace("=", ": ")
+
+
+def _group(name: str) -> Column:
+    return lambda row: Cell(_named(row, name))
+
+
+@part_of("gaps", texts=["segment"], estimates=["difference"])
+def _gaps(record: Record, rows: list[Row]) -> Part:
     return Part(
         title="Is anyone answered less well?",
-        sentences=(_flagged(rows),),
-        table=table(columns, cells),
+        sentences=(_sure_gaps(rows),),
+        rows=rows,
+        columns={
+            "Who": _group("segment"),
+            "Queries": count("rows"),
+            "Against the rest, points": points("difference"),
+            "Verdict": lambda row: Cell(text(row, "verdict") or "not judged"),
+            "Smallest that would show": plain("detectable", by=100),
+        },
         note="Difference in accuracy between a segment and all other queries. A gap is called one "
         "only when its whole interval, corrected for the number of segments, lies beyond the "
         "margin that is let pass. The last column is the smallest true difference that so many "
@@ -244,97 +225,61 @@ def _gaps(record: Record) -> Part | None:
     )
 
 
-def _verdict_of(row: Row) -> str:
-    return text(row, "verdict") or "not judged"
-
-
-def _flagged(rows: Sequence[Row]) -> str:
-    gaps = [_who(row) for row in rows if _verdict_of(row) == "gap"]
-    unsure = [row for row in rows if _verdict_of(row) == "cannot tell"]
+def _sure_gaps(rows: Sequence[Row]) -> str:
+    gaps = [_named(row, "segment") for row in rows if text(row, "verdict") == "gap"]
+    undecided = sum(text(row, "verdict") == "cannot tell" for row in rows)
     sentence = f"Sure gaps: {', '.join(gaps)}." if gaps else "No segment has a gap that is sure."
-    if unsure:
-        sentence += f" For {len(unsure)} of {len(rows)} these rows cannot tell."
-    return sentence
+    return sentence + f" For {undecided} of {len(rows)} these rows cannot tell." * bool(undecided)
 
 
-def _segments(record: Record) -> Part | None:
-    rows = [row for row in rows_of(record, "segments") if interval(row, "accuracy") and _who(row)]
-    cells = [
-        (
-            Cell(_who(row), text(row, "model")),
-            count(row, "rows"),
-            share(interval(row, "accuracy")),
-            scaled(interval(row, "macro_f1"), "{:.3f}", by=1),
-            scaled(interval(row, "calibration"), "{:+.1f}"),
-            scaled(interval(row, "abstained")),
-        )
-        for row in rows
-    ]
-    columns = (
-        "Who",
-        "Queries",
-        "Right, of 100",
-        "Macro-F1",
-        "Too sure, points",
-        "Handed over, of 100",
-    )
-    made = table(columns, cells)
-    if made is None:
-        return None
+@part_of("segments", texts=["slice"], estimates=["accuracy"])
+def _segments(record: Record, rows: list[Row]) -> Part:
     return Part(
         title="Each segment by itself",
-        table=made,
+        rows=rows,
+        columns={
+            "Who": _group("slice"),
+            "Queries": count("rows"),
+            "Right, of 100": share("accuracy"),
+            "Macro-F1": score("macro_f1"),
+            "Too sure, points": points("calibration"),
+            "Handed over, of 100": per_cent("abstained"),
+        },
         note="Too sure: mean confidence minus the share that is right. Segments of few rows are "
         "left out, since their intervals would say nothing.",
     )
 
 
-def _crossed(record: Record) -> Part | None:
-    """Return combinations of segments; a row's texts name what meets."""
-    rows = [row for row in rows_of(record, "crossed") if interval(row, "accuracy") and _meets(row)]
-    cells = [
-        (Cell(_meets(row)), count(row, "rows"), share(interval(row, "accuracy"))) for row in rows
-    ]
-    made = table(("Who", "Queries", "Right, of 100"), cells)
-    if made is None:
-        return None
+@part_of("crossed", estimates=["accuracy"])
+def _intersections(record: Record, rows: list[Row]) -> Part:
+    """Return combinations of segments; the texts of a row are the segments."""
     return Part(
         title="Where segments meet",
-        table=made,
+        rows=rows,
+        columns={
+            "Who": lambda row: Cell(", ".join(v for v in row.values() if isinstance(v, str))),
+            "Queries": count("rows"),
+            "Right, of 100": share("accuracy"),
+        },
         note="The lowest first. Each interval stands for itself: of many, the lowest is low by "
         "chance too.",
     )
 
 
-def _meets(row: Row) -> str:
-    return ", ".join(value for value in row.values() if isinstance(value, str))
-
-
-def _who(row: Row) -> str:
-    """Return a segment's name as it is shown: ``income_segment=low`` is income segment: low."""
-    return text(row, "slice", "segment", "group").replace("_", " ").replace("=", ": ")
-
-
-def _flips(record: Record) -> Part | None:
-    rows = [row for row in rows_of(record, "flips", "attribute") if interval(row, "flipped")]
-    cells = [
-        (
-            Cell(text(row, "attribute"), text(row, "model")),
-            count(row, "rows"),
-            share(interval(row, "flipped")),
-            _against_control(row),
-        )
-        for row in rows
-    ]
-    made = table(("What changes", "Queries", "Another answer, of 100", "Than the control"), cells)
-    if made is None:
-        return None
+@part_of("flips", texts=["attribute"], estimates=["flipped"])
+def _counterfactuals(record: Record, rows: list[Row]) -> Part:
     return Part(
         title="Does it matter who asks, or how?",
         sentences=(
             "Pairs of queries that differ in one thing only, which should change no answer.",
         ),
-        table=made,
+        rows=rows,
+        columns={
+            "What changes": label("attribute"),
+            "Queries": count("rows"),
+            "Another answer, of 100": share("flipped"),
+            "Than the control": _against_control,
+        },
         note="Any change to a text can change an answer, so one name for another like it is the "
         "control. More often: p below 0.05, by McNemar's exact test corrected for their number.",
         figure="flips",
@@ -351,233 +296,162 @@ def _against_control(row: Row) -> Cell:
 # --- which behaviours fail ---------------------------------------------------------------------
 
 
-def _behaviour(record: Record) -> Part | None:
-    rows = [row for row in ranked(record, "behaviour", "failed") if text(row, "test")]
-    if not rows:
-        return None
-    models = list(dict.fromkeys(text(row, "model") for row in rows))
-    best = record.get("model") if record.get("model") in models else models[0]
-    of_best = sorted(
-        (row for row in rows if text(row, "model") == best), key=lambda r: -_failing(r)
-    )
-    cells = [
-        (
-            Cell(text(row, "test"), text(row, "kind")),
-            count(row, "rows"),
-            share(interval(row, "failed")),
-            Cell(_others(rows, row, best)),
-        )
-        for row in of_best
-    ]
-    name = best or "the model"
-    worst = of_best[0]
-    columns = ("Test", "Texts", f"{name} fails, of 100", "The others fail, of 100")
+@part_of("behaviour", texts=["model", "test"], estimates=["failed"])
+def _behaviour(record: Record, rows: list[Row]) -> Part:
+    """Return the failures of the best model, the worst first, beside those of the others."""
+    models = {row["model"] for row in rows}
+    best = record["model"] if record.get("model") in models else rows[0]["model"]
+    of_best = [row for row in rows if row["model"] == best]
+    of_best.sort(key=_failed_of_100, reverse=True)
+    others = [row for row in rows if row["model"] != best]
+
+    def of_others(row: Row) -> Cell:
+        same = [r for r in others if (r["test"], r.get("kind")) == (row["test"], row.get("kind"))]
+        return Cell(" · ".join(f"{r['model']}\u00a0{_failed_of_100(r):.0f}" for r in same))
+
     return Part(
         sentences=(
             "A change that keeps what is asked must keep the answer (invariance); one that says "
             "more plainly what is wanted must not move it the wrong way (direction).",
-            f"{name} fails most often at “{text(worst, 'test')}”: "
-            f"{_of_100(worst, 'failed')} of 100.",
+            f"{best} fails most often at “{of_best[0]['test']}”: "
+            f"{of_100(of_best[0], 'failed')} of 100.",
         ),
-        table=table(columns, cells),
+        rows=of_best,
+        columns={
+            "Test": label("test", "kind"),
+            "Texts": count("rows"),
+            f"{best} fails, of 100": share("failed"),
+            "The others fail, of 100": of_others,
+        },
     )
 
 
-def _failing(row: Row) -> float:
-    found = interval(row, "failed")
-    return found.value if found else 0.0
-
-
-def _others(rows: Sequence[Row], row: Row, best: Any) -> str:
-    same = [r for r in rows if (r["test"], r.get("kind")) == (row["test"], row.get("kind"))]
-    return " · ".join(
-        f"{text(other, 'model')}\u00a0{100 * _failing(other):.0f}"
-        for other in same
-        if text(other, "model") != best
-    )
+def _failed_of_100(row: Row) -> float:
+    return 100 * (number(row, "failed") or 0)
 
 
 # --- where it errs, and what would help --------------------------------------------------------
 
 
-def _help(record: Record) -> Part | None:
-    rows = [row for row in rows_of(record, "help") if _who(row)]
-    if not rows:
-        return None
-    cells = [
-        (
-            Cell(_who(row)),
-            count(row, "rows"),
-            scaled(interval(row, "share")),
-            scaled(interval(row, "gain"), "{:+.1f}"),
-        )
-        for row in rows[:_MOST]
-    ]
-    columns = ("Where", "Queries", "Of 100 errors", "Accuracy to win, points")
+@part_of("help", texts=["group"])
+def _help(record: Record, rows: list[Row]) -> Part:
     return Part(
         title="What would help most",
-        sentences=_most_to_win(rows[0]),
-        table=table(columns, cells),
+        sentences=tuple(
+            f"Most to win: {_named(row, 'group')}, {of_100(row, 'gain')} points of accuracy."
+            for row in rows[:1]
+            if interval(row, "gain")
+        ),
+        rows=rows[:_MOST],
+        columns={
+            "Where": _group("group"),
+            "Queries": count("rows"),
+            "Of 100 errors": per_cent("share"),
+            "Accuracy to win, points": points("gain"),
+        },
         note="Accuracy to win: if these queries were answered as well as all others, the most that "
         "work on them alone can give. Groups overlap, so that gains do not add up.",
         figure="help",
     )
 
 
-def _most_to_win(row: Row) -> tuple[str, ...]:
-    gain = interval(row, "gain")
-    if gain is None:
-        return ()
-    return (f"Most to win: {_who(row)}, {of_100(gain)} points of accuracy.",)
-
-
-def _overlaps(record: Record) -> Part | None:
-    rows = [row for row in rows_of(record, "overlaps", "first", "second") if interval(row, "share")]
-    cells = [
-        (
-            Cell(f"{row['first']} and {row['second']}"),
-            Cell(_both_ways(row)),
-            scaled(interval(row, "share")),
-        )
-        for row in rows[:_MOST]
-    ]
-    made = table(("Intents", "Taken for each other", "Of 100 of their queries"), cells)
-    if made is None:
-        return None
+@part_of("overlaps", texts=["first", "second"], estimates=["share"])
+def _overlaps(record: Record, rows: list[Row]) -> Part:
     return Part(
         title="Intents that overlap",
         sentences=(
             "Confused in both directions: the texts do not tell the two apart, and their "
             "definitions or labels are worth a look.",
         ),
-        table=made,
+        rows=rows[:_MOST],
+        columns={
+            "Intents": lambda row: Cell(f"{row['first']} and {row['second']}"),
+            "Taken for each other": _both_ways,
+            "Of 100 of their queries": per_cent("share"),
+        },
         note=f"The first {_MOST} of {len(rows)} pairs." if len(rows) > _MOST else "",
     )
 
 
-def _both_ways(row: Row) -> str:
+def _both_ways(row: Row) -> Cell:
     there, back = number(row, "first_as_second"), number(row, "second_as_first")
-    return "" if there is None or back is None else f"{there:.0f} and {back:.0f}"
+    return Cell("" if there is None or back is None else f"{there:.0f} and {back:.0f}")
 
 
-def _flipped(record: Record) -> Part | None:
-    sentences = tuple(
-        f"Against {text(row, 'before') or 'the simpler model'}: of 100 queries, "
-        f"{_of_100(row, 'positive_rate')} that were wrong are right now"
-        f" and {_of_100(row, 'negative_rate')} that were right are wrong now."
-        for row in rows_of(record, "flipped")
-        if interval(row, "positive_rate") and interval(row, "negative_rate")
+@part_of("flipped", estimates=["positive_rate", "negative_rate"])
+def _flipped(record: Record, rows: list[Row]) -> Part:
+    return Part(
+        title="Was right, is wrong now",
+        sentences=tuple(
+            f"Against {text(row, 'before') or 'the simpler model'}: of 100 queries, "
+            f"{of_100(row, 'positive_rate')} that were wrong are right now"
+            f" and {of_100(row, 'negative_rate')} that were right are wrong now."
+            for row in rows
+        ),
     )
-    return Part(title="Was right, is wrong now", sentences=sentences) if sentences else None
 
 
-def _leaks(record: Record) -> Part | None:
-    title = "Did anything leak into the evaluation?"
-    if record.get("leaks") == []:
-        return Part(title=title, sentences=("Nothing that the checks look for was found.",))
-    sentences = tuple(
-        f"{'✘ ' if text(row, 'severity') == 'error' else ''}{message}"
-        for row in rows_of(record, "leaks")
-        if (message := text(row, "message"))
+_LEAKS = "Did anything leak into the evaluation?"
+_NO_LEAK = Part(title=_LEAKS, sentences=("Nothing that the checks look for was found.",))
+
+
+@part_of("leaks", texts=["message"], when_empty=_NO_LEAK)
+def _leaks(record: Record, rows: list[Row]) -> Part:
+    return Part(
+        title=_LEAKS,
+        sentences=tuple(
+            f"{'✘ ' * (text(row, 'severity') == 'error')}{row['message']}" for row in rows
+        ),
     )
-    return Part(title=title, sentences=sentences) if sentences else None
 
 
 # --- how small and fast ------------------------------------------------------------------------
 
 
-def _gates(record: Record) -> Part | None:
-    """Return the verdict on each optimised model, one row each."""
-    rows = [row for row in rows_of(record, "gates", "name", "verdict") if text(row, "name")]
-    if not rows:
-        return None
-    cells = [
-        (
-            Cell(text(row, "name")),
-            Cell(text(row, "verdict"), "may lose more" * (row.get("may_lose_more") is True)),
-            scaled(interval(row, "difference"), "{:+.1f}"),
-            share(interval(row, "agreement")),
-            _single_query(record, text(row, "name")),
-            scaled(interval({"size": row.get("times_as_small")}, "size"), "{:.1f}", by=1),
-        )
-        for row in rows
-    ]
-    columns = (
-        "Model",
-        "Verdict",
-        "Accuracy, points",
-        "Same answers, of 100",
-        "One query, p50 ms",
-        "Times as small",
-    )
+@part_of("gates", texts=["name"])
+def _gates(record: Record, rows: list[Row]) -> Part:
+    """Return the verdict on each optimised model, one row for each."""
     allowed = number(rows[0], "allowed_loss")
-    most = "" if allowed is None else f" Refused: it loses more than {100 * allowed:g} points."
-    recommended: Any = record.get("recommendation")
-    sentence = text(recommended, "sentence") if isinstance(recommended, Mapping) else ""
+    refused = "" if allowed is None else f" Refused: it loses more than {100 * allowed:g} points."
+    single = [
+        row for row in rows_of(record, "speeds", texts=["model"]) if number(row, "batch_size") == 1
+    ]
+    single.sort(key=lambda row: number(row, "threads") or 0)
+    speeds = {row["model"]: row for row in reversed(single)}  # at the fewest threads
     return Part(
-        sentences=(sentence,) if sentence else (),
-        table=table(columns, cells),
+        sentences=tuple(
+            row["sentence"] for row in rows_of(record, "recommendation", texts=["sentence"])
+        ),
+        rows=rows,
+        columns={
+            "Model": label("name"),
+            "Verdict": lambda row: Cell(
+                text(row, "verdict"), "may lose more" * (row.get("may_lose_more") is True)
+            ),
+            "Accuracy, points": points("difference"),
+            "Same answers, of 100": share("agreement"),
+            "One query, p50 ms": lambda row: _latency(speeds.get(row["name"], {})),
+            "Times as small": plain("times_as_small"),
+        },
         note=f"Against {text(rows[0], 'reference') or 'the model they were made from'}, on the "
-        f"same out-of-fold queries.{most} May lose more: the point holds, the interval reaches "
-        f"beyond.{_measured_on(record)}",
+        f"same out-of-fold queries.{refused} May lose more: the point holds, the interval reaches "
+        f"beyond.{_measured_on(single)}",
     )
 
 
-def _single_queries(record: Record) -> list[Row]:
-    return [row for row in rows_of(record, "speeds", "model") if number(row, "batch_size") == 1]
-
-
-def _single_query(record: Record, model: str) -> Cell:
-    """Return the time of a single query at the fewest threads, with its p95."""
-    rows = [row for row in _single_queries(record) if row["model"] == model]
-    rows.sort(key=lambda row: number(row, "threads") or 0)
-    p50, p95 = (number(rows[0], name) if rows else None for name in ("p50_ms", "p95_ms"))
+def _latency(row: Row) -> Cell:
+    p50, p95 = number(row, "p50_ms"), number(row, "p95_ms")
     if p50 is None:
         return Cell("not measured")
     return Cell(f"{p50:.2f}", "" if p95 is None else f"p95 {p95:.2f}")
 
 
-def _measured_on(record: Record) -> str:
-    for row in _single_queries(record):
+def _measured_on(speeds: Sequence[Row]) -> str:
+    """Return the processor on which single queries were timed, as a sentence."""
+    for row in speeds:
         flags = row.get("flags")
         named = [flag for flag in flags if isinstance(flag, str)] if isinstance(flags, list) else []
         with_flags = f" ({', '.join(named)})" if named else ""
         if processor := text(row, "processor"):
             return f" Measured on {processor}{with_flags}."
     return ""
-
-
-_Builder = Callable[[Record], Part | None]
-_BUILDERS: dict[str, _Builder] = {
-    "folds": fold_variance.folds,
-    "repeats": fold_variance.repeats,
-    "learning": fold_variance.learning,
-    "over_time": fold_variance.over_time,
-    "temporal": fold_variance.temporal,
-    "calibration": _calibration,
-    "routing": _routing,
-    "gaps": _gaps,
-    "segments": _segments,
-    "crossed": _crossed,
-    "flips": _flips,
-    "behaviour": _behaviour,
-    "help": _help,
-    "overlaps": _overlaps,
-    "flipped": _flipped,
-    "leaks": _leaks,
-}
-_Contents = tuple[tuple[str, str, tuple[_Builder, ...]], ...]
-_OPTIMISATION: _Contents = (("optimisation", "How small and fast can it be?", (_gates,)),)
-_EVALUATION: _Contents = (
-    (
-        "folds",
-        "Would other training rows give the same score?",
-        (fold_variance.folds, fold_variance.repeats, fold_variance.learning),
-    ),
-    ("time", "Does it hold over time?", (fold_variance.over_time, fold_variance.temporal)),
-    ("confidence", "Can its confidence be trusted?", (_calibration,)),
-    ("handover", "What is handed over to a person?", (_routing,)),
-    ("segments", "For whom does it fail?", (_gaps, _segments, _crossed, _flips)),
-    ("behaviour", "Which behaviours fail?", (_behaviour,)),
-    ("errors", "Where it errs, and what would help", (_help, _overlaps, _flipped, _leaks)),
-)

@@ -17,7 +17,10 @@ _UI = "http://127.0.0.1:5000"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a number is from; ``page``, ``run_id`` and ``mlflow`` (an address) may be empty."""
+    """The source of a result: its step, page, MLflow run id and the address of that run.
+
+    All but the step may be empty.
+    """
 
     step: str
     page: str
@@ -27,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One step of a run: its outcome in words, and its seconds where it was run."""
+    """One step of a run with its outcome as text; ``seconds`` is empty where it did not run."""
 
     step: str
     source: Source
@@ -37,14 +40,14 @@ class StepRow:
 
 
 def source_of(run: RunDirectory, name: str, record: RunRecord, result: StepResult | None) -> Source:
-    """Return the source of a result: its notebook's page and its MLflow run.
+    """Return the source of a result.
 
     Parameters
     ----------
     name
         Of the result: the step, or ``<step>.<part>``.
     result
-        The result itself, whose own run id counts.
+        Its MLflow run id takes precedence over that of the step.
     """
     entry = record.steps.get(notebook_of(name))
     run_id = (result and result.mlflow_run_id) or (entry and entry.mlflow_run_id) or ""
@@ -54,9 +57,9 @@ def source_of(run: RunDirectory, name: str, record: RunRecord, result: StepResul
 
 
 def _small_png(run: RunDirectory, name: str) -> bytes | None:
-    """Return a run's figure with 64 colours: plots need no more, and it is a third of the size.
+    """Return a figure of a run as PNG with 64 colours, a third of the size of the file.
 
-    None where there is none, or something else.
+    None where the file is missing, is no image or is outside the run's figures.
     """
     from PIL import Image
 
@@ -73,9 +76,13 @@ def _small_png(run: RunDirectory, name: str) -> bytes | None:
 
 
 def figures(run: RunDirectory, results: Results) -> list[dict[str, Any]]:
-    """Return the figures that steps left, as base64 PNG with title, alternative text and page.
+    """Return the figures of all steps, in the order of the steps.
 
-    ``id`` is what a link on the page may point to.
+    Returns
+    -------
+    list of dict
+        The fields of the recorded figure (name, file, title, alternative text), ``data`` (base64
+        of the PNG), ``id`` (target of links on the page), ``step`` and ``page``.
     """
     shown: list[dict[str, Any]] = []
     for step, result in results.items():
@@ -101,7 +108,7 @@ def _outcome(entry: StepRecord, result: StepResult | None) -> str:
 
 
 def steps(run: RunDirectory, record: RunRecord, results: Results) -> list[StepRow]:
-    """Return one row for each step of a run."""
+    """Return one row for each step of a run, in the order of their names."""
     return [
         StepRow(
             step,

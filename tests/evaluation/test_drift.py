@@ -18,7 +18,7 @@ def test_columns_that_moved_are_counted_and_named():
     assert found.sentences() == ["2 of 3 columns moved: words, language."]
 
 
-def test_steady_columns_are_said_to_be_steady():
+def test_columns_without_drift_are_reported_as_such():
     found = drift_verdict([row("words", False), row("intent", False)])
     assert not found.any
     assert found.sentences() == ["None of the 2 columns moved."]

@@ -116,7 +116,7 @@ def test_the_tables_of_the_record_are_of_headline_rows(result):
     assert [row["support"] for row in result.per_class] == [30, 30]
 
 
-def test_one_fold_is_told_and_has_no_spread(result):
+def test_one_fold_is_recorded_and_has_no_spread(result):
     assert result.folds == [{"fold": 0, "n": 60, "accuracy": 1.0, "macro_f1": 1.0}]
     assert not any("fold" in name for name in result.metrics)
 

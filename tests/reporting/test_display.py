@@ -12,7 +12,7 @@ def test_sizes_are_readable(size, text):
     assert human_bytes(size) == text
 
 
-def test_a_time_that_was_not_measured_is_said_to_be_so():
+def test_a_missing_time_is_not_measured():
     assert (milliseconds(1.23), milliseconds(None), milliseconds(None, "-")) == (
         "1.2 ms", "not measured", "-"
     )  # fmt: skip
@@ -25,7 +25,7 @@ def test_a_percentage_has_no_needless_digits(share, text):
     assert percent(share) == text
 
 
-def test_what_is_said_is_shown_as_markdown(monkeypatch):
+def test_text_is_displayed_as_markdown(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     say("**3** rows")

@@ -9,12 +9,12 @@ def texts(part):
 
 def test_repeats_have_a_mean_over_all_their_folds(record):
     part = fold_variance.repeats(record)
-    (told,) = record["repeats"]
-    assert texts(part) == [["weak", f"{told['value']:.3f}", f"{told['std']:.3f}", "10"]]
+    (recorded,) = record["repeats"]
+    assert texts(part) == [["weak", f"{recorded['value']:.3f}", f"{recorded['std']:.3f}", "10"]]
     assert part.title and "Nadeau-Bengio" in part.note
 
 
-def test_a_learning_curve_is_a_row_with_a_column_for_each_size_and_says_what_it_means(record):
+def test_a_learning_curve_is_a_row_with_a_column_for_each_size_and_its_reading(record):
     part = fold_variance.learning(record)
     assert part.table.columns == ("Macro-F1 with …", "30 rows", "60 rows", "120 rows", "240 rows")
     scores = [f"{row['macro_f1']:.3f}" for row in record["learning"]]
@@ -22,7 +22,7 @@ def test_a_learning_curve_is_a_row_with_a_column_for_each_size_and_says_what_it_
     assert part.sentences == (f"weak: {record['readings'][0]['reading']}",)
 
 
-def test_a_size_that_one_model_lacks_is_said_to_be_so(record):
+def test_a_size_that_one_model_lacks_is_not_measured(record):
     other = {**record["learning"][0], "model": "good"}
     part = fold_variance.learning({**record, "learning": [*record["learning"], other]})
     assert [cell.text for cell in part.table.rows[0]][2:] == ["not measured"] * 3

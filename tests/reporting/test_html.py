@@ -99,7 +99,7 @@ def test_a_run_without_models_says_so(run):
         {"data_card": []},
     ],
 )
-def test_odd_results_are_left_out_and_can_be_named(run, odd):
+def test_damaged_results_are_left_out_and_can_be_named(run, odd):
     path = run / "results" / "03_tfidf.json"
     path.write_text(json.dumps(odd))
     assert set(RunDirectory(run).results()) == {"01_data", "02_rules"}
@@ -109,7 +109,7 @@ def test_odd_results_are_left_out_and_can_be_named(run, odd):
     assert "left no results that can be read" in page
 
 
-def test_a_damaged_record_is_said_where_its_sections_would_stand(run):
+def test_a_damaged_record_is_reported_in_place_of_its_sections(run):
     assert 'id="damaged"' not in page_of(run)
     path = run / "results" / "03_tfidf.embedding.json"  # of a part: no row of the steps table
     path.write_text('{"model": "embed')
@@ -125,7 +125,7 @@ def test_a_damaged_record_of_a_step_that_did_not_finish_is_no_news(run):
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not JSON", '{"steps": []}'])
-def test_an_odd_run_record_gives_one_clear_error(run, text):
+def test_a_damaged_run_record_gives_one_clear_error(run, text):
     (run / "run.json").write_text(text)
     with pytest.raises(DataError, match=r"run\.json: not the record of a run.*`nivesh run"):
         write_report(RunDirectory(run))
@@ -225,7 +225,7 @@ def opened(*changes, scores=None):
             ledger.append("scores", {"opening": found, "scores": scores})
 
 
-def test_a_holdout_that_was_not_opened_is_said_to_be_so(run):
+def test_a_holdout_that_was_not_opened_is_reported_as_such(run):
     page = page_of(run)
     assert page.count("The holdout of toy@1.0.0 was not opened.") == 2
     assert "Held-out rows are for judging" not in page
@@ -250,7 +250,7 @@ def test_openings_of_other_data_are_shown_and_not_counted_as_its_own(run):
     assert "out-of-scope queries turned away 0.600" in page
 
 
-def test_a_damaged_ledger_is_told_and_stops_no_report(run):
+def test_a_damaged_ledger_is_reported_and_stops_no_report(run):
     opened({}, {})
     path = run / "data" / "holdout_ledger.jsonl"
     path.write_text(path.read_text().replace("candidate", "other", 1))

@@ -27,12 +27,12 @@ def by_id(record):
 
 
 def words(section):
-    told = []
+    texts = []
     for part in section.parts:
-        told += [part.title, *part.sentences, part.note]
+        texts += [part.title, *part.sentences, part.note]
         for row in part.table.rows if part.table else ():
-            told += [f"{cell.text} {cell.soft}" for cell in row]
-    return "\n".join(told)
+            texts += [f"{cell.text} {cell.soft}" for cell in row]
+    return "\n".join(texts)
 
 
 def test_a_whole_record_gives_every_section_in_reading_order(record):
@@ -60,12 +60,12 @@ def test_what_is_absent_is_left_out(record, gone, section):
     assert list(by_id(rest)) == [name for name in ALL if name != section]
 
 
-ODD = [None, "text", 3, True, [], {}, [1], ["a"], [[]], [{}], {"a": 1}, {"a": {}}, [None]]
-ODD += [[{"model": 1, "test": 2, "first": 3, "second": [], "attribute": None, "segment": {}}]]
-ODD += [{"models": [], "champion": 1}, [{"rank": "1", "model": "good", "difference": "x"}]]
+DAMAGED = [None, "text", 3, True, [], {}, [1], ["a"], [[]], [{}], {"a": 1}, {"a": {}}, [None]]
+DAMAGED += [[{"model": 1, "test": 2, "first": 3, "second": [], "attribute": None, "segment": {}}]]
+DAMAGED += [{"models": [], "champion": 1}, [{"rank": "1", "model": "good", "difference": "x"}]]
 
 
-@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("damaged", DAMAGED, ids=repr)
 @pytest.mark.parametrize(
     "key",
     [
@@ -74,10 +74,9 @@ ODD += [{"models": [], "champion": 1}, [{"rank": "1", "model": "good", "differen
         *("repeats", "learning", "over_time", "temporal", "crossed"),
     ],
 )
-def test_an_odd_table_costs_no_other_one(record, key, odd):
-    told = by_id({**record, key: odd})
-    assert len(told) >= 5
-    assert (key in unread({"06": {**record, key: odd}})) == bool(odd)
+def test_a_damaged_table_costs_no_other_one(record, key, damaged):
+    assert len(by_id({**record, key: damaged})) >= 5
+    assert (key in unread({"06": {**record, key: damaged}})) == bool(damaged)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_the_confidence_of_the_best_model_is_put_in_words(record):
     assert part.table.rows[0][3].text == f"{best['temperature']:.2f}"
 
 
-def test_a_difference_that_may_be_none_is_told_by_its_upper_end(record):
+def test_a_difference_that_may_be_none_is_described_by_its_upper_end(record):
     after = {"ece_after": -0.01, "ece_after_low": -0.03, "ece_after_high": 0.021}
     rows = [{**record["calibration"][0], **after}]
     (part,) = by_id({**record, "calibration": rows})["confidence"].parts
@@ -120,20 +119,20 @@ def test_each_score_of_certainty_is_a_row(record):
     ]
 
 
-def test_the_threshold_of_least_cost_is_told_with_what_it_does(record):
+def test_the_threshold_of_least_cost_is_described_by_its_shares_and_cost(record):
     (part,) = by_id(record)["handover"].parts
     assert "0.45, 92.0 of 100 queries in scope are answered" in part.sentences[1]
     assert "75.0 of 100 outside are turned away; a query costs 0.170" in part.sentences[1]
 
 
-def test_sure_gaps_are_named_and_those_that_cannot_be_told_counted(record):
+def test_sure_gaps_are_named_and_undecided_segments_counted(record):
     gap = {"segment": "language=hi", "rows": 30, "difference": -0.2, "verdict": "gap"}
     unsure = {**gap, "segment": "language=en", "verdict": "cannot tell", "detectable": float("nan")}
-    told = by_id({**record, "gaps": [gap, unsure]})["segments"].parts[0]
-    assert told.sentences == ("Sure gaps: language: hi. For 1 of 2 these rows cannot tell.",)
+    part = by_id({**record, "gaps": [gap, unsure]})["segments"].parts[0]
+    assert part.sentences == ("Sure gaps: language: hi. For 1 of 2 these rows cannot tell.",)
 
 
-def test_combinations_of_segments_are_named_by_what_meets(record):
+def test_combinations_of_segments_are_named_by_their_segments(record):
     part = by_id(record)["segments"].parts[2]
     assert part.title == "Where segments meet" and len(part.table.rows) == 6
     assert part.table.rows[0][0].text == "en, high"
@@ -147,13 +146,13 @@ def test_behaviours_of_the_best_model_stand_beside_those_of_the_others(record):
     assert all(row[3].text.startswith("weak\u00a0") for row in part.table.rows)
 
 
-def test_shares_of_answers_that_changed_are_said_of_100(record):
-    told = words(by_id(record)["errors"])
+def test_shares_of_answers_that_changed_are_shown_of_100(record):
+    shown = words(by_id(record)["errors"])
     won = record["flipped"]["positive_rate"]
-    assert f"Against weak: of 100 queries, {100 * won:.1f} (" in told
+    assert f"Against weak: of 100 queries, {100 * won:.1f} (" in shown
 
 
-def test_leaks_are_listed_and_their_absence_is_said(record):
+def test_leaks_are_listed_and_their_absence_is_stated(record):
     assert "✘ 3 rows are on both sides." in words(by_id(record)["errors"])
     none = words(by_id({**record, "leaks": []})["errors"])
     assert "Nothing that the checks look for was found." in none
@@ -165,7 +164,7 @@ def test_long_tables_are_cut_and_say_so(record):
     assert len(part.table.rows) == 12 and part.note == "The first 12 of 20 pairs."
 
 
-def test_optimised_models_are_told_with_verdict_and_recommendation(optimised):
+def test_optimised_models_have_their_verdict_and_recommendation(optimised):
     (section,) = sections({"07": optimised})
     (part,) = section.parts
     assert (section.id, section.step) == ("optimisation", "07")
@@ -180,8 +179,8 @@ def test_both_notebooks_have_their_sections(record, optimised):
 
 
 @pytest.mark.parametrize("key", ["gates", "speeds", "recommendation"])
-@pytest.mark.parametrize("odd", ODD, ids=repr)
-def test_an_odd_record_of_optimised_models_breaks_nothing(optimised, key, odd):
-    records = {"07": {**optimised, key: odd}}
+@pytest.mark.parametrize("damaged", DAMAGED, ids=repr)
+def test_a_damaged_record_of_optimised_models_breaks_nothing(optimised, key, damaged):
+    records = {"07": {**optimised, key: damaged}}
     assert len(sections(records)) == (key != "gates")
-    assert unread(records) == (["gates"] if key == "gates" and odd else [])
+    assert unread(records) == (["gates"] if key == "gates" and damaged else [])

@@ -3,17 +3,24 @@ from __future__ import annotations
 import pytest
 
 from nivesh_lib.reporting.tables import (
+    PARTS,
     Cell,
     Interval,
+    Part,
     interval,
+    label,
     number,
     of_100,
-    scaled,
+    part_of,
+    per_cent,
+    plain,
+    points,
     share,
-    table,
 )
 
-FOUND = Interval(0.5, 0.4, 0.6)
+
+def row_of(value, low=None, high=None):
+    return {"x": value, "x_low": low, "x_high": high}
 
 
 @pytest.mark.parametrize(
@@ -24,33 +31,48 @@ FOUND = Interval(0.5, 0.4, 0.6)
         {"x": 0.5, "low": 0.4, "high": 0.6},
     ],
 )
-def test_an_estimate_is_read_however_a_record_writes_it(row):
-    assert interval(row, "absent", "x") == FOUND
+def test_an_estimate_is_read_from_each_of_its_forms(row):
+    assert interval(row, "x") == Interval(0.5, 0.4, 0.6)
 
 
-@pytest.mark.parametrize("odd", [None, "0.5", True, float("nan"), float("inf"), [], {"value": "a"}])
-def test_what_is_no_finite_number_is_not_measured(odd):
-    assert number({"x": odd}, "x") is None and interval({"x": odd}, "x") is None
-    assert scaled(interval({"x": odd}, "x")) == Cell("not measured")
+@pytest.mark.parametrize(
+    "value", [None, "0.5", True, float("nan"), float("inf"), [], {"value": "a"}, 10**400]
+)
+def test_a_value_that_is_no_finite_number_is_not_measured(value):
+    assert number({"x": value}, "x") is None and interval({"x": value}, "x") is None
+    for column in (per_cent, plain, points, share):
+        assert column("x")({"x": value}) == Cell("not measured")
 
 
-def test_a_share_is_said_of_100_with_a_bar_that_stays_on_its_axis():
-    assert of_100(FOUND) == "50.0 (40.0 to 60.0)"
-    assert share(Interval(0.99, 0.95, 1.02)) == Cell("99.0", "95.0 to 102.0", (0.99, 0.95, 1.0))
-    assert share(Interval(0.5)) == Cell("50.0")
+def test_a_share_is_shown_of_100_with_a_bar_that_stays_on_its_axis():
+    assert of_100(row_of(0.5, 0.4, 0.6), "x") == "50.0 (40.0 to 60.0)"
+    bar = (0.99, 0.95, 1.0)
+    assert share("x")(row_of(0.99, 0.95, 1.02)) == Cell("99.0", "95.0 to 102.0", bar)
+    assert share("x")(row_of(0.5)) == Cell("50.0")
 
 
 def test_zero_has_no_sign():
-    assert scaled(Interval(-0.0001, -0.01, 0.0), "{:+.1f}") == Cell("0.0", "-1.0 to 0.0")
+    assert points("x")(row_of(-0.0001, -0.01, 0.0)) == Cell("0.0", "-1.0 to 0.0")
 
 
-def test_a_table_leaves_out_columns_without_anything_in_them():
-    rows = [(Cell("a"), Cell(""), Cell("1")), (Cell("b"), Cell("not measured"), Cell("2"))]
-    made = table(("name", "gone", "kept"), rows)
-    assert made is not None and made.columns == ("name", "kept")
-    assert made.rows[1] == (Cell("b"), Cell("2"))
-    assert table(("name",), []) is None
+def test_a_table_leaves_out_columns_without_values():
+    rows = [{"name": "a", "kept": "1"}, {"name": "b", "kept": "2"}]
+    columns = {"name": label("name"), "gone": label("x"), "no number": plain("x")}
+    table = Part(rows=rows, columns={**columns, "kept": label("kept")}).table
+    assert table.columns == ("name", "kept")
+    assert table.rows[1] == (Cell("b"), Cell("2"))
+    assert Part(columns=columns).table is None
 
 
-def test_a_number_that_no_float_can_hold_is_none():
-    assert number({"rows": 10**400}, "rows") is None
+def test_a_part_is_made_from_the_rows_that_have_its_fields(monkeypatch):
+    monkeypatch.setitem(PARTS, "key", None)
+    empty = Part("empty")
+    build = part_of("key", texts=["name"], estimates=["x"], when_empty=empty)(
+        lambda record, rows: Part(rows=rows)
+    )
+    usable = {"name": "a", "x": 1}
+    record = {"key": [usable, {"name": "a"}, {"name": "", "x": 1}, {"x": 1}, None, 3]}
+    assert build(record).rows == [usable] and PARTS["key"] is build
+    assert build({"key": usable}).rows == [usable]
+    assert build({"key": []}) is empty
+    assert build({"key": [{}]}) is None and build({}) is None

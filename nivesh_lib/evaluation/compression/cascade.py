@@ -71,38 +71,32 @@ class CascadeThreshold:
         return asdict(self) | {"holds": self.holds, "sentence": self.sentence}
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """Predictions for headline rows, in falling order of the student's confidence."""
+def _answers(
+    student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame
+) -> pd.DataFrame:
+    """Return predictions for headline rows, in falling order of the student's confidence.
 
-    fold: np.ndarray
-    confidence: np.ndarray
-    true: np.ndarray
-    student: np.ndarray
-    teacher: np.ndarray
-
-    def part(self, rows: np.ndarray) -> _Answers:
-        return _Answers(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-    def at(self, threshold: float | np.ndarray) -> np.ndarray:
-        """Return the label that the cascade predicts for each row."""
-        return np.where(self.confidence >= threshold, self.student, self.teacher)
-
-
-def _answers(student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame) -> _Answers:
+    Columns: fold, confidence, and the labels true, student and teacher.
+    """
     rows = frame[headline_mask(frame)]
     student, teacher = aligned_pair(
         student_oof, teacher_oof, rows["id"], names=("student", "teacher")
     )
-    confidence = confidence_of(probabilities(student))
-    found = _Answers(
-        teacher["fold"].to_numpy(),
-        confidence,
-        true_labels(rows, teacher),
-        predicted_labels(student),
-        predicted_labels(teacher),
+    answers = pd.DataFrame(
+        {
+            "fold": teacher["fold"],
+            "confidence": confidence_of(probabilities(student)),
+            "true": true_labels(rows, teacher),
+            "student": predicted_labels(student),
+            "teacher": predicted_labels(teacher),
+        }
     )
-    return found.part(np.argsort(-confidence, kind="stable"))
+    return answers.sort_values("confidence", ascending=False, kind="stable", ignore_index=True)
+
+
+def _labels_at(answers: pd.DataFrame, threshold: float | np.ndarray) -> np.ndarray:
+    """Return the label that the cascade predicts for each row, shape (n,)."""
+    return np.where(answers["confidence"] >= threshold, answers["student"], answers["teacher"])
 
 
 def cascade_scores(
@@ -123,13 +117,13 @@ def cascade_scores(
         The two have different labels or folds, or lack a row or a true label.
     """
     answers = _answers(student_oof, teacher_oof, frame)
-    bounds = np.unique(answers.confidence)[::-1]
+    bounds = np.unique(answers["confidence"])[::-1]
     if len(bounds) > _MOST_POINTS:
         bounds = bounds[np.linspace(0, len(bounds) - 1, _MOST_POINTS).round().astype(int)]
     table = []
     for threshold in [NEVER, *bounds]:
-        share = float((answers.confidence >= threshold).mean())
-        scores = point_scores(answers.true, answers.at(threshold))
+        share = float((answers["confidence"] >= threshold).mean())
+        scores = point_scores(answers["true"], _labels_at(answers, threshold))
         table.append({"threshold": float(threshold), "share": share, **scores})
     curve = pd.DataFrame(table)
     return curve.assign(loss=curve["accuracy"].iloc[0] - curve["accuracy"])
@@ -165,32 +159,37 @@ def choose_threshold(
     if not 0 <= allowed_loss <= 1:
         raise ValueError(f"allowed_loss {allowed_loss} is no share; 0.2 points are 0.002")
     answers = _answers(student_oof, teacher_oof, frame)
-    folds = np.unique(answers.fold)
+    fold = answers["fold"]
+    folds = fold.unique()
     if len(folds) < 2:
         raise ValueError("the rows lie in fewer than 2 folds; there is nothing to cross-fit with")
-    by_fold = {int(k): _lowest(answers.part(answers.fold != k), allowed_loss) for k in folds}
-    bounds = np.array([by_fold[int(k)] for k in answers.fold])
-    right, teacher = answers.at(bounds) == answers.true, answers.teacher == answers.true
+    by_fold = {int(k): _lowest(answers[fold != k], allowed_loss) for k in sorted(folds)}
+    bounds = fold.map(by_fold).to_numpy()
+    right = (_labels_at(answers, bounds) == answers["true"]).to_numpy()
+    teacher = (answers["teacher"] == answers["true"]).to_numpy()
     return CascadeThreshold(
         threshold=_lowest(answers, allowed_loss),
         by_fold=by_fold,
-        share=share_of(answers.confidence >= bounds),
+        share=share_of(answers["confidence"].to_numpy() >= bounds),
         accuracy=share_of(right),
         loss=paired_accuracy_difference(teacher, right),
         allowed_loss=allowed_loss,
     )
 
 
-def _lowest(answers: _Answers, allowed_loss: float) -> float:
+def _lowest(answers: pd.DataFrame, allowed_loss: float) -> float:
     """Return the lowest threshold whose loss plus one standard error is allowed.
 
     It lies midway to the next confidence, as the largest-margin choice.
     """
-    student, teacher = answers.student == answers.true, answers.teacher == answers.true
-    lost, n = np.cumsum(teacher.astype(int) - student), len(student)
+    student, teacher = (
+        (answers[name] == answers["true"]).to_numpy(dtype=int) for name in ("student", "teacher")
+    )
+    lost: np.ndarray = np.cumsum(teacher - student)
+    n = len(student)
     apart = np.cumsum(teacher != student)
     error = np.sqrt(np.maximum(apart - lost**2 / n, 0.0))  # of the sum over n rows of -1, 0 and 1
-    confidence = answers.confidence
+    confidence = answers["confidence"].to_numpy()
     last = np.append(np.diff(confidence) != 0, True)  # equal confidences are answered together
     good = np.flatnonzero(last & (lost + error <= allowed_loss * n + _ROUNDING))
     if not len(good):

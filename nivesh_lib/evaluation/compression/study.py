@@ -11,8 +11,8 @@ import pandas as pd
 from nivesh_lib.evaluation.benchmark import Speed, benchmark_interleaved, saved_bytes, speed_of
 from nivesh_lib.evaluation.compression.gate import GateDecision, decide
 from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
-from nivesh_lib.evaluation.resampling.cross_validation import out_of_fold
-from nivesh_lib.evaluation.scores import headline_mask, score
+from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, out_of_fold
+from nivesh_lib.evaluation.summary import headline_scores
 from nivesh_lib.records.estimate import Estimate
 
 ONE, MANY = 1, 32  # queries of a call
@@ -131,7 +131,10 @@ class CompressionStudy:
             seconds=0.7,
         )
         decision = self._decision(name, timed, oof, size) if self.candidates else None
-        added = Candidate(name, model, timed, oof, self._scores(oof), (one, many), size, decision)
+        scores = headline_scores(
+            self.frame, CrossValidation(oof, ()), n_boot=self.n_boot, seed=self.seed
+        )
+        added = Candidate(name, model, timed, oof, scores, (one, many), size, decision)
         self.candidates[name] = added
         return added
 
@@ -144,11 +147,6 @@ class CompressionStudy:
         """The queries of the first fold, on which the models are timed."""
         texts: list[str] = self.frame["query"][self.frame["fold"] == self._first].tolist()
         return texts
-
-    def _scores(self, oof: pd.DataFrame) -> dict[str, Estimate]:
-        rows = headline_mask(self.frame)
-        predicted = oof[self.labels].idxmax(axis=1)[rows]
-        return score(self.frame["intent"][rows], predicted, n_boot=self.n_boot, seed=self.seed)
 
     def _decision(self, name: str, timed: Any, oof: pd.DataFrame, size: int) -> GateDecision:
         first, calls = self.reference, max(5, self.calls // 10)

@@ -15,7 +15,12 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from nivesh_lib.evaluation.intervals import bootstrap_rows, percentile_interval, wilson
+from nivesh_lib.evaluation.intervals import (
+    bootstrap_rows,
+    paired_columns,
+    percentile_interval,
+    wilson,
+)
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of, label_positions
 from nivesh_lib.evaluation.scores import Column
 from nivesh_lib.records.estimate import Estimate
@@ -120,12 +125,10 @@ def reliability_bins(
 
 
 def _checked(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    sure, correct = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
-    if sure.shape != correct.shape or sure.ndim != 1 or not len(sure):
-        raise ValueError(f"need two equally long, non-empty columns: {sure.shape}, {correct.shape}")
-    if not ((sure >= 0) & (sure <= 1)).all():
+    confidence, right = paired_columns(confidence, right)
+    if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("confidence must lie between 0 and 1")
-    return sure, correct
+    return confidence, right
 
 
 def calibration_error(
@@ -208,10 +211,6 @@ def brier(proba: pd.DataFrame, y: Column) -> float:
     return float(((proba.to_numpy() - targets) ** 2).sum(axis=1).mean())
 
 
-def _losses(proba: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    return -np.log(np.clip(proba[np.arange(len(columns)), columns], SMALLEST, None))
-
-
 # --- temperature -----------------------------------------------------------------
 
 
@@ -231,7 +230,8 @@ def fit_temperature(proba: pd.DataFrame, y: Column) -> float:
     values, columns = proba.to_numpy(), _columns_of(proba, y)
 
     def loss(log_temperature: float) -> float:
-        return float(_losses(scaled(values, np.exp(log_temperature)), columns).mean())
+        true = scaled(values, np.exp(log_temperature))[np.arange(len(columns)), columns]
+        return float(-np.log(np.clip(true, SMALLEST, None)).mean())
 
     best = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
     return float(np.exp(best.x))

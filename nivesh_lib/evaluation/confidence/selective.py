@@ -6,6 +6,7 @@ queries have a true label; queries outside belong to no label, and any predictio
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
-from nivesh_lib.evaluation.intervals import Z, share_of, wilson
+from nivesh_lib.evaluation.intervals import Z, paired_columns, share_of, wilson
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
     confidence_of,
@@ -97,7 +98,7 @@ def risk_coverage(certainty: np.ndarray, right: np.ndarray) -> pd.DataFrame:
         ``threshold``, falling; ``coverage``, the share of rows at or above it; ``risk``, the
         share of those that is wrong.
     """
-    sure, correct = _checked(certainty, right)
+    sure, correct = paired_columns(certainty, right)
     order = np.argsort(-sure, kind="stable")
     accepted = np.arange(1, len(sure) + 1)
     wrong = np.cumsum(1 - correct[order])
@@ -108,13 +109,6 @@ def risk_coverage(certainty: np.ndarray, right: np.ndarray) -> pd.DataFrame:
         "risk": wrong[last] / accepted[last],
     }
     return pd.DataFrame(columns)
-
-
-def _checked(certainty: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    sure, correct = np.asarray(certainty, dtype=float), np.asarray(right, dtype=float)
-    if sure.shape != correct.shape or sure.ndim != 1 or not len(sure):
-        raise ValueError(f"need two equally long, non-empty columns: {sure.shape}, {correct.shape}")
-    return sure, correct
 
 
 # --- in scope against outside ----------------------------------------------------
@@ -168,7 +162,7 @@ def cheapest_threshold(
     It lies midway between two certainties; ``inf`` abstains always, ``-inf`` never. For a
     calibrated certainty it is about 1 - abstain / wrong.
     """
-    sure, correct = _checked(certainty, right)
+    sure, correct = paired_columns(certainty, right)
     share = np.ones(len(sure)) if weight is None else np.asarray(weight, dtype=float)
     order = np.argsort(-sure, kind="stable")
     gain = share * (costs.wrong * (1 - correct) - costs.abstain)  # of accepting, in cost
@@ -304,21 +298,20 @@ def cross_fitted_policy(
     folds, kinds = sorted(inside["fold"].unique()), sorted(outside["kind"].unique())
     if len(folds) < 2 or len(kinds) < 2:
         raise ValueError(f"need 2 folds and 2 kinds at least: {len(folds)}, {len(kinds)}")
+    rows = pd.concat(
+        [inside.assign(kind="", outside=False), outside.assign(right=False, outside=True)],
+        ignore_index=True,
+    )
     evaluated = []
-    for fold in folds:
-        own, own_outside = inside["fold"] == fold, outside["fold"] == fold
-        for kind in kinds:
-            this = outside["kind"] == kind
-            fitted = _fit(
-                inside[~own], outside[~own_outside & ~this], costs, outside_share, use_ood_score
-            )
-            held = [inside[own], outside[own_outside & this]]
-            evaluated += [_evaluated(rows, fitted, costs, kind, n) for n, rows in enumerate(held)]
-    rows = pd.concat(evaluated)
-    within, without = (rows[rows["outside"] == n] for n in (0, 1))
+    for fold, kind in itertools.product(folds, kinds):
+        own, other_kind = rows["fold"] == fold, rows["kind"] != kind
+        fitted = _fit(rows[~own & other_kind], costs, outside_share, use_ood_score)
+        evaluated.append(_evaluated(rows[own & ~(rows["outside"] & other_kind)], fitted, costs))
+    held = pd.concat(evaluated)
+    within, without = held[~held["outside"]], held[held["outside"]]
     by_row = within.groupby(level=0)[["paid", "passed", "passed_95"]].mean()
     paid = (1 - outside_share) * by_row["paid"].mean() + outside_share * without["paid"].mean()
-    in_scope, threshold, threshold_95 = _fit(inside, outside, costs, outside_share, use_ood_score)
+    in_scope, threshold, threshold_95 = _fit(rows, costs, outside_share, use_ood_score)
     by_kind = without.groupby("kind").agg(
         rows=("passed", "size"), passed=("passed", "mean"), passed_95=("passed_95", "mean")
     )
@@ -345,44 +338,31 @@ def certainty_of(rows: pd.DataFrame, in_scope: InScopeProbability | None) -> np.
     Confidence times the probability of being in scope, or confidence alone.
     """
     confidence = rows["confidence"].to_numpy()
-    return (
-        confidence if in_scope is None else confidence * in_scope.of(rows["ood_score"].to_numpy())
-    )
+    if in_scope is None:
+        return confidence
+    return confidence * in_scope.of(rows["ood_score"].to_numpy())
 
 
-def _fit(
-    inside: pd.DataFrame, outside: pd.DataFrame, costs: Costs, share: float, use_ood_score: bool
-) -> _Fitted:
+def _fit(rows: pd.DataFrame, costs: Costs, share: float, use_ood_score: bool) -> _Fitted:
     """Return the probability of being in scope and the thresholds of least cost and of 95 %."""
-    in_scope = None
+    outside, in_scope = rows["outside"].to_numpy(), None
     if use_ood_score:
-        scores = inside["ood_score"].to_numpy(), outside["ood_score"].to_numpy()
-        in_scope = fit_in_scope_probability(*scores, outside_share=share)
-    first, second = (certainty_of(rows, in_scope) for rows in (inside, outside))
-    weight = np.repeat([(1 - share) / len(first), share / len(second)], [len(first), len(second)])
-    threshold = cheapest_threshold(
-        np.concatenate([first, second]),
-        np.concatenate([inside["right"].to_numpy(float), np.zeros(len(second))]),
-        costs=costs,
-        weight=weight,
-    )
-    return in_scope, threshold, threshold_accepting(first)
+        scores = rows["ood_score"].to_numpy()
+        in_scope = fit_in_scope_probability(scores[~outside], scores[outside], outside_share=share)
+    certainty = certainty_of(rows, in_scope)
+    weight = np.where(outside, share / outside.sum(), (1 - share) / (~outside).sum())
+    right = rows["right"].to_numpy(float)
+    threshold = cheapest_threshold(certainty, right, costs=costs, weight=weight)
+    return in_scope, threshold, threshold_accepting(certainty[~outside])
 
 
-def _evaluated(
-    rows: pd.DataFrame, fitted: _Fitted, costs: Costs, kind: str, outside: int
-) -> pd.DataFrame:
+def _evaluated(rows: pd.DataFrame, fitted: _Fitted, costs: Costs) -> pd.DataFrame:
+    """Return what each row costs and whether it passes each threshold."""
     in_scope, threshold, threshold_95 = fitted
     certainty = certainty_of(rows, in_scope)
-    right = np.zeros(len(rows)) if outside else rows["right"].to_numpy(float)
-    passed = certainty >= threshold
-    return pd.DataFrame(
-        {
-            "paid": np.where(passed, costs.wrong * (1 - right), costs.abstain),
-            "passed": passed.astype(float),
-            "passed_95": (certainty >= threshold_95).astype(float),
-            "kind": kind,
-            "outside": outside,
-        },
-        index=rows.index,
+    wrong = costs.wrong * (1 - rows["right"].to_numpy(float))
+    return rows[["kind", "outside"]].assign(
+        paid=np.where(certainty >= threshold, wrong, costs.abstain),
+        passed=(certainty >= threshold).astype(float),
+        passed_95=(certainty >= threshold_95).astype(float),
     )

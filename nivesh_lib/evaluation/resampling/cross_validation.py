@@ -76,9 +76,11 @@ def predicted_labels(oof: pd.DataFrame) -> np.ndarray:
         A probability is missing or infinite.
     """
     table = probabilities(oof)
-    odd = ~np.isfinite(table.to_numpy(dtype=float)).all(axis=1)
-    if odd.any():
-        raise ValueError(f"row {oof['id'][odd].iloc[0]!r} has a probability that is not a number")
+    invalid = ~np.isfinite(table.to_numpy(dtype=float)).all(axis=1)
+    if invalid.any():
+        raise ValueError(
+            f"row {oof['id'][invalid].iloc[0]!r} has a probability that is not a number"
+        )
     return table.columns.to_numpy(dtype=object)[table.to_numpy().argmax(axis=1)]
 
 
@@ -90,10 +92,10 @@ def true_labels(frame: pd.DataFrame, oof: pd.DataFrame) -> np.ndarray:
     ValueError
         A label is missing, or ``oof`` has no column for it.
     """
-    odd = frame[~frame["intent"].isin(list(probabilities(oof)))]
-    if len(odd):
+    unknown = frame[~frame["intent"].isin(list(probabilities(oof)))]
+    if len(unknown):
         raise ValueError(
-            f"intent of {odd['id'].iloc[0]!r} is {odd['intent'].iloc[0]!r}, which the "
+            f"intent of {unknown['id'].iloc[0]!r} is {unknown['intent'].iloc[0]!r}, which the "
             "out-of-fold table has no column for"
         )
     return frame["intent"].to_numpy(dtype=object)
@@ -143,9 +145,6 @@ def cross_validate(
     frame: pd.DataFrame,
     *,
     labels: Sequence[str],
-    text: str = "query",
-    label: str = "intent",
-    fold: str = "fold",
     cases: pd.DataFrame | None = None,
     models_to: Path | None = None,
 ) -> CrossValidation:
@@ -167,25 +166,26 @@ def cross_validate(
         Fewer than two folds in ``frame``; test cases of no fold, with duplicate ids, or made from
         a row that the answering model was trained on.
     """
-    folds = sorted(frame[fold].unique())
+    folds = sorted(frame["fold"].unique())
     if len(folds) < 2:
-        raise ValueError(f"column {fold!r} holds {len(folds)} fold; at least 2 are needed")
+        raise ValueError(f"column 'fold' holds {len(folds)} fold; at least 2 are needed")
     if cases is not None:
-        _check_cases(cases, dict(zip(frame["id"], frame[fold], strict=True)))
+        _check_cases(cases, dict(zip(frame["id"], frame["fold"], strict=True)))
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
     seconds, answers = [], []
     for k in folds:
-        held = (frame[fold] == k).to_numpy()
+        held = (frame["fold"] == k).to_numpy()
+        train = frame[~held]
         started = time.perf_counter()
-        fitted = clone(model).fit(frame.loc[~held, text].tolist(), frame.loc[~held, label].tolist())
+        fitted = clone(model).fit(train["query"].tolist(), train["intent"].tolist())
         seconds.append(time.perf_counter() - started)
-        predicted = fitted.predict_proba(frame.loc[held, text].tolist())
+        predicted = fitted.predict_proba(frame.loc[held, "query"].tolist())
         proba.loc[held, list(fitted.classes_)] = predicted
         if models_to is not None:
             fitted.save(fold_directory(models_to, k))
         if cases is not None:
             answers.append(_case_answers(fitted, cases, k, columns=sorted(labels)))
-    oof = pd.concat([frame[["id", fold]].rename(columns={fold: "fold"}), proba], axis=1)
+    oof = pd.concat([frame[["id", "fold"]], proba], axis=1)
     case_answers = pd.concat(answers, ignore_index=True) if answers else None
     return CrossValidation(oof, tuple(seconds), case_answers)
 

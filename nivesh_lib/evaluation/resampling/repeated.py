@@ -145,7 +145,7 @@ def fold_table(oofs: Mapping[str, pd.DataFrame], frame: pd.DataFrame) -> pd.Data
     for name, oof in oofs.items():
         scores = fold_scores(oof, frame)
         found, each = fold_intervals(scores)[HEADLINE], scores[HEADLINE]
-        ends = (found.value, found.std, found.low, found.high, float(each.min()), float(each.max()))
+        ends = (found.value, found.std, found.low, found.high, each.min(), each.max())
         rows.append((name, found.n, *ends, found.correction))
     columns = ["model", "folds", "mean", "std", "low", "high", "worst", "best", "correction"]
     return pd.DataFrame(rows, columns=columns)

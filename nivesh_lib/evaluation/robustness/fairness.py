@@ -77,7 +77,7 @@ def segment_scores(
     frame, oof
         The same rows in the same order.
     masks
-        Name -> rows, as `scores.masks_by_column` and its like return them; those of fewer than
+        Name -> rows, as `scores.masks_by_column` returns them; masks of fewer than
         ``MIN_ROWS`` rows are left out.
     threshold
         Confidence below which the model abstains; without it ``abstained`` is left out.

@@ -98,12 +98,6 @@ def test_the_model_itself_stays_unfitted_and_each_fit_is_timed(frame):
     assert min(cv.fit_seconds) > 0
 
 
-def test_columns_may_have_other_names(frame):
-    renamed = frame.rename(columns={"query": "t", "intent": "y", "fold": "part"})
-    cv = cross_validate(Memoriser(), renamed, labels=LABELS, text="t", label="y", fold="part")
-    pd.testing.assert_frame_equal(cv.oof, cross_validate(Memoriser(), frame, labels=LABELS).oof)
-
-
 def test_one_fold_is_refused(frame):
     with pytest.raises(ValueError, match="'fold' holds 1 fold; at least 2"):
         cross_validate(Memoriser(), frame.assign(fold=0), labels=LABELS)
