@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text
+from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text, echo_json
 
 SHOWN = 20  # relabelled rows that `diff` prints
 SHOWN_FACTS = (
@@ -27,7 +26,7 @@ def list_(as_json: Json = False) -> None:
 
     found = [version.facts() for version in list_versions()]
     if as_json:
-        return _echo_json(found)
+        return echo_json(found)
     if not found:
         typer.echo(
             f"No dataset in {data_dir()}; add one: nivesh data add NAME FILE --version 1.0.0"
@@ -49,7 +48,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
     data = load_dataset(ref)
     facts = data.version.facts() | {"examples": data.examples()}
     if as_json:
-        return _echo_json(facts)
+        return echo_json(facts)
     for key in SHOWN_FACTS:
         typer.echo(f"{key:<15} {facts[key]}")
     folds = ", ".join(f"{n:,}" for n in facts["folds"])
@@ -90,7 +89,7 @@ def validate(
         data, reference=reference, text=text, label=label, delimiter=delimiter, leaks=True
     )
     if as_json:
-        _echo_json(result)
+        echo_json(result)
     else:
         for issue in result["issues"]:
             typer.echo(f"- {issue}")
@@ -175,7 +174,7 @@ def add(
     )
     facts = publish_import(request, report=lambda line: typer.echo(line, err=True)).facts()
     if as_json:
-        return _echo_json(facts)
+        return echo_json(facts)
     if reviewed is not None:
         typer.echo(f"{reviewed}: {facts['transformation'].rpartition('; ')[2]}")
     typer.echo(
@@ -194,7 +193,7 @@ def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
 
     facts = compare_versions(load_dataset(old), load_dataset(new))
     if as_json:
-        return _echo_json(facts)
+        return echo_json(facts)
     typer.echo(
         f"{facts['old']} -> {facts['new']}: {facts['added']:,} rows added, "
         f"{facts['removed']:,} removed; of the training rows {len(facts['relabelled']):,} "
@@ -239,7 +238,3 @@ def _columns(pairs: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--map names {source} twice; give each column one meaning")
         columns[source] = target
     return columns
-
-
-def _echo_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nivesh_lib.cli.options import Json
+from nivesh_lib.cli.options import Json, echo_json
 
 
 def review(
@@ -49,7 +48,7 @@ def review(
         write_review(path, shown, reviewer=reviewer)
         facts |= {"file": str(path), "rows": len(shown)}
     if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
+        echo_json(facts)
     elif not len(doubted):
         typer.echo(f"{data.ref}: {step} doubts no label; there is nothing to review")
     else:

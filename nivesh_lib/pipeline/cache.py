@@ -96,13 +96,13 @@ def differences(parts: Mapping[str, Any], old: Mapping[str, Any] | None) -> list
         if not isinstance(value, dict) or not isinstance(before, dict):
             changes.append(f"{name} changed")
             continue
-        for inner in sorted(set(value) | set(before)):
-            if value.get(inner) == before.get(inner):
-                continue
-            if name == "parameters":
-                changes.append(f"{inner}: {before.get(inner)!r} -> {value.get(inner)!r}")
-            else:
-                changes.append(f"{name} {inner} changed")
+        changed = [k for k in sorted({*value, *before}) if value.get(k) != before.get(k)]
+        changes += [
+            f"{k}: {before.get(k)!r} -> {value.get(k)!r}"
+            if name == "parameters"
+            else f"{name} {k} changed"
+            for k in changed
+        ]
     return changes
 
 
@@ -113,7 +113,7 @@ def finished_steps(step: str) -> list[tuple[RunDirectory, FinishedStep]]:
 
 
 def intact(run: RunDirectory, record: FinishedStep) -> bool:
-    """Return whether every file of a finished step is still what it was, and the step's own."""
+    """Return whether a finished step has files, all of them inside the run and unchanged."""
     return bool(record.files) and all(
         _is_inside(name) and (run.path / name).is_file() and sha256_file(run.path / name) == digest
         for name, digest in record.files.items()

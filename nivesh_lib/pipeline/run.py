@@ -195,17 +195,13 @@ def run_pipeline(
         for item in planned:
             report(f"  {item.step.name:<22}nothing changed")
         return unchanged
-    store = "" if all(item.cached for item in planned) else _checked_store()
+    from nivesh_lib.tracking.store import check_store
+
+    store = "" if all(item.cached for item in planned) else check_store()
     with new_run() as run:
         execution = Execution(run, _new_record(run, request, store), workers, report, store)
         execution.execute(planned)
         return _finish(run, execution.record, whole=request.whole), run
-
-
-def _checked_store() -> str:
-    from nivesh_lib.tracking.store import check_store
-
-    return check_store()
 
 
 def _new_record(run: RunDirectory, request: Request, store: str) -> RunRecord:
@@ -242,24 +238,19 @@ def _last_run_if_unchanged(planned: Sequence[Planned]) -> tuple[RunRecord, RunDi
     return record, RunDirectory(latest.path.resolve())
 
 
+@dataclass
 class Execution:
-    """The steps of one run while they are executed; ``record`` is what is known by now."""
+    """The execution of the steps of one run; ``record`` is updated as steps end."""
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        record: RunRecord,
-        workers: Executor,
-        report: Report,
-        tracking_uri: str,
-    ) -> None:
-        self.record = record
-        self._run = run
-        self._workers = workers
-        self._report = report
-        self._uri = tracking_uri
+    run: RunDirectory
+    record: RunRecord
+    workers: Executor
+    report: Report
+    tracking_uri: str
+
+    def __post_init__(self) -> None:
         self._started = time.time()
-        run.write_record(record)
+        self.run.write_record(self.record)
 
     def execute(self, planned: Sequence[Planned]) -> None:
         """Use what is cached, run the rest as soon as what it needs is done."""
@@ -270,18 +261,18 @@ class Execution:
         running: dict[str, Planned] = {}
         try:
             while waiting or running:
-                for item in startable(waiting, running, self.record, self._workers.slots):
+                for item in startable(waiting, running, self.record, self.workers.slots):
                     waiting.remove(item)
                     running[item.step.name] = item
-                    self._workers.start(self._job(item))
+                    self.workers.start(self._job(item))
                 for item in _blocked(waiting, self.record):
                     waiting.remove(item)
                     self._skip(item)
-                for name in self._workers.wait() if running else []:
+                for name in self.workers.wait() if running else []:
                     self._end(running.pop(name))
         except BaseException:  # Ctrl-C too: leave nothing behind that looks alive
-            self._workers.stop()
-            self._run.write_record(self.record.changed(status="killed"))
+            self.workers.stop()
+            self.run.write_record(self.record.changed(status="killed"))
             raise
         self._update()
 
@@ -291,34 +282,34 @@ class Execution:
 
     def _use_cached(self, item: Planned, source: RunDirectory, cached: FinishedStep) -> None:
         name = item.step.name
-        self._run.link_step(name, source, list(cached.files))
+        self.run.link_step(name, source, list(cached.files))
         self._update(**{name: cached.summary().changed(cached_from=source.name)})
-        self._report(f"  {name:<22}nothing changed")
+        self.report(f"  {name:<22}nothing changed")
 
     def _skip(self, item: Planned) -> None:
         name, steps = item.step.name, self.record.steps
         need = next(n for n in item.step.needs if n not in steps or not steps[n].done)
         self._update(**{name: StepRecord(status="skipped", why=f"needs {need}")})
-        self._report(f"  {name:<22}skipped: needs {need}, which did not finish")
+        self.report(f"  {name:<22}skipped: needs {need}, which did not finish")
 
     def _end(self, item: Planned) -> None:
         name = item.step.name
-        finished = self._run.finished(name)
+        finished = self.run.finished(name)
         self._update(**{name: finished.summary() if finished else _died(item)})
-        self._run.write_record(self.record)
-        self._report(_line(self._run, self.record, name))
+        self.run.write_record(self.record)
+        self.report(_line(self.run, self.record, name))
 
     def _job(self, item: Planned) -> Job:
         return Job(
             step=item.step.name,
             notebook=str(item.step.notebook),
-            run_dir=str(self._run.path),
+            run_dir=str(self.run.path),
             parameters=item.parameters,
             key=item.key,
             ingredients=item.ingredients,
             threads=item.step.threads,
             timeout_s=item.step.timeout_s,
-            tracking_uri=self._uri,
+            tracking_uri=self.tracking_uri,
         )
 
 

@@ -67,17 +67,12 @@ class _OneAtATimeClient(PapermillNotebookClient):
 class _Engine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(
-        cls,
-        nb_man: Any,
-        kernel_name: str,
-        start_timeout: int = 60,
-        execution_timeout: int | None = None,
-        **kwargs: Any,
+        cls, nb_man: Any, kernel_name: str, execution_timeout: int, **kwargs: Any
     ) -> Any:
         client = _OneAtATimeClient(
             nb_man,
             kernel_name=kernel_name,
-            startup_timeout=start_timeout,
+            startup_timeout=60,
             timeout=execution_timeout,
             extra_arguments=["--IPKernelApp.log_level=50"],  # else it warns of its own defaults
         )

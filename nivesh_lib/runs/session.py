@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,17 +45,15 @@ class RecordedModel:
     directory: Path
 
 
+@dataclass(eq=False, repr=False)
 class Run:
     """The session of a notebook. Made by `start_run`."""
 
-    def __init__(
-        self, step: str, params: Mapping[str, Any], directory: RunDirectory, logger: RunLogger
-    ) -> None:
-        self.step = step
-        self.params = dict(params)
-        self.directory = directory
-        self.logger = logger
-        self._started = time.time()
+    step: str
+    params: dict[str, Any]
+    directory: RunDirectory
+    logger: RunLogger
+    _started: float = field(init=False, default_factory=time.time)
 
     def __repr__(self) -> str:
         return f"Run({self.step!r}, mode={_mode()!r})"
@@ -93,10 +91,7 @@ class Run:
 
     def upstream_oof(self, name: str) -> pd.DataFrame | None:
         """Return the out-of-fold table that goes with ``upstream(name)``, or None."""
-        return self._upstream_table("oof", name)
-
-    def _upstream_table(self, kind: str, name: str) -> pd.DataFrame | None:
-        tables = (source.table(kind, name) for source, _ in self._upstream(name))
+        tables = (source.table("oof", name) for source, _ in self._upstream(name))
         return next((table for table in tables if table is not None), None)
 
     def upstream_path(self, kind: str, step: str, name: str) -> Path | None:
@@ -183,7 +178,9 @@ class Run:
             self.logger.log_dataset(dataset)
         if model is not None:
             self.logger.log_model(name, self.directory.model(name))
-        self._log_result(name, record, history, part)
+        self.logger.log_history(history)
+        folders = {kind: self.directory.folder(kind, self.step) for kind in ("figures", "drift")}
+        self.logger.log_result(record, self.directory.result_file(name), folders, part)
         if not part and _mode() != "pipeline":  # there, the worker adds the notebook and closes
             self.close()
         return record.metrics
@@ -196,7 +193,7 @@ class Run:
     def _record(
         self, name: str, result: StepResult | Mapping[str, Any], figures: list[dict[str, str]]
     ) -> StepResult:
-        """Return a result with what is known of every step."""
+        """Return a result with the fields that every step has."""
         contents = result.as_dict() if isinstance(result, StepResult) else dict(result)
         common = {
             "step": self.step,
@@ -233,18 +230,9 @@ class Run:
         for kind, table in tables.items():
             self.directory.write_table(kind, name, table)
         if model is not None:
-            target = self.directory.model(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
             about = {"step": self.step, "mlflow_run_id": self.logger.run_id}
-            model.save(target, data=str(self._dataset or ""), about=about)
+            model.save(self.directory.model(name), data=str(self._dataset or ""), about=about)
         self.directory.write_result(name, record)
-
-    def _log_result(
-        self, name: str, record: StepResult, history: Sequence[Mapping[str, float]], part: str
-    ) -> None:
-        self.logger.log_history(history)
-        folders = {kind: self.directory.folder(kind, self.step) for kind in ("figures", "drift")}
-        self.logger.log_result(record, self.directory.result_file(name), folders, part)
 
 
 # MLflow runs of this process that were opened and not logged yet: a cell raised, or was never
@@ -296,4 +284,4 @@ def start_run(
     else:
         _close_unlogged()  # the notebook was started again
         _unlogged.add(logger.run_id)
-    return Run(step, params, directory, logger)
+    return Run(step, dict(params), directory, logger)
