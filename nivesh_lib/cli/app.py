@@ -9,11 +9,10 @@ import typer
 
 from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
-from nivesh_lib.cli.data import add, diff, list_, show, validate
+from nivesh_lib.cli.data import add, diff, list_, review, show, validate
 from nivesh_lib.cli.options import echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
-from nivesh_lib.cli.review import review
 
 if TYPE_CHECKING:
     from nivesh_lib.records.run import RunRecord

@@ -53,10 +53,9 @@ class RunDirectory:
 
     def sound_record(self) -> RunRecord | None:
         """Return the record of the run, or None where it is missing or damaged."""
-        try:
+        with contextlib.suppress(DataError):
             return self.record()
-        except DataError:
-            return None
+        return None
 
     def write_record(self, record: RunRecord) -> None:
         """Write the record of the run."""
@@ -106,10 +105,9 @@ class RunDirectory:
 
     def result(self, name: str) -> StepResult | None:
         """Return a result, or None where it is missing or damaged."""
-        try:
+        with contextlib.suppress(DataError):
             return read_result(self.result_file(name))
-        except DataError:
-            return None
+        return None
 
     def write_result(self, name: str, result: StepResult) -> None:
         """Write a result."""
@@ -161,12 +159,10 @@ class RunDirectory:
         DataError
             The table is missing, cannot be read, or is not one of these rows and labels.
         """
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             table = self.table("oof", name)
             if table is not None and _is_sound(table, train, label):
                 return table
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         raise DataError(
             f"{paths.relative(self._table_file('oof', name))}: does not hold id, fold and a "
             "probability for each label, for every training row. `nivesh run --force` makes it "
@@ -209,10 +205,9 @@ class RunDirectory:
 
     def finished(self, step: str) -> FinishedStep | None:
         """Return the record of a step that ended, or None where there is no sound one."""
-        try:
+        with contextlib.suppress(DataError):
             return read_finished(self._finished_file(step))
-        except DataError:
-            return None
+        return None
 
     def write_finished(self, step: str, record: FinishedStep) -> None:
         """Write the record of a step, after everything else of it."""
