@@ -1,4 +1,4 @@
-"""Content keys: what a step's result depends on, and where the same was computed before."""
+"""Content keys of steps, and the earlier executions with the same key."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sha256_library() -> str:
 
 
 def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return hashes of the dataset versions that parameters name and of what lies beside them."""
+    """Return hashes of the files of the datasets that parameters name, and of their settings."""
     hashes = {}
     for value in parameters.values():
         if not (isinstance(value, str) and "@" in value):
@@ -107,7 +107,7 @@ def differences(parts: Mapping[str, Any], old: Mapping[str, Any] | None) -> list
 
 
 def finished_steps(step: str) -> list[tuple[RunDirectory, FinishedStep]]:
-    """Return run directory and record of each good execution of a step, newest first."""
+    """Return run directory and record of each successful execution of a step, newest first."""
     found = ((run, run.finished(step)) for run in reversed(all_runs()))
     return [(run, record) for run, record in found if record is not None and record.done]
 

@@ -1,4 +1,4 @@
-"""Run the pipeline: plan against the cache, execute what is stale, record, render."""
+"""Run the pipeline: plan against the cache, execute stale steps, record, render the report."""
 
 from __future__ import annotations
 
@@ -33,22 +33,21 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Planned:
-    """One step with its parameters, content key, and where it was computed before.
+    """One step with its parameters, content key, and the earlier execution with the same key.
 
-    ``why`` says what changed, and is empty where ``cached`` is set.
+    ``why`` lists what changed; it has no meaning where ``cached`` is set.
     """
 
     step: Step
     parameters: dict[str, Any]
     key: str
     ingredients: dict[str, Any]
-    cached_in: RunDirectory | None
-    cached: FinishedStep | None
+    cached: tuple[RunDirectory, FinishedStep] | None
     why: list[str]
 
     @property
     def line(self) -> str:
-        """What a dry run prints of it."""
+        """The text that a dry run prints after the name of the step."""
         if self.cached:
             return "nothing changed"
         more = f" (and {len(self.why) - 3} more)" if len(self.why) > 3 else ""
@@ -89,15 +88,13 @@ def plan(
             hit, why = None, ["--force"]
         elif not hit:
             why = cache.differences(parts, earlier[0][1].ingredients if earlier else None)
-        run, record = hit or (None, None)
-        planned.append(
-            Planned(step, parameters[step.name], key, parts, run, record, why or ["files changed"])
-        )
+        reasons = why or ["files changed"]
+        planned.append(Planned(step, parameters[step.name], key, parts, hit, reasons))
     return planned
 
 
 def close_dead_runs(report: Report) -> None:
-    """Mark what a killed run left open as KILLED, in MLflow and in its ``run.json``."""
+    """Mark the open steps of killed runs as KILLED, in MLflow and in ``run.json``."""
     for run in all_runs():
         opened = run.open_steps()
         record = run.sound_record()
@@ -120,19 +117,19 @@ def close_dead_runs(report: Report) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked for, resolved and checked."""
+    """The resolved and checked arguments of a run."""
 
     profile: str
     version: DataVersion
     steps: tuple[Step, ...]
     parameters: dict[str, dict[str, Any]]
-    whole: bool  # all steps, in a profile for use: such a run becomes the latest
+    whole: bool  # all steps, not in the profile smoke: such a run may become the latest
 
 
 def resolve_request(
     profile: str, dataset: str | None, only: Sequence[str], settings: Sequence[str]
 ) -> Request:
-    """Return a request, or raise SpecError or DataError where it makes no sense."""
+    """Return a request; raises SpecError or DataError for invalid arguments."""
     pipeline = load_pipeline(paths.notebooks_dir())
     if profile not in pipeline.profiles:
         raise SpecError(f"unknown profile {profile!r}; there are: {', '.join(pipeline.profiles)}")
@@ -179,7 +176,7 @@ def run_pipeline(
     Raises
     ------
     NiveshError
-        Before anything was started: a request, ``pipeline.toml``, the data, or what lies
+        Before anything was started: a request, ``pipeline.toml``, the data, or a file
         below ``reports/`` does not allow the run.
     """
     check_places()
@@ -231,9 +228,8 @@ def _last_run_if_unchanged(planned: Sequence[Planned]) -> tuple[RunRecord, RunDi
     if record is None or not record.complete or not latest.index.is_file():
         return None
     keys = {name: step.key for name, step in record.steps.items()}
-    if keys != {item.step.name: item.key for item in planned}:
-        return None
-    if not all(item.cached for item in planned):
+    same = keys == {item.step.name: item.key for item in planned}
+    if not same or not all(item.cached for item in planned):
         return None
     return record, RunDirectory(latest.path.resolve())
 
@@ -253,10 +249,10 @@ class Execution:
         self.run.write_record(self.record)
 
     def execute(self, planned: Sequence[Planned]) -> None:
-        """Use what is cached, run the rest as soon as what it needs is done."""
+        """Link the cached steps; run each other one as soon as its needs are done."""
         for item in planned:
-            if item.cached and item.cached_in:
-                self._use_cached(item, item.cached_in, item.cached)
+            if item.cached:
+                self._use_cached(item, *item.cached)
         waiting = [item for item in planned if item.step.name not in self.record.steps]
         running: dict[str, Planned] = {}
         try:
@@ -270,7 +266,7 @@ class Execution:
                     self._skip(item)
                 for name in self.workers.wait() if running else []:
                     self._end(running.pop(name))
-        except BaseException:  # Ctrl-C too: leave nothing behind that looks alive
+        except BaseException:  # Ctrl-C too: no worker and no record of a running run may remain
             self.workers.stop()
             self.run.write_record(self.record.changed(status="killed"))
             raise
@@ -375,7 +371,7 @@ def failure_message(run: RunDirectory, record: RunRecord, name: str) -> str:
 
 
 def _finish(run: RunDirectory, record: RunRecord, *, whole: bool) -> RunRecord:
-    """Render the report, close the record, and point ``reports/latest`` at a good whole run."""
+    """Render the report, close the record, and point ``reports/latest`` at a complete run."""
     from nivesh_lib.reporting.html import write_report
 
     good = all(step.done for step in record.steps.values())

@@ -1,4 +1,4 @@
-"""The pipeline as data: steps from ``pipeline.toml``, parameters from the notebooks."""
+"""The specification of the pipeline: steps in ``pipeline.toml``, parameters in the notebooks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be: within one of the spans, both ends included."""
+    """Allowed values of a number: one or more spans, both ends included."""
 
     spans: tuple[tuple[float, float], ...]
 
@@ -90,13 +90,10 @@ class Pipeline:
 
     def with_needs(self, names: Iterable[str]) -> tuple[Step, ...]:
         """Return the named steps and all that they need, in reading order."""
-        wanted: set[str] = set()
-        stack = [self.step(name).name for name in names]
-        while stack:
-            name = stack.pop()
-            if name not in wanted:
-                wanted.add(name)
-                stack.extend(self.step(name).needs)
+        wanted = {self.step(name).name for name in names}
+        for step in reversed(self.steps):  # a step needs earlier ones only
+            if step.name in wanted:
+                wanted.update(step.needs)
         return tuple(s for s in self.steps if s.name in wanted)
 
 

@@ -1,4 +1,4 @@
-"""The session of one notebook: what earlier steps left, and recording what this one found."""
+"""The session of one notebook: reading results of earlier steps, recording its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _mode() -> str:
 
 @dataclass(frozen=True, eq=False)
 class RecordedModel:
-    """A model that a step left: result, out-of-fold table, answers to test cases, directory."""
+    """A model that a step recorded: result, out-of-fold table, answers to test cases, directory."""
 
     step: str
     result: ModelResult
@@ -60,10 +60,10 @@ class Run:
 
     @property
     def interactive(self) -> bool:
-        """Whether a person watches: progress bars are for them, not for executed copies."""
+        """Whether the notebook is run interactively, and so with progress bars."""
         return _mode() == "interactive"
 
-    # --- what earlier steps left -----------------------------------------------------------------
+    # --- results of earlier steps ---------------------------------------------------------------
 
     @property
     def _dataset(self) -> str | None:
@@ -126,7 +126,7 @@ class Run:
             )
         return found
 
-    # --- recording what this one found -----------------------------------------------------------
+    # --- recording results ---------------------------------------------------------------------
 
     def path(self, kind: str, name: str) -> Path:
         """Return ``<run>/<kind>/<step>/<name>``, its folder made."""
@@ -226,7 +226,7 @@ class Run:
         tables: Mapping[str, pd.DataFrame | None],
         model: TextClassifier | None,
     ) -> None:
-        """Write tables and model, then the result, which makes them count."""
+        """Write tables and model, then the result: without it, they are ignored."""
         for kind, table in tables.items():
             self.directory.write_table(kind, name, table)
         if model is not None:
@@ -243,7 +243,7 @@ _unlogged: set[str] = set()
 @atexit.register
 def _close_unlogged() -> None:
     for run_id in list(_unlogged):
-        with contextlib.suppress(Exception):  # the store may be gone when Python stops
+        with contextlib.suppress(Exception):  # the store may be unreachable when Python stops
             close_run(run_id, "KILLED")
         _unlogged.discard(run_id)
 

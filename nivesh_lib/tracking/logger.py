@@ -1,4 +1,4 @@
-"""What a notebook's run logs to MLflow: parameters, metrics, dataset, model, folds."""
+"""Logging of a notebook's run to MLflow: parameters, metrics, dataset, model, folds."""
 
 from __future__ import annotations
 

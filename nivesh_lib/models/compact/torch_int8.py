@@ -63,9 +63,6 @@ class QuantizedClassifier(Wrapper):
             table.weight.data.copy_(_rounded(table.weight))
         super()._take(transformer.with_network(_quantized(network)))
 
-    def _proba(self, texts: list[str]) -> Any:
-        return self.model_._proba(texts)
-
     @property
     def size_bytes(self) -> int:
         """The size in bytes of int8 weights with their scales, other weights and the tokenizer.

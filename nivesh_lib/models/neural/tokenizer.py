@@ -67,12 +67,10 @@ class SubwordTokenizer:
         # The tokenizer refuses lone surrogates.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         ids = [one.ids for one in self._tokenizer.encode_batch_fast(clean)]
-        return [
-            np.array(
-                row if len(row) <= max_length else self._truncated(text, max_length), dtype=np.int64
-            )
-            for row, text in zip(ids, clean, strict=True)
-        ]
+        for number, text in enumerate(clean):
+            if len(ids[number]) > max_length:
+                ids[number] = self._truncated(text, max_length)
+        return [np.array(row, dtype=np.int64) for row in ids]
 
     def _truncated(self, text: str, max_length: int) -> list[int]:
         """Return the first ids of a text between its special tokens.
