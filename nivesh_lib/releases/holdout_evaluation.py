@@ -126,8 +126,9 @@ def _check_labels(source: str, model: TextClassifier, data: Dataset) -> None:
     if known != wanted:
         differing = ", ".join(map(repr, sorted(known ^ wanted)[:5]))
         raise ModelError(
-            f"{source}: its classes are not the labels of {data.ref} (only one of them has {differing}). "
-            "Name the data it was trained on with --dataset, or train it on this version"
+            f"{source}: its classes are not the labels of {data.ref} (only one of them has "
+            f"{differing}). Name the data it was trained on with --dataset, or train it on this "
+            "version"
         )
 
 
