@@ -12,21 +12,21 @@ def main() -> None:
 
     try:
         app()
+        return
     except NiveshError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        message = str(error)
     except ModuleNotFoundError as error:
         if str(error.name).startswith("nivesh_lib"):
             raise
-        sys.stderr.write(
-            f"error: this needs the package {error.name}, which the core does not install. "
-            "Install the rest: pip install 'nivesh-workbench[workbench]'\n"
+        message = (
+            f"this needs the package {error.name}, which the core does not install. "
+            "Install the rest: pip install 'nivesh-workbench[workbench]'"
         )
-        sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {place}{error.strerror or error}. Check rights and free space\n")
-        sys.exit(1)
+        message = f"{place}{error.strerror or error}. Check rights and free space"
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -56,12 +56,19 @@ def locked_folder(folder: Path) -> Iterator[None]:
         The folder cannot be made or read.
     """
     with contextlib.ExitStack() as lock:
-        try:
+        with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock.enter_context(locked(folder))
-        except OSError as error:
-            raise DataError(f"{folder} cannot be written: {error.strerror}.") from error
         yield
+
+
+@contextlib.contextmanager
+def write_errors(target: Path) -> Iterator[None]:
+    """Raise DataError, naming ``target``, for an OSError within the context."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error.strerror}.") from error
 
 
 @contextlib.contextmanager
@@ -100,10 +107,8 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
     """
     target = _writable(target, replace=replace)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with write_errors(target):
         file = partial.open("w", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{target} cannot be written: {error.strerror}.") from error
     try:
         with file:
             yield file

@@ -26,7 +26,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
-from nivesh_lib.files import locked, sync
+from nivesh_lib.files import locked, sync, write_errors
 from nivesh_lib.records.schema import fits
 from nivesh_lib.reproducibility import committed
 
@@ -152,11 +152,9 @@ def writing() -> Iterator[Writer]:
         As `read_ledger`, or the file cannot be written.
     """
     path = ledger_path()
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
     with file, locked(path):
         file.seek(0)
         yield Writer(path, file)

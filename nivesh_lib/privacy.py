@@ -502,19 +502,6 @@ def hide_password(text: str) -> str:
     return re.sub(r"(://[^/\s:@]*:)[^/\s]+@", r"\1***@", text)
 
 
-def anonymize_frame(frame: pd.DataFrame, columns: Sequence[str] = ("query",)) -> pd.DataFrame:
-    """Return a copy with the text in ``columns`` anonymised; absent columns are ignored."""
-    copy = frame.copy()
-    for column in [columns] if isinstance(columns, str) else columns:
-        if column in copy:
-            copy[column] = copy[column].map(_anonymize_cell)
-    return copy
-
-
-def _anonymize_cell(value: object) -> object:
-    return anonymize_query(value) if isinstance(value, str) else value
-
-
 _TECHNICAL = ("id", "fold", "source")
 
 
@@ -530,6 +517,9 @@ def show(frame: pd.DataFrame, rows: int = 5, columns: Sequence[str] = ("query",)
             with pd.option_context("display.max_colwidth", None):
                 return self.to_html(index=False, border=0, na_rep="", classes="texts")
 
-    order = [c for c in columns if c in frame]
-    order += [c for c in frame.columns if c not in order and c not in _TECHNICAL]
-    return Shown(anonymize_frame(frame.head(rows), columns)[order])
+    texts = [c for c in columns if c in frame]
+    others = [c for c in frame.columns if c not in (*texts, *_TECHNICAL)]
+    shown = frame.head(rows).copy()
+    for name in texts:
+        shown[name] = shown[name].map(lambda t: anonymize_query(t) if isinstance(t, str) else t)
+    return Shown(shown[texts + others])

@@ -17,7 +17,6 @@ from nivesh_lib import privacy
 from nivesh_lib.privacy import (
     KINDS,
     Finding,
-    anonymize_frame,
     anonymize_query,
     find_pii,
     hide_password,
@@ -598,7 +597,7 @@ def test_the_password_of_an_address_is_hidden(text, hidden):
 
 def test_a_frame_is_copied_and_numbers_stay():
     frame = pd.DataFrame({"query": pd.Series([9876543210, "a@b.in"], dtype=object), "n": [1.5, 2]})
-    clean = anonymize_frame(frame, "query")
+    clean = show(frame)
     assert clean["query"].tolist() == [9876543210, "[EMAIL]"]
     assert frame["query"][1] == "a@b.in"
     assert clean["n"].equals(frame["n"]) and clean.dtypes.equals(frame.dtypes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +9,10 @@ import typer
 
 from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
-from nivesh_lib.cli.data import add, diff, list_, show, validate
+from nivesh_lib.cli.data import add, diff, list_, review, show, validate
+from nivesh_lib.cli.options import echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
-from nivesh_lib.cli.review import review
 
 if TYPE_CHECKING:
     from nivesh_lib.records.run import RunRecord
@@ -104,7 +103,7 @@ def run(
         return
     record, directory = made
     if as_json:
-        typer.echo(json.dumps(record.as_dict(), ensure_ascii=False, indent=1))
+        echo_json(record.as_dict())
     else:
         _print_summary(directory, record)
     raise_for_failures(record, directory)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nivesh_lib.cli.options import Json
+from nivesh_lib.cli.options import Json, echo_json
 
 if TYPE_CHECKING:
     from nivesh_lib.evaluation.comparison import Comparison, Difference
@@ -61,7 +60,7 @@ def compare(
     if as_json:
         origin = {m.name: {"model": m.model, "run": m.run, "step": m.step} for m in models}
         facts = {"dataset": data.ref, "sources": origin, "repeated": repeated, **table.as_dict()}
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=1))
+        echo_json(facts)
     else:
         for line in [*_lines(table, data.ref), *repeated]:
             typer.echo(line)

@@ -1,14 +1,13 @@
-"""The commands ``nivesh data …``: list, show, validate, add, diff."""
+"""The commands ``nivesh data …``: list, show, validate, review, add, diff."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text
+from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text, echo_json
 
 SHOWN = 20  # relabelled rows that `diff` prints
 SHOWN_FACTS = (
@@ -27,7 +26,7 @@ def list_(as_json: Json = False) -> None:
 
     found = [version.facts() for version in list_versions()]
     if as_json:
-        return _echo_json(found)
+        return echo_json(found)
     if not found:
         typer.echo(
             f"No dataset in {data_dir()}; add one: nivesh data add NAME FILE --version 1.0.0"
@@ -49,7 +48,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
     data = load_dataset(ref)
     facts = data.version.facts() | {"examples": data.examples()}
     if as_json:
-        return _echo_json(facts)
+        return echo_json(facts)
     for key in SHOWN_FACTS:
         typer.echo(f"{key:<15} {facts[key]}")
     folds = ", ".join(f"{n:,}" for n in facts["folds"])
@@ -90,7 +89,7 @@ def validate(
         data, reference=reference, text=text, label=label, delimiter=delimiter, leaks=True
     )
     if as_json:
-        _echo_json(result)
+        echo_json(result)
     else:
         for issue in result["issues"]:
             typer.echo(f"- {issue}")
@@ -104,6 +103,56 @@ def validate(
         )
     if not result["valid"]:
         raise typer.Exit(1)
+
+
+def review(
+    run: Annotated[
+        str | None, typer.Option(help="A run's name or folder; by default the last good one.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The step of the model that doubts; by default the best.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The file; by default reports/reviews/NAME@VERSION.csv.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Rows at most, the most doubtful.")] = 50,
+    reviewer: Annotated[str, typer.Option(help="Who decides; fills that column.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Write the training rows whose label is likely wrong into a CSV for a person to fill in.
+
+    Example: nivesh data review --model 03_tfidf --top 30 --reviewer asha
+    """
+    from nivesh_lib.data.review import write_review
+    from nivesh_lib.data.versions import load_dataset, next_patch
+    from nivesh_lib.evaluation.errors import likely_label_errors
+    from nivesh_lib.paths import relative, reports_dir
+    from nivesh_lib.runs.directories import find_run
+    from nivesh_lib.runs.leaderboard import chosen_model
+
+    folder = find_run(run or "latest")
+    step, result = chosen_model(folder, model)
+    data = load_dataset(result.dataset or folder.record().dataset.ref)
+    rows = data.train.rename(columns={data.version.label_column: "label"})[["id", "query", "label"]]
+    oof = folder.out_of_fold(step, data.train, data.version.label_column)
+    doubted = likely_label_errors(rows, oof, label="label")
+    facts = {"dataset": data.ref, "model": step, "doubted": len(doubted), "file": None, "rows": 0}
+    if len(doubted):
+        path = output or reports_dir() / "reviews" / f"{data.ref}.csv"
+        shown = doubted.head(top).merge(rows[["id", "query"]], on="id")
+        write_review(path, shown, reviewer=reviewer)
+        facts |= {"file": str(path), "rows": len(shown)}
+    if as_json:
+        echo_json(facts)
+    elif not len(doubted):
+        typer.echo(f"{data.ref}: {step} doubts no label; there is nothing to review")
+    else:
+        typer.echo(
+            f"{relative(path)}: {len(shown)} of {len(doubted)} rows of {data.ref} whose label "
+            f"{step} doubts.\nFill in decision (keep, relabel, drop), new_label, note, reviewer; "
+            f"then: nivesh data add {data.name} --review {relative(path)} --extends {data.ref} "
+            f"--version {next_patch(data.version.version)}"
+        )
 
 
 def add(
@@ -175,7 +224,7 @@ def add(
     )
     facts = publish_import(request, report=lambda line: typer.echo(line, err=True)).facts()
     if as_json:
-        return _echo_json(facts)
+        return echo_json(facts)
     if reviewed is not None:
         typer.echo(f"{reviewed}: {facts['transformation'].rpartition('; ')[2]}")
     typer.echo(
@@ -194,7 +243,7 @@ def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
 
     facts = compare_versions(load_dataset(old), load_dataset(new))
     if as_json:
-        return _echo_json(facts)
+        return echo_json(facts)
     typer.echo(
         f"{facts['old']} -> {facts['new']}: {facts['added']:,} rows added, "
         f"{facts['removed']:,} removed; of the training rows {len(facts['relabelled']):,} "
@@ -239,7 +288,3 @@ def _columns(pairs: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--map names {source} twice; give each column one meaning")
         columns[source] = target
     return columns
-
-
-def _echo_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))

@@ -1,8 +1,9 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that several commands have, and their JSON output."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
@@ -11,3 +12,8 @@ Text = Annotated[str, typer.Option(help="The file's column of texts.")]
 Label = Annotated[str, typer.Option(help="The file's column of labels.")]
 Delimiter = Annotated[str | None, typer.Option(help="Of a CSV file: ';', 'tab', …")]
 Ref = Annotated[str, typer.Argument(metavar="REF", help="NAME@VERSION, or NAME for the newest.")]
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))

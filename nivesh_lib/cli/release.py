@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from nivesh_lib.cli.options import echo_json
+from nivesh_lib.records.estimate import Estimate
 
 if TYPE_CHECKING:
     from nivesh_lib.releases.holdout_evaluation import Candidate, LedgerEntry
@@ -78,7 +80,7 @@ def release(
     path = evaluation.write_record(record)
     _print_verdict(record, path, echo)
     if as_json:
-        typer.echo(json.dumps(record, ensure_ascii=False, indent=1))
+        echo_json(record)
 
 
 def _print_candidate(candidate: Candidate, entry: LedgerEntry, echo: Echo) -> None:
@@ -136,21 +138,19 @@ def _print_verdict(record: Mapping[str, Any], path: Path, echo: Echo) -> None:
     from nivesh_lib.ledger import ledger_path
     from nivesh_lib.paths import relative
 
-    metrics = record["metrics"]
     echo("")
     for name, key in (("accuracy", "accuracy"), ("macro-F1", "macro_f1")):
-        echo(f"{name:<9}{_estimate(metrics[key])} on {metrics[key]['n']:,} held-out queries")
+        score = Estimate(**record["metrics"][key])
+        echo(f"{name:<9}{score} on {score.n:,} held-out queries")
     for row in record["slices"]:
-        accuracy = {end: row[f"accuracy{end}"] for end in ("", "_low", "_high")}
-        echo(
-            f"         {row['slice']:<32}{row['rows']:>6,} rows  accuracy {accuracy['']:.3f} "
-            f"[{accuracy['_low']:.3f}, {accuracy['_high']:.3f}]"
-        )
+        low, high = row["accuracy_low"], row["accuracy_high"]
+        accuracy = Estimate(row["accuracy"], low, high, row["rows"])
+        echo(f"         {row['slice']:<32}{row['rows']:>6,} rows  accuracy {accuracy}")
     if away := record["turned_away"]:
+        outside, inside = (Estimate(**away[name]) for name in ("out_of_scope", "in_scope"))
         echo(
-            f"Turned away, by {away['rule']}: {_estimate(away['out_of_scope'])} of "
-            f"{away['out_of_scope']['n']:,} out-of-scope queries, {_estimate(away['in_scope'])} of "
-            "those in scope"
+            f"Turned away, by {away['rule']}: {outside} of {outside.n:,} out-of-scope queries, "
+            f"{inside} of those in scope"
         )
     for judged in record["judgements"]:
         mark = _MARKS[judged["status"]]
@@ -158,7 +158,3 @@ def _print_verdict(record: Mapping[str, Any], path: Path, echo: Echo) -> None:
     none = f"Verdict: none. {record['objectives']['missing']}"
     echo(_VERDICTS.get(record["verdict"], none))
     echo(f"Recorded in {relative(path)} and {relative(ledger_path())}; commit the ledger.")
-
-
-def _estimate(fields: Mapping[str, Any]) -> str:
-    return f"{fields['value']:.3f} [{fields['low']:.3f}, {fields['high']:.3f}]"

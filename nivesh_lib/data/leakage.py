@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -168,7 +168,7 @@ def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Issue
     texts, labels = _cells(frame, label)
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
-        for word in set(_words(text)):
+        for word in {word.strip(_EDGES) for word in text.casefold().split()} - {""}:
             rows_of[word].append(row)
     judged = {word: rows for word, rows in rows_of.items() if len(rows) >= SUPPORT}
     found = []
@@ -209,13 +209,6 @@ def _cells(frame: pd.DataFrame, label: str) -> tuple[list[str], np.ndarray]:
         for column in ("query", label)
     )
     return texts, np.array(labels, dtype=object)
-
-
-def _words(text: str) -> Iterator[str]:
-    for word in text.casefold().split():
-        stripped = word.strip(_EDGES)
-        if stripped:
-            yield stripped
 
 
 def _spaced(text: str) -> str:

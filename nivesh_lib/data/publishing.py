@@ -40,7 +40,7 @@ from nivesh_lib.data.versions import (
     versions_of,
 )
 from nivesh_lib.errors import DataError
-from nivesh_lib.files import locked_folder, restore_folders, write_folder
+from nivesh_lib.files import locked_folder, restore_folders, write_errors, write_folder
 from nivesh_lib.paths import data_dir
 
 if TYPE_CHECKING:
@@ -345,10 +345,8 @@ def _write(frame: pd.DataFrame, manifest: Manifest, store: str | None) -> DataVe
     else:
         files[path] = raw
     target = data_dir() / name / folder
-    try:
+    with write_errors(target):
         write_folder(target, files)
-    except OSError as error:
-        raise DataError(f"{target} cannot be written: {error.strerror}.") from error
     return read_manifest(target)
 
 

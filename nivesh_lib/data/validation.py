@@ -172,16 +172,13 @@ def describe(measures: Measures, *, reference: pd.DataFrame | None = None) -> di
 
 def check_cells(frame: pd.DataFrame, labels: Collection[str] | None = None) -> list[Issue]:
     """Find cells that break the schema: missing, blank, no text, outside the labels, no date."""
-    names = {
-        ("query", "is missing"): "Empty query",
-        ("query", "is blank"): "Empty query",
-        ("intent", "is missing"): "Missing intent",
-        ("intent", "is blank"): "Missing intent",
-    }
+    empty = {"query": "Empty query", "intent": "Missing intent"}
     rows_of: dict[str, list[int]] = {}
     with_id = frame if "id" in frame else frame.assign(id=[str(n) for n in range(len(frame))])
     for column, reason, row in schema_failures(with_id, labels):
-        what = names.get((column, reason), f"{column} {reason}")
+        what = f"{column} {reason}"
+        if reason in ("is missing", "is blank"):
+            what = empty.get(column, what)
         rows_of.setdefault(what, []).extend([] if row is None else [row])
     return [
         Issue("cells", f"{what}{_at(sorted(set(rows)))}", row_ids(frame, rows))

@@ -216,7 +216,7 @@ def resolve(ref: str) -> DataVersion:
     name, version = parse_ref(ref)
     versions = versions_of(name)
     if not versions:
-        known = sorted({path.parent.parent.name for path in _manifests()})
+        known = _names()
         choice = f"it has {', '.join(known)}" if known else "it has none; add one: nivesh data add"
         raise DataError(f"There is no dataset {name!r} in {data_dir()}; {choice}.")
     if version is None:
@@ -230,8 +230,7 @@ def resolve(ref: str) -> DataVersion:
 
 def list_versions() -> list[DataVersion]:
     """Return every published version, by name, oldest first."""
-    names = sorted({path.parent.parent.name for path in _manifests()})
-    return [resolve(f"{name}@{version}") for name in names for version in versions_of(name)]
+    return [resolve(f"{name}@{version}") for name in _names() for version in versions_of(name)]
 
 
 def load_dataset(ref: str) -> Dataset:
@@ -245,11 +244,10 @@ def load_dataset(ref: str) -> Dataset:
     return Dataset(version, train.rename(columns={"intent": version.label_column}))
 
 
-def _manifests() -> Iterator[Path]:
-    for path in data_dir().glob("*/v*/manifest.json"):
-        is_version = VERSION.fullmatch(path.parent.name.removeprefix("v"))
-        if is_version and NAME.fullmatch(path.parent.parent.name):
-            yield path
+def _names() -> list[str]:
+    """Return the names of the datasets that have a published version."""
+    names = (folder.name for folder in data_dir().glob("*"))
+    return sorted(name for name in names if NAME.fullmatch(name) and versions_of(name))
 
 
 def read_manifest(folder: Path) -> DataVersion:

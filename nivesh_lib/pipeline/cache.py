@@ -1,4 +1,4 @@
-"""Content keys: what a step's result depends on, and where the same was computed before."""
+"""Content keys of steps, and the earlier executions with the same key."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sha256_library() -> str:
 
 
 def _data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return hashes of the dataset versions that parameters name and of what lies beside them."""
+    """Return hashes of the files of the datasets that parameters name, and of their settings."""
     hashes = {}
     for value in parameters.values():
         if not (isinstance(value, str) and "@" in value):
@@ -96,24 +96,24 @@ def differences(parts: Mapping[str, Any], old: Mapping[str, Any] | None) -> list
         if not isinstance(value, dict) or not isinstance(before, dict):
             changes.append(f"{name} changed")
             continue
-        for inner in sorted(set(value) | set(before)):
-            if value.get(inner) == before.get(inner):
-                continue
-            if name == "parameters":
-                changes.append(f"{inner}: {before.get(inner)!r} -> {value.get(inner)!r}")
-            else:
-                changes.append(f"{name} {inner} changed")
+        changed = [k for k in sorted({*value, *before}) if value.get(k) != before.get(k)]
+        changes += [
+            f"{k}: {before.get(k)!r} -> {value.get(k)!r}"
+            if name == "parameters"
+            else f"{name} {k} changed"
+            for k in changed
+        ]
     return changes
 
 
 def finished_steps(step: str) -> list[tuple[RunDirectory, FinishedStep]]:
-    """Return run directory and record of each good execution of a step, newest first."""
+    """Return run directory and record of each successful execution of a step, newest first."""
     found = ((run, run.finished(step)) for run in reversed(all_runs()))
     return [(run, record) for run, record in found if record is not None and record.done]
 
 
 def intact(run: RunDirectory, record: FinishedStep) -> bool:
-    """Return whether every file of a finished step is still what it was, and the step's own."""
+    """Return whether a finished step has files, all of them inside the run and unchanged."""
     return bool(record.files) and all(
         _is_inside(name) and (run.path / name).is_file() and sha256_file(run.path / name) == digest
         for name, digest in record.files.items()

@@ -1,4 +1,4 @@
-"""Where notebooks run. One interface; ``local`` starts a process for each."""
+"""Executors of notebooks: one interface; ``local`` starts a process for each notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nivesh_lib.runs.layout import RunDirectory
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one notebook's execution needs, as plain values."""
+    """The inputs of one notebook's execution, as JSON-serialisable values."""
 
     step: str
     notebook: str
@@ -34,7 +34,7 @@ class Job:
 
 
 class Executor(Protocol):
-    """Starts jobs and reports which ended; each leaves its record in the run directory."""
+    """Starts jobs and reports which ended; each job writes its record into the run directory."""
 
     slots: int
 
@@ -93,7 +93,7 @@ class LocalExecutor:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Kill the workers with everything they started."""
+        """Kill the workers and their child processes."""
         for process in self._running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

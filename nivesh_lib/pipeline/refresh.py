@@ -91,7 +91,7 @@ def execute(notebook: Path, *, keep: bool) -> None:
 
 
 def refresh(report: Any = sys.stdout.write) -> int:
-    """Execute what is stale, with the steps it needs, in a run directory of its own."""
+    """Execute the stale notebooks and the steps that they need, in a temporary run directory."""
     wanted = stale()
     pipeline = load_pipeline(paths.notebooks_dir())
     names = [n.stem for n in wanted if n.stem != _TEMPLATE]

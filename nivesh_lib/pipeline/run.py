@@ -1,4 +1,4 @@
-"""Run the pipeline: plan against the cache, execute what is stale, record, render."""
+"""Run the pipeline: plan against the cache, execute stale steps, record, render the report."""
 
 from __future__ import annotations
 
@@ -33,22 +33,21 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Planned:
-    """One step with its parameters, content key, and where it was computed before.
+    """One step with its parameters, content key, and the earlier execution with the same key.
 
-    ``why`` says what changed, and is empty where ``cached`` is set.
+    ``why`` lists what changed; it has no meaning where ``cached`` is set.
     """
 
     step: Step
     parameters: dict[str, Any]
     key: str
     ingredients: dict[str, Any]
-    cached_in: RunDirectory | None
-    cached: FinishedStep | None
+    cached: tuple[RunDirectory, FinishedStep] | None
     why: list[str]
 
     @property
     def line(self) -> str:
-        """What a dry run prints of it."""
+        """The text that a dry run prints after the name of the step."""
         if self.cached:
             return "nothing changed"
         more = f" (and {len(self.why) - 3} more)" if len(self.why) > 3 else ""
@@ -89,15 +88,13 @@ def plan(
             hit, why = None, ["--force"]
         elif not hit:
             why = cache.differences(parts, earlier[0][1].ingredients if earlier else None)
-        run, record = hit or (None, None)
-        planned.append(
-            Planned(step, parameters[step.name], key, parts, run, record, why or ["files changed"])
-        )
+        reasons = why or ["files changed"]
+        planned.append(Planned(step, parameters[step.name], key, parts, hit, reasons))
     return planned
 
 
 def close_dead_runs(report: Report) -> None:
-    """Mark what a killed run left open as KILLED, in MLflow and in its ``run.json``."""
+    """Mark the open steps of killed runs as KILLED, in MLflow and in ``run.json``."""
     for run in all_runs():
         opened = run.open_steps()
         record = run.sound_record()
@@ -120,19 +117,19 @@ def close_dead_runs(report: Report) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked for, resolved and checked."""
+    """The resolved and checked arguments of a run."""
 
     profile: str
     version: DataVersion
     steps: tuple[Step, ...]
     parameters: dict[str, dict[str, Any]]
-    whole: bool  # all steps, in a profile for use: such a run becomes the latest
+    whole: bool  # all steps, not in the profile smoke: such a run may become the latest
 
 
 def resolve_request(
     profile: str, dataset: str | None, only: Sequence[str], settings: Sequence[str]
 ) -> Request:
-    """Return a request, or raise SpecError or DataError where it makes no sense."""
+    """Return a request; raises SpecError or DataError for invalid arguments."""
     pipeline = load_pipeline(paths.notebooks_dir())
     if profile not in pipeline.profiles:
         raise SpecError(f"unknown profile {profile!r}; there are: {', '.join(pipeline.profiles)}")
@@ -179,7 +176,7 @@ def run_pipeline(
     Raises
     ------
     NiveshError
-        Before anything was started: a request, ``pipeline.toml``, the data, or what lies
+        Before anything was started: a request, ``pipeline.toml``, the data, or a file
         below ``reports/`` does not allow the run.
     """
     check_places()
@@ -195,17 +192,13 @@ def run_pipeline(
         for item in planned:
             report(f"  {item.step.name:<22}nothing changed")
         return unchanged
-    store = "" if all(item.cached for item in planned) else _checked_store()
+    from nivesh_lib.tracking.store import check_store
+
+    store = "" if all(item.cached for item in planned) else check_store()
     with new_run() as run:
         execution = Execution(run, _new_record(run, request, store), workers, report, store)
         execution.execute(planned)
         return _finish(run, execution.record, whole=request.whole), run
-
-
-def _checked_store() -> str:
-    from nivesh_lib.tracking.store import check_store
-
-    return check_store()
 
 
 def _new_record(run: RunDirectory, request: Request, store: str) -> RunRecord:
@@ -235,53 +228,47 @@ def _last_run_if_unchanged(planned: Sequence[Planned]) -> tuple[RunRecord, RunDi
     if record is None or not record.complete or not latest.index.is_file():
         return None
     keys = {name: step.key for name, step in record.steps.items()}
-    if keys != {item.step.name: item.key for item in planned}:
-        return None
-    if not all(item.cached for item in planned):
+    same = keys == {item.step.name: item.key for item in planned}
+    if not same or not all(item.cached for item in planned):
         return None
     return record, RunDirectory(latest.path.resolve())
 
 
+@dataclass
 class Execution:
-    """The steps of one run while they are executed; ``record`` is what is known by now."""
+    """The execution of the steps of one run; ``record`` is updated as steps end."""
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        record: RunRecord,
-        workers: Executor,
-        report: Report,
-        tracking_uri: str,
-    ) -> None:
-        self.record = record
-        self._run = run
-        self._workers = workers
-        self._report = report
-        self._uri = tracking_uri
+    run: RunDirectory
+    record: RunRecord
+    workers: Executor
+    report: Report
+    tracking_uri: str
+
+    def __post_init__(self) -> None:
         self._started = time.time()
-        run.write_record(record)
+        self.run.write_record(self.record)
 
     def execute(self, planned: Sequence[Planned]) -> None:
-        """Use what is cached, run the rest as soon as what it needs is done."""
+        """Link the cached steps; run each other one as soon as its needs are done."""
         for item in planned:
-            if item.cached and item.cached_in:
-                self._use_cached(item, item.cached_in, item.cached)
+            if item.cached:
+                self._use_cached(item, *item.cached)
         waiting = [item for item in planned if item.step.name not in self.record.steps]
         running: dict[str, Planned] = {}
         try:
             while waiting or running:
-                for item in startable(waiting, running, self.record, self._workers.slots):
+                for item in startable(waiting, running, self.record, self.workers.slots):
                     waiting.remove(item)
                     running[item.step.name] = item
-                    self._workers.start(self._job(item))
+                    self.workers.start(self._job(item))
                 for item in _blocked(waiting, self.record):
                     waiting.remove(item)
                     self._skip(item)
-                for name in self._workers.wait() if running else []:
+                for name in self.workers.wait() if running else []:
                     self._end(running.pop(name))
-        except BaseException:  # Ctrl-C too: leave nothing behind that looks alive
-            self._workers.stop()
-            self._run.write_record(self.record.changed(status="killed"))
+        except BaseException:  # Ctrl-C too: no worker and no record of a running run may remain
+            self.workers.stop()
+            self.run.write_record(self.record.changed(status="killed"))
             raise
         self._update()
 
@@ -291,34 +278,34 @@ class Execution:
 
     def _use_cached(self, item: Planned, source: RunDirectory, cached: FinishedStep) -> None:
         name = item.step.name
-        self._run.link_step(name, source, list(cached.files))
+        self.run.link_step(name, source, list(cached.files))
         self._update(**{name: cached.summary().changed(cached_from=source.name)})
-        self._report(f"  {name:<22}nothing changed")
+        self.report(f"  {name:<22}nothing changed")
 
     def _skip(self, item: Planned) -> None:
         name, steps = item.step.name, self.record.steps
         need = next(n for n in item.step.needs if n not in steps or not steps[n].done)
         self._update(**{name: StepRecord(status="skipped", why=f"needs {need}")})
-        self._report(f"  {name:<22}skipped: needs {need}, which did not finish")
+        self.report(f"  {name:<22}skipped: needs {need}, which did not finish")
 
     def _end(self, item: Planned) -> None:
         name = item.step.name
-        finished = self._run.finished(name)
+        finished = self.run.finished(name)
         self._update(**{name: finished.summary() if finished else _died(item)})
-        self._run.write_record(self.record)
-        self._report(_line(self._run, self.record, name))
+        self.run.write_record(self.record)
+        self.report(_line(self.run, self.record, name))
 
     def _job(self, item: Planned) -> Job:
         return Job(
             step=item.step.name,
             notebook=str(item.step.notebook),
-            run_dir=str(self._run.path),
+            run_dir=str(self.run.path),
             parameters=item.parameters,
             key=item.key,
             ingredients=item.ingredients,
             threads=item.step.threads,
             timeout_s=item.step.timeout_s,
-            tracking_uri=self._uri,
+            tracking_uri=self.tracking_uri,
         )
 
 
@@ -384,7 +371,7 @@ def failure_message(run: RunDirectory, record: RunRecord, name: str) -> str:
 
 
 def _finish(run: RunDirectory, record: RunRecord, *, whole: bool) -> RunRecord:
-    """Render the report, close the record, and point ``reports/latest`` at a good whole run."""
+    """Render the report, close the record, and point ``reports/latest`` at a complete run."""
     from nivesh_lib.reporting.html import write_report
 
     good = all(step.done for step in record.steps.values())

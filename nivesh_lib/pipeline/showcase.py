@@ -1,4 +1,4 @@
-"""Keep what the repository shows in step with the last run: ``make showcase``.
+"""Update the committed example report and the README's tables: ``make showcase``.
 
 The example report is a copy of the last good run's pages; the tables of the README
 are written from it and from ``pipeline.toml``.

@@ -1,4 +1,4 @@
-"""The pipeline as data: steps from ``pipeline.toml``, parameters from the notebooks."""
+"""The specification of the pipeline: steps in ``pipeline.toml``, parameters in the notebooks."""
 
 from __future__ import annotations
 
@@ -12,22 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from nivesh_lib.errors import SpecError
 from nivesh_lib.records.schema import NUMBER, fits
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
-# What pipeline.toml may say of a step: the shape of each value, and how it is described.
-_STEP_KEYS: dict[str, tuple[Any, str]] = {
-    "name": (str, "a text"),
-    "help": (str, "a text"),
-    "needs": ([str], "a list of step names"),
-    "family": (str, "a text"),
-    "quick": (bool, "true or false"),
-    "exclusive": (bool, "true or false"),
-    "threads": (int, "a whole number of at least 1"),
-    "timeout_s": (int, "a whole number of at least 1, in seconds"),
-    "profiles": ({"*": dict}, "one table for each profile"),
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be: within one of the spans, both ends included."""
+    """Allowed values of a number: one or more spans, both ends included."""
 
     spans: tuple[tuple[float, float], ...]
 
@@ -59,20 +49,21 @@ class Range:
         )
 
 
-@dataclass(frozen=True)
-class Step:
-    """One notebook of the pipeline."""
+class Step(BaseModel):
+    """One notebook of the pipeline. Descriptions complete the messages about wrong values."""
 
-    name: str
-    help: str
+    model_config = ConfigDict(frozen=True, strict=True)
+
     notebook: Path
-    needs: tuple[str, ...] = ()
-    family: str = "intents"
-    quick: bool = False
-    exclusive: bool = False
-    threads: int = 1
-    timeout_s: int = 600
-    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    name: str = Field(description="a text")
+    help: str = Field(description="a text")
+    needs: list[str] = Field([], description="a list of step names")
+    family: str = Field("intents", description="a text")
+    quick: bool = Field(False, description="true or false")
+    exclusive: bool = Field(False, description="true or false")
+    threads: int = Field(1, ge=1, description="a whole number of at least 1")
+    timeout_s: int = Field(600, ge=1, description="a whole number of at least 1, in seconds")
+    profiles: dict[str, dict[str, Any]] = Field({}, description="one table for each profile")
 
     def parameters(self) -> dict[str, Parameter]:
         """Return the parameters that the notebook declares, by name."""
@@ -99,13 +90,10 @@ class Pipeline:
 
     def with_needs(self, names: Iterable[str]) -> tuple[Step, ...]:
         """Return the named steps and all that they need, in reading order."""
-        wanted: set[str] = set()
-        stack = [self.step(name).name for name in names]
-        while stack:
-            name = stack.pop()
-            if name not in wanted:
-                wanted.add(name)
-                stack.extend(self.step(name).needs)
+        wanted = {self.step(name).name for name in names}
+        for step in reversed(self.steps):  # a step needs earlier ones only
+            if step.name in wanted:
+                wanted.update(step.needs)
         return tuple(s for s in self.steps if s.name in wanted)
 
 
@@ -152,26 +140,22 @@ def _ranges(table: Any, path: Path) -> dict[str, Range]:
 
 
 def _step(table: dict[str, Any], folder: Path, profiles: tuple[str, ...], path: Path) -> Step:
-    name = table.get("name", "?")
-    unknown = set(table) - set(_STEP_KEYS)
-    if unknown:
-        raise SpecError(f"{path}, step {name}: unknown key {sorted(unknown)[0]!r}")
-    for key, value in table.items():
-        shape, wanted = _STEP_KEYS[key]
-        counts = type(value) is int and value >= 1  # true would be an int too
-        if not fits(value, shape) or (shape is int and not counts):
-            raise SpecError(f"{path}, step {name}: {key} = {value!r} is not {wanted}")
-    strange = set(table.get("profiles", {})) - set(profiles)
-    if strange:
-        raise SpecError(f"{path}, step {name}: profile {sorted(strange)[0]!r} is not in `profiles`")
-    notebook = folder / f"{name}.ipynb"
-    if not notebook.is_file():
-        raise SpecError(f"{path}, step {name}: {notebook} is missing")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    where = f"{path}, step {table.get('name', '?')}"
+    if unknown := sorted(set(table) - (set(Step.model_fields) - {"notebook"})):
+        raise SpecError(f"{where}: unknown key {unknown[0]!r}")
     try:
-        return Step(notebook=notebook, **values)
-    except TypeError as error:
-        raise SpecError(f"{path}, step {name}: {error}") from None
+        step = Step(notebook=folder / f"{table.get('name')}.ipynb", **table)
+    except ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        if key not in table:
+            raise SpecError(f"{where}: {key} is missing") from None
+        wanted = Step.model_fields[key].description
+        raise SpecError(f"{where}: {key} = {table[key]!r} is not {wanted}") from None
+    if unknown := sorted(set(step.profiles) - set(profiles)):
+        raise SpecError(f"{where}: profile {unknown[0]!r} is not in `profiles`")
+    if not step.notebook.is_file():
+        raise SpecError(f"{where}: {step.notebook} is missing")
+    return step
 
 
 def _check_needs(steps: tuple[Step, ...], path: Path) -> None:

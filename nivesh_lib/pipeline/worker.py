@@ -1,7 +1,7 @@
 """Execute one notebook in its own process: ``python -m nivesh_lib.pipeline.worker job.json``.
 
 The record ``steps/<step>.json`` is written last. A step without one was not
-finished, whatever else lies there.
+finished, whatever other files exist.
 """
 
 from __future__ import annotations
@@ -67,17 +67,11 @@ class _OneAtATimeClient(PapermillNotebookClient):
 class _Engine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(
-        cls,
-        nb_man: Any,
-        kernel_name: str,
-        start_timeout: int = 60,
-        execution_timeout: int | None = None,
-        **kwargs: Any,
+        cls, nb_man: Any, kernel_name: str, execution_timeout: int, **kwargs: Any
     ) -> Any:
         client = _OneAtATimeClient(
             nb_man,
             kernel_name=kernel_name,
-            startup_timeout=start_timeout,
             timeout=execution_timeout,
             extra_arguments=["--IPKernelApp.log_level=50"],  # else it warns of its own defaults
         )
@@ -85,7 +79,7 @@ class _Engine(NBClientEngine):
 
 
 def _die_with_parent() -> None:
-    """End this process and its kernel when the pipeline that started it is gone."""
+    """End this process and its kernel when the pipeline process that started it ends."""
     parent = int(os.environ.get("NIVESH_PARENT_PID", "0"))
 
     def watch() -> None:
@@ -98,7 +92,7 @@ def _die_with_parent() -> None:
 
 
 def _execute(job: dict[str, Any], output: Path) -> dict[str, Any] | None:
-    """Run the notebook; return None when it went through, else what went wrong."""
+    """Run the notebook; return None, or the cause, detail and cell of its failure."""
     papermill_engines.register("nivesh", _Engine)
     declared = read_parameters(Path(job["notebook"]))
     changed = {k: v for k, v in job["parameters"].items() if declared[k].default != v}
@@ -110,7 +104,7 @@ def _execute(job: dict[str, Any], output: Path) -> dict[str, Any] | None:
             engine_name="nivesh",
             kernel_name="python3",
             cwd=str(Path(job["notebook"]).parent),
-            language="python",  # a notebook need not say it
+            language="python",  # a notebook's metadata may lack it
             progress_bar=False,
             log_output=False,
             execution_timeout=job["timeout_s"],
@@ -177,7 +171,7 @@ def _join_streams(outputs: list[Any]) -> list[Any]:
 
 
 def _clean_outputs(notebook: Any) -> None:
-    """Shorten and anonymise everything textual that cells left: any of it may quote a query."""
+    """Shorten and anonymise all textual outputs of cells: any of them may quote a query."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -202,7 +196,7 @@ def _keep(notebook: Any, kept: Path, *, dataset: str) -> list[Path]:
 
 
 def main(job_file: str) -> int:
-    """Execute the job and leave its record; return the exit code."""
+    """Execute the job and write its record; return the exit code."""
     job = json.loads(Path(job_file).read_text())
     _die_with_parent()
     run, step = RunDirectory(Path(job["run_dir"])), job["step"]

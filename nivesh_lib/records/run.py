@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from nivesh_lib.records.base import Record, read_record
+from nivesh_lib.records.base import Record
 
 
 class Failure(Record):
@@ -113,13 +112,3 @@ class RunRecord(Record):
     def failed(self) -> list[str]:
         """The names of the steps that failed."""
         return [name for name, step in self.steps.items() if step.status == "failed"]
-
-
-def read_run(path: Path) -> RunRecord:
-    """Return the record in a ``run.json``; raises DataError where it is missing or damaged."""
-    return read_record(path, RunRecord, "the record of a run")
-
-
-def read_finished(path: Path) -> FinishedStep:
-    """Return the record in a ``steps/<step>.json``; raises DataError where it is no sound one."""
-    return read_record(path, FinishedStep, "the record of a step")

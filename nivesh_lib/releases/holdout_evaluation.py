@@ -124,10 +124,11 @@ def _refuse_drafts(source: str, refs: tuple[str, ...]) -> None:
 def _check_labels(source: str, model: TextClassifier, data: Dataset) -> None:
     known, wanted = set(map(str, model.classes_)), set(data.labels)
     if known != wanted:
-        odd = ", ".join(map(repr, sorted(known ^ wanted)[:5]))
+        differing = ", ".join(map(repr, sorted(known ^ wanted)[:5]))
         raise ModelError(
-            f"{source}: its classes are not the labels of {data.ref} (only one of them has {odd}). "
-            "Name the data it was trained on with --dataset, or train it on this version"
+            f"{source}: its classes are not the labels of {data.ref} (only one of them has "
+            f"{differing}). Name the data it was trained on with --dataset, or train it on this "
+            "version"
         )
 
 
@@ -227,10 +228,10 @@ def _scores(
     away = None
     if len(opened) > 1:
         rule, accepts = _acceptance(candidate)
-        strange = opened[1].rows["query"].tolist()
+        outside = opened[1].rows["query"].tolist()
         found = turned_away(
             accepts(texts, probabilities),
-            accepts(strange, model.predict_proba(strange)),
+            accepts(outside, model.predict_proba(outside)),
             (predicted == held["intent"].to_numpy()),
         )
         away = {"rule": rule} | {name: value.as_dict() for name, value in found.items()}

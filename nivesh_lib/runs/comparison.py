@@ -1,4 +1,4 @@
-"""The paired comparison of a run's models, as the notebook that evaluated them recorded it."""
+"""The paired comparison of a run's models, as recorded by the notebook that evaluated them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nivesh_lib.records.results import REQUIRED_SCORES, StepResult
 Results = Mapping[str, StepResult]
 Evaluation = Mapping[str, Any]  # what the notebook that evaluates the models together recorded
 
-# The result of one model has none of these; what it may have too stands in `sections.KEYS`.
+# The result of one model has none of these; `sections.KEYS` lists those that it may have too.
 EVALUATION_KEYS = (
     *("comparison", "calibration", "routing", "segments", "gaps", "flips", "behaviour"),
     *("overlaps", "flipped", "leaks", "help"),
@@ -53,7 +53,7 @@ class RankedModel(Record):
 
 
 class RecordedComparison(Record):
-    """Which model leads, in a ``sentence``, and the models, best first."""
+    """The models, best first, and a ``sentence`` that names the best."""
 
     metric: str
     champion: str
@@ -83,7 +83,7 @@ def evaluation_of(results: Results) -> tuple[str, Evaluation] | None:
 
 
 def comparison_in(evaluation: Evaluation) -> RecordedComparison | None:
-    """Return the comparison that an evaluation holds, or None where it holds no sound one."""
+    """Return the comparison that an evaluation holds, or None where it is missing or damaged."""
     try:
         return RecordedComparison.model_validate(evaluation.get("comparison"))
     except ValidationError:

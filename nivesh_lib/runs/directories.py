@@ -1,4 +1,4 @@
-"""All run directories: finding one, making one, the last good one, removing old ones."""
+"""Run directories: finding, creating and removing them, and the link to the last good one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def find_run(name: str = "latest") -> RunDirectory:
 
 
 def check_places() -> None:
-    """Refuse where a run directory or the link to the last good run cannot be made.
+    """Raise where a run directory or the link to the last good run cannot be created.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def check_places() -> None:
 
 @contextlib.contextmanager
 def new_run() -> Iterator[RunDirectory]:
-    """Make a run directory named after the present time, and hold it."""
+    """Create a run directory named after the present time, and lock it."""
     root = paths.runs_dir()
     root.mkdir(parents=True, exist_ok=True)
     stem = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -88,7 +88,7 @@ def new_run() -> Iterator[RunDirectory]:
 
 
 def point_latest(run: RunDirectory) -> None:
-    """Let ``reports/latest`` lead to a run, without a moment in which it leads nowhere."""
+    """Point ``reports/latest`` at a run, atomically."""
     link = paths.latest_run()
     with atomic_path(link) as partial:
         partial.symlink_to(os.path.relpath(run.path, link.parent))

@@ -1,4 +1,4 @@
-"""The run directory: the only place that knows what its folders and files are called."""
+"""The run directory: the only module with the names of its folders and files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import atomic_path, locked
-from nivesh_lib.records.base import write_json
+from nivesh_lib.records.base import read_record, write_json
 from nivesh_lib.records.results import StepResult, read_result
-from nivesh_lib.records.run import FinishedStep, RunRecord, read_finished, read_run
+from nivesh_lib.records.run import FinishedStep, RunRecord
 from nivesh_lib.records.schema import read_object
 
 if TYPE_CHECKING:
@@ -42,28 +42,27 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """The name of the run, which is that of its folder."""
+        """The name of the run: the name of its folder."""
         return self.path.name
 
     # --- the run -----------------------------------------------------------------------------
 
     def record(self) -> RunRecord:
         """Return the record of the run. Raises DataError where it is missing or damaged."""
-        return read_run(self.path / "run.json")
+        return read_record(self.path / "run.json", RunRecord, "the record of a run")
 
     def sound_record(self) -> RunRecord | None:
         """Return the record of the run, or None where it is missing or damaged."""
-        try:
+        with contextlib.suppress(DataError):
             return self.record()
-        except DataError:
-            return None
+        return None
 
     def write_record(self, record: RunRecord) -> None:
         """Write the record of the run."""
         write_json(self.path / "run.json", record)
 
     def held(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the directory while working in it. Raises BlockingIOError where another does."""
+        """Lock the directory. Raises BlockingIOError where another process holds the lock."""
         return locked(self.path, wait=False)
 
     def is_alive(self) -> bool:
@@ -97,19 +96,18 @@ class RunDirectory:
                 yield path.stem, error
 
     def results(self) -> dict[str, StepResult]:
-        """Return the sound results by name, in reading order; `damaged` has the others."""
+        """Return the valid results by name, in reading order; `damaged` returns the others."""
         return {name: r for name, r in self._read_results() if isinstance(r, StepResult)}
 
     def damaged(self) -> dict[str, DataError]:
-        """Return what is wrong with each file of results that cannot be read, by name."""
+        """Return the error of each file of results that cannot be read, by name."""
         return {name: r for name, r in self._read_results() if isinstance(r, DataError)}
 
     def result(self, name: str) -> StepResult | None:
         """Return a result, or None where it is missing or damaged."""
-        try:
+        with contextlib.suppress(DataError):
             return read_result(self.result_file(name))
-        except DataError:
-            return None
+        return None
 
     def write_result(self, name: str, result: StepResult) -> None:
         """Write a result."""
@@ -134,7 +132,7 @@ class RunDirectory:
         return pd.read_parquet(path) if path.is_file() else None
 
     def write_table(self, kind: str, name: str, table: pd.DataFrame | None) -> None:
-        """Write a table; None removes an earlier one, which would be taken for this result's."""
+        """Write a table; None removes an earlier one, which would belong to another result."""
         path = self._table_file(kind, name)
         if table is None:
             path.unlink(missing_ok=True)
@@ -161,12 +159,10 @@ class RunDirectory:
         DataError
             The table is missing, cannot be read, or is not one of these rows and labels.
         """
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             table = self.table("oof", name)
             if table is not None and _is_sound(table, train, label):
                 return table
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         raise DataError(
             f"{paths.relative(self._table_file('oof', name))}: does not hold id, fold and a "
             "probability for each label, for every training row. `nivesh run --force` makes it "
@@ -195,7 +191,7 @@ class RunDirectory:
         return self.path / "logs" / f"{step}.log"
 
     def partial(self, name: str) -> Path:
-        """Return where an unfinished file lies; its folder is made."""
+        """Return the path of an unfinished file, after creating its folder."""
         folder = self.path / ".partial"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
@@ -208,11 +204,10 @@ class RunDirectory:
         return self.path / "steps" / f"{step}.json"
 
     def finished(self, step: str) -> FinishedStep | None:
-        """Return the record of a step that ended, or None where there is no sound one."""
-        try:
-            return read_finished(self._finished_file(step))
-        except DataError:
-            return None
+        """Return the record of a step that ended, or None where it is missing or damaged."""
+        with contextlib.suppress(DataError):
+            return read_record(self._finished_file(step), FinishedStep, "the record of a step")
+        return None
 
     def write_finished(self, step: str, record: FinishedStep) -> None:
         """Write the record of a step, after everything else of it."""
@@ -228,7 +223,7 @@ class RunDirectory:
         return sorted(found)
 
     def link_step(self, step: str, source: RunDirectory, files: Sequence[str]) -> None:
-        """Bring a finished step of another run here, without copying where the disk allows it."""
+        """Link the files of a finished step of another run; copy where the disk has no links."""
         record = self._finished_file(step).relative_to(self.path).as_posix()
         for name in [*files, record]:
             place = self.path / name
@@ -243,7 +238,7 @@ class RunDirectory:
         return self.path / "open" / f"{step}.json"
 
     def open_step(self, step: str, mlflow_run_id: str) -> None:
-        """Note the MLflow run of a notebook that has started."""
+        """Record the MLflow run of a notebook that has started."""
         write_json(self._open_file(step), {"mlflow_run_id": mlflow_run_id})
 
     def open_steps(self) -> dict[str, str]:
@@ -253,7 +248,7 @@ class RunDirectory:
         return {step: note["mlflow_run_id"] if note else "" for step, note in notes.items()}
 
     def close_step(self, step: str) -> None:
-        """Remove the note of `open_step`."""
+        """Remove the record of `open_step`."""
         self._open_file(step).unlink(missing_ok=True)
 
 

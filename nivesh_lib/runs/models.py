@@ -1,4 +1,4 @@
-"""The models of several runs with what they predicted out of fold, to be compared."""
+"""The models of several runs with their out-of-fold predictions, for comparison."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PredictedModel:
-    """A model of a run under a name of its own, and its label for each training row."""
+    """A model of a run under a unique name, and its predicted label of each training row."""
 
     name: str
     model: str

@@ -1,4 +1,4 @@
-"""The session of one notebook: what earlier steps left, and recording what this one found."""
+"""The session of one notebook: reading results of earlier steps, recording its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ def _mode() -> str:
 
 @dataclass(frozen=True, eq=False)
 class RecordedModel:
-    """A model that a step left: result, out-of-fold table, answers to test cases, directory."""
+    """A model that a step recorded: result, out-of-fold table, answers to test cases, directory."""
 
     step: str
     result: ModelResult
@@ -45,27 +45,25 @@ class RecordedModel:
     directory: Path
 
 
+@dataclass(eq=False, repr=False)
 class Run:
     """The session of a notebook. Made by `start_run`."""
 
-    def __init__(
-        self, step: str, params: Mapping[str, Any], directory: RunDirectory, logger: RunLogger
-    ) -> None:
-        self.step = step
-        self.params = dict(params)
-        self.directory = directory
-        self.logger = logger
-        self._started = time.time()
+    step: str
+    params: dict[str, Any]
+    directory: RunDirectory
+    logger: RunLogger
+    _started: float = field(init=False, default_factory=time.time)
 
     def __repr__(self) -> str:
         return f"Run({self.step!r}, mode={_mode()!r})"
 
     @property
     def interactive(self) -> bool:
-        """Whether a person watches: progress bars are for them, not for executed copies."""
+        """Whether the notebook is run interactively, and so with progress bars."""
         return _mode() == "interactive"
 
-    # --- what earlier steps left -----------------------------------------------------------------
+    # --- results of earlier steps ---------------------------------------------------------------
 
     @property
     def _dataset(self) -> str | None:
@@ -128,7 +126,7 @@ class Run:
             )
         return found
 
-    # --- recording what this one found -----------------------------------------------------------
+    # --- recording results ---------------------------------------------------------------------
 
     def path(self, kind: str, name: str) -> Path:
         """Return ``<run>/<kind>/<step>/<name>``, its folder made."""
@@ -180,7 +178,9 @@ class Run:
             self.logger.log_dataset(dataset)
         if model is not None:
             self.logger.log_model(name, self.directory.model(name))
-        self._log_result(name, record, history, part)
+        self.logger.log_history(history)
+        folders = {kind: self.directory.folder(kind, self.step) for kind in ("figures", "drift")}
+        self.logger.log_result(record, self.directory.result_file(name), folders, part)
         if not part and _mode() != "pipeline":  # there, the worker adds the notebook and closes
             self.close()
         return record.metrics
@@ -193,7 +193,7 @@ class Run:
     def _record(
         self, name: str, result: StepResult | Mapping[str, Any], figures: list[dict[str, str]]
     ) -> StepResult:
-        """Return a result with what is known of every step."""
+        """Return a result with the fields that every step has."""
         contents = result.as_dict() if isinstance(result, StepResult) else dict(result)
         common = {
             "step": self.step,
@@ -226,22 +226,13 @@ class Run:
         tables: Mapping[str, pd.DataFrame | None],
         model: TextClassifier | None,
     ) -> None:
-        """Write tables and model, then the result, which makes them count."""
+        """Write tables and model, then the result: without it, they are ignored."""
         for kind, table in tables.items():
             self.directory.write_table(kind, name, table)
         if model is not None:
-            target = self.directory.model(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
             about = {"step": self.step, "mlflow_run_id": self.logger.run_id}
-            model.save(target, data=str(self._dataset or ""), about=about)
+            model.save(self.directory.model(name), data=str(self._dataset or ""), about=about)
         self.directory.write_result(name, record)
-
-    def _log_result(
-        self, name: str, record: StepResult, history: Sequence[Mapping[str, float]], part: str
-    ) -> None:
-        self.logger.log_history(history)
-        folders = {kind: self.directory.folder(kind, self.step) for kind in ("figures", "drift")}
-        self.logger.log_result(record, self.directory.result_file(name), folders, part)
 
 
 # MLflow runs of this process that were opened and not logged yet: a cell raised, or was never
@@ -252,7 +243,7 @@ _unlogged: set[str] = set()
 @atexit.register
 def _close_unlogged() -> None:
     for run_id in list(_unlogged):
-        with contextlib.suppress(Exception):  # the store may be gone when Python stops
+        with contextlib.suppress(Exception):  # the store may be unreachable when Python stops
             close_run(run_id, "KILLED")
         _unlogged.discard(run_id)
 
@@ -293,4 +284,4 @@ def start_run(
     else:
         _close_unlogged()  # the notebook was started again
         _unlogged.add(logger.run_id)
-    return Run(step, params, directory, logger)
+    return Run(step, dict(params), directory, logger)

@@ -1,1 +1,1 @@
-"""What a run leaves behind: files in the run directory, everything in MLflow."""
+"""Tracking of runs and models in MLflow."""

@@ -1,4 +1,4 @@
-"""What a notebook's run logs to MLflow: parameters, metrics, dataset, model, folds."""
+"""Logging of a notebook's run to MLflow: parameters, metrics, dataset, model, folds."""
 
 from __future__ import annotations
 
@@ -135,16 +135,9 @@ class RunLogger:
             store.set_terminated(self._folds[name], "FINISHED")
 
     def log_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log what training measured, one mapping an ``epoch``, as metrics with steps."""
-        _log_series(
-            self.run_id,
-            (
-                (name, value, int(epoch["epoch"]))
-                for epoch in history
-                for name, value in epoch.items()
-                if name != "epoch"
-            ),
-        )
+        """Log the metrics of each training ``epoch``, one mapping each, with the epoch as step."""
+        values = ((k, v, int(epoch["epoch"])) for epoch in history for k, v in epoch.items())
+        _log_series(self.run_id, (value for value in values if value[0] != "epoch"))
 
     def log_dataset(self, dataset: Dataset) -> None:
         """Log a dataset as the input, with version and checksum, without its queries."""

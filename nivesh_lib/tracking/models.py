@@ -1,4 +1,4 @@
-"""Models out of the tracking store: by registered name, by id, or by the run that logged them."""
+"""Loading models from the tracking store, by registered name, id or run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _model_directory(uri: str, copied: Path) -> Path:
 
 
 def _artifact(description: Path) -> str:
-    """Return where the artifact ``model`` lies, or an empty path where there is none."""
+    """Return the path of the artifact ``model``, or an empty text where there is none."""
     from mlflow.models import Model
 
     try:

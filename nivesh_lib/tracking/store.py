@@ -54,7 +54,7 @@ def _create(database: Path) -> None:
     """Write an empty, migrated store atomically."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for name in ("mlflow", "alembic"):  # pages of migrations that say nothing to a user
+    for name in ("mlflow", "alembic"):  # pages of messages about migrations
         logging.getLogger(name).setLevel(logging.WARNING)
     with atomic_path(database) as partial:
         store = SqlAlchemyStore(f"{_SQLITE}{partial}", _artifact_root(database))

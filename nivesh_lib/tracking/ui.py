@@ -9,7 +9,7 @@ from nivesh_lib.tracking.store import prepare_store
 
 
 def main(arguments: list[str]) -> None:
-    """Become ``mlflow server``; arguments such as ``--port 5001`` are passed on."""
+    """Replace this process by ``mlflow server`` with arguments such as ``--port 5001``."""
     uri = prepare_store()
     defaults = ["--host", "127.0.0.1", "--workers", "1"]
     if "--port" not in arguments:

@@ -518,9 +518,10 @@ def _load_ours(folder: Path, threads: int) -> Loaded:
 def _facts_of(model: Any, folder: Path) -> Callable[[list[str]], dict[str, float]]:
     def facts(texts: list[str]) -> dict[str, float]:
         found = {}
-        if hasattr(model, "share_answered"):
+        if hasattr(model, "student_"):
             found["threshold"] = float(model.threshold)
-            found["share answered by the student"] = float(model.share_answered(texts))
+            sure = model.student_.predict_proba(texts).max(axis=1) >= model.threshold
+            found["share answered by the student"] = float(sure.mean())
         if (folder.parent / "other-folds").exists():
             told = _elsewhere(folder.parent)
             if folder.name in told["lost"]:

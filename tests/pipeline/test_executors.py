@@ -10,8 +10,8 @@ from nivesh_lib.records.run import RunRecord
 
 
 def planned(name, *, needs=(), exclusive=False):
-    step = Step(name, "", Path(name), needs=needs, exclusive=exclusive)
-    return Planned(step, {}, "key", {}, None, None, [])
+    step = Step(name=name, help="", notebook=Path(name), needs=list(needs), exclusive=exclusive)
+    return Planned(step, {}, "key", {}, None, [])
 
 
 def record(*done):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from nivesh_lib.errors import DataError
-from nivesh_lib.records.run import read_finished, read_run
+from nivesh_lib.records.base import read_record
+from nivesh_lib.records.run import FinishedStep, RunRecord
 from tests.conftest import REPOSITORY
 
 FINISHED = {
@@ -25,7 +26,7 @@ FINISHED = {
 
 def test_the_record_of_the_example_is_read_and_written_as_it_is():
     path = REPOSITORY / "reports" / "example" / "run.json"
-    record = read_run(path)
+    record = read_record(path, RunRecord, "a run")
     assert record.status == "done" and all(step.done for step in record.steps.values())
     assert record.as_dict() == json.loads(path.read_text())
 
@@ -33,7 +34,7 @@ def test_the_record_of_the_example_is_read_and_written_as_it_is():
 def test_what_a_run_keeps_of_a_step_leaves_out_ingredients_and_files(tmp_path):
     path = tmp_path / "03_x.json"
     path.write_text(json.dumps(FINISHED))
-    finished = read_finished(path)
+    finished = read_record(path, FinishedStep, "a step")
     assert finished.as_dict() == FINISHED
     left_out = {"step", "ingredients", "files"}
     kept = {name: value for name, value in FINISHED.items() if name not in left_out}
@@ -41,10 +42,11 @@ def test_what_a_run_keeps_of_a_step_leaves_out_ingredients_and_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "odd", [{"files": None}, {"files": {"a": 1}}, {"seconds": "1"}, {"cells": True}, {"status": 1}]
+    "wrong",
+    [{"files": None}, {"files": {"a": 1}}, {"seconds": "1"}, {"cells": True}, {"status": 1}],
 )
-def test_an_odd_record_of_a_step_is_none(tmp_path, odd):
+def test_a_record_with_a_wrong_field_is_refused(tmp_path, wrong):
     path = tmp_path / "03_x.json"
-    path.write_text(json.dumps(FINISHED | odd))
-    with pytest.raises(DataError, match=next(iter(odd))):
-        read_finished(path)
+    path.write_text(json.dumps(FINISHED | wrong))
+    with pytest.raises(DataError, match=next(iter(wrong))):
+        read_record(path, FinishedStep, "a step")

@@ -10,7 +10,7 @@ import copy
 import gc
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -157,11 +157,11 @@ def _first_token_only(model: Any) -> None:
         for position, name in enumerate(node.input):
             if name in (attended, before):
                 node.input[position] = f"{name}_first"
-    set_nodes(model, [*nodes[: last + 1], *added, *nodes[last + 1 :]])
+    replace_items(model.graph.node, [*nodes[: last + 1], *added, *nodes[last + 1 :]])
 
 
-def set_nodes(model: Any, nodes: Sequence[Any]) -> None:
-    """Replace the nodes of a graph by ``nodes``, in order of execution."""
-    kept = [copy.deepcopy(node) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+def replace_items(field: Any, items: Iterable[Any]) -> None:
+    """Replace the items of a repeated field of a graph, such as its nodes in order of execution."""
+    kept = [copy.deepcopy(item) for item in items]
+    del field[:]
+    field.extend(kept)

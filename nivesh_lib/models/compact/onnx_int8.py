@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.compact.onnx_export import set_nodes
+from nivesh_lib.models.compact.onnx_export import replace_items
 from nivesh_lib.models.compact.onnx_session import OnnxSession
 from nivesh_lib.models.compact.quantize import quantize_columns, quantize_rows
 
@@ -66,17 +66,11 @@ def int8_graph(model: Any, ids: Sequence[np.ndarray]) -> Any:
             builder.head(node)
         else:
             builder.nodes.append(node)
-    set_nodes(model, builder.nodes)
-    _drop_unused(model.graph)
+    replace_items(model.graph.node, builder.nodes)
+    read = {name for node in builder.nodes for name in node.input}
+    tensors = model.graph.initializer
+    replace_items(tensors, (tensor for tensor in tensors if tensor.name in read))
     return model
-
-
-def _drop_unused(graph: Any) -> None:
-    """Remove the initializers that no node reads."""
-    read = {name for node in graph.node for name in node.input}
-    kept = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
 
 
 def _is_product(node: Any, weights: set[str]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from nivesh_lib.models.base import TextClassifier, as_training
 from nivesh_lib.models.compact.hashing import (
@@ -209,15 +210,11 @@ class StaticClassifier(TextClassifier):
         )
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        from safetensors.numpy import save_file
-
         write_tokenizer(self._tokenizer, directory)
         save_file(self._tensors, directory / "weights.safetensors")
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        from safetensors.numpy import load_file
-
         self._tokenizer = read_tokenizer(directory)
         self._tensors = load_file(directory / "weights.safetensors")
         self._dequantize()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,9 +62,6 @@ class QuantizedClassifier(Wrapper):
         for table in _embeddings(network):
             table.weight.data.copy_(_rounded(table.weight))
         super()._take(transformer.with_network(_quantized(network)))
-
-    def _proba(self, texts: list[str]) -> Any:
-        return self.model_._proba(texts)
 
     @property
     def size_bytes(self) -> int:
@@ -129,7 +124,9 @@ def _quantized(network: Any) -> Any:
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     config = {torch.nn.Linear: per_channel_dynamic_qconfig}
-    with _quiet():
+    with warnings.catch_warnings():  # its successor is slower on CPUs
+        warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated")
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.qu")
         network = quantize_dynamic(network.eval(), config, inplace=True)
     if _has_vnni():
         for linear in _quantized_linears(network):
@@ -146,18 +143,6 @@ def _has_vnni() -> bool:
 
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_vnni") or able.get("avx_vnni"))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the deprecation of torch.ao.quantization; its successor is slower on CPUs."""
-    with warnings.catch_warnings():
-        for message in (
-            "torch.ao.quantization is deprecated",
-            "torch.quantize_per_tensor, torch.qu",
-        ):
-            warnings.filterwarnings("ignore", message)
-        yield
 
 
 def pruned(fitted: TransformerClassifier, amount: float = 0.3) -> TransformerClassifier:

@@ -34,7 +34,8 @@ def prune_unreachable(tokenizer: SubwordTokenizer) -> tuple[SubwordTokenizer, np
     old = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
     kept = [(t, n) for t, n in old if t in special or _is_reachable(tokenizer, t, prefix)]
     ids = {token: number for number, (token, _) in enumerate(kept)}
-    return SubwordTokenizer.from_dict(_renumbered(content, ids)), np.array([n for _, n in kept])
+    pruned = SubwordTokenizer.from_json(json.dumps(_renumbered(content, ids)))
+    return pruned, np.array([n for _, n in kept])
 
 
 def _is_supported(content: dict[str, Any]) -> bool:
@@ -81,4 +82,4 @@ def read_tokenizer(directory: Path) -> SubwordTokenizer:
     if vocabulary.is_file():
         names = vocabulary.read_bytes().decode().split("\n")
         content["model"]["vocab"] = {name: number for number, name in enumerate(names)}
-    return SubwordTokenizer.from_dict(content)
+    return SubwordTokenizer.from_json(json.dumps(content))

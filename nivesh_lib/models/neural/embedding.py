@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from nivesh_lib.models.base import TextClassifier, as_training
@@ -141,16 +142,12 @@ class EmbeddingClassifier(TextClassifier):
         return softmax(features @ self.coef_.T + self.intercept_)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        from safetensors.numpy import save_file
-
         self.encoder_.save(directory)
         head = {"coef": self.coef_, "intercept": self.intercept_, "centre": self.centre_}
         save_file(head, directory / "head.safetensors")
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        from safetensors.numpy import load_file
-
         self.encoder_ = FrozenEncoder(directory, self.max_length, glosses=self.glosses)
         head = load_file(directory / "head.safetensors")
         self.coef_, self.intercept_ = head["coef"], head["intercept"]

@@ -26,14 +26,11 @@ class SubwordTokenizer:
     @classmethod
     def from_folder(cls, folder: Path) -> SubwordTokenizer:
         """Read ``tokenizer.json``; older folders without one are read by transformers."""
-        from tokenizers import Tokenizer
-
         path = folder / "tokenizer.json"
         if not path.is_file():
             whole = load_tokenizer(folder)
             return cls(whole.backend_tokenizer, whole.pad_token_id)
-        tokenizer = Tokenizer.from_file(str(path))
-        return cls(tokenizer, tokenizer.token_to_id("[PAD]") or tokenizer.token_to_id("<pad>"))
+        return cls.from_json(path.read_text(encoding="utf-8"))
 
     @property
     def vocabulary_size(self) -> int:
@@ -41,11 +38,11 @@ class SubwordTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> SubwordTokenizer:
+    def from_json(cls, text: str) -> SubwordTokenizer:
         """Return a tokenizer with the given content of ``tokenizer.json``."""
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_str(json.dumps(content))
+        tokenizer = Tokenizer.from_str(text)
         return cls(tokenizer, tokenizer.token_to_id("[PAD]") or tokenizer.token_to_id("<pad>"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,12 +67,10 @@ class SubwordTokenizer:
         # The tokenizer refuses lone surrogates.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         ids = [one.ids for one in self._tokenizer.encode_batch_fast(clean)]
-        return [
-            np.array(
-                row if len(row) <= max_length else self._truncated(text, max_length), dtype=np.int64
-            )
-            for row, text in zip(ids, clean, strict=True)
-        ]
+        for number, text in enumerate(clean):
+            if len(ids[number]) > max_length:
+                ids[number] = self._truncated(text, max_length)
+        return [np.array(row, dtype=np.int64) for row in ids]
 
     def _truncated(self, text: str, max_length: int) -> list[int]:
         """Return the first ids of a text between its special tokens.

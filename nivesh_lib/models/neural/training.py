@@ -7,6 +7,7 @@ fine-tuning on two CPU cores feasible.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import TextClassifier
@@ -205,7 +207,7 @@ def train(
         if validation is not None:
             metrics |= _validation_metrics(network, validation, config.precision)
             if best is None or metrics["validation_loss"] < best[0]:
-                best = metrics["validation_loss"], _state_copy(network)
+                best = metrics["validation_loss"], copy.deepcopy(network.state_dict())
         history.append(metrics)
         if config.patience and _epochs_since_best(history) >= config.patience:
             break
@@ -263,16 +265,11 @@ def _tensors(rows: Encoded, batch: np.ndarray, where: Any) -> tuple[Any, Any]:
 
 def _validation_metrics(network: Any, rows: Encoded, precision: str) -> dict[str, float]:
     logits = logits_of(network, rows, precision=precision)
-    logits -= logits.max(axis=1, keepdims=True)
-    log_proba = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    log_proba = log_softmax(logits, axis=1)
     return {
         "validation_loss": float(-log_proba[np.arange(len(logits)), rows.targets].mean()),
         "validation_accuracy": float((logits.argmax(axis=1) == rows.targets).mean()),
     }
-
-
-def _state_copy(network: Any) -> dict[str, Any]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
 def _epochs_since_best(history: list[dict[str, float]]) -> int:
@@ -287,14 +284,12 @@ def logits_of(network: Any, rows: Encoded, *, precision: str = "fp32") -> np.nda
     where = next(network.parameters()).device
     training = network.training
     network.eval()
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    batches = batches_by_length(rows.lengths, _PREDICT_ROWS)
     with torch.inference_mode(), autocast(precision):
-        for batch in batches_by_length(rows.lengths, _PREDICT_ROWS):
-            parts.append((batch, network(*_tensors(rows, batch, where)).float().cpu().numpy()))
+        logits = [network(*_tensors(rows, batch, where)).float().cpu() for batch in batches]
     network.train(training)
-    order = np.concatenate([batch for batch, _ in parts])
-    found = np.concatenate([logits for _, logits in parts])
-    return found[np.argsort(order)].astype(np.float64)
+    order = np.argsort(np.concatenate(batches))
+    return torch.cat(logits).numpy()[order].astype(np.float64)
 
 
 def validation_mask(targets: np.ndarray, share: float, seed: int | None) -> np.ndarray:

@@ -11,6 +11,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise, repeat
 
@@ -109,6 +110,7 @@ def _joined(known: dict[str, bytes], names: list[str]) -> bytes:
     return b"".join(map(known.get, names, repeat(b"")))
 
 
+@dataclass(frozen=True, eq=False)
 class _CharNgrams:
     """Indexer of character n-grams inside word boundaries.
 
@@ -116,24 +118,21 @@ class _CharNgrams:
     most words of a query are such, and the cache cannot hold a word that only a query has.
     """
 
-    def __init__(
-        self, known: dict[str, bytes], shortest: int, longest: int, words: Container[str]
-    ) -> None:
-        self._known = known
-        self._shortest = shortest
-        self._longest = longest
-        self._words = words
-        self._cache: dict[str, bytes] = {}
+    known: dict[str, bytes]
+    shortest: int
+    longest: int
+    words: Container[str]
+    cache: dict[str, bytes] = field(default_factory=dict)
 
     def __call__(self, text: str) -> bytes:
-        cached = self._cache.get
+        cached = self.cache.get
         return b"".join([cached(word) or self._of_word(word) for word in text.split()])
 
     def _of_word(self, word: str) -> bytes:
         framed = f" {word} "
-        sizes = range(self._shortest, min(self._longest, len(framed)) + 1)
+        sizes = range(self.shortest, min(self.longest, len(framed)) + 1)
         names = [framed[at : at + size] for size in sizes for at in range(len(framed) - size + 1)]
-        found = _joined(self._known, names)
-        if word in self._words or (word[-1] in _PUNCTUATION and word[:-1] in self._words):
-            self._cache[word] = found
+        found = _joined(self.known, names)
+        if word in self.words or (word[-1] in _PUNCTUATION and word[:-1] in self.words):
+            self.cache[word] = found
         return found

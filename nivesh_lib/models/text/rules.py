@@ -90,13 +90,9 @@ class RulesClassifier(TextClassifier):
 
     def coverage(self, X: Iterable[str]) -> np.ndarray:
         """Return a boolean mask (n,) of the texts that match at least one rule."""
-        return np.array(
-            [
-                any(_matches(pattern, prepare(text)) for pattern, _, _ in self._compiled)
-                for text in as_texts(X)
-            ],
-            dtype=bool,
-        )
+        texts = [prepare(text) for text in as_texts(X)]
+        found = [any(_matches(pattern, text) for pattern, _, _ in self._compiled) for text in texts]
+        return np.array(found, dtype=bool)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         text = json.dumps(self.rules_, ensure_ascii=False, indent=1)

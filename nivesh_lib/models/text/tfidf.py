@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse as sp
+from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -107,8 +108,6 @@ class TfidfClassifier(TextClassifier):
         return [str(names[i]) for i in order]
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        from safetensors.numpy import save_file
-
         tensors = {"coef": self.coef_, "intercept": self.intercept_}
         vocabularies = {}
         for name, vectorizer in self.vectorizers_.items():
@@ -120,8 +119,6 @@ class TfidfClassifier(TextClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        from safetensors.numpy import load_file
-
         tensors = load_file(directory / "weights.safetensors")
         vocabularies = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
         self.vectorizers_ = self._new_vectorizers()

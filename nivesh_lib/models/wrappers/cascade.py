@@ -90,18 +90,9 @@ class Cascade(TextClassifier):
         self.student_, self.teacher_ = student, teacher
         self.classes_ = teacher.classes_
 
-    def share_answered(self, X: Iterable[str]) -> float:
-        """Return the share of the texts that the student predicts; 0 for no texts."""
-        check_is_fitted(self)
-        confident = self._is_confident(self.student_.predict_proba(X))
-        return float(confident.mean()) if len(confident) else 0.0
-
-    def _is_confident(self, proba: np.ndarray) -> np.ndarray:
-        return proba.max(axis=1, initial=0.0) >= self.threshold
-
     def _proba(self, texts: list[str]) -> np.ndarray:
         proba = np.array(self.student_._proba(texts), dtype=float)
-        rest = np.flatnonzero(~self._is_confident(proba))
+        rest = np.flatnonzero(proba.max(axis=1) < self.threshold)
         if len(rest):
             proba[rest] = self.teacher_._proba([texts[row] for row in rest])
         return proba

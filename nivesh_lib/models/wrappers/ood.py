@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold
@@ -82,8 +83,6 @@ class OodScorer:
 
     def dump(self, directory: Path) -> dict[str, float]:
         """Write encoder and Gaussian into ``directory``; return mean and deviation of distances."""
-        from safetensors.numpy import save_file
-
         (directory / "encoder").mkdir()
         self.encoder_.save(directory / "encoder")
         gaussian = {"centre": self.centre_, "whitening": self.whitening_}
@@ -92,8 +91,6 @@ class OodScorer:
 
     def restore(self, directory: Path, state: dict[str, Any]) -> Self:
         """Read what ``dump`` wrote and returned."""
-        from safetensors.numpy import load_file
-
         self.encoder_ = FrozenEncoder(directory / "encoder", self.max_length)
         gaussian = load_file(directory / "distance.safetensors")
         self.centre_, self.whitening_ = gaussian["centre"], gaussian["whitening"]

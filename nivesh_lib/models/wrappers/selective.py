@@ -73,7 +73,7 @@ class Calibrated(Wrapper):
             raise ValueError(f"temperature {self.temperature!r} is not above 0 and finite")
 
     def _proba(self, texts: list[str]) -> np.ndarray:
-        proba = self.model_._proba(texts)
+        proba = super()._proba(texts)
         if self.temperature == 1:
             return proba
         return softmax(np.log(np.clip(proba, _SMALLEST, None)) / self.temperature)
@@ -180,9 +180,6 @@ class Abstaining(Wrapper):
         if self.threshold is None:
             return np.ones(len(certainty), dtype=bool)
         return certainty >= self.threshold
-
-    def _proba(self, texts: list[str]) -> np.ndarray:
-        return self.model_._proba(texts)
 
     def predict(self, X: Iterable[str]) -> np.ndarray:
         """Return the wrapped model's labels of all texts, accepted or not."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -60,6 +61,9 @@ class Wrapper(TextClassifier):
         refuse_abstaining(fitted)
         self.model_ = fitted
         self.classes_ = fitted.classes_
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return self.model_._proba(texts)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         self.model_.save(directory / "model")

@@ -123,7 +123,7 @@ def test_split_white_space_is_all_that_the_analyzer_takes_for_it():
 def test_only_words_of_the_vocabulary_are_cached():
     model = TfidfClassifier().fit(TEXTS, LABELS)
     model.predict(["my loan? my, loan asha@x mehta. loanloan loan??"])
-    assert set(model._ngrams._indexers[1]._cache) == {"my", "my,", "loan", "loan?"}
+    assert set(model._ngrams._indexers[1].cache) == {"my", "my,", "loan", "loan?"}
 
 
 def test_all_training_queries_answer_as_sklearn_does():

@@ -38,16 +38,11 @@ def test_the_teacher_gets_only_what_is_left_and_in_one_call(student, teacher, mo
     assert [len(texts) for texts in calls] == [(~sure).sum()]
 
 
-@pytest.mark.parametrize(("threshold", "share"), [(0.0, 1.0), (2.0, 0.0)])
-def test_a_threshold_of_nothing_and_one_out_of_reach(student, teacher, threshold, share):
+@pytest.mark.parametrize(("threshold", "by_student"), [(0.0, True), (2.0, False)])
+def test_a_threshold_of_nothing_and_one_out_of_reach(student, teacher, threshold, by_student):
     model = Cascade.of(student, teacher, threshold=threshold)
-    assert model.share_answered(ASKED) == share
-    alone = student if share else teacher
+    alone = student if by_student else teacher
     np.testing.assert_array_equal(model.predict(ASKED), alone.predict(ASKED))
-
-
-def test_of_no_texts_the_student_answers_none(student, teacher):
-    assert Cascade.of(student, teacher, threshold=0.6).share_answered([]) == 0
 
 
 def test_joining_fitted_models_is_fitting_them(student, teacher):
