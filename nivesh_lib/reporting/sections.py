@@ -54,7 +54,7 @@ _EVALUATION = (
     ),
     ("time", "Does it hold over time?", ("over_time", "temporal")),
     ("confidence", "Can its confidence be trusted?", ("calibration",)),
-    ("handover", "What is handed over to a person?", ("routing",)),
+    ("abstention", "When should it abstain?", ("routing",)),
     ("segments", "For whom does it fail?", ("gaps", "segments", "crossed", "flips")),
     ("behaviour", "Which behaviours fail?", ("behaviour",)),
     ("errors", "Where it errs, and what would help", ("help", "overlaps", "flipped", "leaks")),
@@ -154,7 +154,7 @@ def _brier(row: Row) -> Cell:
 
 _SCORES = {
     "confidence": "confidence alone",
-    "certainty": "calibrated confidence and familiarity",
+    "certainty": "calibrated confidence and OOD score",
 }
 
 
@@ -169,8 +169,8 @@ def _abstention(record: Record, rows: list[Row]) -> Part:
         ),
         rows=rows,
         columns={
-            "Judged by": lambda row: Cell(_SCORES.get(text(row, "score"), text(row, "score"))),
-            "Out-of-scope turned away, of 100": share("recall_95"),
+            "Score": lambda row: Cell(_SCORES.get(text(row, "score"), text(row, "score"))),
+            "Out of scope rejected, of 100": share("recall_95"),
             "AUROC": score("auroc"),
         },
         note="Thresholds are chosen on other rows than those they are judged on. AUROC: how often "
@@ -187,7 +187,7 @@ def _least_cost(row: Row) -> list[str]:
         return []
     return [
         f"At the threshold of least cost, {threshold:.2f}, {accepted} of 100 queries in scope are "
-        f"answered and {recall} of 100 outside are turned away; a query costs {cost:.3f} on "
+        f"answered and {recall} of 100 outside are rejected; a query costs {cost:.3f} on "
         "average, in the unit of the costs that were set."
     ]
 
@@ -243,7 +243,7 @@ def _segments(record: Record, rows: list[Row]) -> Part:
             "Right, of 100": share("accuracy"),
             "Macro-F1": score("macro_f1"),
             "Too sure, points": points("calibration"),
-            "Handed over, of 100": per_cent("abstained"),
+            "Abstains, of 100": per_cent("abstained"),
         },
         note="Too sure: mean confidence minus the share that is right. Segments of few rows are "
         "left out, since their intervals would say nothing.",

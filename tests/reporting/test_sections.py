@@ -7,7 +7,7 @@ import pytest
 from nivesh_lib.records.results import StepResult
 from nivesh_lib.reporting import sections as reported
 
-ALL = ["folds", "time", "confidence", "handover", "segments", "behaviour", "errors"]
+ALL = ["folds", "time", "confidence", "abstention", "segments", "behaviour", "errors"]
 
 
 def results(records):
@@ -50,7 +50,7 @@ def test_without_an_evaluation_there_is_no_section():
     ("gone", "section"),
     [
         (("calibration",), "confidence"),
-        (("routing",), "handover"),
+        (("routing",), "abstention"),
         (("folds", "repeats", "learning"), "folds"),
         (("over_time", "temporal"), "time"),
     ],
@@ -112,17 +112,17 @@ def test_a_difference_that_may_be_none_is_described_by_its_upper_end(record):
 
 
 def test_each_score_of_certainty_is_a_row(record):
-    (part,) = by_id(record)["handover"].parts
+    (part,) = by_id(record)["abstention"].parts
     assert [(row[0].text, row[1].text) for row in part.table.rows] == [
         ("confidence alone", "40.0"),
-        ("calibrated confidence and familiarity", "70.0"),
+        ("calibrated confidence and OOD score", "70.0"),
     ]
 
 
 def test_the_threshold_of_least_cost_is_described_by_its_shares_and_cost(record):
-    (part,) = by_id(record)["handover"].parts
+    (part,) = by_id(record)["abstention"].parts
     assert "0.45, 92.0 of 100 queries in scope are answered" in part.sentences[1]
-    assert "75.0 of 100 outside are turned away; a query costs 0.170" in part.sentences[1]
+    assert "75.0 of 100 outside are rejected; a query costs 0.170" in part.sentences[1]
 
 
 def test_sure_gaps_are_named_and_undecided_segments_counted(record):
