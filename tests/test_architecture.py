@@ -23,7 +23,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "privacy": CORE,
     "ledger": CORE,
     "data": CORE,
-    "models": CORE | {"models"},
     "models.base": CORE,
     "models.text": CORE | {"models.base"},
     "models.neural": CORE | {"models.base", "models.text"},
@@ -53,6 +52,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data", "evaluation", "runs", "serving", "pipeline", "reporting.display"},
 }
 HOMES = {
+    "fcntl": {"files"},
+    "pydantic": {"records", "runs", "pipeline"},
+    "statsmodels": {"evaluation"},
     "pandera": {"data"},
     "torch": {"models"},
     "transformers": {"models"},
