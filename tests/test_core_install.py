@@ -76,10 +76,17 @@ def test_saved_models_answer_with_the_core_alone(absent):
     assert len(done.stdout.split()) == len(SERVED)
 
 
-@pytest.mark.parametrize("call", [["compare"], ["predict", "tax?", "--model"]])
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["compare"],
+        ["predict", "tax?", "--model", str(MODELS / "transformer")],
+        ["predict", "tax?", "--model", "models:/x/1"],
+    ],
+    ids=["compare", "transformer", "stored"],
+)
 def test_what_needs_more_names_the_extra(absent, call):
-    arguments = call if call[-1] != "--model" else [*call, str(MODELS / "transformer")]
-    code = f"sys.argv[1:] = {arguments!r}\nfrom nivesh_lib.__main__ import main\nmain()"
+    code = f"sys.argv[1:] = {call!r}\nfrom nivesh_lib.__main__ import main\nmain()"
     done = with_the_core_alone(code, absent)
     assert done.returncode == 1 and "nivesh-workbench[workbench]" in done.stderr
     assert done.stderr.count("\n") == 1

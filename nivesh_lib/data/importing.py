@@ -26,6 +26,7 @@ from nivesh_lib.data.reading import (
 from nivesh_lib.data.schema import (
     MAX_LABEL,
     OPTIONAL,
+    check_reserved,
     closest,
     conflicting_rows,
     date_form,
@@ -106,6 +107,7 @@ def import_files(
     )
     labels = request.labels or _labels_to_keep(parent, request.version)
     rows, held = read(file, labels=labels, whole=parent is None), None
+    check_reserved(str(file), rows["intent"])
     if request.holdout:
         held = read(request.holdout, labels=labels or sorted(set(rows["intent"])), whole=False)
     if request.drop_duplicates:

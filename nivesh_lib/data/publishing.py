@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nivesh_lib.data.importing import ImportRequest, import_files
 from nivesh_lib.data.remote import upload
 from nivesh_lib.data.review import Decision, changes_of, read_review, revise, summary
-from nivesh_lib.data.schema import LABELS, is_iso_date, normalise, schema_failures
+from nivesh_lib.data.schema import LABELS, check_reserved, is_iso_date, normalise, schema_failures
 from nivesh_lib.data.split_assignment import (
     WORKING,
     assign_split,
@@ -238,11 +238,7 @@ def _ordered_labels(
     else:
         ordered = [label.strip() for label in labels]
         _check_given_labels(ordered, present)
-    for label in sorted({"id", "fold"}.intersection(ordered)):
-        raise DataError(
-            f"A label cannot be called {label!r}, a column of the tables of predictions; rename "
-            f"it, such as {label}_label."
-        )
+    check_reserved(f"{name}@{version}", ordered)
     changes = [f"{label!r} is new" for label in ordered if label not in known]
     changes += [f"{label!r} is gone" for label in known if label not in ordered]
     if not changes and ordered != known:

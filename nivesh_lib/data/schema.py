@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from nivesh_lib.errors import DataError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -103,6 +105,14 @@ def closest(word: str, choice: Iterable[str]) -> str:
     """Return a hint at the most similar word, for the end of a message, or an empty string."""
     match = difflib.get_close_matches(word, list(choice), n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def check_reserved(place: str, labels: Iterable[str]) -> None:
+    """Raise DataError for a label with the name of another column of out-of-fold tables."""
+    for label in sorted({"id", "fold"}.intersection(labels)):
+        raise DataError(
+            f"{place}: a label cannot be called {label!r}; rename it, such as {label}_label."
+        )
 
 
 def is_iso_date(text: str) -> bool:

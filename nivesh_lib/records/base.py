@@ -57,9 +57,14 @@ def validated(path: Path, kind: type[R], value: dict[str, Any], what: str) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise damaged(path, what, f"{place}: {first['msg']}" if place else first["msg"]) from None
+        raise damaged(path, what, first_flaw(error)) from None
+
+
+def first_flaw(error: ValidationError) -> str:
+    """Return the first field that is wrong, and why."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def damaged(path: Path, what: str, why: str) -> DataError:

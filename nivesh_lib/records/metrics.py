@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,12 +27,13 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def estimate_in(metrics: Mapping[str, Any], name: str) -> Estimate | None:
-    """Return the estimate of a metric in the flat form, or None where it has no interval."""
+    """Return the estimate of a metric in the flat form, or None where it has no finite interval."""
     try:
         value, low, high = (float(metrics[f"{name}{end}"]) for end in ("", "_low", "_high"))
-        return Estimate(value, low, high, int(metrics[f"{name}_n"]))
-    except (KeyError, TypeError, ValueError):
+        estimate = Estimate(value, low, high, int(metrics[f"{name}_n"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    return estimate if all(map(math.isfinite, (value, low, high))) else None
 
 
 def scores_in(metrics: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -96,7 +96,7 @@ class ModelResult(StepResult):
     """The evaluation of one model, its ``metrics`` in the flat form (`records.metrics`)."""
 
     model: str
-    metrics: dict[str, int | float | str | None]
+    metrics: dict[str, bool | int | float | str | None]
     judgements: list[JudgedObjective] = []
     objectives: ObjectivesFile | None = None
     per_class: list[dict[str, Any]] = []
@@ -112,7 +112,10 @@ class ModelResult(StepResult):
             raise ValueError(f"{nested[0]} is nested, as an older version wrote it")
         missing = [name for name in REQUIRED_SCORES if estimate_in(metrics, name) is None]
         if missing:
-            raise ValueError(f"{missing[0]} is missing or has no interval")
+            raise ValueError(f"{missing[0]} is missing or has no finite interval")
+        for name in ("p95_ms", "size_bytes"):
+            if not isinstance(metrics.get(name), int | float | None):
+                raise ValueError(f"{name} is no number")
         return metrics
 
     @property
@@ -123,21 +126,16 @@ class ModelResult(StepResult):
 
 def is_evaluation(contents: Mapping[str, Any]) -> bool:
     """Return whether the contents of a result are the evaluation of one model."""
-    return bool(contents.get("model")) and HEADLINE in (contents.get("metrics") or ())
+    metrics = contents.get("metrics")
+    return bool(contents.get("model")) and isinstance(metrics, Mapping) and HEADLINE in metrics
 
 
-def result_from(contents: dict[str, Any], path: Path) -> StepResult:
-    """Return contents as a result, a `ModelResult` where they are one.
-
-    Raises
-    ------
-    DataError
-        A field is missing or of another type; ``path`` is where the contents are, or will be.
-    """
-    kind = ModelResult if is_evaluation(contents) else StepResult
-    return validated(path, kind, contents, _WHAT)
+def kind_of(contents: Mapping[str, Any]) -> type[StepResult]:
+    """Return the type of result that contents are."""
+    return ModelResult if is_evaluation(contents) else StepResult
 
 
 def read_result(path: Path) -> StepResult:
     """Return the result in a file; raises DataError where it is damaged or of an older version."""
-    return result_from(read_json(path, _WHAT), path)
+    contents = read_json(path, _WHAT)
+    return validated(path, kind_of(contents), contents, _WHAT)

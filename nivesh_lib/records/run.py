@@ -68,9 +68,9 @@ class DatasetRecord(Record):
 
 
 class Git(Record):
-    """The state of the code; ``commit`` is empty without git."""
+    """The state of the code; ``commit`` is empty or None without git."""
 
-    commit: str = ""
+    commit: str | None = ""
     dirty: bool = False
 
 

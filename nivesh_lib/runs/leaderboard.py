@@ -181,8 +181,11 @@ def chosen_model(run: RunDirectory, name: str | None = None) -> tuple[str, Model
     Raises
     ------
     DataError
-        No model was evaluated in the run, or none of that name.
+        No model was evaluated in the run, or none of that name, or its results are damaged.
     """
+    for damaged, error in run.damaged().items():
+        if name in (None, damaged):  # it might be the best one
+            raise error
     results = run.results()
     names = [entry.step for entry in leaderboard(results)]
     if not names:
@@ -201,10 +204,10 @@ def best_model(run: RunDirectory) -> Path:
     ModelError
         The run has no evaluated model, or the results of one are damaged.
     """
-    for name, error in run.damaged().items():
-        if run.model(name).is_dir():  # it might be the best one
-            raise ModelError(f"{error}, or pass --model DIRECTORY")
     board = leaderboard(run.results())
+    for name, error in run.damaged().items():
+        if not board or run.model(name).is_dir():  # it might be the best one
+            raise ModelError(f"{error}, or pass --model DIRECTORY")
     if not board:
         raise ModelError("no model yet. `nivesh run` trains them, or pass --model DIRECTORY")
     return run.model(board[0].step)

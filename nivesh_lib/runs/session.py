@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.records.base import plain
+from nivesh_lib.records.base import first_flaw, plain
 from nivesh_lib.records.metrics import flat_metrics
-from nivesh_lib.records.results import ModelResult, StepResult, is_evaluation, result_from
+from nivesh_lib.records.results import ModelResult, StepResult, is_evaluation, kind_of
 from nivesh_lib.reproducibility import set_seeds
 from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
@@ -206,7 +208,10 @@ class Run:
         contents = common | contents | {"step": self.step, "figures": figures}
         if is_evaluation(contents):
             contents["metrics"] = flat_metrics(contents["metrics"])
-        return result_from(plain(contents), self.directory.path / name)
+        try:
+            return kind_of(contents).model_validate(plain(contents))
+        except ValidationError as error:
+            raise ValueError(f"{name}: cannot be recorded ({first_flaw(error)})") from None
 
     def _write_figures(self, figures: Mapping[str, Any]) -> list[dict[str, str]]:
         shown = []

@@ -111,6 +111,8 @@ def check_store() -> str:
     try:
         client().search_experiments(max_results=1)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "mlflow":
+            raise  # the core alone is installed
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise NiveshError(
             hide_password(f"tracking store {tracking_uri()}: cannot be opened ({why}). ")

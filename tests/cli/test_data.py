@@ -243,4 +243,4 @@ def test_a_label_that_tables_need_as_a_column_is_refused(call, tmp_path, make_ro
     path = tmp_path / "rows.csv"
     make_rows(20, labels=("fold", "other")).to_csv(path, index=False)
     code, output = call("add", "mine", path, "--version", "1.0.0")
-    assert code == 1 and "cannot be called 'fold'" in output
+    assert code == 1 and "rows.csv: a label cannot be called 'fold'" in output

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -66,6 +67,10 @@ def without(*names):
     return contents("m", 0.5, metrics={k: v for k, v in metrics.items() if not k.startswith(names)})
 
 
+def with_metric(name, value):
+    return contents("m", 0.5, metrics=contents("m", 0.5)["metrics"] | {name: value})
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [
@@ -74,10 +79,16 @@ def without(*names):
         (contents("m", 0.5, folds="odd"), "folds: Input should be a valid list"),
         (contents("m", 0.5, judgements=[{"status": "met"}]), "judgements.0.objective: Field req"),
         (contents("m", 0.5, metrics={"macro_f1": estimate(0.5)}), "macro_f1 is nested, as an old"),
-        (without("accuracy"), "accuracy is missing or has no interval"),
-        (without("macro_f1_"), "macro_f1 is missing or has no interval"),
+        (without("accuracy"), "accuracy is missing or has no finite interval"),
+        (without("macro_f1_"), "macro_f1 is missing or has no finite interval"),
         ({"drift": {"rows": []}}, "drift.sentences: Field required"),
         ({"metrics": [1]}, "metrics: Input should be a valid dict"),
+        (contents("m", 0.5, metrics=5), "metrics: Input should be a valid dict"),
+        (with_metric("macro_f1", math.nan), "macro_f1 is missing or has no finite interval"),
+        (with_metric("macro_f1_n", math.inf), "macro_f1 is missing or has no finite interval"),
+        (with_metric("accuracy", 10**400), "accuracy is missing or has no finite interval"),
+        (with_metric("p95_ms", "fast"), "p95_ms is no number"),
+        (with_metric("size_bytes", "small"), "size_bytes is no number"),
     ],
 )
 def test_a_damaged_or_old_result_is_named_with_its_flaw_and_the_command(write, value, why):

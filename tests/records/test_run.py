@@ -31,6 +31,13 @@ def test_the_record_of_the_example_is_read_and_written_as_it_is():
     assert record.as_dict() == json.loads(path.read_text())
 
 
+def test_a_run_outside_git_may_have_no_commit(tmp_path):
+    example = json.loads((REPOSITORY / "reports" / "example" / "run.json").read_text())
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(example | {"git": {"commit": None, "dirty": False}}))
+    assert read_record(path, RunRecord, "a run").git.commit is None
+
+
 def test_what_a_run_keeps_of_a_step_leaves_out_ingredients_and_files(tmp_path):
     path = tmp_path / "03_x.json"
     path.write_text(json.dumps(FINISHED))

@@ -117,6 +117,9 @@ def test_a_model_whose_results_are_damaged_might_be_the_best(run):
     run.result_file("02_rules").write_text("{")
     with pytest.raises(ModelError, match=r"02_rules\.json.*--force`.*--model DIRECTORY"):
         best_model(run)
+    with pytest.raises(DataError, match=r"02_rules\.json"):
+        chosen_model(run)
+    assert chosen_model(run, "03_tfidf")[0] == "03_tfidf"
 
 
 def test_the_nested_metrics_of_an_older_version_are_refused_plainly(run):
@@ -124,8 +127,9 @@ def test_the_nested_metrics_of_an_older_version_are_refused_plainly(run):
     old = json.dumps(contents("tfidf", 0.9, metrics=nested))
     run.result_file("03_tfidf").write_text(old)
     assert list(run.results()) == ["02_rules"]
-    with pytest.raises(ModelError, match=r"macro_f1 is nested, as an older version wrote it"):
-        best_model(run)
+    for choose, error in ((best_model, ModelError), (chosen_model, DataError)):
+        with pytest.raises(error, match=r"macro_f1 is nested, as an older version wrote it"):
+            choose(run)
 
 
 def test_a_run_without_models_says_what_makes_them(run, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
-from nivesh_lib.errors import DataError, NiveshError
+from nivesh_lib.errors import NiveshError
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.results import StepResult
@@ -219,11 +219,12 @@ def test_what_is_not_the_folds_of_one_model_has_no_child_runs(home, recorded):
         contents("toy", 0.5, folds="odd"),
         {"headline": 1},
         {"model": "m", "metrics": {"macro_f1": 1}},
+        {"model": "m", "metrics": 5},
     ],
 )
 def test_what_could_not_be_read_again_is_refused_when_it_is_recorded(home, odd):
     run = start_run("03_toy", PARAMS)
-    with pytest.raises(DataError, match="03_toy: not the results of a step"):
+    with pytest.raises(ValueError, match="03_toy: cannot be recorded"):
         run.log(odd)
     assert run.directory.results() == {} == run.directory.damaged()
 
