@@ -13,7 +13,6 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
 from nivesh_lib.evaluation.scores import (
-    HEADLINE,
     METRICS,
     Column,
     confusion_counts,
@@ -22,6 +21,7 @@ from nivesh_lib.evaluation.scores import (
     score,
 )
 from nivesh_lib.records.estimate import Estimate, as_columns
+from nivesh_lib.records.results import HEADLINE
 
 ALPHA = 0.05
 _DRAWS = 10_000

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from nivesh_lib.evaluation.intervals import Z, bootstrap_rows, percentile_interval, wilson
 from nivesh_lib.records.estimate import Estimate, as_columns
+from nivesh_lib.records.results import REQUIRED_SCORES
 
 MIN_ROWS = 20  # slices with fewer rows are left out: their intervals are too wide to be of use
 _ENOUGH = 2  # rows for each pair of labels, from which a resample's macro-F1 is not biased low
@@ -54,12 +55,11 @@ def _macro_f1(counts: np.ndarray) -> np.ndarray:
     return (f1 * (support > 0)).sum(axis=-1) / (support > 0).sum(axis=-1)
 
 
-HEADLINE = "macro_f1"  # the metric that ranks models unless another one is asked for
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "accuracy", _accuracy),
-        Metric("macro_f1", "macro-F1", _macro_f1, biased_if_rare=True),
+        Metric("accuracy", REQUIRED_SCORES["accuracy"], _accuracy),
+        Metric("macro_f1", REQUIRED_SCORES["macro_f1"], _macro_f1, biased_if_rare=True),
     )
 }
 

@@ -12,7 +12,8 @@ from nivesh_lib.records.base import Record, read_json, validated
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.metrics import estimate_in, scores_in
 
-# The scores that every evaluated model has, with their titles; the first ranks models.
+# The scores that every evaluated model has, with their titles; the first ranks models unless
+# another one is asked for.
 REQUIRED_SCORES = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
 HEADLINE = next(iter(REQUIRED_SCORES))
 _WHAT = "the results of a step"

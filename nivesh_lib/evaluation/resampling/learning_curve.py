@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from nivesh_lib.evaluation.scores import HEADLINE, METRICS, headline_mask, paired_difference, score
+from nivesh_lib.evaluation.scores import METRICS, headline_mask, paired_difference, score
 from nivesh_lib.records.estimate import Estimate, as_columns
+from nivesh_lib.records.results import HEADLINE
 
 WORTH = 0.02  # the smallest gain that justifies twice the labels
 

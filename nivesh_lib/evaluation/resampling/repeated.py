@@ -17,7 +17,8 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     cross_validate,
     predicted_labels,
 )
-from nivesh_lib.evaluation.scores import HEADLINE, METRICS, headline_mask, point_scores
+from nivesh_lib.evaluation.scores import METRICS, headline_mask, point_scores
+from nivesh_lib.records.results import HEADLINE
 
 
 @dataclass(frozen=True)
