@@ -233,7 +233,67 @@ FOUND = [
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), FOUND)
+ODD = [
+    # broken by a newline, a slash or an underscore
+    ("aadhaar 2345/6789/0124, 2345_6789_0124", "aadhaar [AADHAAR], [AADHAAR]"),
+    ("uid 23456\n7890124 and 2345678_90124", "uid [AADHAAR] and [AADHAAR]"),
+    ("my number 98765/43210, 98765_43210, 987/654/3210", "my number [PHONE], [PHONE], [PHONE]"),
+    ("98765/43210 pe bhejo", "[PHONE] pe bhejo"),
+    ("98765\n43210", "[PHONE]"),
+    ("9876\r\n543210, 9876543_210, 98765-\n43210", "[PHONE], [PHONE], [PHONE]"),
+    ("+91\n98765\n43210 or +91/98765/43210, +91_9876543210", "[PHONE] or [PHONE], [PHONE]"),
+    ("call 98\n765\n43210 or 98/7654/3210", "call [PHONE] or [PHONE]"),
+    ("4111/1111/1111/1111, 4111_1111_1111_1111", "[CARD], [CARD]"),
+    ("4111\n1111\n1111\n1111 ya 411111\n1111111111", "[CARD] ya [CARD]"),
+    ("a/c no 1234567\n8901, a/c 1234_5678_901", "a/c no [ACCOUNT], a/c [ACCOUNT]"),
+    ("pan ABCPE\n1234\nF, ABCPE_1234_F, ABCPE/1234/F", "pan [PAN], [PAN], [PAN]"),
+    ("29\nABCPE1234F\n1Z7", "[GSTIN]"),
+    # letters for digits
+    ("call 98765432lO or 9876543OIO", "call [PHONE] or [PHONE]"),
+    ("98765 432l0, 9O123 45678, +91 98765 4321O", "[PHONE], [PHONE], [PHONE]"),
+    ("9876543210O, call l234567890 9876543210l", "[PHONE]O, call l234567890 [PHONE]l"),
+    ("aadhaar 2345 6789 Ol24, 23456789O124", "aadhaar [AADHAAR], [AADHAAR]"),
+    ("4lll 1111 1111 1111, 4IIIIIIIIIIIIII1", "[CARD], [CARD]"),
+    ("a/c no 5O1OO1234567", "a/c no [ACCOUNT]"),
+    ("pan ABCPE12O4F, abcpel234f", "pan [PAN], [PAN]"),
+    ("SBINO0O1234, HDFCO001234", "[IFSC], [IFSC]"),
+    ("987\n654\n32lO, 98765/432lO", "[PHONE], [PHONE]"),
+    # HTML entities
+    ("&#57;&#56;&#55;&#54;&#53;&#52;&#51;&#50;&#49;&#48; hai", "[PHONE] hai"),
+    ("call &#x39;876543210, 98765&nbsp;43210 &amp; wait", "call [PHONE], [PHONE] &amp; wait"),
+    ("&amp;#57;876543210 &#57876543210 &#57&#56;76543210", "[PHONE] &#57876543210 [PHONE]"),
+    ("rahul&commat;example&period;com, rahul&#64;example.com", "[EMAIL], [EMAIL]"),
+    ("rahul&#x40;ybl", "[UPI]"),
+    ("2345&#45;6789&hyphen;0124, 2345&NewLine;6789&sol;0124", "[AADHAAR], [AADHAAR]"),
+    # letters of other scripts
+    ("PAN АВСРЕ1234Н, ΑΒCΡΕ1234K, abсpe1234f", "PAN [PAN], [PAN], [PAN]"),
+    ("АBCPE 1234 F", "[PAN]"),
+    ("29АBCPE1234F1Z7, SВIN0001234, ЅΒΙΝ0001234", "[GSTIN], [IFSC], [IFSC]"),
+    ("rahul at gmаil dot com", "[EMAIL]"),
+    ("98765О321О, 987654321Ο", "[PHONE], [PHONE]"),
+    # addresses
+    ("mail rahul [at] example [dot] com", "mail [EMAIL]"),
+    ("rahul(at)example(dot)com, rahul {at} example {dot} co {dot} in", "[EMAIL], [EMAIL]"),
+    ("rahul <AT> example.com, rahul [@] example [.] com", "[EMAIL], [EMAIL]"),
+    ("rahul [dot] sharma [at] example dot com", "[EMAIL]"),
+    ("rahul@example[dot]com, rahul @ example dot com", "[EMAIL], [EMAIL]"),
+    ("my email is rahul at example dot com", "my email is [EMAIL]"),
+    ("email id: asha at example dot co dot in hai", "email id: [EMAIL] hai"),
+    ("rahul.sharma at example dot com pe", "[EMAIL] pe"),
+    ("rahul dot sharma at example dot org", "[EMAIL]"),
+    ("send the statement to asha at example dot com", "send the statement to [EMAIL]"),
+    # landlines
+    ("044-2345 6789, 0124 456 7890, (022) 2345 6789", "[PHONE], [PHONE], [PHONE]"),
+    ("+91 44 2345 6789 or +91-124-4567890", "[PHONE] or [PHONE]"),
+    ("0120-4567890, 01234-567890, 080 4123-4567", "[PHONE], [PHONE], [PHONE]"),
+    ("(0124)4567890, 022/2345 6789, 0821_2345678", "[PHONE], [PHONE], [PHONE]"),
+    ("+91 (0)22 2345 6789, 0091 11 2345 6789", "[PHONE], [PHONE]"),
+    ("landline 04423456789 par call karo", "landline [PHONE] par call karo"),
+    ("office ka 044\n23456789", "office ka [PHONE]"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), FOUND + ODD)
 def test_personal_data_is_replaced(text, expected):
     assert anonymize_query(text) == expected
 
@@ -571,7 +631,7 @@ pieces = st.sampled_from([
     "234567890124", "98765 43210", "4111 1111 1111 1111", "a@b", ".com", "@ybl", "ABCPE1234F",
     GSTIN, "SBIN0001234", "123456789", "a/c ", "ref ", "aadhaar ", "Rs ", "call ", "folio ",
     " at gmail.com", "[PHONE]", "[", "]", "1", "23", "-", "+91", "0", "@", ".", "x", " ", "/-",
-    "\n", "\u200b",
+    "\n", "\u200b", "_", "/", "O", "l", "&#57;", "&commat;", "&amp;", ";", " dot com", "[at]", "044",
 ])
 # fmt: on
 
@@ -601,16 +661,19 @@ def every_candidate(view: str):
     """All patterns on any text, in the order of `privacy._candidates`."""
     p, spans, checked = privacy, privacy._spans, privacy._checked
     yield from p._gstins(view)
+    yield from p._spelt_emails(view)
     yield from p._upis(view)
     yield from spans(view, "EMAIL", p._EMAIL, p._EMAIL_BARE, p._EMAIL_SPELT)
     yield from spans(view, "AADHAAR", p._AADHAAR_WORD)
     yield from p._pans(view)
     yield from spans(view, "", p._REFERENCE, p._FOLIO, p._BANK_CODE)
     yield from p._accounts(view)
-    yield from checked(view, "CARD", p._luhn, p._CARD_LONG, p._CARD)
-    yield from checked(view, "AADHAAR", p._verhoeff, p._AADHAAR)
+    yield from checked(view, "CARD", p._luhn, p._CARD_LONG, p._CARD, p._CARD_BROKEN)
+    yield from checked(view, "AADHAAR", p._verhoeff, p._AADHAAR, p._AADHAAR_BROKEN)
     yield from spans(view, "IFSC", p._IFSC, p._IFSC_WORD, p._IFSC_OTHER)
     yield from p._phones(view)
+    yield from p._landlines(view)
+    yield from spans(view, "PHONE", p._LANDLINE_ABROAD)
 
 
 def assert_nothing_is_missed(text: str) -> None:
@@ -620,7 +683,7 @@ def assert_nothing_is_missed(text: str) -> None:
         assert find_pii(text) == found
 
 
-@pytest.mark.parametrize("text", [text for text, _ in FOUND] + KEPT)
+@pytest.mark.parametrize("text", [text for text, _ in FOUND + ODD] + KEPT)
 def test_skipped_patterns_would_have_found_nothing(text):
     assert_nothing_is_missed(text)
 
