@@ -132,10 +132,11 @@ def _hide(
     return "".join(texts) + view[at:], [*indexes, *index[at:]]
 
 
-_MIXED = re.compile(r"\d[OolI]|[OolI]\d")
+_MIXED = re.compile(r"\d(?:(?=[OolI])|(?<=[OolI]\d))")  # starts with the rarer of the two
 _LETTERED = re.compile(  # a number, or the number in a PAN or IFSC, in part written in letters
-    r"(?<![^\W_])(?!(?<!\d{3}[ \n._/-])\d{1,3}l(?![^\W_]))"  # 50l is an amount
-    r"(?=[OolI]*\d)[\dOolI]{2,}(?![^\W_])"
+    # 50l is an amount, unless other groups make it a part of a number
+    r"(?<![^\W_])(?!(?<!\d{3}[ \n._/-])\d{1,3}l"
+    r"(?![^\W_]|[ \n._/-][\dOolI]{3,4}[ \n._/-][\dOolI]{4}))(?=[OolI]*\d)[\dOolI]{2,}(?![^\W_])"
     r"|(?<=[a-zA-Z]{5})(?<![a-zA-Z]{6})(?=[OolI]{0,2}\d[OolI]{0,2}\d)[\dOolI]{4}"
     r"(?=[a-zA-Z](?:[^\W_]{3})?(?![^\W_]))"
     r"|(?<=[a-zA-Z]{4})(?<![a-zA-Z]{5})[Oo0](?=(?:[OolI]*\d){3})[\dOolI]{6}(?![^\W_])"
@@ -302,14 +303,16 @@ _CARD_BROKEN = _number(
 )
 _PHONE = _number(f"10 5-5 3-3-4 4-3-3 2-2-2-2-2 {_ones(10)}", "[ ._()-]{1,3}", r"(?<!0\.)[6-9]")
 _PHONE_BROKEN = _number(
-    f"{_halves(10)} 3-3-4 4-3-3", r" ?(?:[\n_]{1,2}|-\n) ?", _NO_COLUMN[0] + "[6-9]", _NO_COLUMN[1]
+    f"{_halves(10)} 3-3-4 4-3-3 {_ones(10)}",
+    r" ?(?:[\n_]{1,2}|-\n) ?",
+    _NO_COLUMN[0] + "[6-9]",
+    _NO_COLUMN[1],
 )
-_PHONE_SLASHES = _number("5-5 3-3-4 4-3-3", " ?/ ?", r"(?<!\w/)[6-9]", r"(?! ?/ ?\d)")
+_PHONE_SLASHES = _number(f"5-5 3-3-4 4-3-3 {_ones(10)}", " ?/ ?", r"(?<!\w/)[6-9]", r"(?! ?/ ?\d)")
 _PHONE_PREFIXED = re.compile(
     r"(?<!\d)(?<!0\.)"
-    r"((?:\(?\+ ?91|\(?0091)\)?[ \n._/()-]{0,3}0?[6-9](?:[ \n._/()-]{0,3}\d){9}"
-    r"|91\)?[ ._()-]{0,3}0?[6-9](?:[ ._()-]{0,3}\d){9}|0[ _-]?[6-9]\d\d"
-    r"(?:\d\d[ \n._/-]{0,3}\d{5}|[ ._/-]{1,3}\d{3}[ ._/-]{1,3}\d{4}|\d(?:[ ._/-]{1,3}\d{3}){2}))"
+    r"((?:\(?\+ ?91|\(?0091|91)\)?[ \n._/()-]{0,3}0?[6-9](?:[ \n._/()-]{0,3}\d){9}|0[ _-]?[6-9]\d\d"
+    r"(?:\d\d[ \n._/-]{0,3}\d{5}|(?:[ \n._/-]{1,3}\d{3}){2}\d|\d(?:[ \n._/-]{1,3}\d{3}){2}))"
     r"(?!\d)"
 )
 _PHONE_LOOSE = re.compile(r"(?<!\d)([6-9](?:[ \n._/()-]{0,3}\d){9})(?!\d)")
@@ -331,7 +334,7 @@ _ACCOUNT = re.compile(
     r"|\d(?:_?\d){8,17})(?!\d)"
 )
 _ACCOUNT_BROKEN = re.compile(
-    rf"{_START}{_ACCOUNT_NAME}{_LINK}(\d{{3,15}} ?\n{{1,2}} ?\d{{3,15}})(?!\d| ?\n ?\d)", re.I
+    rf"{_START}{_ACCOUNT_NAME}{_LINK}(\d{{2,15}}(?: ?\n{{1,2}} ?\d{{2,15}}){{1,3}})(?!\d)", re.I
 )
 
 # --- codes --------------------------------------------------------------------
@@ -366,9 +369,9 @@ _WORDS = (
     "|PLOT|ROOM|RULE|TEAM|TERM|TEST|UNIT|USER|YEAR"
 )
 _IFSC = re.compile(  # the lookahead spares most places the long list of banks
-    rf"(?=[A-Z]{{4}}[ -]?0)((?:{_BANKS})[ -]?0[A-Z0-9]{{6}}){_WHOLE}", re.I
+    rf"(?=[A-Z]{{4}}[ \n._/-]?0)((?:{_BANKS})[ \n._/-]?0[A-Z0-9]{{6}}){_WHOLE}", re.I
 )
-_IFSC_WORD = re.compile(rf"ifsc{_LINK}([A-Z]{{4}}[ -]?0[A-Z0-9]{{6}}){_WHOLE}", re.I)
+_IFSC_WORD = re.compile(rf"ifsc{_LINK}([A-Z]{{4}}[ \n._/-]?0[A-Z0-9]{{6}}){_WHOLE}", re.I)
 _IFSC_OTHER = re.compile(  # other banks: in capitals, and mostly digits, as branches are
     rf"(?<![^\W_])(?!{_WORDS})([A-Z]{{4}}0(?=(?:[A-Z]*\d){{3}})[A-Z0-9]{{6}}){_WHOLE}"
 )
@@ -407,14 +410,15 @@ _EMAIL_SPELT = _address(
 )
 _BRACKETED_DOT = r" ?[\[({<] ?(?:\.|dot) ?[\])}>] ?"
 _DOT = rf"(?:{_BRACKETED_DOT}| dot |\.)"
-_NAME = rf"[{_CHAR}][{_CHAR}.+%&-]*+(?:(?:{_BRACKETED_DOT}| dot )[{_CHAR}+%&-]++)*"
+_NAME = rf"[{_CHAR}][{_CHAR}.+%&-]*+(?:(?:{_BRACKETED_DOT}| dot )[{_CHAR}+%&-]++){{0,3}}+"
 _EMAIL_BRACKETS = re.compile(
-    rf"(?<![{_CHAR}.+%&-])({_NAME}(?: ?[\[({{<] ?(?:at|@) ?[\])}}>] ?[{_CHAR}-]++"
-    rf"(?:{_DOT}[a-z][a-z0-9-]++)+| ?@ ?[{_CHAR}-]++(?:(?:{_BRACKETED_DOT}| dot )[a-z]{{2,}}+)+))",
+    rf"(?<![{_CHAR}.+%&-])[.+%&-]*+({_NAME}(?: ?[\[({{<] ?(?:at|@) ?[\])}}>] ?[{_CHAR}-]++"
+    rf"(?:{_DOT}[a-z][a-z0-9-]++){{1,4}}+"
+    rf"| ?@ ?[{_CHAR}-]++(?:(?:{_BRACKETED_DOT}| dot )[a-z]{{2,}}+){{1,4}}+))",
     re.I,
 )
 _EMAIL_WORDS = re.compile(  # " at … dot com" in prose is a web site
-    rf"(?<![{_CHAR}.+%&-])(?P<name>{_NAME}) at [a-z0-9-]++(?: dot [a-z0-9-]+)*?"
+    rf"(?<![{_CHAR}.+%&-])[.+%&-]*+(?P<name>{_NAME}) at [a-z0-9-]++(?: dot [a-z0-9-]+){{0,2}}?"
     r"(?: dot (?:com|co|in|net|org|edu|gov|ac|info|io|biz|me)){1,2}(?![^\W_])",
     re.I,
 )
@@ -488,7 +492,7 @@ def _spelt_emails(view: str) -> Iterator[Candidate]:
     for match in _EMAIL_WORDS.finditer(view):
         telling = re.search(r"[\d.]| dot ", match["name"])
         if telling or _EMAIL_BEFORE.search(view, max(0, match.start() - _NEAR), match.start()):
-            yield "EMAIL", match.start(), match.end()
+            yield "EMAIL", match.start("name"), match.end()
 
 
 def _accounts(view: str) -> Iterator[Candidate]:
@@ -566,7 +570,9 @@ def _candidates(view: str) -> Iterator[Candidate]:
     if 2 in sizes and 4 in sizes:
         yield from _gstins(view)
     lower = view.lower()
-    if "dot" in lower or _AT_BRACKETS.search(view):
+    if "dot" in lower or (
+        ("(" in view or "[" in view or "{" in view or "<" in view) and _AT_BRACKETS.search(view)
+    ):
         yield from _spelt_emails(view)
     if "@" in view:
         yield from _upis(view)
@@ -597,8 +603,9 @@ def _candidates(view: str) -> Iterator[Candidate]:
 
 
 def _may_name_mailer(view: str, lower: str) -> bool:
-    if any(part in lower for part in _MAILER_PARTS):
-        return True
+    for part in _MAILER_PARTS:  # a loop takes half the time of any() here
+        if part in lower:
+            return True
     return not (view.isascii() or _OTHER_CASES.isdisjoint(view))
 
 

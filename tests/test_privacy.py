@@ -479,7 +479,9 @@ digits = st.text("0123456789", min_size=18, max_size=18)
 scripts = st.sampled_from(
     ["0123456789", "०१२३४५६७८९", "０１２３４５６７８９", "٠١٢٣٤٥٦٧٨٩", "০১২৩৪৫৬৭৮৯"]
 )
-gaps = st.sampled_from([" ", "-", ".", "\u00a0", "\u2009", "\u200b", "–", " - ", "\t", "\u202f"])
+gaps = st.sampled_from(
+    [" ", "-", ".", "\u00a0", "\u2009", "\u200b", "–", " - ", "\t", "\u202f", "\n", "/", "_"]
+)
 
 
 def plain(text: str) -> str:
@@ -557,6 +559,31 @@ def test_a_card_is_removed(data, random, size):
     assert hides(text, number)
 
 
+@steady
+@given(
+    st.data(), digits, st.sampled_from(["O1", "ol", "OI"]), st.sampled_from(["", " ", "-", "\n"])
+)
+def test_letters_for_digits_hide_no_number(data, random, letters, gap):
+    phone = str(6 + int(random[0]) % 4) + random[1:5] + gap + random[5:9] + "3"
+    aadhaar = "2" + random[1:4] + gap + random[4:8] + gap + random[8:11]
+    aadhaar += verhoeff_digit(re.sub(r"\D", "", aadhaar))
+    for number in (phone, aadhaar):
+        text = number.translate(str.maketrans("01", letters))
+        assume(number[-1] in "2378" and not re.search(r"\b[OoIl]+\b|\b\d+l\b", text))
+        left, right = data.draw(words), data.draw(words)
+        assume(not plain(left)[-1:].isdigit() and not plain(right)[:1].isdigit())
+        output = anonymize_query(f"{left} ({text}) {right}")
+        assert bare(number)[4:] not in bare(output).translate(str.maketrans("OLI", "011"))
+
+
+@steady
+@given(digits, st.sampled_from(["&#{};", "&#x{:x};", "&amp;#{};"]), st.integers(1, 10))
+def test_entities_hide_no_number(random, form, count):
+    number = "9" + random[:8] + "3"
+    text = "".join(form.format(ord(digit)) for digit in number[:count]) + number[count:]
+    assert anonymize_query(f"call {text}; ok") == "call [PHONE]; ok"
+
+
 pans = st.from_regex(r"[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]", fullmatch=True).filter(
     lambda pan: not privacy._PROSE.fullmatch(pan[:5])
 )
@@ -631,7 +658,8 @@ pieces = st.sampled_from([
     "234567890124", "98765 43210", "4111 1111 1111 1111", "a@b", ".com", "@ybl", "ABCPE1234F",
     GSTIN, "SBIN0001234", "123456789", "a/c ", "ref ", "aadhaar ", "Rs ", "call ", "folio ",
     " at gmail.com", "[PHONE]", "[", "]", "1", "23", "-", "+91", "0", "@", ".", "x", " ", "/-",
-    "\n", "\u200b", "_", "/", "O", "l", "&#57;", "&commat;", "&amp;", ";", " dot com", "[at]", "044",
+    "044", "\n", "\u200b", "_", "/", "O", "l", "&#57;", "&commat;", "&amp;", ";", " dot com",
+    "[at]",
 ])
 # fmt: on
 
