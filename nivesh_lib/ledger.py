@@ -174,24 +174,27 @@ def writing() -> Iterator[Writer]:
 
 
 def _opened(path: Path, flags: int) -> io.FileIO:
-    """Open the ledger without waiting, and only a file of its own, of which no other has a part."""
+    """Open the ledger, which is a regular file of one name, without waiting for anything."""
     if path.is_symlink():
-        raise DataError(f"{path} is a link; put the file itself there, with git.")
-    number = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    found = os.fstat(number)
-    why = (
-        "is no regular file"
-        if not stat.S_ISREG(found.st_mode)
-        else "has a second name (a hard link)"
-        if found.st_nlink > 1
-        else "is too large for a ledger"
-        if found.st_size > _LARGEST
-        else ""
-    )
-    if why:
+        raise _no_ledger(path, "a link")
+    number = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    file = os.fstat(number)
+    kinds = {
+        "no regular file": not stat.S_ISREG(file.st_mode),
+        "one of several names of a file": file.st_nlink > 1,  # another one may be written to
+        "too large for a ledger": file.st_size > _LARGEST,
+    }
+    if found := [kind for kind, holds in kinds.items() if holds]:
         os.close(number)
-        raise DataError(f"{path} {why}; remove it and restore it with git.")
+        raise _no_ledger(path, found[0])
     return io.FileIO(number, "r+" if flags & os.O_RDWR else "r")
+
+
+def _no_ledger(path: Path, kind: str) -> DataError:
+    return DataError(
+        f"{path} cannot be written or read: it is {kind}. Put a file with its lines in its place, "
+        f"such as the committed one: `git checkout -- {paths.relative(path)}`."
+    )
 
 
 def _sha256(line: bytes) -> str:
@@ -230,11 +233,13 @@ def _verified(path: Path, raw: bytes) -> list[dict[str, Any]]:
 
 
 def _parsed(place: str, line: bytes) -> dict[str, Any]:
+    entry: Any = None
     try:
         # As text, since bytes may be taken for UTF-16; no line ends in a carriage return.
-        entry = None if b"\r" in line else json.loads(line.decode())
+        if b"\r" not in line:
+            entry = json.loads(line.decode())
     except (ValueError, RecursionError):
-        entry = None
+        pass  # it is none
     known = fits(entry, {"kind": str, "previous": str}) and entry["kind"] in _SHAPES
     if not known or not fits(entry, _SHAPES[entry["kind"]]):
         raise DataError(

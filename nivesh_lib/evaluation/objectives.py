@@ -87,6 +87,10 @@ class Judgement:
     def __str__(self) -> str:
         return f"{self.objective}: {self.status}, {self.found}"
 
+    def as_dict(self) -> dict[str, str]:
+        """Return objective, status and what was found, as text."""
+        return {"objective": str(self.objective), "status": self.status, "found": self.found}
+
 
 def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
     """Return the tables of a dataset's objectives, one for each model; none without a file.

@@ -179,7 +179,7 @@ def result_of(
         "model": model,
         "headline": f"macro-F1 {scores['macro_f1']}",
         "metrics": metrics,
-        "judgements": _as_records(judge_all(metrics, objectives)),
+        "judgements": [judged.as_dict() for judged in judge_all(metrics, objectives)],
         "objectives": {
             "file": file_of(dataset),
             "missing": "" if objectives else none_set(dataset),
@@ -194,10 +194,6 @@ def result_of(
         ),
     }
     return ModelResult.model_validate(contents)
-
-
-def _as_records(judged: Sequence[Judgement]) -> list[dict[str, str]]:
-    return [{"objective": str(j.objective), "status": j.status, "found": j.found} for j in judged]
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -242,7 +238,7 @@ def release_scores(
     masks = masks_by_column(held, SLICE_COLUMNS) | masks_by_tag(held)
     return {
         "metrics": metrics,
-        "judgements": _as_records(judged),
+        "judgements": [one.as_dict() for one in judged],
         "verdict": overall(judged),
         "slices": by_slice(held["intent"], predicted, masks).to_dict("records"),
     }
