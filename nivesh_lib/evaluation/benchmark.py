@@ -248,7 +248,8 @@ def reference_loop() -> Iterator[Callable[[], object]]:
     It has as many threads as a model may use, so that one core that is taken shows. The work
     hardly touches memory, so that it leaves the caches to the model.
     """
-    number = threads() or min(os.cpu_count() or 1, 8)
+    cores = min(os.cpu_count() or 1, 8)
+    number = min(threads() or cores, cores)
     with ThreadPoolExecutor(number) as pool:
         yield lambda: list(pool.map(_fixed_work, range(number)))
 
