@@ -119,6 +119,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(axis=1)]
 
+    def _check(self) -> None:
+        """Raise ValueError where an argument is out of range; before fitting and on loading."""
+
     def _plain_params(self) -> dict[str, Any]:
         """Return the constructor arguments for ``model.json``, without wrapped models."""
         params = self.get_params(deep=False).items()
@@ -349,6 +352,7 @@ def _loaded(folder: Path) -> tuple[TextClassifier, dict[str, Any]]:
     card = read_card(folder)
     try:
         model = get_model(card["kind"], **_current_names(card["params"]))
+        model._check()
         model.classes_ = np.array(card["classes"], dtype=object)
         model._restore(folder, _current_names(card["state"]))
         proba = model.predict_proba(["a first query"])

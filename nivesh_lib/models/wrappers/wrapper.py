@@ -45,9 +45,6 @@ class Wrapper(TextClassifier):
         self._fit_inner(as_texts(X), list(y))
         return self
 
-    def _check(self) -> None:
-        """Raise ValueError for an invalid argument."""
-
     def _fit_inner(self, texts: list[str], labels: list[str]) -> None:
         self._take(self._copy_fitted(texts, labels))
 
