@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts, load_model
+from nivesh_lib.models.base import TextClassifier, as_texts, load_member
 from nivesh_lib.models.wrappers.wrapper import fit_copy, refuse_abstaining
 
 
@@ -103,5 +103,5 @@ class Cascade(TextClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        self._take(load_model(directory / "student"), load_model(directory / "teacher"))
+        self._take(load_member(directory, "student"), load_member(directory, "teacher"))
         self.student, self.teacher = clone(self.student_), clone(self.teacher_)

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts, load_model
+from nivesh_lib.models.base import TextClassifier, as_texts, load_member
 
 
 def refuse_abstaining(fitted: TextClassifier) -> None:
@@ -67,5 +67,5 @@ class Wrapper(TextClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        self._take(load_model(directory / "model"))
+        self._take(load_member(directory, "model"))
         self.model = clone(self.model_)
