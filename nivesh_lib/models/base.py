@@ -13,6 +13,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -106,6 +107,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     """Base class of all text models; subclasses override what raises NotImplementedError."""
 
     kind: ClassVar[str] = ""
+    # Argument -> smallest and largest value; whole numbers where the smallest is one.
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     classes_: np.ndarray
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
@@ -130,6 +133,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self) -> None:
         """Raise ValueError where an argument is out of range; before fitting and on loading."""
+        for name, (low, high) in self.ranges.items():
+            value = getattr(self, name)
+            number = Integral if isinstance(low, int) else Real
+            if value is not None and not (isinstance(value, number) and low <= value <= high):
+                raise ValueError(f"{name} {value!r} is no number from {low:,} to {high:,}")
 
     def _plain_params(self) -> dict[str, Any]:
         """Return the constructor arguments for ``model.json``, without wrapped models."""

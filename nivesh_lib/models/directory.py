@@ -139,14 +139,24 @@ def read_tensors(directory: Path, name: str) -> dict[str, Any]:
     ModelError
         See `tensor_shapes`; or the file is larger than `MAX_TENSOR_BYTES`.
     """
+    refuse_long(model_file(directory, name), MAX_TENSOR_BYTES)
+    return {key: read_tensor(directory, name, key) for key in tensor_shapes(directory, name)}
+
+
+def read_tensor(directory: Path, name: str, key: str, *, framework: str = "numpy") -> Any:
+    """Return one tensor of a safetensors file, which may be a link, as ``numpy`` or ``pt`` array.
+
+    Raises
+    ------
+    ModelError
+        See `model_file`; or the file is no safetensors.
+    """
     from safetensors import SafetensorError, safe_open
 
-    path = model_file(directory, name)
-    refuse_long(path, MAX_TENSOR_BYTES)
-    tensor_shapes(directory, name)
+    path = model_file(directory, name, links=True)
     try:
-        with safe_open(path, framework="numpy") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+        with safe_open(path, framework=framework) as tensors:
+            return tensors.get_tensor(key)
     except SafetensorError as error:
         raise ModelError(f"{path}: not safetensors ({error}). Save the model again") from None
 
