@@ -82,4 +82,4 @@ def read_tokenizer(directory: Path) -> SubwordTokenizer:
     if (directory / "vocabulary.txt").exists():
         names = read_bytes(directory, "vocabulary.txt").decode().split("\n")
         content["model"]["vocab"] = {name: number for number, name in enumerate(names)}
-    return SubwordTokenizer.from_json(json.dumps(content))
+    return SubwordTokenizer.from_json(json.dumps(content), str(directory / "tokenizer.json"))
