@@ -137,7 +137,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Raise ValueError where an argument is out of range; before fitting and on loading."""
         for name, (low, high) in self.ranges.items():
             value = getattr(self, name)
-            number = Integral if isinstance(low, int) else Real
+            number: Any = Integral if isinstance(low, int) else Real
             if value is not None and not (isinstance(value, number) and low <= value <= high):
                 raise ValueError(f"{name} {value!r} is no number from {low:,} to {high:,}")
 
