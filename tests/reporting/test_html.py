@@ -343,7 +343,7 @@ def test_links_between_pages_tables_and_text_in_bold_stay():
     page = render_notebook(notebook, step="02_x")
     assert 'Read <strong>next</strong> <a href="03_tfidf.html">03</a>' in page
     assert '<a href="https://docs.example">all</a>' in page
-    assert '<table border="1" class="dataframe">' in page and ".dataframe tbody" not in page
+    assert '<table border="1" class="dataframe">' in page and "<style scoped" not in page
 
 
 def test_a_second_model_of_a_notebook_is_on_the_board_and_links_to_its_page(run):
