@@ -64,6 +64,8 @@ HOMES = {
     "onnxruntime": {"models"},
     "mlflow": {"tracking"},
     "evidently": {"reporting"},
+    "bleach": {"reporting"},
+    "bs4": {"reporting"},
     "matplotlib": {"reporting"},
     "jinja2": {"reporting"},
     "nbconvert": {"reporting"},
