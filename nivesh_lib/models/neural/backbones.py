@@ -18,17 +18,22 @@ import numpy as np
 
 from nivesh_lib.errors import MissingExtra, ModelError
 from nivesh_lib.files import sha256_file
+from nivesh_lib.models.directory import read_tensor, tensor_shapes
+from nivesh_lib.models.neural.checkpoints import CONFIG, WEIGHTS, check_checkpoint, check_size
+from nivesh_lib.reproducibility import disable_telemetry
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DISTILBERT = "distilbert-base-uncased"
 DISTILBERT_REVISION = "12040accade4e8a0f71eabdb258fecc2e7e948be"
+# No code of a folder is run, and nobody is asked to; nothing is looked up in the hub.
+_TRUST = {"trust_remote_code": False, "local_files_only": True}
 _LOADING = {
+    **_TRUST,
     "use_safetensors": True,
     "dtype": "float32",
     # On a CPU the backward pass of torch's fused attention takes longer than everything else.
     "attn_implementation": "eager",
 }
-_NEEDED = ("config.json", "model.safetensors")
 
 
 def find_backbone(name: str) -> Path:
@@ -43,7 +48,8 @@ def find_backbone(name: str) -> Path:
     Raises
     ------
     ModelError
-        The folder is missing or incomplete, or its weights are not the published ones.
+        The folder is missing or incomplete, its weights are not the published ones, or it holds
+        something that is refused, such as code; see `checkpoints.check_checkpoint`.
     MissingExtra
         The package that carries ``minilm`` is not installed.
     """
@@ -75,6 +81,7 @@ def _minilm() -> Path:
 
 
 def _from_hub_cache(repository: str, revision: str) -> Path:
+    disable_telemetry()
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -97,18 +104,19 @@ def _from_hub_cache(repository: str, revision: str) -> Path:
 
 
 def _complete(folder: Path) -> Path:
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise ModelError(
             f"{folder}: {missing[0]} is missing. A backbone is a folder that `save_pretrained` "
             "wrote, weights as safetensors"
         )
+    check_checkpoint(folder)
     return folder
 
 
 def weights_sha256(folder: Path) -> str:
     """Return the SHA-256 of a backbone's weights, cached while the file is unchanged."""
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     state = path.stat()
     return _cached_sha256(path, state.st_size, state.st_mtime_ns)
 
@@ -120,13 +128,15 @@ def _cached_sha256(path: Path, size: int, modified: int) -> str:
 
 def load_tokenizer(folder: Path) -> Any:
     """Return the folder's tokenizer as a transformers object."""
+    _check_alone(folder)
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, **_TRUST)
 
 
 def load_encoder(folder: Path) -> Any:
     """Return the encoder without a head, in float32 and evaluation mode."""
+    _check_before_loading(folder)
     from transformers import AutoModel
 
     with _quiet():
@@ -135,6 +145,7 @@ def load_encoder(folder: Path) -> Any:
 
 def load_classifier(folder: Path, labels: list[str]) -> Any:
     """Return the encoder with its saved classification head, or a new one where none fits."""
+    _check_before_loading(folder)
     from transformers import AutoModelForSequenceClassification
 
     with _quiet():
@@ -147,6 +158,20 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
         )
 
 
+def _check_alone(folder: Path) -> None:
+    """Check a folder's files; then transformers may be imported, without the hub."""
+    disable_telemetry()
+    check_checkpoint(folder)
+
+
+def _check_before_loading(folder: Path) -> None:
+    _check_alone(folder)
+    from transformers import AutoConfig
+
+    with _quiet():
+        check_size(folder, AutoConfig.from_pretrained(folder, **_TRUST))
+
+
 def input_embeddings(folder: Path) -> Any:
     """Return a backbone's input embeddings, a tensor (tokens, width) float32.
 
@@ -155,14 +180,12 @@ def input_embeddings(folder: Path) -> Any:
     ModelError
         The weights hold no table with the name that BERT-like models use.
     """
-    from safetensors import safe_open
-
-    path = folder / "model.safetensors"
-    with safe_open(path, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
-            if name.endswith("embeddings.word_embeddings.weight"):
-                return tensors.get_tensor(name).float()
-    raise ModelError(f"{path}: no table of word embeddings. Train with pretrained=False")
+    for name in tensor_shapes(folder, WEIGHTS, links=True):
+        if name.endswith("embeddings.word_embeddings.weight"):
+            return read_tensor(folder, WEIGHTS, name, framework="pt").float()
+    raise ModelError(
+        f"{folder / WEIGHTS}: no table of word embeddings. Train with pretrained=False"
+    )
 
 
 def keep_layers(model: Any, count: int) -> None:
