@@ -22,6 +22,7 @@ from nivesh_lib.models.base import (
     prepare,
     read_card,
 )
+from nivesh_lib.models.compact.onnx_check import check_onnx
 from nivesh_lib.models.compact.onnx_export import float_graph
 from nivesh_lib.models.compact.onnx_int8 import int8_graph
 from nivesh_lib.models.compact.onnx_session import OnnxSession
@@ -226,8 +227,9 @@ class OnnxClassifier(Wrapper):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self.model = get_model(state["model"]["kind"], **state["model"]["params"])
+        self.model._check()
         self._encoder = self._encoder_of(self.model, read_tokenizer(directory))
-        self._session = OnnxSession(read_bytes(directory, "model.onnx", limit=MAX_TENSOR_BYTES))
+        self._session = OnnxSession(self._checked_graph(directory))
         self._fallback_model = None
         # Earlier releases could name a model outside, which is not read.
         fallback = self.fallback
@@ -236,6 +238,14 @@ class OnnxClassifier(Wrapper):
         self.self_check_ = np.array(state["probes"])
         if self.precision == "int8":
             self._compare(directory, fallback)
+
+    def _checked_graph(self, directory: Path) -> bytes:
+        """Return the graph's file if the texts that loading asks cost neither memory nor time."""
+        content = read_bytes(directory, "model.onnx", limit=MAX_TENSOR_BYTES)
+        longest = max(map(len, self._encoder._encode(list(SELF_CHECK_INPUTS))))
+        inputs = (len(SELF_CHECK_INPUTS), longest)
+        check_onnx(directory / "model.onnx", content, inputs, self._encoder.max_length)
+        return content
 
     def _pack(self, source: Path, target: Path) -> None:
         """Copy the fallback, with all its files verified, into the model directory."""
