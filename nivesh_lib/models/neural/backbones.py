@@ -18,8 +18,9 @@ import numpy as np
 
 from nivesh_lib.errors import MissingExtra, ModelError
 from nivesh_lib.files import sha256_file
-from nivesh_lib.models.directory import model_file
+from nivesh_lib.models.directory import read_tensor, tensor_shapes
 from nivesh_lib.models.neural.checkpoints import CONFIG, WEIGHTS, check_checkpoint, check_size
+from nivesh_lib.reproducibility import disable_telemetry
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DISTILBERT = "distilbert-base-uncased"
@@ -80,6 +81,7 @@ def _minilm() -> Path:
 
 
 def _from_hub_cache(repository: str, revision: str) -> Path:
+    disable_telemetry()
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -126,27 +128,27 @@ def _cached_sha256(path: Path, size: int, modified: int) -> str:
 
 def load_tokenizer(folder: Path) -> Any:
     """Return the folder's tokenizer as a transformers object."""
+    _check_alone(folder)
     from transformers import AutoTokenizer
 
-    check_checkpoint(folder)
     return AutoTokenizer.from_pretrained(folder, **_TRUST)
 
 
 def load_encoder(folder: Path) -> Any:
     """Return the encoder without a head, in float32 and evaluation mode."""
+    _check_before_loading(folder)
     from transformers import AutoModel
 
     with _quiet():
-        _check_before_loading(folder)
         return AutoModel.from_pretrained(folder, **_LOADING).eval()
 
 
 def load_classifier(folder: Path, labels: list[str]) -> Any:
     """Return the encoder with its saved classification head, or a new one where none fits."""
+    _check_before_loading(folder)
     from transformers import AutoModelForSequenceClassification
 
     with _quiet():
-        _check_before_loading(folder)
         return AutoModelForSequenceClassification.from_pretrained(
             folder,
             **_LOADING,
@@ -156,11 +158,18 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
         )
 
 
+def _check_alone(folder: Path) -> None:
+    """Check a folder's files; then transformers may be imported, without the hub."""
+    disable_telemetry()
+    check_checkpoint(folder)
+
+
 def _check_before_loading(folder: Path) -> None:
+    _check_alone(folder)
     from transformers import AutoConfig
 
-    check_checkpoint(folder)
-    check_size(folder, AutoConfig.from_pretrained(folder, **_TRUST))
+    with _quiet():
+        check_size(folder, AutoConfig.from_pretrained(folder, **_TRUST))
 
 
 def input_embeddings(folder: Path) -> Any:
@@ -171,14 +180,12 @@ def input_embeddings(folder: Path) -> Any:
     ModelError
         The weights hold no table with the name that BERT-like models use.
     """
-    from safetensors import safe_open
-
-    path = model_file(folder, WEIGHTS, links=True)
-    with safe_open(path, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
-            if name.endswith("embeddings.word_embeddings.weight"):
-                return tensors.get_tensor(name).float()
-    raise ModelError(f"{path}: no table of word embeddings. Train with pretrained=False")
+    for name in tensor_shapes(folder, WEIGHTS, links=True):
+        if name.endswith("embeddings.word_embeddings.weight"):
+            return read_tensor(folder, WEIGHTS, name, framework="pt").float()
+    raise ModelError(
+        f"{folder / WEIGHTS}: no table of word embeddings. Train with pretrained=False"
+    )
 
 
 def keep_layers(model: Any, count: int) -> None:

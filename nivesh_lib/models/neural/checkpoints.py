@@ -81,7 +81,8 @@ def check_checkpoint(folder: Path) -> None:
             settings = read_json(folder, name, limit=_MAX_SETTINGS_BYTES, links=True)
             _check_settings(folder / name, settings)
     if (folder / "tokenizer.json").exists():
-        check_tokenizer(read_json(folder, "tokenizer.json", links=True))
+        content = read_json(folder, "tokenizer.json", links=True)
+        check_tokenizer(content, str(folder / "tokenizer.json"))
 
 
 def _check_settings(path: Path, settings: Any) -> None:
@@ -98,7 +99,7 @@ def _check_settings(path: Path, settings: Any) -> None:
             )
     if path.name != CONFIG:
         return
-    if settings.get("model_type") not in _MODEL_TYPES:
+    if str(settings.get("model_type")) not in _MODEL_TYPES:
         raise ModelError(
             f"{path}: model_type {settings.get('model_type')!r} is no text encoder that is loaded "
             f"here; there are: {', '.join(sorted(_MODEL_TYPES))}"
@@ -111,26 +112,28 @@ def _check_settings(path: Path, settings: Any) -> None:
             )
 
 
-def check_tokenizer(content: Any) -> None:
+def check_tokenizer(content: Any, place: str = "tokenizer.json") -> None:
     """Check the content of ``tokenizer.json``: a few steps could make a short text fill memory.
 
     Raises
     ------
     ModelError
         It has more steps than tokenizers of encoders have, or one that makes texts much longer.
+        The message names its ``place``.
     """
     if not isinstance(content, dict) or len(content.get("added_tokens") or ()) > _MAX_ADDED_TOKENS:
-        raise ModelError("tokenizer.json: no JSON object, or too many tokens. Save the model again")
+        raise ModelError(f"{place}: no JSON object, or too many tokens. Save the model again")
     for part in _STEPS:
-        found = list(_items(content.get(part)))
-        if sum(key == "type" for key, _ in found) > _MAX_STEPS:
-            raise ModelError(f"tokenizer.json: more than {_MAX_STEPS} steps of {part} are refused")
-        for key, value in found:
+        steps = 0
+        for key, value in _items(content.get(part)):
+            steps += key == "type"
+            if steps > _MAX_STEPS:
+                raise ModelError(f"{place}: more than {_MAX_STEPS} steps of {part} are refused")
             longest = _MAX_LENGTHS.get(key, _MAX_LENGTH)
             if isinstance(value, str | list | dict) and len(value) > longest:
                 raise ModelError(
-                    f"tokenizer.json: {part} has a {key} of length {len(value):,}, which is "
-                    f"refused over {longest:,}"
+                    f"{place}: {part} has an entry of length {len(value):,}, which is refused "
+                    f"over {longest:,}"
                 )
 
 

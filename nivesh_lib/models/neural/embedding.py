@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from nivesh_lib.models.neural.backbones import (
     weights_sha256,
 )
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
-from nivesh_lib.models.neural.training import logits_of, unlabelled
+from nivesh_lib.models.neural.training import MAX_LENGTH, logits_of, unlabelled
 from nivesh_lib.models.text.hinglish import glossed
 from nivesh_lib.models.text.linear import linear_weights, softmax
 
@@ -116,6 +116,10 @@ class EmbeddingClassifier(TextClassifier):
     """
 
     kind: ClassVar[str] = "embedding"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "C": (0.0, 1e12),
+        "max_length": MAX_LENGTH,
+    }
 
     backbone: str = "minilm"
     C: float = 10.0
@@ -125,6 +129,7 @@ class EmbeddingClassifier(TextClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Compute the features and fit the logistic regression."""
+        self._check()
         texts, labels = as_training(X, y)
         self.encoder_ = FrozenEncoder(
             find_backbone(self.backbone), self.max_length, glosses=self.glosses
