@@ -26,7 +26,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
-from nivesh_lib.files import locked, sync, write_errors
+from nivesh_lib.files import check_regular, locked, read_file, sync, write_errors
 from nivesh_lib.records.schema import fits
 from nivesh_lib.reproducibility import committed
 
@@ -80,7 +80,7 @@ def read_ledger() -> list[dict[str, Any]]:
     path = ledger_path()
     try:
         with locked(path, shared=True):  # not while a line is half written
-            return _verified(path, path.read_bytes())
+            return _verified(path, read_file(path))
     except FileNotFoundError:
         return _verified(path, b"")
     except OSError as error:
@@ -155,6 +155,7 @@ def writing() -> Iterator[Writer]:
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)
+        check_regular(file.fileno(), path)
     with file, locked(path):
         file.seek(0)
         yield Writer(path, file)
