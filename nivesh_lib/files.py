@@ -27,7 +27,7 @@ def read_file(path: Path) -> bytes:
         It is missing, cannot be read, or is no regular file.
     """
     # Without the flag, opening a pipe that nobody writes to waits for ever.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         check_regular(file.fileno(), path)
         return file.read()
 

@@ -268,7 +268,9 @@ def _without_controls(table: Table, origin: Mapping[str, str]) -> tuple[Table, i
     rows, cleaned = [], 0
     for row in table.rows:
         texts = {name: row[name] for name in origin.values() if isinstance(row.get(name), str)}
-        changed = {name: new for name, old in texts.items() if (new := without_controls(old)) != old}
+        changed = {
+            name: new for name, old in texts.items() if (new := without_controls(old)) != old
+        }
         cleaned += len(changed)
         rows.append(row | changed)
     return replace(table, rows=rows), cleaned

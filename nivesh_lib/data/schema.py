@@ -32,9 +32,9 @@ DAMAGED = re.compile("[\x00\ud800-\udfff]")  # what cannot be stored as text
 
 # Not white space, no control, and nothing that fonts leave out (zero-width, fillers, marks).
 _VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2800]")
-# Escape sequences of terminals, whole, then what is left of control characters.
 _CONTROLS = re.compile(
-    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)"
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # a command with numbers, such as a colour
+    "|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)"  # one with a text
     "|\x1b[ -/]*[0-~]|[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 )
 _ISO = re.compile(
