@@ -8,8 +8,10 @@ Sanh et al. 2019, from the model hub's cache), or a folder in the hub's format.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ _LOADING = {
     "attn_implementation": "eager",
 }
 _NEEDED = ("config.json", "model.safetensors")
+_NAMED = ("minilm", "distilbert")
+# Of a transformer that was fine-tuned here: embeddings, which are often equal to those of other
+# models, and everything else. The index is what the hub calls it.
+_PARTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+_INDEX = "model.safetensors.index.json"
 
 
 def find_backbone(name: str) -> Path:
@@ -97,7 +104,9 @@ def _from_hub_cache(repository: str, revision: str) -> Path:
 
 
 def _complete(folder: Path) -> Path:
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    parts = (_NEEDED[0], _INDEX, *_PARTS)
+    needed = parts if (folder / _INDEX).is_file() else _NEEDED
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise ModelError(
             f"{folder}: {missing[0]} is missing. A backbone is a folder that `save_pretrained` "
@@ -106,11 +115,52 @@ def _complete(folder: Path) -> Path:
     return folder
 
 
+def reference_to(name: str) -> dict[str, Any] | None:
+    """Return what identifies a backbone that has a name, for `referred`; None for a folder.
+
+    ``bytes`` are those of its weights.
+    """
+    if name not in _NAMED:
+        return None
+    folder = find_backbone(name)
+    size = (folder / "model.safetensors").stat().st_size
+    return {"name": name, "sha256": weights_sha256(folder), "bytes": size}
+
+
+def referred(reference: Mapping[str, Any]) -> Path:
+    """Return the folder of the backbone that `reference_to` described.
+
+    Raises
+    ------
+    ModelError
+        It is none that has a name, or has other weights here; see also `find_backbone`.
+    """
+    name = reference["name"]
+    if name not in _NAMED:
+        raise ModelError(f"backbone {name!r} is refused; a model may refer to {', '.join(_NAMED)}")
+    folder = find_backbone(name)
+    actual, wanted = weights_sha256(folder), reference["sha256"]
+    if actual != wanted:
+        raise ModelError(
+            f"{folder}: the weights of {name} have sha256 {actual}, the model was fitted on "
+            f"{wanted}. Fit it again"
+        )
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with a backbone's weights: one, or those that `save_in_parts` wrote."""
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else [folder / name for name in _PARTS]
+
+
 def weights_sha256(folder: Path) -> str:
-    """Return the SHA-256 of a backbone's weights, cached while the file is unchanged."""
-    path = folder / "model.safetensors"
-    state = path.stat()
-    return _cached_sha256(path, state.st_size, state.st_mtime_ns)
+    """Return the SHA-256 of a backbone's weights, cached while the files are unchanged."""
+    states = [(path, path.stat()) for path in weight_files(folder)]
+    digests = [_cached_sha256(path, s.st_size, s.st_mtime_ns) for path, s in states]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -157,7 +207,7 @@ def input_embeddings(folder: Path) -> Any:
     """
     from safetensors import safe_open
 
-    path = folder / "model.safetensors"
+    path = weight_files(folder)[0]
     with safe_open(path, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118
             if name.endswith("embeddings.word_embeddings.weight"):
@@ -190,6 +240,27 @@ def save_pretrained(model: Any, directory: Path) -> None:
     """Write a model's config and safetensors in the hub's format."""
     with _quiet():
         model.save_pretrained(directory)
+
+
+def save_in_parts(model: Any, directory: Path) -> None:
+    """Write a model in the hub's format, its embeddings in a file of their own.
+
+    Fine-tuned models whose embeddings are frozen then have that file in common, half of their
+    bytes, and `files.link_equal` can store it once.
+    """
+    from safetensors.torch import load_file, save_file
+
+    save_pretrained(model, directory)
+    whole = directory / "model.safetensors"
+    tensors = load_file(whole)
+    places = {name: _PARTS[".embeddings." not in name] for name in tensors}
+    for part in _PARTS:
+        mine = {name: tensor for name, tensor in tensors.items() if places[name] == part}
+        save_file(mine, directory / part, metadata={"format": "pt"})
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    (directory / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+    whole.unlink()
 
 
 @contextmanager
