@@ -1,4 +1,8 @@
-"""Files: locks, atomic writes, replacing a folder, checksums; only this module does these."""
+"""Files: locks, atomic writes, replacing a folder, checksums, equal files stored once.
+
+Only this module does these. Files may be hard links of each other (`link_equal`), so nothing may
+be written in place: write to another name and rename, as `atomic_path` and `write_folder` do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -212,6 +217,66 @@ def _put_back(target: Path) -> None:
 def _aside(target: Path) -> Path:
     """Return where `replace_folder` keeps the older folder between its two renames."""
     return target.with_name(f".{target.name}.old")
+
+
+def link_equal(files: Iterable[Path], among: Iterable[Path] = ()) -> None:
+    """Store equal files once: make each a hard link to an equal one before it, or in ``among``.
+
+    Those in ``among`` are not replaced. Where the disk has no links, or the two lie on different
+    ones, both stay as they are. A link has the mode and time of the file that is kept.
+    """
+    mine, seen = list(dict.fromkeys(files)), defaultdict[int, list[Path]](list)
+    for path in [*dict.fromkeys(among), *mine]:
+        with contextlib.suppress(FileNotFoundError):
+            seen[path.stat().st_size].append(path)
+    replaceable = set(mine)
+    for size, alike in seen.items():
+        if size and len(alike) > 1:
+            _link_alike(alike, replaceable)
+
+
+def _link_alike(paths: Iterable[Path], replaceable: set[Path]) -> None:
+    """Link those of the files, all of one size, that have the same content."""
+    kept: dict[str, tuple[Path, int]] = {}  # digest -> a file and its number on the disk
+    digests: dict[int, str] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            number = path.stat().st_ino
+            digest = digests.get(number) or sha256_file(path)
+            digests[number] = digest
+            first, first_number = kept.setdefault(digest, (path, number))
+            if number != first_number and path in replaceable:
+                _link(first, first_number, path)
+
+
+def _link(source: Path, number: int, target: Path) -> None:
+    """Put a link to ``source`` in the place of ``target``, unless ``source`` is another by now."""
+    with atomic_path(target) as partial:
+        os.link(source, partial)
+        if partial.stat().st_ino != number:
+            raise FileNotFoundError(source)
+
+
+def tree_files(*folders: Path) -> list[Path]:
+    """Return all regular files below folders, sorted; a folder that is not there has none."""
+    found = (path for folder in folders for path in folder.rglob("*"))
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def stored_bytes(files: Iterable[Path]) -> int:
+    """Return the bytes that files take on the disk, links to one file counted once."""
+    sizes = {(s.st_dev, s.st_ino): s.st_size for s in (path.stat() for path in files)}
+    return sum(sizes.values())
+
+
+def freed_bytes(files: Iterable[Path]) -> int:
+    """Return the bytes that removing these files frees: those without a link elsewhere."""
+    states = [path.stat() for path in files]
+    removed = Counter((s.st_dev, s.st_ino) for s in states)
+    last = {
+        (s.st_dev, s.st_ino): s.st_size for s in states if removed[s.st_dev, s.st_ino] == s.st_nlink
+    }
+    return sum(last.values())
 
 
 def sync(path: Path) -> None:

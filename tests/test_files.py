@@ -13,11 +13,14 @@ from nivesh_lib import files
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import (
     atomic_path,
+    freed_bytes,
+    link_equal,
     locked,
     new_file,
     restore_folder,
     restore_folders,
     sha256_file,
+    stored_bytes,
     write_folder,
     write_text,
 )
@@ -240,3 +243,48 @@ def test_a_killed_replacement_does_not_stop_the_next(tmp_path):
     write_folder(target, {"a": b"new"})
     restore_folder(target)
     assert (target / "a").read_bytes() == b"new" and names(tmp_path) == ["m"]
+
+
+@pytest.fixture
+def four(tmp_path):
+    """Four files: a and b are equal, c has another content of that size, d is empty."""
+    found = {name: tmp_path / name for name in "abcd"}
+    for name, text in (("a", "same"), ("b", "same"), ("c", "else"), ("d", "")):
+        found[name].write_text(text)
+    return found
+
+
+def test_equal_files_are_stored_once_and_others_stay(four):
+    assert stored_bytes(four.values()) == 12
+    link_equal(four.values())
+    assert four["a"].samefile(four["b"]) and not four["a"].samefile(four["c"])
+    assert stored_bytes(four.values()) == 8
+    assert [path.read_text() for path in four.values()] == ["same", "same", "else", ""]
+
+
+def test_only_the_files_given_are_replaced(four):
+    numbers = {name: path.stat().st_ino for name, path in four.items()}
+    link_equal([four["a"]], among=[four["b"], four["a"].with_name("missing")])
+    assert four["a"].stat().st_ino == numbers["b"] == four["b"].stat().st_ino
+
+
+def test_what_is_written_to_one_name_does_not_reach_the_other(four):
+    link_equal(four.values())
+    write_text(four["a"], "new")
+    assert four["b"].read_text() == "same"
+
+
+def test_without_links_the_files_stay_as_they_are(four, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "another disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    link_equal(four.values())
+    assert stored_bytes(four.values()) == 12
+    assert sorted(path.name for path in four["a"].parent.iterdir()) == list("abcd")
+
+
+def test_bytes_are_freed_with_the_last_link_only(four):
+    link_equal(four.values())
+    assert freed_bytes([four["a"]]) == 0
+    assert freed_bytes([four["a"], four["b"], four["c"]]) == 8

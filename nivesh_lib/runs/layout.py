@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
-from nivesh_lib.files import atomic_path, locked
+from nivesh_lib.files import atomic_path, link_equal, locked, tree_files
 from nivesh_lib.records.base import read_record, write_json
 from nivesh_lib.records.results import StepResult, read_result
 from nivesh_lib.records.run import FinishedStep, RunRecord
@@ -26,6 +26,7 @@ _KINDS = (
     *("results", "oof", "probes", "models", "folds"),
     *("figures", "drift", "notebooks", "logs"),
 )
+_MODELS = ("models", "folds")  # of these kinds, the files of models: large, and often equal
 _SHOWN = ("index.html", "run.json", "notebooks/*.html", "results/*.json", "drift/*/evidently.html")
 
 
@@ -221,6 +222,12 @@ class RunDirectory:
                 if entry.name == step or entry.name.startswith(f"{step}."):
                     found += [p for p in (entry, *entry.rglob("*")) if p.is_file()]
         return sorted(found)
+
+    def store_once(self, step: str) -> None:
+        """Make links of a step's model files that equal other model files of the run."""
+        files = tree_files(*(self.path / kind for kind in _MODELS))
+        mine = set(self.files_of(step)).intersection(files)
+        link_equal(sorted(mine), among=[path for path in files if path not in mine])
 
     def link_step(self, step: str, source: RunDirectory, files: Sequence[str]) -> None:
         """Link the files of a finished step of another run; copy where the disk has no links."""

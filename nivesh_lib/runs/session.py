@@ -237,6 +237,7 @@ class Run:
         if model is not None:
             about = {"step": self.step, "mlflow_run_id": self.logger.run_id}
             model.save(self.directory.model(name), data=str(self._dataset or ""), about=about)
+            self.directory.store_once(self.step)
         self.directory.write_result(name, record)
 
 

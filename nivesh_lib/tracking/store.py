@@ -7,6 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
@@ -63,6 +64,14 @@ def _create(database: Path) -> None:
 
 def _artifact_root(database: Path) -> str:
     return (database.parent / "artifacts").as_uri()
+
+
+def local_path(location: str) -> Path | None:
+    """Return the path of an artifact location on this machine's disks, or None for another."""
+    parts = urlsplit(location)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return None if parts.scheme else Path(location)
 
 
 def client() -> Any:
