@@ -21,6 +21,9 @@ from typing import TextIO
 
 from nivesh_lib.errors import DataError
 
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.partial")  # as `partial_path` has it
+_Inode = tuple[int, int]  # device and number: equal for links to one file
+
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
@@ -73,7 +76,50 @@ def write_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{target} cannot be written: {error.strerror}.") from error
+        why, place = error.strerror, target
+        while not place.exists():
+            place = place.parent
+        if isinstance(error, FileExistsError | NotADirectoryError) and place.is_file():
+            why = f"{place} is a file, and a folder is needed there. Move it away"
+        raise DataError(f"{target} cannot be written: {why}.") from error
+
+
+def partial_path(target: Path) -> Path:
+    """Return where this process writes what is going to be ``target``; see `remove_abandoned`."""
+    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+def remove_abandoned(folder: Path, *, name: str = "", deep: bool = True) -> None:
+    """Remove unfinished files and folders that processes left which are dead by now.
+
+    Parameters
+    ----------
+    name : str
+        Only those that were to become this file; by default all.
+    deep : bool
+        Look into the folders below too.
+    """
+    found = folder.rglob(".*.partial") if deep else folder.glob(".*.partial")
+    for path in list(found):
+        made = _PARTIAL.fullmatch(path.name)
+        wanted = made is not None and (not name or f"{made['name']}.".startswith(f"{name}."))
+        if made is None or not wanted or _is_running(int(made["process"])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no number of a process
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -84,7 +130,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     made when it is missing.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_path(target)
     try:
         yield partial
         partial.replace(target)
@@ -111,7 +157,8 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
         full.
     """
     target = _writable(target, replace=replace)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    remove_abandoned(target.parent, name=target.name, deep=False)
+    partial = partial_path(target)
     with write_errors(target):
         file = partial.open("w", encoding="utf-8")
     try:
@@ -237,24 +284,28 @@ def link_equal(files: Iterable[Path], among: Iterable[Path] = ()) -> None:
 
 def _link_alike(paths: Iterable[Path], replaceable: set[Path]) -> None:
     """Link those of the files, all of one size, that have the same content."""
-    kept: dict[str, tuple[Path, int]] = {}  # digest -> a file and its number on the disk
-    digests: dict[int, str] = {}
+    kept: dict[str, tuple[Path, _Inode]] = {}  # digest -> a file and where it is on the disk
+    digests: dict[_Inode, str] = {}
     for path in paths:
         with contextlib.suppress(OSError):
-            number = path.stat().st_ino
-            digest = digests.get(number) or sha256_file(path)
-            digests[number] = digest
-            first, first_number = kept.setdefault(digest, (path, number))
-            if number != first_number and path in replaceable:
-                _link(first, first_number, path)
+            inode = _inode(path.stat())
+            digest = digests.get(inode) or sha256_file(path)
+            digests[inode] = digest
+            first, its_inode = kept.setdefault(digest, (path, inode))
+            if inode != its_inode and path in replaceable:
+                _link(first, its_inode, path)
 
 
-def _link(source: Path, number: int, target: Path) -> None:
+def _link(source: Path, inode: _Inode, target: Path) -> None:
     """Put a link to ``source`` in the place of ``target``, unless ``source`` is another by now."""
     with atomic_path(target) as partial:
         os.link(source, partial)
-        if partial.stat().st_ino != number:
+        if _inode(partial.stat()) != inode:
             raise FileNotFoundError(source)
+
+
+def _inode(state: os.stat_result) -> _Inode:
+    return state.st_dev, state.st_ino
 
 
 def tree_files(*folders: Path) -> list[Path]:
@@ -265,17 +316,15 @@ def tree_files(*folders: Path) -> list[Path]:
 
 def stored_bytes(files: Iterable[Path]) -> int:
     """Return the bytes that files take on the disk, links to one file counted once."""
-    sizes = {(s.st_dev, s.st_ino): s.st_size for s in (path.stat() for path in files)}
+    sizes = {_inode(state): state.st_size for state in (path.stat() for path in files)}
     return sum(sizes.values())
 
 
 def freed_bytes(files: Iterable[Path]) -> int:
     """Return the bytes that removing these files frees: those without a link elsewhere."""
     states = [path.stat() for path in files]
-    removed = Counter((s.st_dev, s.st_ino) for s in states)
-    last = {
-        (s.st_dev, s.st_ino): s.st_size for s in states if removed[s.st_dev, s.st_ino] == s.st_nlink
-    }
+    removed = Counter(map(_inode, states))
+    last = {_inode(s): s.st_size for s in states if removed[_inode(s)] == s.st_nlink}
     return sum(last.values())
 
 

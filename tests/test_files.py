@@ -288,3 +288,40 @@ def test_bytes_are_freed_with_the_last_link_only(four):
     link_equal(four.values())
     assert freed_bytes([four["a"]]) == 0
     assert freed_bytes([four["a"], four["b"], four["c"]]) == 8
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_unfinished_files_are_removed_when_their_process_is_dead(tmp_path, dead):
+    live = tmp_path / f".a.txt.{os.getppid()}.partial"
+    left = [tmp_path / f".a.txt.{dead}.partial", tmp_path / f".model.x1y2.{dead}.partial" / "f"]
+    left.append(tmp_path / "below" / f".b.json.{dead}.partial")
+    others = [tmp_path / ".partial", tmp_path / f"c.{dead}.partial"]
+    for path in (live, *left, *others):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    files.remove_abandoned(tmp_path, name="model", deep=False)
+    assert not left[1].parent.exists() and left[0].exists()
+    files.remove_abandoned(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in (live, *others))
+
+
+def test_a_file_is_written_where_a_killed_process_left_an_unfinished_one(tmp_path, dead):
+    (tmp_path / f".a.txt.{dead}.partial").write_text("hal")
+    with new_file(tmp_path / "a.txt") as file:
+        file.write("whole")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "x").write_text("a file")
+    with pytest.raises(DataError, match=r"x is a file, and a folder is needed there"):  # noqa: SIM117
+        with files.locked_folder(tmp_path / "x" / "y"):
+            pass

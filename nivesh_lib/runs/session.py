@@ -273,7 +273,7 @@ def start_run(
         Leaf of the tree of MLflow experiments.
     """
     set_seeds(seed)
-    place = os.environ.get("NIVESH_RUN_DIR") or paths.reports_dir() / "scratch"
+    place = os.environ.get("NIVESH_RUN_DIR") or paths.scratch_dir()
     directory, mode = RunDirectory(Path(place)), _mode()
     if mode == "interactive":
         for kind in ("figures", "drift"):  # leftovers of the last interactive run
