@@ -23,7 +23,9 @@ class RemovableRuns:
 
     def remove(self) -> None:
         """Delete runs and models as MLflow does, which hides them; then remove their artifacts."""
-        store = client() if self.runs else None
+        if not self.runs:
+            return
+        store = client()
         for model in self.models:
             store.delete_logged_model(model)
         for run in self.runs:

@@ -359,7 +359,7 @@ def test_a_run_is_done_only_when_its_report_exists(ran, change, monkeypatch):
     change(ran, "03_c", [RECORD.format(name="03_c") + "# changed"])
     records: list[str] = []
 
-    def killed(run, record):  # nothing is written after this line by a process that is killed
+    def killed(run, *_):  # nothing is written after this line by a process that is killed
         records.append(run.record().status)
         raise Stopped
 
