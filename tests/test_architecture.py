@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reporting": CORE | {"runs"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
     "pipeline": CORE
-    | {"data.versions", "runs", "tracking.store", "tracking.logger"}
+    | {"data.versions", "runs", "tracking.store", "tracking.logger", "tracking.removal"}
     | {"reporting.html", "reporting.display"},
     # No command imports another.
     "cli": CORE
