@@ -11,12 +11,13 @@ import pytest
 import nivesh_lib
 
 PACKAGE = Path(nivesh_lib.__file__).parent
-CORE = {"errors", "files", "paths", "reproducibility", "privacy", "records", "ledger"}
+CORE = {"errors", "terminal", "files", "paths", "reproducibility", "privacy", "records", "ledger"}
 MODELS = {"models.base", "models.directory"}
 EVALUATION = {"evaluation.scores", "evaluation.intervals", "evaluation.resampling"}
 # A package or module -> the packages and modules that it may import beside its own.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "terminal": set(),
     "paths": set(),
     "files": {"errors"},
     "records": {"errors", "files", "paths"},
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reporting": CORE | {"runs"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
     "pipeline": CORE
-    | {"data.versions", "runs", "tracking.store", "tracking.logger"}
+    | {"data.versions", "runs", "tracking.store", "tracking.logger", "tracking.removal"}
     | {"reporting.html", "reporting.display"},
     # No command imports another.
     "cli": CORE

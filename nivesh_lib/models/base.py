@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
@@ -23,7 +24,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.files import locked, replace_folder, restore_folder, sha256_file
+from nivesh_lib.files import (
+    locked,
+    remove_abandoned,
+    replace_folder,
+    restore_folder,
+    sha256_file,
+)
 from nivesh_lib.models.directory import (
     MAX_CARD_BYTES,
     member_directory,
@@ -176,7 +183,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if not target.name:
             raise ModelError(f"{str(directory)!r} names no directory of the model's own. Name one")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        remove_abandoned(target.parent, name=target.name, deep=False)
+        with TemporaryDirectory(
+            dir=target.parent, prefix=f".{target.name}.", suffix=f".{os.getpid()}.partial"
+        ) as folder:
             complete = Path(folder) / "model"
             complete.mkdir()
             self._write(complete, data, about or {})

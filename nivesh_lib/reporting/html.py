@@ -126,15 +126,20 @@ def _drift(run: RunDirectory, results: Results) -> dict[str, Any] | None:
     return None
 
 
-def write_report(run: RunDirectory) -> Path:
+def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
     """Write ``index.html`` of a run directory from its records and results; return its path.
+
+    Parameters
+    ----------
+    record : RunRecord, optional
+        The record of the run, where it is not written yet.
 
     Raises
     ------
     DataError
         ``run.json`` is missing or is not the record of a run.
     """
-    record = run.record()
+    record = record or run.record()
     results = {
         name: result
         for name, result in run.results().items()

@@ -237,6 +237,7 @@ class Run:
         if model is not None:
             about = {"step": self.step, "mlflow_run_id": self.logger.run_id}
             model.save(self.directory.model(name), data=str(self._dataset or ""), about=about)
+            self.directory.store_once(self.step)
         self.directory.write_result(name, record)
 
 
@@ -273,7 +274,7 @@ def start_run(
     """
     disable_telemetry()
     set_seeds(seed)
-    place = os.environ.get("NIVESH_RUN_DIR") or paths.reports_dir() / "scratch"
+    place = os.environ.get("NIVESH_RUN_DIR") or paths.scratch_dir()
     directory, mode = RunDirectory(Path(place)), _mode()
     if mode == "interactive":
         for kind in ("figures", "drift"):  # leftovers of the last interactive run

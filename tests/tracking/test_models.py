@@ -42,6 +42,15 @@ def test_a_model_is_found_under_each_of_its_names(logged):
         assert load_model(fetch_model(uri)).predict(["my rent"]).tolist() == ["rent"], uri
 
 
+def test_a_logged_model_shares_its_files_until_the_model_is_saved_again(logged, tmp_path):
+    ours = tmp_path / "model" / "rules.json"
+    (theirs,) = (tmp_path / "mlruns").rglob("rules.json")
+    assert theirs.samefile(ours)
+    before = theirs.read_text()
+    get_model("rules").fit(["a b", "c d"], ["x", "y"]).save(tmp_path / "model")
+    assert theirs.read_text() == before != ours.read_text()
+
+
 def test_what_is_not_there_is_named_with_the_store(logged):
     absent = {
         "models:/intent@worst": "alias worst",

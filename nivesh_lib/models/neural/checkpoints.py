@@ -22,9 +22,10 @@ from nivesh_lib.models.directory import (
 )
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 _SETTINGS = (CONFIG, "tokenizer_config.json")
 _MAX_SETTINGS_BYTES = 4 * 2**20
-_REFUSED_FILES = ("adapter_config.json", f"{WEIGHTS}.index.json")
+_ADAPTER = "adapter_config.json"  # names a model elsewhere
 # Keys of settings that name code or files.
 _REFUSED_KEYS = {
     "auto_map": "names code to run",
@@ -69,13 +70,12 @@ def check_checkpoint(folder: Path) -> None:
     for path in folder.iterdir():
         if path.exists():
             refuse_special(path, path.stat())
-        if path.name in _REFUSED_FILES:
-            raise ModelError(
-                f"{path}: refused, it names weights outside {WEIGHTS}. Merge them into this file"
-            )
+        if path.name == _ADAPTER:
+            raise ModelError(f"{path}: refused, it names another model. Merge both and save again")
         if path.name.startswith(("tokenizer", "special_tokens", "added_tokens", "vocab", "merges")):
             refuse_long(path)
     model_file(folder, CONFIG, links=True)
+    weight_names(folder)
     for name in _SETTINGS:
         if (folder / name).exists():
             settings = read_json(folder, name, limit=_MAX_SETTINGS_BYTES, links=True)
@@ -83,6 +83,26 @@ def check_checkpoint(folder: Path) -> None:
     if (folder / "tokenizer.json").exists():
         content = read_json(folder, "tokenizer.json", links=True)
         check_tokenizer(content, str(folder / "tokenizer.json"))
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Return the names of the files of weights: one, or those that an index lists.
+
+    Raises
+    ------
+    ModelError
+        There is none, or the index is damaged or lists something outside the folder.
+    """
+    names = [WEIGHTS]
+    if (folder / INDEX).exists():
+        index = read_json(folder, INDEX, links=True)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or not places:
+            raise ModelError(f"{folder / INDEX}: no index of weights. Save the model again")
+        names = sorted(set(map(str, places.values())))
+    for name in names:
+        model_file(folder, name, links=True)
+    return names
 
 
 def _check_settings(path: Path, settings: Any) -> None:
@@ -160,12 +180,13 @@ def check_size(folder: Path, config: Any) -> None:
     import torch
     from transformers import AutoModel
 
-    held = sum(map(math.prod, tensor_shapes(folder, WEIGHTS, links=True).values()))
+    files = [tensor_shapes(folder, name, links=True) for name in weight_names(folder)]
+    held = sum(math.prod(shape) for shapes in files for shape in shapes.values())
     with torch.device("meta"):  # allocates nothing
         model = AutoModel.from_config(config, trust_remote_code=False, attn_implementation="eager")
     asked = sum(parameter.numel() for parameter in model.parameters())
     if asked > 2 * held + _SPARE_PARAMETERS:
         raise ModelError(
-            f"{folder}: {CONFIG} asks for {asked:,} parameters and {WEIGHTS} holds {held:,}. "
+            f"{folder}: {CONFIG} asks for {asked:,} parameters and its weights are {held:,}. "
             "Save the model again"
         )

@@ -17,7 +17,7 @@ from nivesh_lib.models.neural.backbones import (
     keep_layers,
     load_classifier,
     load_tokenizer,
-    save_pretrained,
+    save_in_parts,
 )
 from nivesh_lib.models.neural.distillation import DistillationTargets
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
@@ -236,7 +236,7 @@ class TransformerClassifier(NeuralClassifier):
         return other
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        save_pretrained(self._network.model, directory)
+        save_in_parts(self._network.model, directory)
         self._hub_tokenizer.save_pretrained(directory)
         return {}
 

@@ -125,7 +125,7 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as rules ({error})") from None
     rules = []
     for number, table in enumerate(tables, start=1):
