@@ -114,7 +114,8 @@ def test_a_pipeline_file_of_another_shape_is_refused(tmp_path, text, message):
         ("N: int = 1 + f()", "not a literal"),
         ("N: list = []", "needs one of the types"),
         ("import os", "is not `NAME: type = literal`"),
-        (f"N: int = {'(' * 100_000}", "the parameters cell is no Python"),
+        (f"N: int = {'-' * 900}1", "the parameters cell is no Python"),
+        (f"N: int = {'-' * 100_000}1", "no Python .nested too deeply"),
     ],
 )
 def test_a_parameters_cell_holds_typed_literals_only(tmp_path, source, message):
