@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,20 @@ NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Variables that make git look for repository and objects in another place than the home folder.
+_GIT_PLACES = {
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_COMMON_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+    "GIT_GRAFT_FILE",
+    "GIT_SHALLOW_FILE",
+    "GIT_REPLACE_REF_BASE",
+}
 _PACKAGES = (
     "evidently",
     "mlflow",
@@ -76,18 +91,25 @@ def set_seeds(seed: int = 42) -> None:
         torch.backends.cudnn.deterministic = True
 
 
-def _git_bytes(*arguments: str) -> bytes:
+def _git_bytes(*arguments: str, elsewhere: bool = False) -> bytes:
+    """Return what git says of the home folder; of where the variables point if ``elsewhere``."""
+    found = os.environ.items()
+    outside = {name: value for name, value in found if elsewhere or name not in _GIT_PLACES}
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=paths.home(), capture_output=True, timeout=20
+            ["git", *arguments],
+            cwd=paths.home(),
+            env=outside | {"GIT_NO_REPLACE_OBJECTS": "1"},
+            capture_output=True,
+            timeout=20,
         )
     except (OSError, subprocess.SubprocessError):
         return b""
     return done.stdout if done.returncode == 0 else b""
 
 
-def _git(*arguments: str) -> str:
-    return _git_bytes(*arguments).decode(errors="replace")
+def _git(*arguments: str, elsewhere: bool = False) -> str:
+    return _git_bytes(*arguments, elsewhere=elsewhere).decode(errors="replace")
 
 
 @functools.cache
@@ -108,11 +130,34 @@ def git_state() -> dict[str, Any]:
 
 def committed(path: Path) -> bytes:
     """Return the bytes of a file below the home folder at HEAD; empty where git has none."""
+    return _git_bytes("show", _at_head(path))
+
+
+def _at_head(path: Path) -> str:
     try:
-        place = path.relative_to(paths.home()).as_posix()
+        return f"HEAD:./{path.relative_to(paths.home()).as_posix()}"
     except ValueError:
-        return b""
-    return _git_bytes("show", f"HEAD:./{place}")
+        return "HEAD:/"  # no name that git has
+
+
+def git_standing(path: Path) -> str:
+    """Return the commit with which `committed` compares a file, or why with none, in a few words.
+
+    ``missing`` (no git), ``no commit`` (no repository, none yet, or git refuses this one) or
+    ``not in`` and the commit. ``; GIT_DIR elsewhere`` is added where a variable points to another
+    repository; git is asked about the home folder all the same.
+    """
+    commit = _git("rev-parse", "HEAD").strip()
+    if not commit:
+        standing = "no commit" if shutil.which("git") else "missing"
+    else:
+        known = _git("rev-parse", "--verify", "--quiet", _at_head(path))
+        standing = commit if known else f"not in {commit}"
+    place = ("rev-parse", "--absolute-git-dir", "--show-toplevel")
+    given = [name for name in ("GIT_DIR", "GIT_WORK_TREE") if name in os.environ]
+    if given and _git(*place) != _git(*place, elsewhere=True):
+        standing += f"; {' and '.join(given)} elsewhere"
+    return standing
 
 
 def code_version(*ignoring: Path) -> str:

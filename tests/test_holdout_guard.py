@@ -19,6 +19,7 @@ from tests.conftest import REPOSITORY
 MAY_NAME = {
     "open_holdout": {"data/holdout.py", "releases/holdout_evaluation.py"},
     "record_scores": {"data/holdout.py", "releases/holdout_evaluation.py"},
+    "record_latency": {"data/holdout.py", "releases/holdout_evaluation.py"},
     "data.holdout": {"releases/holdout_evaluation.py"},
     "evaluate_on_holdout": {"releases/holdout_evaluation.py", "cli/release.py"},
     "releases.holdout_evaluation": {"cli/release.py"},

@@ -114,6 +114,52 @@ def test_committed_lines_that_are_cut_off_the_end_are_noticed(path):
         read_ledger()
 
 
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE"])
+def test_git_is_asked_about_this_folder_wherever_its_variables_point(path, monkeypatch, variable):
+    write(), write(who="last")
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "two openings"]):
+        git(path, *arguments)
+    (path.parent / "other").mkdir()
+    subprocess.run(["git", "init", "-q", path.parent / "other"], check=True)
+    monkeypatch.setenv("GIT_DIR", str(path.parent.parent / ".git"))
+    write()
+    assert len(openings()[-1].git) == 40  # the variable points to this repository
+    monkeypatch.setenv(variable, str(path.parent / "other" / ".git"))
+    write()
+    assert openings()[-1].git.endswith("elsewhere")
+    edit(path, lambda lines: lines[:1])
+    with pytest.raises(DataError, match="line 2 of the committed file is edited or gone"):
+        read_ledger()
+
+
+def test_a_line_says_where_git_knows_no_ledger(path, monkeypatch):
+    write()
+    git(path, "init", "-q")
+    write()
+    git(path, "commit", "-qm", "empty", "--allow-empty")
+    write()
+    monkeypatch.setenv("PATH", str(path.parent))
+    write()
+    standings = [opening.git[:9] for opening in openings()]
+    assert standings == ["no commit", "no commit", "not in " + openings()[2].git[7:9], "missing"]
+
+
+def test_lines_of_older_versions_say_nothing_of_git(path):
+    first = json.dumps({"kind": "opening", "previous": "0" * 64, "timestamp": "", **OPENING})
+    path.parent.mkdir()
+    path.write_text(first + "\n")
+    write()
+    assert [opening.git for opening in openings()] == ["", "no commit"]
+
+
+def test_a_latency_that_was_measured_again_takes_the_place_of_the_first(path):
+    first = write()
+    with writing() as one:
+        one.append("scores", {"opening": first, "scores": {"accuracy": 1, "p95_ms": 300}})
+        one.append("latency", {"opening": first, "scores": {"p95_ms": 3}})
+    assert openings()[0].scores == {"accuracy": 1, "p95_ms": 3}
+
+
 def test_openings_of_two_branches_are_both_kept_by_a_merge(path):
     attributes = path.parent.parent / ".gitattributes"
     attributes.write_text("data/holdout_ledger.jsonl merge=union -text\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -116,13 +117,15 @@ def _is_terminal(stream: TextIO | None) -> bool:
 def _queries(
     texts: list[str], input_: str | None, text: str | None, delimiter: str | None
 ) -> Iterator[Query]:
-    from nivesh_lib.data.reading import Query, query_lines, read_queries
+    from nivesh_lib.data.reading import Query, query_lines, read_queries, refuse_published
 
     if input_ is None:
         return (Query(text, {}) for text in texts)
     if input_ == STDIN:
         if sys.stdin is None:
             raise typer.BadParameter("standard input is closed; pipe queries in or name a FILE")
+        with contextlib.suppress(io.UnsupportedOperation):  # no file is behind it
+            refuse_published("standard input", sys.stdin.fileno())
         return query_lines("standard input", sys.stdin.buffer)
     return read_queries(input_, text, delimiter=delimiter)
 

@@ -27,10 +27,19 @@ _MEANING = (
     "their scores a little less honest: open them for a model that is to be released, not to "
     "choose between models."
 )
+_AGAIN = (
+    "Its latency was not decided when the holdout was opened ({when}); it is measured again on "
+    "training queries. Nothing is opened."
+)
+_QUIET = (
+    "Latency is undecided. On a machine that does nothing else, run the same command again: it "
+    "measures the latency only and opens nothing."
+)
 _MARKS = {"met": "✔", "not met": "✘", "undecided": "~"}
 _VERDICTS = {
     "met": "Verdict: every objective is met on rows that were held out.",
     "undecided": "Verdict: undecided; more held-out rows would decide.",
+    "undecided latency": "Verdict: undecided; only the latency is open.",
     "not met": "Verdict: not met. It is not ready for release.",
 }
 
@@ -63,6 +72,8 @@ def release(
     if not evaluate_only:
         typer.echo(_NOT_YET, err=True)
         raise typer.Exit(2)
+    from nivesh_lib.ledger import ledger_path
+    from nivesh_lib.paths import relative
     from nivesh_lib.releases import holdout_evaluation as evaluation
     from nivesh_lib.serving.model_source import model_at, source_name
 
@@ -72,11 +83,18 @@ def release(
             folder, source=source_name(model, folder), dataset=dataset
         )
     entry = evaluation.ledger_entry(who, why, reason)
-    evaluation.check_places(candidate, entry)
+    opening = None if entry.reason else evaluation.undecided_latency(candidate)
+    if opening is None:
+        evaluation.check_places(candidate, entry)
     _print_candidate(candidate, entry, echo)
-    _confirm(yes)
-    latency = evaluation.candidate_latency(candidate)
-    record = evaluation.evaluate_on_holdout(candidate, entry, latency)
+    if opening is not None:
+        echo(_AGAIN.format(when=opening.timestamp))
+        record = evaluation.measure_latency_again(candidate, opening)
+    else:
+        echo(_MEANING.format(ledger=relative(ledger_path())))
+        _confirm(yes)
+        latency = evaluation.candidate_latency(candidate)
+        record = evaluation.evaluate_on_holdout(candidate, entry, latency)
     path = evaluation.write_record(record)
     _print_verdict(record, path, echo)
     if as_json:
@@ -84,14 +102,13 @@ def release(
 
 
 def _print_candidate(candidate: Candidate, entry: LedgerEntry, echo: Echo) -> None:
-    from nivesh_lib.ledger import ledger_path
-    from nivesh_lib.paths import relative
     from nivesh_lib.releases.holdout_evaluation import past_openings
 
     if entry.commit == "no git":
         echo("warning: no git commit here, so the ledger cannot say which code this is")
     elif entry.commit.endswith("-dirty"):
         echo("warning: there are uncommitted changes; the commit is recorded as dirty")
+    _warn_of_git(echo)
     trained = candidate.trained_on or "unknown data"
     echo(
         f"model    {candidate.source} ({candidate.kind}, {candidate.model_hash[:8]}), "
@@ -108,7 +125,26 @@ def _print_candidate(candidate: Candidate, entry: LedgerEntry, echo: Echo) -> No
             + (opened if past.times else "never before")
             + (others if past.other_versions else "")
         )
-    echo(_MEANING.format(ledger=relative(ledger_path())))
+
+
+def _warn_of_git(echo: Echo) -> None:
+    """Say where git cannot tell whether committed lines of the ledger are gone."""
+    from nivesh_lib.ledger import ledger_path, openings
+    from nivesh_lib.reproducibility import git_standing
+
+    standing, _, elsewhere = git_standing(ledger_path()).partition("; ")
+    blind = "so nobody can tell whether lines of the ledger are gone"
+    if standing == "missing":
+        echo(f"warning: git is missing, {blind}")
+    elif standing == "no commit":
+        echo(f"warning: git has no commit here, or refuses this folder, {blind}")
+    elif standing.startswith("not in ") and openings():
+        echo(f"warning: the ledger is not in git's last commit, {blind}; commit it")
+    if elsewhere:
+        echo(
+            f"warning: {elsewhere.removesuffix(' elsewhere')} points to another repository; "
+            "git was asked about this one"
+        )
 
 
 def _count(n: int, noun: str) -> str:
@@ -156,5 +192,10 @@ def _print_verdict(record: Mapping[str, Any], path: Path, echo: Echo) -> None:
         mark = _MARKS[judged["status"]]
         echo(f"{mark} {judged['status']}: {judged['objective']} (found {judged['found']})")
     none = f"Verdict: none. {record['objectives']['missing']}"
-    echo(_VERDICTS.get(record["verdict"], none))
+    undecided = [j["objective"] for j in record["judgements"] if j["status"] == "undecided"]
+    latency = [objective for objective in undecided if objective.startswith("latency")]
+    only = " latency" * (record["verdict"] == "undecided" and undecided == latency)
+    echo(_VERDICTS.get(record["verdict"] + only, none))
+    if latency:
+        echo(_QUIET)
     echo(f"Recorded in {relative(path)} and {relative(ledger_path())}; commit the ledger.")

@@ -114,6 +114,21 @@ def record_scores(opening: Opening, scores: Mapping[str, Any]) -> None:
         ledger.append("scores", {"opening": opening.id, "scores": dict(scores)})
 
 
+def record_latency(opening: Opening, scores: Mapping[str, Any]) -> None:
+    """Append a latency that was measured again, and what changes with it, to an opening's scores.
+
+    Raises
+    ------
+    HoldoutError
+        The ledger has no such opening, or no scores of it.
+    """
+    with writing() as ledger:
+        found = next((o for o in openings(ledger.entries) if o.id == opening.id), None)
+        if found is None or found.scores is None:
+            raise HoldoutError(f"The opening {opening.id[:8]} of {opening.data} has no scores.")
+        ledger.append("latency", {"opening": opening.id, "scores": dict(scores)})
+
+
 def _refuse_repetition(known: list[Opening], data: str, model_hash: str, reason: str) -> None:
     same = [o for o in known if (o.data, o.model_hash) == (data, model_hash)]
     if not same or reason.strip():

@@ -9,10 +9,12 @@ with a message that names file, row and line. Cells are never quoted, since they
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nivesh_lib.errors import DataError, HoldoutError
+from nivesh_lib.paths import data_dir
 from nivesh_lib.records.schema import read_object
 
 Problems = list[tuple[int, str]]  # positions of rows, from 0, and what is wrong with them
@@ -37,6 +40,9 @@ DAMAGED = re.compile("[\x00\ud800-\udfff]")  # what cannot be stored as text
 _OBJECT = 'Each row is an object such as {"query": …, "intent": …}.'
 _FIX = {"csv": "Quote texts that hold the delimiter.", "json": _OBJECT, "jsonl": _OBJECT}
 _BINARY = {b"PAR1": "Parquet", b"PK\x03\x04": "zip or Excel", b"\x1f\x8b": "gzip"}
+_MANIFEST = {
+    "path": str, "name": str, "version": str, "manifest_sha256": str, "holdout": list,
+}  # fmt: skip
 _BATCH = 256  # rows of a Parquet file that are read at once
 
 
@@ -217,22 +223,45 @@ def _file_kind(path: Path, kinds: Mapping[str, str]) -> str:
             f"{path} is of unknown kind {path.suffix or 'without an ending'!r}; "
             f"save it as one of {', '.join(kinds)}."
         )
-    _refuse_published(path)
+    refuse_published(path)
     return kinds[path.suffix.lower()]
 
 
-def _refuse_published(path: Path) -> None:
-    """Refuse the file of a published version: read as a plain file, it has no held-out side."""
-    real = path.resolve()
-    manifest = read_object(
-        real.with_name("manifest.json"),
-        {"path": str, "name": str, "version": str, "manifest_sha256": str, "holdout": list},
-    )
-    if manifest and manifest["path"] == real.name and manifest["holdout"]:
-        raise HoldoutError(
-            f"{path} is the published file of {manifest['name']}@{manifest['version']}, held-out "
-            "rows included. Name the dataset instead; only `nivesh release` opens a holdout."
-        )
+def refuse_published(path: Path | str, file: int | None = None) -> None:
+    """Refuse the file of a published version: read as a plain file, it has no held-out side.
+
+    It is known by its manifest and, under another name, as the same file on the disk.
+
+    Parameters
+    ----------
+    path
+        Its name; only for the message where ``file`` is given.
+    file
+        The number of the open file, such as standard input.
+
+    Raises
+    ------
+    HoldoutError
+        It is one, with held-out rows.
+    """
+    beside = [] if file is not None else [Path(path).resolve()]
+    found = Path(path).stat() if file is None else os.fstat(file)
+    for place in (*beside, *data_dir().glob("*/v*/*.json")):
+        if place.name == "manifest.json" or not _is_file(place, found):
+            continue
+        manifest = read_object(place.with_name("manifest.json"), _MANIFEST)
+        if manifest and manifest["path"] == place.name and manifest["holdout"]:
+            raise HoldoutError(
+                f"{path} is the published file of {manifest['name']}@{manifest['version']}, "
+                "held-out rows included. Name the dataset instead; only `nivesh release` opens a "
+                "holdout."
+            )
+
+
+def _is_file(place: Path, found: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(place.stat(), found)
+    return False
 
 
 def _field_delimiter(path: Path, kind: str, given: str | None) -> str:

@@ -2,11 +2,17 @@
 
 Times are measured in this process, in turns with other models, or in subprocesses that load the
 saved model with a fixed number of threads, as a server would.
+
+Whatever else the machine computes makes a model look slow. A reference loop, which always takes
+the same work, is therefore timed between the calls of the model: where its own times vary, the
+machine was busy, and `objectives.judge` does not call a model too slow.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
+import hashlib
 import importlib
 import json
 import math
@@ -16,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -31,6 +38,9 @@ from nivesh_lib.reproducibility import environment, thread_environment, threads
 
 BATCH_SIZES = (1, 8, 32)
 _FEWEST = 5  # calls that are timed whatever time they take
+_ROUNDS = 10  # blocks of calls, each with the reference loop before it
+_REFERENCES = 10  # times that the loop is timed in a round, at most
+_DRAWS = 1000  # of the bootstrap
 
 Predict = Callable[[list[str]], Any]
 
@@ -41,7 +51,9 @@ class Speed:
 
     Milliseconds are of one call, that is of ``batch_size`` queries; ``per_second`` counts queries
     over all ``n`` calls. ``threads`` is 0 where their number was not limited; ``flags`` are the
-    processor's features that decide the speed of int8 and bfloat16.
+    processor's features that decide the speed of int8 and bfloat16. ``p95_ms_low`` and
+    ``p95_ms_high`` are the 95 % interval of ``p95_ms``. ``reference_ms`` is the median of the
+    reference loop, from its fastest time (low) to its 95th percentile (high).
     """
 
     batch_size: int
@@ -53,10 +65,22 @@ class Speed:
     n: int
     processor: str
     flags: tuple[str, ...]
+    p95_ms_low: float | None = None
+    p95_ms_high: float | None = None
+    reference_ms: float | None = None
+    reference_ms_low: float | None = None
+    reference_ms_high: float | None = None
+    reference_ms_n: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self) | {"flags": list(self.flags)}
+        """Return plain values, ready for JSON, without what was not measured."""
+        plain = asdict(self) | {"flags": list(self.flags)}
+        return {name: value for name, value in plain.items() if value is not None}
+
+    def latency(self) -> dict[str, float]:
+        """Return the milliseconds of a call, their intervals, ``n`` and ``threads``."""
+        row = self.as_dict()
+        return {k: v for k, v in row.items() if k in ("n", "threads") or "_ms" in k}
 
 
 @dataclass(frozen=True)
@@ -79,7 +103,7 @@ def measure_latency(
     warmup: int = 20,
     repeats: int = 200,
 ) -> dict[str, float]:
-    """Time single queries, one call each, after a warm-up.
+    """Time single queries, one call each, after a warm-up, and a reference loop between them.
 
     Parameters
     ----------
@@ -93,13 +117,13 @@ def measure_latency(
     Returns
     -------
     dict
-        ``p50_ms``, ``p95_ms``, ``p99_ms``, ``n`` and ``threads`` (0: not limited).
+        As `Speed.latency`: ``p50_ms``, ``p95_ms`` with ``p95_ms_low`` and ``p95_ms_high``,
+        ``p99_ms``, ``n``, ``threads`` (0: not limited), and ``reference_ms`` of the loop.
     """
     (speed,) = speed_of(
         predict, queries, batch_sizes=(1,), warmup=warmup, repeats=repeats, seconds=math.inf
     )
-    row = speed.as_dict()
-    return {name: row[name] for name in ("p50_ms", "p95_ms", "p99_ms", "n", "threads")}
+    return speed.latency()
 
 
 def speed_of(
@@ -138,8 +162,11 @@ def speed_of(
         raise ValueError(f"batch sizes {list(batch_sizes)}: need at least one, none below 1")
     _check(queries, max(batch_sizes), repeats)
     limits: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "seconds": seconds}
-    with _frozen_objects():
-        return [_speed(_elapsed_ms(predict, queries, size, **limits), size) for size in batch_sizes]
+    with _frozen_objects(), reference_loop() as loop:
+        return [
+            _speed(*_elapsed_beside(loop, predict, queries, size, **limits), size)
+            for size in batch_sizes
+        ]
 
 
 def benchmark_interleaved(
@@ -214,6 +241,47 @@ def _frozen_objects() -> Iterator[None]:
         gc.unfreeze()
 
 
+@contextmanager
+def reference_loop() -> Iterator[Callable[[], object]]:
+    """Yield a function that takes about a millisecond of the same work in each thread.
+
+    It has as many threads as a model may use, so that one core that is taken shows. The work
+    hardly touches memory, so that it leaves the caches to the model.
+    """
+    number = threads() or min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(number) as pool:
+        yield lambda: list(pool.map(_fixed_work, range(number)))
+
+
+def _fixed_work(_: int) -> bytes:
+    return hashlib.pbkdf2_hmac("sha256", b"fixed", b"work", 4000)  # without Python's lock
+
+
+def _elapsed_beside(
+    loop: Callable[[], object],
+    predict: Predict,
+    queries: Sequence[str],
+    size: int,
+    *,
+    warmup: int,
+    repeats: int,
+    seconds: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the milliseconds of each measured call, and of each time of the loop."""
+    every, beside = math.ceil(repeats / _ROUNDS), list[int]()
+
+    def batches() -> Iterator[list[str]]:
+        for number, batch in enumerate(islice(_batches(queries, size), repeats)):
+            if number % every == 0:
+                beside.extend(_nanoseconds(loop) for _ in range(min(every, _REFERENCES)))
+            yield batch
+
+    loop()
+    _calls(predict, islice(_batches(queries, size), warmup), seconds, fewest=1)
+    elapsed = _calls(predict, batches(), seconds, fewest=_FEWEST)
+    return np.array(elapsed) / 1e6, np.array(beside) / 1e6
+
+
 def _elapsed_ms(
     predict: Predict,
     queries: Sequence[str],
@@ -221,31 +289,37 @@ def _elapsed_ms(
     *,
     warmup: int,
     repeats: int,
-    seconds: float = math.inf,
 ) -> np.ndarray:
     """Return the milliseconds of each measured call, shape (n,)."""
-    _calls(predict, islice(_batches(queries, size), warmup), seconds, fewest=1)
-    timed = islice(_batches(queries, size), repeats)
-    return np.array(_calls(predict, timed, seconds, fewest=_FEWEST)) / 1e6
+    _calls(predict, islice(_batches(queries, size), warmup))
+    return np.array(_calls(predict, islice(_batches(queries, size), repeats))) / 1e6
 
 
 def _calls(
-    predict: Predict, batches: Iterator[list[str]], seconds: float, *, fewest: int
+    predict: Predict,
+    batches: Iterator[list[str]],
+    seconds: float = math.inf,
+    *,
+    fewest: int = _FEWEST,
 ) -> list[int]:
-    """Predict each batch within the time limit; return the nanoseconds of each call."""
+    """Predict each batch until the calls took this long; return the nanoseconds of each."""
     elapsed: list[int] = []
-    until = time.perf_counter_ns() + 1e9 * seconds
     for batch in batches:
-        if len(elapsed) >= fewest and time.perf_counter_ns() > until:
+        elapsed.append(_nanoseconds(functools.partial(predict, batch)))
+        if len(elapsed) >= fewest and sum(elapsed) > 1e9 * seconds:
             break
-        started = time.perf_counter_ns()
-        predict(batch)
-        elapsed.append(time.perf_counter_ns() - started)
     return elapsed
 
 
-def _speed(elapsed: np.ndarray, size: int) -> Speed:
+def _nanoseconds(call: Callable[[], object]) -> int:
+    started = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - started
+
+
+def _speed(elapsed: np.ndarray, beside: np.ndarray, size: int) -> Speed:
     p50, p95, p99 = (float(value) for value in np.percentile(elapsed, [50, 95, 99]))
+    low, high = _interval_of_p95(elapsed)
     processor = environment()["processor"]
     return Speed(
         batch_size=size,
@@ -257,7 +331,26 @@ def _speed(elapsed: np.ndarray, size: int) -> Speed:
         n=len(elapsed),
         processor=processor["model"],
         flags=tuple(processor["flags"]),
+        p95_ms_low=min(low, p95),
+        p95_ms_high=max(high, p95),
+        reference_ms=float(np.median(beside)),
+        reference_ms_low=float(beside.min()),
+        reference_ms_high=float(np.percentile(beside, 95)),
+        reference_ms_n=len(beside),
     )
+
+
+def _interval_of_p95(elapsed: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval by the circular block bootstrap (Politis and Romano 1992).
+
+    Whole rounds are drawn, since calls that follow each other share what the machine does.
+    """
+    n = len(elapsed)
+    length = math.ceil(n / _ROUNDS)
+    starts = np.random.default_rng(42).integers(n, size=(_DRAWS, math.ceil(n / length), 1))
+    drawn = ((starts + np.arange(length)) % n).reshape(_DRAWS, -1)[:, :n]
+    low, high = np.percentile(np.percentile(elapsed[drawn], 95, axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def directory_bytes(directory: Path | str) -> int:

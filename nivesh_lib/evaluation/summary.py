@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,8 @@ def result_of(
     scores
         As `headline_scores` returns them.
     latency
-        As `measure_latency` returns it, milliseconds.
+        As `measure_latency` returns it, milliseconds; at least ``p50_ms``, ``p95_ms``, ``n`` and
+        ``threads``.
 
     Returns
     -------
@@ -157,11 +158,12 @@ def result_of(
     rows = headline_mask(train)
     true, predicted = train["intent"][rows], cv.predicted[rows]
     folds = fold_scores(cv.oof, train)
-    # Latency of one process on one machine: the percentile itself, without an interval.
+    timed = {k: v for k, v in latency.items() if k.startswith(("p95_ms", "reference_ms"))}
     metrics = flat_metrics(
         {
             **scores,
-            "p95_ms": {"value": float(latency["p95_ms"]), "n": int(latency["n"])},
+            **timed,
+            "p95_ms_n": int(latency["n"]),
             "p50_ms": float(latency["p50_ms"]),
             "threads": latency["threads"],
             "size_bytes": size_bytes,
@@ -177,7 +179,7 @@ def result_of(
         "model": model,
         "headline": f"macro-F1 {scores['macro_f1']}",
         "metrics": metrics,
-        "judgements": _as_records(judge_all(metrics, objectives)),
+        "judgements": [judged.as_dict() for judged in judge_all(metrics, objectives)],
         "objectives": {
             "file": file_of(dataset),
             "missing": "" if objectives else none_set(dataset),
@@ -192,10 +194,6 @@ def result_of(
         ),
     }
     return ModelResult.model_validate(contents)
-
-
-def _as_records(judged: Sequence[Judgement]) -> list[dict[str, str]]:
-    return [{"objective": str(j.objective), "status": j.status, "found": j.found} for j in judged]
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -240,7 +238,7 @@ def release_scores(
     masks = masks_by_column(held, SLICE_COLUMNS) | masks_by_tag(held)
     return {
         "metrics": metrics,
-        "judgements": _as_records(judged),
+        "judgements": [one.as_dict() for one in judged],
         "verdict": overall(judged),
         "slices": by_slice(held["intent"], predicted, masks).to_dict("records"),
     }
@@ -248,7 +246,12 @@ def release_scores(
 
 def overall(judged: Sequence[Judgement]) -> str:
     """Return the worst of the verdicts, or ``not judged`` where there are none."""
-    found = {judgement.status for judgement in judged}
+    return worst(judgement.status for judgement in judged)
+
+
+def worst(statuses: Iterable[str]) -> str:
+    """Return the worst of the words for a verdict, or ``not judged`` where there are none."""
+    found = set(statuses)
     return next((s for s in ("not met", "undecided", "met") if s in found), "not judged")
 
 

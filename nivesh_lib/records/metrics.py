@@ -8,7 +8,8 @@ from typing import Any
 
 from nivesh_lib.records.estimate import Estimate
 
-_OVER_FOLDS = "_fold_mean"  # of an estimate whose rows are folds
+# Ends of the names of estimates that are no scores: over folds, and of times.
+_NO_SCORES = ("_fold_mean", "_ms")
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def estimate_in(metrics: Mapping[str, Any], name: str) -> Estimate | None:
 
 
 def scores_in(metrics: Mapping[str, Any]) -> dict[str, Estimate]:
-    """Return every estimate over rows (not over folds) among metrics in the flat form."""
-    names = [name for name in metrics if not name.endswith(_OVER_FOLDS)]
+    """Return each estimate over rows, not over folds or of a time, among flat metrics."""
+    names = [name for name in metrics if not name.endswith(_NO_SCORES)]
     found = {name: estimate_in(metrics, name) for name in names}
     return {name: estimate for name, estimate in found.items() if estimate is not None}

@@ -16,6 +16,7 @@ _SCORE_NAMES = {
     "out_of_scope": "out-of-scope queries turned away",
     "in_scope": "in-scope queries turned away",
     "accuracy_of_answered": "accuracy where it answers",
+    "p95_ms": "latency p95 in ms",
 }
 
 
@@ -59,6 +60,6 @@ def _scores_of(scores: Mapping[str, Any] | None) -> list[str]:
         f"{_SCORE_NAMES.get(name, name)} {value['value']:.3f} "
         f"({value['low']:.3f} to {value['high']:.3f})"
         for name, value in scores.items()
-        if fits(value, _ESTIMATE)
+        if fits(value, _ESTIMATE) and name != "reference_ms"
     ]
     return shown + ([f"objectives: {scores['verdict']}"] if "verdict" in scores else [])

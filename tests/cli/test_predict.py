@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nivesh_lib.cli.app import app
+from nivesh_lib.data.publishing import publish
 from nivesh_lib.errors import DataError, ModelError
 from nivesh_lib.models.base import get_model
 
@@ -191,3 +192,18 @@ def test_a_model_of_the_store_answers_and_a_damaged_one_is_named(tmp_path, model
     (model / "vocabulary.json").unlink()
     with pytest.raises(ModelError, match=r"models:/intent@best: .*vocabulary\.json is missing"):
         predict("tax?", "--model", "models:/intent@best", catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", ["-", "hard.json"])
+def test_a_published_holdout_is_neither_standard_input_nor_behind_another_name(
+    home, make_rows, model, name
+):
+    file = publish(make_rows(60), "mine", "1.0.0", description="").folder / "mine.json"
+    (home / "hard.json").hardlink_to(file)
+    command = [sys.executable, "-m", "nivesh_lib", "predict", "--model", str(model), "--input"]
+    with file.open() as opened:
+        done = subprocess.run(
+            [*command, name], stdin=opened, cwd=home, capture_output=True, text=True
+        )
+    assert done.returncode == 1 and "is the published file of mine@1.0.0" in done.stderr
+    assert done.stdout == ""

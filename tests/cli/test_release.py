@@ -182,6 +182,65 @@ def test_another_model_is_told_how_often_it_was_opened(home, model):
     assert "opened never before; other versions of intents 1 time" in told
 
 
+# --- latency -----------------------------------------------------------------------------------
+
+MEASURED = {"p95_ms": 300.0, "p95_ms_low": 280.0, "p95_ms_high": 320.0, "n": 100}
+QUIET = {"reference_ms": 1.0, "reference_ms_low": 1.0, "reference_ms_high": 1.2}
+BUSY = QUIET | {"reference_ms_high": 8.0}
+
+
+@pytest.fixture
+def latency(home, monkeypatch):
+    """Set the latency that is measured; 100 ms are allowed."""
+    (home / "data" / "objectives.toml").write_text(OBJECTIVES.replace("10000", "100"))
+
+    def measured(**times):
+        found = MEASURED | {"reference_ms_n": 50} | times
+        monkeypatch.setattr(holdout_evaluation, "measure_latency", lambda *_, **__: found)
+
+    return measured
+
+
+def test_on_a_busy_machine_latency_is_undecided_and_measured_again_without_an_opening(
+    home, model, latency
+):
+    latency(**BUSY)
+    done = release("--model", model, "--yes")
+    assert (
+        "~ undecided: latency p95 at most 100 ms (found 300.0 [280.0, 320.0] ms; the" in done.output
+    )
+    assert "only the latency is open" in done.output and "same command again" in done.output
+    latency(**QUIET, p95_ms=3.0, p95_ms_low=2.9, p95_ms_high=3.2)
+    done = release("--model", model)  # nothing is opened, so nobody is asked
+    assert done.exit_code == 0 and "measured again" in done.output
+    [opening] = openings()
+    assert opening.scores["verdict"] == "met" and opening.scores["accuracy"]["n"] == 20
+    assert [j["status"] for j in opening.scores["judgements"]] == ["met", "met"]
+    lines = [json.loads(line) for line in ledger_path().read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["opening", "scores", "latency"]
+    assert lines[1]["scores"]["p95_ms"] == {"value": 300.0, "low": 280.0, "high": 320.0, "n": 100}
+    assert len(list((home / "reports" / "releases").iterdir())) == 2
+    with pytest.raises(HoldoutError, match="--reason"):
+        release("--model", model, catch_exceptions=False)
+
+
+def test_on_a_quiet_machine_a_slow_model_is_slow_for_good(home, model, latency):
+    latency(**QUIET)
+    assert "✘ not met: latency p95" in release("--model", model, "--yes").output
+    with pytest.raises(HoldoutError, match="--reason"):
+        release("--model", model, catch_exceptions=False)
+
+
+def test_a_latency_that_an_older_version_called_too_slow_is_measured_again(home, model, latency):
+    latency(**dict.fromkeys([*QUIET, "reference_ms_n"]))
+    release("--model", model, "--yes")
+    assert openings()[0].scores["verdict"] == "not met"
+    latency(**BUSY)
+    told = json.loads(release("--model", model, "--json").stdout)
+    assert told["verdict"] == "undecided" and told["metrics"]["reference_ms"]["high"] == 8.0
+    assert told["metrics"]["accuracy"]["n"] == 20 and len(openings()) == 1
+
+
 # --- what fails before anything is opened ------------------------------------------------------
 
 
@@ -265,6 +324,26 @@ def git(home, *arguments):
 def test_without_git_it_says_that_no_commit_can_be_recorded(home, model):
     assert "no git commit here" in release("--model", model, "--yes").output
     assert openings()[0].commit == "no git"
+
+
+def test_without_git_the_line_and_the_screen_say_so(home, model, monkeypatch):
+    monkeypatch.setenv("PATH", str(home))
+    done = release("--model", model, "--yes")
+    assert "git is missing, so nobody can tell" in done.output and openings()[0].git == "missing"
+
+
+def test_a_repository_elsewhere_is_said_and_not_asked(home, model, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other")
+    for place in (home, other):
+        for arguments in (["init", "-q"], ["add", "-A"], ["commit", "--allow-empty", "-qm", "all"]):
+            git(place, *arguments)
+    commit = git(home, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    done = release("--model", model, "--yes")
+    assert "warning: GIT_DIR points to another repository" in done.output
+    [opening] = openings()
+    assert opening.commit == commit
+    assert opening.git == f"not in {commit}; GIT_DIR elsewhere"
 
 
 def test_the_commit_is_recorded_and_only_other_changes_than_the_ledger_make_it_dirty(home, model):

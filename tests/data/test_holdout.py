@@ -16,7 +16,7 @@ from nivesh_lib import ledger
 from nivesh_lib.data.holdout import check_opening, open_holdout, record_scores
 from nivesh_lib.data.importing import read_rows
 from nivesh_lib.data.publishing import publish
-from nivesh_lib.data.reading import read_queries
+from nivesh_lib.data.reading import read_queries, refuse_published
 from nivesh_lib.data.validation import validate_intent_data
 from nivesh_lib.errors import ChecksumError, DataError, HoldoutError
 from nivesh_lib.ledger import openings
@@ -161,9 +161,31 @@ def test_a_notebook_cannot_open_it(first, monkeypatch):
 def test_the_published_file_is_not_read_as_a_plain_one(first, tmp_path, read):
     path = first.folder / "intents.json"
     (tmp_path / "link.json").symlink_to(path)
-    for place in (path, tmp_path / "link.json"):
+    (tmp_path / "hard.json").hardlink_to(path)
+    (tmp_path / "both.json").symlink_to(tmp_path / "hard.json")
+    for place in (path, *(tmp_path / f"{name}.json" for name in ("link", "hard", "both"))):
         with pytest.raises(HoldoutError, match=r"published file of intents@1\.0\.0"):
             read(place)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_published_file_is_not_read_through_a_process_that_has_it_open(first, tmp_path, gone):
+    (tmp_path / "hard.txt").hardlink_to(first.folder / "intents.json")
+    with (tmp_path / "hard.txt").open() as file:
+        (tmp_path / "open.txt").symlink_to(f"/proc/self/fd/{file.fileno()}")
+        if gone:
+            (tmp_path / "hard.txt").unlink()
+        with pytest.raises(HoldoutError, match="published file"):
+            read_queries(tmp_path / "open.txt")
+        with pytest.raises(HoldoutError, match="standard input is the published file"):
+            refuse_published("standard input", file.fileno())
+
+
+def test_a_version_that_holds_nothing_out_is_a_plain_file_under_any_name(home, make_rows):
+    none = pd.DataFrame({"query": [], "intent": []}, dtype="str")
+    whole = publish(make_rows(30), "open", "1.0.0", description="", holdout_rows=none)
+    (home / "hard.json").hardlink_to(whole.folder / "open.json")
+    assert len(read_rows(home / "hard.json")) == 30
 
 
 def test_a_file_beside_a_manifest_of_something_else_is_a_plain_one(first, tmp_path):

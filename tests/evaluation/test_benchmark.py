@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import itertools
 import json
+import os
+import re
 import subprocess
+import sys
 import time
 
 import pytest
@@ -18,6 +23,7 @@ from nivesh_lib.evaluation.benchmark import (
     saved_bytes,
     speed_of,
 )
+from nivesh_lib.evaluation.objectives import Objective, judge_all
 from nivesh_lib.models.base import get_model
 
 pytestmark = pytest.mark.usefixtures("no_collection")
@@ -141,6 +147,66 @@ def clock(monkeypatch):
 
     takes.called = called
     return takes
+
+
+QUIET, BUSY = [1.0] * 10, [1.0, 1.0, 4.0, 9.0, 1.0]
+TARGET = Objective("m", "p95_ms", 100, at_most=True)
+
+
+@pytest.fixture
+def beside(clock, monkeypatch):
+    """Replace the reference loop by one that takes these milliseconds in turn."""
+
+    def loop(times):
+        taken = contextlib.nullcontext(functools.partial(clock("loop", *times), None))
+        monkeypatch.setattr(benchmark, "reference_loop", lambda: taken)
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("times", "ms", "status", "said"),
+    [
+        (QUIET, 3, "met", "3.0 ms"),
+        (QUIET, 300, "not met", "300.0 ms"),
+        (BUSY, 300, "undecided", "300.0 ms; the machine was busy, .* 9.0 times its fastest"),
+        (BUSY, 3, "met", "3.0 ms; the machine was busy, which makes it longer"),
+    ],
+)
+def test_a_model_is_too_slow_only_on_a_quiet_machine(clock, beside, times, ms, status, said):
+    beside(times)
+    found = measure_latency(clock("model", ms), QUERIES)
+    (judged,) = judge_all(found, [TARGET])
+    assert judged.status == status and re.match(said, judged.found)
+
+
+def test_the_reference_loop_is_timed_between_blocks_of_calls(clock, beside):
+    beside([1])
+    found = measure_latency(clock("model", 3), QUERIES, warmup=2, repeats=200)
+    blocks = [(name, len(list(calls))) for name, calls in itertools.groupby(clock.called)]
+    assert blocks == [("loop", 1), ("model", 2), *[("loop", 10), ("model", 20)] * 10]
+    assert (found["reference_ms"], found["reference_ms_n"], found["n"]) == (1, 100, 200)
+
+
+def test_a_model_that_is_slow_in_some_rounds_has_a_wide_interval(clock, beside):
+    beside(QUIET)
+    found = measure_latency(clock("model", *[50] * 160, *[150] * 40), QUERIES, warmup=0)
+    assert (found["p95_ms_low"], found["p95_ms"], found["p95_ms_high"]) == (50, 150, 150)
+    assert judge_all(found, [TARGET])[0].status == "undecided"
+
+
+@pytest.mark.slow
+def test_a_machine_that_computes_something_else_is_busy():
+    burn = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(burn) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        found = measure_latency(lambda _: sum(range(100_000)), QUERIES)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    at_most = Objective("m", "p95_ms", 0.01, at_most=True)
+    assert judge_all(found, [at_most])[0].status == "undecided"
 
 
 def test_interleaved_models_take_turns_and_the_first_is_the_reference(clock):

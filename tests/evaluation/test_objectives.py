@@ -62,6 +62,18 @@ def test_the_interval_decides_and_not_the_point(objective, low, high, status):
     assert judge(objective, (low + high) / 2, low, high).status == status
 
 
+@pytest.mark.parametrize(
+    ("value", "slowdown", "status"),
+    [(99, 1.2, "met"), (101, 1.2, "not met"), (99, 3, "met"), (101, 3, "undecided")],
+)
+def test_a_latency_is_not_missed_on_a_busy_machine(value, slowdown, status):
+    reference = {"reference_ms": Estimate(1.0, 1.0, slowdown, 100)}
+    (judged,) = judge_all({"p95_ms": value, **reference}, [AT_MOST])
+    assert judged.status == status
+    (judged,) = judge_all({"accuracy": 0.5, **reference}, [AT_LEAST])
+    assert judged.status == "not met" and judged.found == "0.500"
+
+
 @pytest.mark.parametrize(("value", "status"), [(99.9, "met"), (100, "met"), (100.1, "not met")])
 def test_a_value_without_an_interval_is_met_or_not(value, status):
     (judged,) = judge_all({"p95_ms": value, "p95_ms_n": 200}, [AT_MOST])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nivesh_lib.evaluation.benchmark import measure_latency
 from nivesh_lib.evaluation.objectives import Judgement, Objective
 from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation
 from nivesh_lib.evaluation.summary import (
@@ -23,6 +24,7 @@ from nivesh_lib.evaluation.summary import (
 from nivesh_lib.records.metrics import estimate_in
 
 LABELS = ["tax", "loan"]
+LATENCY = {"p50_ms": np.float64(1.0), "p95_ms": np.float64(2.0), "n": 200, "threads": 1}
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def record(train, cv, tmp_path, monkeypatch):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "objectives.toml").write_text("[intent_classifier]\naccuracy_target = 1")
-    return lambda dataset: result_for(dataset, train, cv)
+    return lambda dataset, latency=LATENCY: result_for(dataset, train, cv, latency)
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def result(record):
     return record("intents@1.1.0")
 
 
-def result_for(dataset, train, cv):
+def result_for(dataset, train, cv, latency=LATENCY):
     return result_of(
         "double",
         "03_tfidf",
@@ -69,7 +71,7 @@ def result_for(dataset, train, cv):
         dataset=dataset,
         labels=LABELS,
         scores=headline_scores(train, cv, n_boot=20),
-        latency={"p50_ms": np.float64(1.0), "p95_ms": np.float64(2.0), "n": 200, "threads": 1},
+        latency=latency,
         size_bytes=1234,
         slices=slice_scores(train, cv, n_boot=20),
     )
@@ -103,6 +105,14 @@ def test_the_record_of_other_data_is_not_judged_by_the_marks_of_intents(record):
     result = record("mine@1.0.0")
     assert result.judgements == []
     assert result.objectives.missing.startswith("No objective is set for mine; write data/")
+
+
+def test_the_record_has_the_interval_of_the_latency_and_the_reference_loop(record):
+    timed = measure_latency(len, ["save tax"], repeats=10)
+    metrics = record("intents@1.1.0", timed).metrics
+    for name in ("p95_ms", "reference_ms"):
+        found = estimate_in(metrics, name)
+        assert found.low <= found.value <= found.high and found.n == 10
 
 
 def test_the_record_holds_time_and_room(result):

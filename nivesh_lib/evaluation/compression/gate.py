@@ -12,7 +12,7 @@ import pandas as pd
 from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.confidence.calibration import calibration_error
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference, points, share_of
-from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
+from nivesh_lib.evaluation.objectives import ALLOWED_LOSS, Objective, judge_all
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned_pair,
     confidence_of,
@@ -82,7 +82,7 @@ class GateDecision:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The model to serve, and why; ``meets_latency`` is None without an objective."""
+    """The model to serve, and why; ``meets_latency`` is None without an objective, or undecided."""
 
     model: str
     meets_latency: bool | None
@@ -181,7 +181,8 @@ def recommended(
     """Return the fastest kept model that meets the latency target, and the reasons.
 
     The reference is a candidate too. Models within 5 % of the fastest count as equally fast, and
-    the smallest of them is chosen. Where none meets the target the reference stays.
+    the smallest of them is chosen. Where none meets the target, or a busy machine cannot tell,
+    the reference stays.
 
     Parameters
     ----------
@@ -208,10 +209,16 @@ def recommended(
     if missing := [name for name in kept if name not in speeds or name not in sizes]:
         raise ValueError(f"no speed or no size of {', '.join(missing)}")
     target = objectives.get("latency_target_ms")
-    in_time = [name for name in kept if target is None or speeds[name].p95_ms <= target]
+    status = {name: _latency_status(speeds[name], target) for name in kept}
+    in_time = [name for name in kept if status[name] == "met"]
     if not in_time:
-        found = f"no model that was kept answers within {target:g} ms (p95)"
-        return Recommendation(reference, False, f"{reference} stays: {found}.")
+        open_ones = [name for name in kept if status[name] == "undecided"]
+        answers = "is known to answer" if open_ones else "answers"
+        found = f"no model that was kept {answers} within {target:g} ms (p95)"
+        more = f"; measure {', '.join(open_ones)} on a quiet machine" * bool(open_ones)
+        return Recommendation(
+            reference, None if open_ones else False, f"{reference} stays: {found}{more}."
+        )
     fastest = min(speeds[name].p50_ms for name in in_time)
     level = [name for name in in_time if speeds[name].p50_ms <= GAIN * fastest]
     best = min(level, key=lambda name: sizes[name])
@@ -221,6 +228,13 @@ def recommended(
     return Recommendation(
         best, None if target is None else True, f"{best} is recommended: {'; '.join(why)}."
     )
+
+
+def _latency_status(speed: Speed, target: float | None) -> str:
+    if target is None:
+        return "met"
+    (judged,) = judge_all(speed.latency(), [Objective("", "p95_ms", target, at_most=True)])
+    return judged.status
 
 
 def _in_time(speed: Speed, target: float | None) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -126,6 +127,18 @@ def test_the_reference_stays_where_nothing_kept_is_faster():
     found = recommended([decision("pruned", range(60))], SPEEDS, SIZES, {})
     assert (found.model, found.meets_latency) == ("fp32", None)
     assert "nothing that was kept is faster; refused pruned" in found.sentence
+
+
+def test_on_a_busy_machine_a_model_that_is_not_in_time_is_undecided():
+    times = {"p95_ms_low": 110.0, "p95_ms_high": 130.0, "reference_ms_n": 100}
+    times |= {"reference_ms": 1.0, "reference_ms_low": 1.0, "reference_ms_high": 4.0}
+    busy = {name: replace(speed(6, p95=120), **times) for name in SPEEDS}
+    found = recommended([decision()], busy, SIZES, IN_TIME)
+    assert (found.model, found.meets_latency) == ("fp32", None)
+    assert found.sentence == (
+        "fp32 stays: no model that was kept is known to answer within 100 ms (p95); measure fp32, "
+        "int8 on a quiet machine."
+    )
 
 
 def test_the_reference_stays_where_none_answers_in_time():
