@@ -131,7 +131,8 @@ def main(home: Path, moment: str) -> None:
     if ended:
         found["wrong"] += [f"left: {name}" for name in unfinished(home)]
         tiny = (home / "data" / "toy").exists()
-        found["fingerprint"] = fingerprint(all_runs()[-1], all_equal=tiny)
+        runs = all_runs()
+        found["fingerprint"] = fingerprint(runs[-1], all_equal=tiny) if runs else {}
     sys.stdout.write(json.dumps(found))
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ from typing import Any
 from tests.torture import homes, processes
 from tests.torture.table import Row
 
-Begin = Callable[..., subprocess.Popen[bytes]]
-WITHOUT_STORE = 0.1  # the share of homes whose MLflow store is yet to be made
+WITHOUT_STORE = 0.05  # the share of homes whose MLflow store is yet to be made
 AFTER_A_KILL = 30.0  # seconds within which orphans end by themselves
 
 
@@ -34,20 +31,17 @@ class Victim:
     kind: str
     home: Path
     template: Path
-    begin: Begin
     random: random.Random
     row: Row
     share: float = 1.0
     patience: float = 120.0
-    duration: float = 0.0
     expected: dict[str, Any] = field(default_factory=dict)
-    resumed: int = 0
 
     def renew(self) -> None:
         """Make the home one in which nothing was run."""
         shutil.rmtree(self.home, ignore_errors=True)
         shutil.copytree(self.template, self.home, symlinks=True)
-        if self.random.random() < WITHOUT_STORE and self.duration:
+        if self.random.random() < WITHOUT_STORE and self.row.undisturbed:
             shutil.rmtree(self.home / "mlruns")
 
     def undisturbed(self) -> None:
@@ -70,16 +64,14 @@ class Victim:
     def end_well(self, *, first: bool = False) -> None:
         """Run the pipeline to its end, with the kills before behind it, and check everything."""
         arguments = homes.command(self.kind)
-        outcome = processes.run(
-            "nivesh_lib", arguments, self.home, patience=self.patience, begin=self.begin
-        )
+        outcome = processes.run("nivesh_lib", arguments, self.home, patience=self.patience)
         self.judge_end(outcome, first=first)
 
     def judge_end(self, outcome: processes.Outcome, *, first: bool = False) -> None:
         """Check a pipeline that went to its end, and compare its result with the undisturbed."""
         found = self.check("ended").get("fingerprint", {})
         if first:
-            self.duration, self.expected = outcome.seconds, found
+            self.row.undisturbed, self.expected = outcome.seconds, found
         self.row.measure(outcome.seconds, outcome.memory)
         if outcome.hung:
             self.row.count("hangs", f"{self.row.tried} kills: the next run did not end")
@@ -88,14 +80,14 @@ class Victim:
         elif found != self.expected:
             names = {n for n in found | self.expected if found.get(n) != self.expected.get(n)}
             self.row.count("wrong", f"another result than undisturbed: {sorted(names)}")
-        self.resumed += not first
+        self.row.resumed += not first
 
     def attempt(self) -> None:
         """Start the pipeline and kill it at a random moment, if it has not ended by then."""
         log = self.home.with_name(f"{self.home.name}.log")
-        moment = time.monotonic() + self.random.uniform(0, self.duration * self.share)
+        moment = time.monotonic() + self.random.uniform(0, self.row.undisturbed * self.share)
         began = time.monotonic()
-        process = self.begin("nivesh_lib", homes.command(self.kind), self.home, log, None)
+        process = processes.start("nivesh_lib", homes.command(self.kind), self.home, log)
         while process.poll() is None and time.monotonic() < moment:
             time.sleep(0.002)
         if process.poll() is not None:
@@ -106,6 +98,9 @@ class Victim:
         self.kill(process)
         self.row.tried += 1
         self.check("killed")
+        if not (self.home / "mlruns" / "mlflow.db").exists():  # else most kills would fall there
+            self.end_well()
+            self.renew()
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """Kill the group of the pipeline, or at random everything at once as a power cut does."""
@@ -132,52 +127,41 @@ def torment(victim: Victim, kills: int, deadline: float) -> Row:
     victim.renew()
     while victim.row.tried < kills and time.monotonic() < deadline and victim.row.hangs < 5:
         victim.attempt()
-    victim.begin = processes.start
     victim.end_well()
-    victim.row.note = str(victim.resumed)
     return victim.row
 
 
 def kill_tiny(folder: Path, kills: int, seed: int, workers: int, minutes: float) -> Row:
     """Kill pipelines of tiny notebooks, several side by side, each in a home of its own."""
-    row = Row("kills of a pipeline of tiny notebooks")
-    template = homes.build("tiny", folder / "tiny")
+    processes.apart(homes.build, "tiny", folder / "tiny")
     deadline = time.monotonic() + minutes * 60
-
-    def work(number: int, results: Any) -> None:
-        share = kills // workers + (number < kills % workers)
-        chance = random.Random(f"{seed} {number}")
-        victim = Victim("tiny", folder / f"tiny{number}", template, processes.start, chance,
-                        Row(row.kind))  # fmt: skip
-        results.put((torment(victim, share, deadline), victim.duration))
-
-    context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
-    several = [context.Process(target=work, args=(n, results)) for n in range(workers)]
-    for one in several:
-        one.start()
-    told = [results.get() for _ in several]
-    for one in several:
-        one.join()
-    for part, _ in told:
-        row.add(part)
-    ends, took = sum(int(part.note) for part, _ in told), max(seconds for _, seconds in told)
-    fitted = "" if row.tried == kills else f"; {kills:,} did not fit into {minutes:.0f} minutes"
+    shares = [kills // workers + (number < kills % workers) for number in range(workers)]
+    jobs = [(folder, number, share, seed, deadline) for number, share in enumerate(shares)]
+    row = processes.side_by_side(_kill_one, jobs, workers, "kills of a pipeline of tiny notebooks")
+    fitted = "" if row.tried >= kills else f"; {kills:,} did not fit into {minutes:.0f} minutes"
     row.note = (
-        f"{workers} pipelines side by side, {took:.1f} s undisturbed; {ends:,} times the next run "
-        f"went to its end and came to the undisturbed result{fitted}."
+        f"{workers} pipelines side by side, {row.undisturbed:.1f} s undisturbed; {row.resumed:,} "
+        f"times the next run went to its end and came to the undisturbed result{fitted}."
     )
     return row
 
 
+def _kill_one(job: tuple[Path, int, int, int, float]) -> Row:
+    folder, number, kills, seed, deadline = job
+    home, chance = folder / f"tiny{number}", random.Random(f"{seed} {number}")
+    victim = Victim("tiny", home, folder / "tiny", chance, Row(""))
+    return torment(victim, kills, deadline)
+
+
 def kill_smoke(folder: Path, kills: int, seed: int, minutes: float) -> Row:
     """Kill the pipeline of the shipped notebooks in the profile smoke."""
+    processes.apart(homes.build, "smoke", folder / "smoke")
     row, chance = Row("kills of the smoke pipeline"), random.Random(f"{seed} smoke")
-    template = homes.build("smoke", folder / "smoke")
-    victim = Victim("smoke", folder / "smoke0", template, processes.start, chance, row, 0.25, 1200)
+    home, template = folder / "smoke0", folder / "smoke"
+    victim = Victim("smoke", home, template, chance, row, 0.25, 1200)
     torment(victim, kills, time.monotonic() + minutes * 60)
     row.note = (
-        f"{victim.duration:.0f} s undisturbed, a kill in the first quarter of that after each "
-        f"start; {victim.resumed} times a run went to its end and came to the undisturbed result."
+        f"{row.undisturbed:.0f} s undisturbed, a kill in the first quarter of that after each "
+        f"start; {row.resumed} times a run went to its end and came to the undisturbed result."
     )
     return row

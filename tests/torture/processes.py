@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.torture.homes import environment
+from tests.torture.table import Row
 
 PATIENCE = 120.0  # seconds after which anything at all is stopped
 
@@ -50,12 +54,11 @@ def run(
     *,
     stdin: Path | None = None,
     patience: float = PATIENCE,
-    begin: Callable[..., subprocess.Popen[bytes]] = start,
 ) -> Outcome:
     """Run ``python -m module`` to its end, or stop it when patience ends."""
     log = home.with_name(f"{home.name}.log")
     began, hung = time.monotonic(), False
-    process = begin(module, arguments, home, log, stdin)
+    process = start(module, arguments, home, log, stdin)
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
@@ -75,6 +78,29 @@ def end(pid: int, number: int) -> None:
     """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def apart(function: Callable[..., object], *arguments: object) -> None:
+    """Call a function in a fork, so that this process stays one that has only imported."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function(*arguments)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if os.waitpid(pid, 0)[1]:
+        raise RuntimeError(f"{function} failed; see above")
+
+
+def side_by_side(function: Callable[[Any], Row], items: Sequence[Any], jobs: int, kind: str) -> Row:
+    """Call a function for each item, ``jobs`` at a time in forks, and add up what it returns."""
+    row = Row(kind)
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=50) as pool:
+        for part in pool.imap_unordered(function, items):
+            row.add(part)
+    return row
 
 
 def of_home(home: Path) -> dict[int, str]:

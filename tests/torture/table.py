@@ -38,6 +38,8 @@ class Row:
     wrong: int = 0
     seconds: float = 0.0
     memory: float = 0.0
+    resumed: int = 0  # pipelines that went to their end after kills
+    undisturbed: float = 0.0  # seconds of one without a kill
     note: str = ""
     failures: list[str] = field(default_factory=list)
 
@@ -52,9 +54,10 @@ class Row:
 
     def add(self, other: Row) -> None:
         """Add what another process tried of the same kind."""
-        for name in ("tried", *COUNTS):
+        for name in ("tried", "resumed", *COUNTS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failures += other.failures
+        self.undisturbed = max(self.undisturbed, other.undisturbed)
         self.measure(other.seconds, other.memory)
 
     @property

@@ -12,6 +12,7 @@ database, and they wait to be told what to run.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import os
@@ -33,6 +34,7 @@ LIBRARIES = (
     *("ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline"),
     *("mlflow.pyfunc", "mlflow.data.pandas_dataset", "mlflow.store.tracking.sqlalchemy_store"),
 )
+FROZEN = Path(__file__).parents[1] / "frozen" / "models"
 # How many processes a module starts: the pipeline one for each notebook, a notebook its kernel.
 STARTS = {"nivesh_lib": 3, "nivesh_lib.pipeline.worker": 1}
 _waiting: list[tuple[int, socket.socket]] = []  # forks of this process that wait: id, line to it
@@ -115,8 +117,29 @@ def warm_up() -> None:
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
     for name in LIBRARIES:
         importlib.import_module(name)
+    # This one reads at its import who its parent is.
+    delattr(sys.modules["ipykernel"], "kernelapp")
+    del sys.modules["ipykernel.kernelapp"]
     launcher = importlib.import_module("jupyter_client.launcher")
     for module in (subprocess, launcher):
         module.Popen = Forked  # type: ignore[attr-defined]
+    gc.collect()
+    gc.freeze()
+
+
+def warm_up_models(note: Path) -> None:
+    """Import what the loading of any model imports; a fork loads some and writes to ``note``."""
+    if os.fork() == 0:
+        from nivesh_lib.models.base import load_model
+
+        for directory in sorted(FROZEN.glob("*")):
+            load_model(directory)
+        note.write_text("\n".join(sys.modules))
+        os._exit(0)
+    os.wait()
+    for name in note.read_text().splitlines():
+        if not name.startswith("__"):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     gc.collect()
     gc.freeze()
