@@ -12,6 +12,7 @@ import nivesh_lib
 
 PACKAGE = Path(nivesh_lib.__file__).parent
 CORE = {"errors", "files", "paths", "reproducibility", "privacy", "records", "ledger"}
+MODELS = {"models.base", "models.directory"}
 EVALUATION = {"evaluation.scores", "evaluation.intervals", "evaluation.resampling"}
 # A package or module -> the packages and modules that it may import beside its own.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -23,11 +24,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "privacy": CORE,
     "ledger": CORE,
     "data": CORE,
-    "models.base": CORE,
-    "models.text": CORE | {"models.base"},
-    "models.neural": CORE | {"models.base", "models.text"},
-    "models.wrappers": CORE | {"models.base", "models.text", "models.neural"},
-    "models.compact": CORE | {"models.base", "models.text", "models.neural", "models.wrappers"},
+    "models.directory": CORE,
+    "models.base": CORE | {"models.directory"},
+    "models.text": CORE | MODELS,
+    "models.neural": CORE | MODELS | {"models.text"},
+    "models.wrappers": CORE | MODELS | {"models.text", "models.neural"},
+    "models.compact": CORE | MODELS | {"models.text", "models.neural", "models.wrappers"},
     "evaluation": CORE | EVALUATION | {"evaluation.robustness"},
     "evaluation.resampling": CORE | {"evaluation.scores", "evaluation.intervals"},
     "evaluation.confidence": CORE | EVALUATION,

@@ -21,6 +21,7 @@ from nivesh_lib.models.base import (
     prepare,
     read_card,
 )
+from nivesh_lib.models.compact.onnx_check import check_onnx
 from nivesh_lib.models.compact.onnx_export import float_graph
 from nivesh_lib.models.compact.onnx_int8 import int8_graph
 from nivesh_lib.models.compact.onnx_session import OnnxSession
@@ -29,6 +30,7 @@ from nivesh_lib.models.compact.vocabulary import (
     read_tokenizer,
     write_tokenizer,
 )
+from nivesh_lib.models.directory import model_file
 from nivesh_lib.models.neural.tokenizer import batches_by_length, padded
 from nivesh_lib.models.neural.transformer import TransformerClassifier
 from nivesh_lib.models.text.linear import softmax
@@ -217,13 +219,23 @@ class OnnxClassifier(Wrapper):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self.model = get_model(state["model"]["kind"], **state["model"]["params"])
+        self.model._check()
         self._encoder = self._encoder_of(self.model, read_tokenizer(directory))
-        self._session = OnnxSession((directory / "model.onnx").read_bytes())
+        self._session = OnnxSession(self._checked_graph(directory))
         self._fallback_model = None
         self.machine_ = state["machine"]
         self.self_check_ = np.array(state["probes"])
         if self.precision == "int8":
             self._compare(directory)
+
+    def _checked_graph(self, directory: Path) -> bytes:
+        """Return the graph's file if the texts that loading asks cost neither memory nor time."""
+        path = model_file(directory, "model.onnx")
+        content = path.read_bytes()
+        longest = max(map(len, self._encoder._encode(list(SELF_CHECK_INPUTS))))
+        inputs = (len(SELF_CHECK_INPUTS), longest)
+        check_onnx(path, content, inputs, self._encoder.max_length)
+        return content
 
     def _compare(self, directory: Path) -> None:
         """Repeat the self-check and load the fallback if it fails."""

@@ -18,17 +18,21 @@ import numpy as np
 
 from nivesh_lib.errors import MissingExtra, ModelError
 from nivesh_lib.files import sha256_file
+from nivesh_lib.models.directory import model_file
+from nivesh_lib.models.neural.checkpoints import CONFIG, WEIGHTS, check_checkpoint, check_size
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DISTILBERT = "distilbert-base-uncased"
 DISTILBERT_REVISION = "12040accade4e8a0f71eabdb258fecc2e7e948be"
+# No code of a folder is run, and nobody is asked to; nothing is looked up in the hub.
+_TRUST = {"trust_remote_code": False, "local_files_only": True}
 _LOADING = {
+    **_TRUST,
     "use_safetensors": True,
     "dtype": "float32",
     # On a CPU the backward pass of torch's fused attention takes longer than everything else.
     "attn_implementation": "eager",
 }
-_NEEDED = ("config.json", "model.safetensors")
 
 
 def find_backbone(name: str) -> Path:
@@ -43,7 +47,8 @@ def find_backbone(name: str) -> Path:
     Raises
     ------
     ModelError
-        The folder is missing or incomplete, or its weights are not the published ones.
+        The folder is missing or incomplete, its weights are not the published ones, or it holds
+        something that is refused, such as code; see `checkpoints.check_checkpoint`.
     MissingExtra
         The package that carries ``minilm`` is not installed.
     """
@@ -97,18 +102,19 @@ def _from_hub_cache(repository: str, revision: str) -> Path:
 
 
 def _complete(folder: Path) -> Path:
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise ModelError(
             f"{folder}: {missing[0]} is missing. A backbone is a folder that `save_pretrained` "
             "wrote, weights as safetensors"
         )
+    check_checkpoint(folder)
     return folder
 
 
 def weights_sha256(folder: Path) -> str:
     """Return the SHA-256 of a backbone's weights, cached while the file is unchanged."""
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     state = path.stat()
     return _cached_sha256(path, state.st_size, state.st_mtime_ns)
 
@@ -122,7 +128,8 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the folder's tokenizer as a transformers object."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    check_checkpoint(folder)
+    return AutoTokenizer.from_pretrained(folder, **_TRUST)
 
 
 def load_encoder(folder: Path) -> Any:
@@ -130,6 +137,7 @@ def load_encoder(folder: Path) -> Any:
     from transformers import AutoModel
 
     with _quiet():
+        _check_before_loading(folder)
         return AutoModel.from_pretrained(folder, **_LOADING).eval()
 
 
@@ -138,6 +146,7 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     with _quiet():
+        _check_before_loading(folder)
         return AutoModelForSequenceClassification.from_pretrained(
             folder,
             **_LOADING,
@@ -145,6 +154,13 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
             id2label=dict(enumerate(labels)),
             label2id={label: n for n, label in enumerate(labels)},
         )
+
+
+def _check_before_loading(folder: Path) -> None:
+    from transformers import AutoConfig
+
+    check_checkpoint(folder)
+    check_size(folder, AutoConfig.from_pretrained(folder, **_TRUST))
 
 
 def input_embeddings(folder: Path) -> Any:
@@ -157,7 +173,7 @@ def input_embeddings(folder: Path) -> Any:
     """
     from safetensors import safe_open
 
-    path = folder / "model.safetensors"
+    path = model_file(folder, WEIGHTS, links=True)
     with safe_open(path, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118
             if name.endswith("embeddings.word_embeddings.weight"):

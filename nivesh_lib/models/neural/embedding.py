@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
 from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.backbones import (
     find_backbone,
     load_encoder,
@@ -149,7 +150,7 @@ class EmbeddingClassifier(TextClassifier):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self.encoder_ = FrozenEncoder(directory, self.max_length, glosses=self.glosses)
-        head = load_file(directory / "head.safetensors")
+        head = read_tensors(directory, "head.safetensors")
         self.coef_, self.intercept_ = head["coef"], head["intercept"]
         self.centre_ = head["centre"]
 

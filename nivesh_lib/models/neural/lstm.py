@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from nivesh_lib.models.base import as_training
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.neural.training import (
@@ -133,12 +134,14 @@ class LstmClassifier(NeuralClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        from safetensors.torch import load_file
+        import torch
 
         self._tokenizer = SubwordTokenizer.from_folder(directory)
-        tensors = load_file(directory / "network.safetensors")
-        self._network = _network(self, tensors["vectors"], tensors["slots"])
-        self._network.load_state_dict(tensors)
+        found = read_tensors(directory, "network.safetensors")
+        tensors = {name: torch.from_numpy(values) for name, values in found.items()}
+        with torch.device("meta"):  # allocates nothing, whatever the arguments ask for
+            self._network = _network(self, tensors["vectors"], tensors["slots"])
+        self._network.load_state_dict(tensors, assign=True)
         self._network.eval()
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from nivesh_lib.models.directory import read_bytes
 from nivesh_lib.models.neural.backbones import load_tokenizer
+from nivesh_lib.models.neural.checkpoints import check_tokenizer
 
 _BUCKET_BATCHES = 50  # batches sorted by length together; more would order the training rows
 
@@ -26,11 +28,10 @@ class SubwordTokenizer:
     @classmethod
     def from_folder(cls, folder: Path) -> SubwordTokenizer:
         """Read ``tokenizer.json``; older folders without one are read by transformers."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
+        if not (folder / "tokenizer.json").exists():
             whole = load_tokenizer(folder)
             return cls(whole.backend_tokenizer, whole.pad_token_id)
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        return cls.from_json(read_bytes(folder, "tokenizer.json", links=True).decode())
 
     @property
     def vocabulary_size(self) -> int:
@@ -42,6 +43,7 @@ class SubwordTokenizer:
         """Return a tokenizer with the given content of ``tokenizer.json``."""
         from tokenizers import Tokenizer
 
+        check_tokenizer(json.loads(text))
         tokenizer = Tokenizer.from_str(text)
         return cls(tokenizer, tokenizer.token_to_id("[PAD]") or tokenizer.token_to_id("<pad>"))
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold
 
 from nivesh_lib.models.base import as_texts, prepare
+from nivesh_lib.models.directory import member_directory, read_tensors
 from nivesh_lib.models.neural.backbones import find_backbone
 from nivesh_lib.models.neural.embedding import FrozenEncoder
 
@@ -91,8 +92,8 @@ class OodScorer:
 
     def restore(self, directory: Path, state: dict[str, Any]) -> Self:
         """Read what ``dump`` wrote and returned."""
-        self.encoder_ = FrozenEncoder(directory / "encoder", self.max_length)
-        gaussian = load_file(directory / "distance.safetensors")
+        self.encoder_ = FrozenEncoder(member_directory(directory, "encoder"), self.max_length)
+        gaussian = read_tensors(directory, "distance.safetensors")
         self.centre_, self.whitening_ = gaussian["centre"], gaussian["whitening"]
         self.mean_, self.std_ = float(state["usual"]), float(state["spread"])
         return self
