@@ -12,12 +12,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
 from tests.torture import table, warm
-from tests.torture.table import Row
+from tests.torture.table import KINDS, Row
 
 PAGE = REPOSITORY / "docs" / "reliability.md"
 
@@ -36,59 +35,30 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _tiny(folder: Path, options: argparse.Namespace) -> Row:
-    from tests.torture.kills import kill_tiny
+def torture(kind: str, folder: Path, options: argparse.Namespace) -> Row:
+    """Try everything of one kind in homes below a folder."""
+    from tests.torture import disks, kills
 
-    kills = options.kills or (10 if options.short else 1_000)
-    return kill_tiny(folder, kills, options.seed, options.jobs + 1, 2 if options.short else 32)
-
-
-def _smoke(folder: Path, options: argparse.Namespace) -> Row:
-    from tests.torture.kills import kill_smoke
-
-    return kill_smoke(folder, 2 if options.short else 30, options.seed, 1 if options.short else 15)
-
-
-def _directories(folder: Path, options: argparse.Namespace) -> Row:
+    short, jobs = options.short, options.jobs
+    if kind == "tiny":
+        count = options.kills or (10 if short else 1_000)
+        return kills.kill_tiny(folder, count, options.seed, jobs + 1, 2 if short else 32)
+    if kind == "smoke":
+        return kills.kill_smoke(folder, 2 if short else 30, options.seed, 1 if short else 15)
+    if kind == "disks":
+        return disks.fill(folder, 4 if short else 1)
+    if kind == "races":
+        return disks.race(folder, 1 if short else 10)
     warm.warm_up_models(folder / "modules.txt")
-    from tests.torture.directories import try_directories
+    from tests.torture import directories, files
 
-    return try_directories(folder, options.jobs, 10 if options.short else 1)
-
-
-def _files(folder: Path, options: argparse.Namespace) -> Row:
-    from tests.torture.files import try_files
-
-    return try_files(folder, options.jobs, 8 if options.short else 1)
-
-
-def _ledgers(folder: Path, options: argparse.Namespace) -> Row:
-    from tests.torture.files import try_ledgers
-
-    return try_ledgers(folder, options.jobs, 5 if options.short else 1)
-
-
-def _disks(folder: Path, options: argparse.Namespace) -> Row:
-    from tests.torture.disks import fill
-
-    return fill(folder, 4 if options.short else 1)
-
-
-def _races(folder: Path, options: argparse.Namespace) -> Row:
-    from tests.torture.disks import race
-
-    return race(folder, 1 if options.short else 10)
-
-
-KINDS: dict[str, Callable[[Path, argparse.Namespace], Row]] = {
-    "tiny": _tiny,
-    "smoke": _smoke,
-    "directories": _directories,
-    "files": _files,
-    "ledgers": _ledgers,
-    "disks": _disks,
-    "races": _races,
-}
+    several = {
+        "directories": (directories.try_directories, 10),
+        "files": (files.try_files, 8),
+        "ledgers": (files.try_ledgers, 5),
+    }
+    function, every = several[kind]
+    return function(folder, jobs, every if short else 1)
 
 
 def main() -> int:
@@ -99,9 +69,9 @@ def main() -> int:
     sys.stdout.flush()
     warm.warm_up()
     try:
-        for kind, torture in KINDS.items():
+        for kind in KINDS:
             if kind in (options.only or KINDS):
-                row = torture(folder, options)
+                row = torture(kind, folder, options)
                 rows.append(row)
                 sys.stdout.write("\n".join([f"{kind}: {row.tried} tried", *row.failures]) + "\n")
                 sys.stdout.flush()

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.models import hostile
 from tests.models.compact import hostile_graphs
 from tests.torture import processes
-from tests.torture.table import Row
+from tests.torture.table import KINDS, Row
 
 SECONDS, MEGABYTES = 5.0, 2048.0
 LONG_AGO = 1_000_000_000  # a time of access that any reading replaces
@@ -51,7 +52,9 @@ def watched(row: Row, name: str, home: Path, inside: Path, action: str, *argumen
     yes.write_text("y\n" * 100)  # who asks whether to run code is told to
     call = [str(report), str(inside), action, *arguments]
     outcome = processes.run("tests.torture.watch", call, home, stdin=yes, patience=60 + seconds)
-    told = json.loads(report.read_text()) if report.exists() else {"seconds": outcome.seconds}
+    told: dict[str, Any] = (
+        json.loads(report.read_text()) if report.exists() else {"seconds": outcome.seconds}
+    )
     row.tried += 1
     row.measure(told["seconds"], outcome.memory)
     row.count("executed", *(f"{name}: {what}" for what in told.get("executed", ())))
@@ -86,6 +89,4 @@ def try_directory(job: tuple[Path, str]) -> Row:
 def try_directories(folder: Path, jobs: int, every: int = 1) -> Row:
     """Try all hostile directories, or every so many."""
     chosen = [(folder, name) for name in list(cases())[::every]]
-    return processes.side_by_side(
-        try_directory, chosen, jobs, "hostile model directories and ONNX graphs"
-    )
+    return processes.side_by_side(try_directory, chosen, jobs, KINDS["directories"])

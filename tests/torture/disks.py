@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.torture import homes, processes
 from tests.torture.files import check
-from tests.torture.table import Row
+from tests.torture.table import KINDS, Row
 
 # Bytes that a file may have: the system refuses the rest, as a full disk does in the middle of a
 # file, with one error number instead of another. It needs no rights and no disk of its own.
@@ -23,7 +23,7 @@ def _fresh(folder: Path, name: str) -> Path:
 
 def _run_to_end(row: Row, name: str, home: Path) -> dict[str, object]:
     """Run the pipeline without a limit; count what is wrong, and return its fingerprint."""
-    outcome = processes.run("nivesh_lib", homes.command("tiny"), home)
+    outcome = processes.run("nivesh_lib", homes.command("tiny", home), home)
     row.measure(outcome.seconds, outcome.memory)
     if outcome.hung or outcome.code:
         row.count("hangs" if outcome.hung else "wrong", f"{name}: {outcome.output[-300:]}")
@@ -32,11 +32,11 @@ def _run_to_end(row: Row, name: str, home: Path) -> dict[str, object]:
 
 def fill(folder: Path, every: int = 1) -> Row:
     """Run pipelines whose files may not grow beyond a limit, then go on without the limit."""
-    row = Row("full disks under a pipeline, then space again")
+    row = Row(KINDS["disks"])
     expected = _run_to_end(Row(""), "undisturbed", _fresh(folder, "space"))
     for limit in LIMITS[::every]:
         name, home = f"files of {limit} bytes", _fresh(folder, f"full{limit}")
-        call = [str(limit), *homes.command("tiny")]
+        call = [str(limit), *homes.command("tiny", home)]
         outcome = processes.run("tests.torture.limit", call, home)
         row.tried += 1
         row.measure(outcome.seconds, outcome.memory)
@@ -52,11 +52,13 @@ def fill(folder: Path, every: int = 1) -> Row:
 
 def race(folder: Path, times: int) -> Row:
     """Run two pipelines at once in one home, several times."""
-    row = Row("two pipelines at once in one home")
+    row = Row(KINDS["races"])
     expected = _run_to_end(Row(""), "alone", _fresh(folder, "alone"))
     for number in range(times):
         home = _fresh(folder, f"both{number}")
-        second = processes.start("nivesh_lib", homes.command("tiny"), home, folder / "second.log")
+        second = processes.start(
+            "nivesh_lib", homes.command("tiny", home), home, folder / "second.log"
+        )
         found = _run_to_end(Row(""), "first", home)  # judged below, when both have ended
         code = second.wait()
         row.tried += 1

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 from tests import ledger_tamperings
-from tests.torture import hostile_data, homes, processes
+from tests.torture import homes, hostile_data, processes
 from tests.torture.directories import watched
-from tests.torture.table import Row
+from tests.torture.table import KINDS, Row
 
 SECONDS = 60.0  # for a file of any kind
 
@@ -57,7 +57,7 @@ def try_files(folder: Path, jobs: int, every: int = 1) -> Row:
     if not (folder / "tiny").exists():
         processes.apart(homes.build, "tiny", folder / "tiny")
     chosen = [(folder, name) for name in list(hostile_data.BUILDERS)[::every]]
-    return processes.side_by_side(try_file, chosen, jobs, "hostile data files, validated and added")
+    return processes.side_by_side(try_file, chosen, jobs, KINDS["files"])
 
 
 def tamper(job: tuple[Path, str, str]) -> Row:
@@ -83,7 +83,7 @@ def try_ledgers(folder: Path, jobs: int, every: int = 1) -> Row:
     """Try all tamperings with the ledger, or every so many."""
     ways = [(s, n) for s in ("SEEN", "SAID", "UNSEEN") for n in getattr(ledger_tamperings, s)]
     chosen = [(folder, sort, name) for sort, name in ways[::every]]
-    row = processes.side_by_side(tamper, chosen, jobs, "tamperings with the holdout ledger")
+    row = processes.side_by_side(tamper, chosen, jobs, KINDS["ledgers"])
     unseen = len(ledger_tamperings.SAID) + len(ledger_tamperings.UNSEEN)
     row.note = f"{unseen} of them cannot be noticed by reading; docs/decisions/0010 says why."
     return row

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from nivesh_lib.tracking.store import prepare_store
+from tests.models.conftest import tiny
 from tests.pipeline.conftest import build_home, copy_notebooks, publish_sample, write_notebook
 
 # As the real notebooks do: data, a session, a model, a table, results; all of it in MLflow too.
@@ -56,6 +58,7 @@ def build(kind: str, home: Path) -> Path:
         if kind == "smoke":
             copy_notebooks(home)
             publish_sample(home)
+            shutil.copytree(tiny(), home / "backbone")
         else:
             build_home(home)
             for name, source in NOTEBOOKS.items():
@@ -64,11 +67,8 @@ def build(kind: str, home: Path) -> Path:
     return home
 
 
-def command(kind: str) -> list[str]:
+def command(kind: str, home: Path) -> list[str]:
     """Return the arguments of ``python -m nivesh_lib`` that run the pipeline of a kind."""
     run = ["run", "--dataset", DATASETS[kind]]
-    if kind == "tiny":
-        return run
-    from tests.models.conftest import tiny
-
-    return [*run, "--profile", "smoke", "--set", f"BACKBONE={tiny()}"]
+    smoke = ["--profile", "smoke", "--set", f"BACKBONE={home / 'backbone'}"]
+    return [*run, *smoke] if kind == "smoke" else run

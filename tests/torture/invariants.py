@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -74,7 +73,7 @@ def wrong_latest(home: Path) -> Iterator[str]:
     if link.is_symlink() or link.exists():
         record = latest_run().sound_record()
         if record is None or not record.complete or not latest_run().index.is_file():
-            yield f"reports/latest -> {os.readlink(link)}: no complete run"
+            yield f"reports/latest -> {link.readlink()}: no complete run"
 
 
 def open_runs(home: Path, *, ended: bool) -> Iterator[str]:

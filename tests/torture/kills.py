@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture import homes, processes
-from tests.torture.table import Row
+from tests.torture.table import KINDS, Row
 
 WITHOUT_STORE = 0.05  # the share of homes whose MLflow store is yet to be made
 AFTER_A_KILL = 30.0  # seconds within which orphans end by themselves
@@ -63,7 +63,7 @@ class Victim:
 
     def end_well(self, *, first: bool = False) -> None:
         """Run the pipeline to its end, with the kills before behind it, and check everything."""
-        arguments = homes.command(self.kind)
+        arguments = homes.command(self.kind, self.home)
         outcome = processes.run("nivesh_lib", arguments, self.home, patience=self.patience)
         self.judge_end(outcome, first=first)
 
@@ -87,7 +87,7 @@ class Victim:
         log = self.home.with_name(f"{self.home.name}.log")
         moment = time.monotonic() + self.random.uniform(0, self.row.undisturbed * self.share)
         began = time.monotonic()
-        process = processes.start("nivesh_lib", homes.command(self.kind), self.home, log)
+        process = processes.start("nivesh_lib", homes.command(self.kind, self.home), self.home, log)
         while process.poll() is None and time.monotonic() < moment:
             time.sleep(0.002)
         if process.poll() is not None:
@@ -137,7 +137,7 @@ def kill_tiny(folder: Path, kills: int, seed: int, workers: int, minutes: float)
     deadline = time.monotonic() + minutes * 60
     shares = [kills // workers + (number < kills % workers) for number in range(workers)]
     jobs = [(folder, number, share, seed, deadline) for number, share in enumerate(shares)]
-    row = processes.side_by_side(_kill_one, jobs, workers, "kills of a pipeline of tiny notebooks")
+    row = processes.side_by_side(_kill_one, jobs, workers, KINDS["tiny"])
     fitted = "" if row.tried >= kills else f"; {kills:,} did not fit into {minutes:.0f} minutes"
     row.note = (
         f"{workers} pipelines side by side, {row.undisturbed:.1f} s undisturbed; {row.resumed:,} "
@@ -156,7 +156,7 @@ def _kill_one(job: tuple[Path, int, int, int, float]) -> Row:
 def kill_smoke(folder: Path, kills: int, seed: int, minutes: float) -> Row:
     """Kill the pipeline of the shipped notebooks in the profile smoke."""
     processes.apart(homes.build, "smoke", folder / "smoke")
-    row, chance = Row("kills of the smoke pipeline"), random.Random(f"{seed} smoke")
+    row, chance = Row(KINDS["smoke"]), random.Random(f"{seed} smoke")
     home, template = folder / "smoke0", folder / "smoke"
     victim = Victim("smoke", home, template, chance, row, 0.25, 1200)
     torment(victim, kills, time.monotonic() + minutes * 60)

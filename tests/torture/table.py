@@ -21,7 +21,16 @@ COUNTS = {
     "hangs": "hangs",
     "wrong": "wrong outcomes",
 }
-BEGIN, END = "<!-- torture:begin -->", "<!-- torture:end -->"
+KINDS = {  # as `make torture` names them, and as the table does
+    "tiny": "kills of a pipeline of tiny notebooks",
+    "smoke": "kills of the smoke pipeline",
+    "disks": "full disks under a pipeline, then space again",
+    "races": "two pipelines at once in one home",
+    "directories": "hostile model directories and ONNX graphs",
+    "files": "hostile data files, validated and added",
+    "ledgers": "tamperings with the holdout ledger",
+}
+BEGIN, END = '<!-- torture:start (make torture ARGS="--write") -->', "<!-- torture:end -->"
 
 
 @dataclass

@@ -27,6 +27,8 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.torture.processes import apart
+
 LIBRARIES = (
     *("nivesh_lib.cli.app", "nivesh_lib.pipeline.run", "nivesh_lib.runs.session"),
     *("nivesh_lib.models.text.tfidf", "nivesh_lib.reporting.html", "nivesh_lib.data.validation"),
@@ -105,7 +107,7 @@ def _obey(line: socket.socket) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        threading._shutdown()  # as Python does when it ends
+        threading._shutdown()  # type: ignore[attr-defined]  # as Python does when it ends
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -127,16 +129,17 @@ def warm_up() -> None:
     gc.freeze()
 
 
-def warm_up_models(note: Path) -> None:
-    """Import what the loading of any model imports; a fork loads some and writes to ``note``."""
-    if os.fork() == 0:
-        from nivesh_lib.models.base import load_model
+def _note_modules(note: Path) -> None:
+    from nivesh_lib.models.base import load_model
 
-        for directory in sorted(FROZEN.glob("*")):
-            load_model(directory)
-        note.write_text("\n".join(sys.modules))
-        os._exit(0)
-    os.wait()
+    for card in sorted(FROZEN.glob("*/model.json")):
+        load_model(card.parent)
+    note.write_text("\n".join(sys.modules))
+
+
+def warm_up_models(note: Path) -> None:
+    """Import what the loading of any model imports; a fork loads some and writes it to ``note``."""
+    apart(_note_modules, note)
     for name in note.read_text().splitlines():
         if not name.startswith("__"):
             with contextlib.suppress(ImportError):

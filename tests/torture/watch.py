@@ -15,6 +15,7 @@ import resource
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from nivesh_lib.models.base import MODELS
 
 READERS = ("cli.app", "data.publishing", "data.validation", "ledger")
 MEMORY = 6 << 30  # bytes of addresses, so that the machine outlives the worst
-RUNS = {"os.system", "os.exec", "os.posix_spawn", "os.startfile", "pickle.find_class"}
+RUNS = {
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.startfile",
+    "pickle.find_class",
+}
 PYTHON = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()}
 FREE = ("/proc", "/sys", "/dev/null", "/dev/urandom", "/usr", "/etc", "/lib")
 
@@ -58,7 +66,7 @@ def ledger(*_: str) -> None:
         sys.stdout.write(f"refused: {error}\n")
 
 
-ACTIONS = {"load": load, "nivesh": command, "ledger": ledger}
+ACTIONS: dict[str, Callable[..., None]] = {"load": load, "nivesh": command, "ledger": ledger}
 
 
 class Watch:
@@ -68,23 +76,24 @@ class Watch:
         sources = [Path(nivesh_lib.__file__).parent, Path(__file__).parent]
         places = [str(inside), *map(str, sources), *PYTHON, *FREE]
         self._inside = os.path.realpath(inside)
-        self._known = tuple(os.path.realpath(place) for place in places)
+        self._known = {Path(os.path.realpath(place)) for place in places}
         self.outside: set[str] = set()
         self.executed: set[str] = set()
 
+    def _is_known(self, path: Path) -> bool:
+        return bool(self._known & {path, *path.parents})
+
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
-            path = os.path.realpath(os.fsdecode(arguments[0]))
-            known = any(path == place or path.startswith(place + "/") for place in self._known)
-            if not known and os.path.lexists(path) and not os.path.isdir(path):  # a lock
-                self.outside.add(path)
+            path = Path(os.path.realpath(os.fsdecode(arguments[0])))
+            # What is not there is not read, and of a folder only the lock is taken.
+            if path.exists() and not path.is_dir() and not self._is_known(path):
+                self.outside.add(str(path))
         elif event == "exec":
             file = str(getattr(arguments[0], "co_filename", ""))
             if os.path.realpath(file).startswith(self._inside + "/"):
                 self.executed.add(f"code of {file}")
-        elif event in RUNS:
-            self.executed.add(f"{event} {arguments!r}"[:200])
-        elif event == "subprocess.Popen" and Path(str(arguments[0])).name != "git":
+        elif event in RUNS and Path(str(arguments[0])).name != "git":
             self.executed.add(f"{event} {arguments!r}"[:200])
 
 
