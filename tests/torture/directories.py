@@ -52,9 +52,10 @@ def watched(row: Row, name: str, home: Path, inside: Path, action: str, *argumen
     yes.write_text("y\n" * 100)  # who asks whether to run code is told to
     call = [str(report), str(inside), action, *arguments]
     outcome = processes.run("tests.torture.watch", call, home, stdin=yes, patience=60 + seconds)
-    told: dict[str, Any] = (
-        json.loads(report.read_text()) if report.exists() else {"seconds": outcome.seconds}
-    )
+    told: dict[str, Any] = {"seconds": outcome.seconds}
+    if report.exists():
+        told = json.loads(report.read_text())
+        report.unlink()
     row.tried += 1
     row.measure(told["seconds"], outcome.memory)
     row.count("executed", *(f"{name}: {what}" for what in told.get("executed", ())))

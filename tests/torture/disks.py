@@ -56,14 +56,13 @@ def race(folder: Path, times: int) -> Row:
     expected = _run_to_end(Row(""), "alone", _fresh(folder, "alone"))
     for number in range(times):
         home = _fresh(folder, f"both{number}")
-        second = processes.start(
-            "nivesh_lib", homes.command("tiny", home), home, folder / "second.log"
-        )
+        log = folder / "second.log"
+        second = processes.start("nivesh_lib", homes.command("tiny", home), home, log)
         found = _run_to_end(Row(""), "first", home)  # judged below, when both have ended
         code = second.wait()
         row.tried += 1
         if code:
-            row.count("wrong", f"second: {code}: {(folder / 'second.log').read_text()[-300:]}")
+            row.count("wrong", f"second: {code}: {log.read_text()[-300:]}")
         if _run_to_end(row, f"race {number}", home) != expected or not found:
             row.count("wrong", f"race {number}: another result than alone")
     return row

@@ -6,6 +6,7 @@ not become a dataset.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -125,7 +126,7 @@ file("Parquet that ends early", ".parquet", lambda: b"PAR1" + b"\xff" * 100 + b"
 file("Parquet with a footer of 2 GB", ".parquet", lambda: b"PAR1" + b"\xff\xff\xff\x7fPAR1")
 for ending in (".csv", ".json", ".jsonl", ".parquet", ".xlsx", ".npy", ".pkl"):
     noise = random.Random(ending).randbytes(100_000)
-    file(f"noise as {ending}", ending, lambda noise=noise: noise)
+    file(f"noise as {ending}", ending, functools.partial(bytes, noise))
 for ending in (".csv", ".json", ".gz"):
     file(f"gzip of 1 GB as {ending}", ending, lambda: gzip.compress(bytes(1 << 30), 1))
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def whole_page(path: Path) -> None:
         raise ValueError("the page has no end")
 
 
-READERS = {
+READERS: dict[str, Callable[[Path], object]] = {
     ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
     ".jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
     ".ipynb": lambda path: nbformat.read(path, as_version=4),

@@ -24,14 +24,7 @@ from nivesh_lib.models.base import MODELS
 
 READERS = ("cli.app", "data.publishing", "data.validation", "ledger")
 MEMORY = 6 << 30  # bytes of addresses, so that the machine outlives the worst
-RUNS = {
-    "subprocess.Popen",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.startfile",
-    "pickle.find_class",
-}
+RUNS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class"}
 PYTHON = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()}
 FREE = ("/proc", "/sys", "/dev/null", "/dev/urandom", "/usr", "/etc", "/lib")
 
