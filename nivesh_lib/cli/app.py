@@ -10,12 +10,12 @@ import typer
 from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
 from nivesh_lib.cli.data import add, diff, list_, review, show, validate
-from nivesh_lib.cli.options import echo_json
+from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
 
 if TYPE_CHECKING:
-    from nivesh_lib.records.run import RunRecord
+    from nivesh_lib.records.run import Example, RunRecord
     from nivesh_lib.runs.comparison import Results
     from nivesh_lib.runs.layout import RunDirectory
     from nivesh_lib.runs.leaderboard import LeaderboardEntry
@@ -97,7 +97,7 @@ def run(
         jobs=jobs,
         force=force,
         dry_run=dry_run,
-        report=lambda line: typer.echo(line, err=as_json),
+        report=lambda text: echo(*text.split("\n"), err=as_json),
     )
     if made is None:
         return
@@ -114,24 +114,36 @@ def _print_summary(run: RunDirectory, record: RunRecord) -> None:
     from nivesh_lib import paths
     from nivesh_lib.runs.directories import latest_run
     from nivesh_lib.runs.leaderboard import leaderboard, verdict_of
-    from nivesh_lib.serving.predictor import Predictor, as_line
+    from nivesh_lib.serving.predictor import as_line
 
     results = run.results()
     board = leaderboard(results)
     _print_board(board)
-    typer.echo("")
+    echo("")
     for sentence in verdict_of(results):
-        typer.echo(f"  {sentence}")
+        echo(f"  {sentence}")
     shown = latest_run() if record.complete else run
-    typer.echo("\nNext:")
-    typer.echo(f"  report    {paths.relative(shown.index)}")
-    typer.echo("  MLflow    make ui   (then http://127.0.0.1:5000)")
+    echo("", "Next:")
+    echo(f"  report    {paths.relative(shown.index)}")
+    echo("  MLflow    make ui   (then http://127.0.0.1:5000)")
     if board and run.model(board[0].step).is_dir():
         model = paths.relative(shown.model(board[0].step))
-        query = _example(record.dataset.ref, results)
-        typer.echo(f"  predict   .venv/bin/nivesh predict {shlex.quote(query)} --model {model}")
-        (answer,) = Predictor.from_directory(run.model(board[0].step)).predict([query])
-        typer.echo(f"            {as_line(answer)}")
+        shown_answer = record.example or _answered(run, board[0].step, record, results)
+        query = shlex.quote(shown_answer.query)
+        echo(f"  predict   .venv/bin/nivesh predict {query} --model {model}")
+        echo(f"            {as_line(shown_answer.answer)}")
+
+
+def _answered(run: RunDirectory, step: str, record: RunRecord, results: Results) -> Example:
+    """Ask a model once, and keep the answer in the record of its run."""
+    from nivesh_lib.records.run import Example
+    from nivesh_lib.serving.predictor import Predictor
+
+    query = _example(record.dataset.ref, results)
+    (answer,) = Predictor.from_directory(run.model(step)).predict([query])
+    example = Example(query=query, answer=answer)
+    run.write_record(record.changed(example=example))
+    return example
 
 
 def _print_board(board: list[LeaderboardEntry]) -> None:
@@ -144,11 +156,11 @@ def _print_board(board: list[LeaderboardEntry]) -> None:
     wide = max([len(entry.model) for entry in board] + [11]) + 1
     names = score_names(entry.scores for entry in board)
     titles = "".join(f"{f'{score_title(name)} [95 %]':<26}" for name in names)
-    typer.echo(f"\n  {'model':<{wide}}{titles}{'p95':>9}{'size':>10}")
+    echo("", f"  {'model':<{wide}}{titles}{'p95':>9}{'size':>10}")
     for entry in board:
         scores = "".join(f"{entry.scores.get(name, '-')!s:<26}" for name in names)
         time, size = milliseconds(entry.p95_ms, "-"), human_bytes(entry.size_bytes)
-        typer.echo(f"  {entry.model:<{wide}}{scores}{time:>9}{size:>10}")
+        echo(f"  {entry.model:<{wide}}{scores}{time:>9}{size:>10}")
 
 
 def _example(ref: str, results: Results) -> str:
@@ -168,11 +180,15 @@ app.command()(release)
 def prune(
     keep: Annotated[int, typer.Option(help="Newest runs to keep.")] = 5,
 ) -> None:
-    """Remove old run directories; the last good one always stays.
+    """Remove old runs, with what MLflow keeps of them; the last good run always stays.
+
+    Runs with a registered model stay in MLflow, and so do those whose steps a kept run uses.
 
     Example: nivesh prune --keep 3
     """
-    from nivesh_lib.runs.directories import prune as remove
+    from nivesh_lib.pipeline.pruning import prune as remove
+    from nivesh_lib.reporting.display import human_bytes
 
     gone = remove(keep)
-    typer.echo(f"removed {len(gone)} runs" + (f": {', '.join(gone)}" if gone else ""))
+    named = f": {', '.join(gone.runs)}" if gone.runs else ""
+    echo(f"removed {len(gone.runs)} runs, freed {human_bytes(gone.bytes)}{named}")

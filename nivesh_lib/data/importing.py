@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,11 @@ from nivesh_lib.data.schema import (
     date_form,
     is_iso_date,
     normalise,
+    without_controls,
 )
 from nivesh_lib.data.versions import full_ref, load_dataset, resolve
 from nivesh_lib.errors import DataError
+from nivesh_lib.terminal import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +96,7 @@ def import_files(
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return the training rows in ``file`` and the holdout rows of a request.
 
-    ``report`` is called with how many repeated rows were dropped of each file.
+    ``report`` is called with how many cells of each file were cleaned, and rows dropped.
     """
     parent = request.parent_ref
     read = functools.partial(
@@ -104,6 +106,7 @@ def import_files(
         columns=request.columns,
         delimiter=request.delimiter,
         keep_duplicates=request.drop_duplicates,
+        report=report,
     )
     labels = request.labels or _labels_to_keep(parent, request.version)
     rows, held = read(file, labels=labels, whole=parent is None), None
@@ -138,6 +141,7 @@ def read_rows(
     labels: Collection[str] | None = None,
     whole: bool = True,
     keep_duplicates: bool = False,
+    report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Read labelled texts: ``query``, ``intent`` and the optional columns that the file has.
 
@@ -154,6 +158,8 @@ def read_rows(
         additions and test files.
     keep_duplicates
         Accept repeated rows, for `drop_duplicates`.
+    report
+        Is called with the number of cells from which control characters were removed, if any.
 
     Raises
     ------
@@ -162,6 +168,9 @@ def read_rows(
     """
     table = read_table(path, delimiter=delimiter)
     origin = _origins(table, text, label, columns or {})
+    table, cleaned = _without_controls(table, origin)
+    if cleaned:
+        report(f"{cleaned:,} cells had escape sequences or control characters, now removed")
     refuse(table, _bad_cells(table, origin), "Fill or delete each such row, or name other columns.")
     frame = _frame(table, origin)
     _check_optional(table, frame)
@@ -176,11 +185,24 @@ def read_rows(
 def read_unchecked(
     path: str | Path, text: str, label: str, *, delimiter: str | None = None
 ) -> pd.DataFrame:
-    """Read a file with its cells unchanged, so that validation can report their problems."""
+    """Read a file with its cells unchanged, so that validation can report their problems.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a cell holds what no text can.
+    """
     import pandas as pd
 
     table = read_table(path, delimiter=delimiter)
     origin = _origins(table, text, label, {})
+    damaged = [
+        (number, f"{source!r} {problem}")
+        for number, row in enumerate(table.rows)
+        for source in origin.values()
+        if isinstance(row.get(source), str) and (problem := cell_problem(row[source]))
+    ]
+    refuse(table, damaged, "Correct or delete each such row.")
     return pd.DataFrame(
         {
             target: [None if is_missing(row.get(source)) else row[source] for row in table.rows]
@@ -239,6 +261,19 @@ def _check_meanings(text: str, label: str, columns: Mapping[str, str]) -> None:
         other = meaning.setdefault(target, source)
         if other != source:
             raise DataError(f"--map {other}={target} and {source}={target}: keep one of the two.")
+
+
+def _without_controls(table: Table, origin: Mapping[str, str]) -> tuple[Table, int]:
+    """Return the table with cleaned cells, and how many of them changed."""
+    rows, cleaned = [], 0
+    for row in table.rows:
+        texts = {name: row[name] for name in origin.values() if isinstance(row.get(name), str)}
+        changed = {
+            name: new for name, old in texts.items() if (new := without_controls(old)) != old
+        }
+        cleaned += len(changed)
+        rows.append(row | changed)
+    return replace(table, rows=rows), cleaned
 
 
 def _frame(table: Table, origin: Mapping[str, str]) -> pd.DataFrame:
@@ -319,7 +354,7 @@ def _check_labels(
             for number, label in enumerate(frame["intent"])
             if label not in labels
         ]
-        refuse(table, unknown, f"The labels are {', '.join(labels)}.")
+        refuse(table, unknown, f"The labels are {listed(labels)}.")
 
 
 def _check_repeats(

@@ -42,6 +42,7 @@ from nivesh_lib.data.versions import (
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import locked_folder, restore_folders, write_errors, write_folder
 from nivesh_lib.paths import data_dir
+from nivesh_lib.terminal import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -262,7 +263,7 @@ def _check_given_labels(ordered: list[str], present: set[str]) -> None:
     if unknown:
         raise DataError(
             f"The rows have {', '.join(map(repr, unknown))}, not among the labels given: "
-            f"{', '.join(ordered)}. Correct the rows or the labels."
+            f"{listed(ordered)}. Correct the rows or the labels."
         )
 
 
@@ -335,7 +336,13 @@ def _write(frame: pd.DataFrame, manifest: Manifest, store: str | None) -> DataVe
     path = f"{store.rstrip('/')}/{name}/{folder}/{name}.json" if store else f"{name}.json"
     manifest |= {"path": path, "sha256": hashlib.sha256(raw).hexdigest()}
     manifest["manifest_sha256"] = manifest_sha256(manifest)
-    files = {"manifest.json": _manifest_json(manifest).encode()}
+    try:
+        files = {"manifest.json": _manifest_json(manifest).encode()}
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "The description, licence, sources or labels hold half a surrogate pair, which cannot "
+            "be stored; give them as UTF-8 (a file's name can be given with --source)."
+        ) from error
     if store:
         upload(path, raw, replace=is_draft(manifest["version"]))
     else:

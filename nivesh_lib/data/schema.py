@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import regex
+
 from nivesh_lib.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,6 +28,15 @@ MAX_LABEL = 100  # characters; a longer label leaves a figure no room for its ba
 
 DateForm = tuple[str, int, str]
 
+DAMAGED = re.compile("[\x00\ud800-\udfff]")  # what cannot be stored as text
+
+# Not white space, no control, and nothing that fonts leave out (zero-width, fillers, marks).
+_VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2800]")
+_CONTROLS = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # a command with numbers, such as a colour
+    "|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)"  # one with a text
+    "|\x1b[ -/]*[0-~]|[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)
 _ISO = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"(?:([T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.[0-9]{1,9})?(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
@@ -70,6 +81,16 @@ def row_ids(frame: pd.DataFrame, rows: Iterable[int]) -> tuple[str | int, ...]:
 def label_to_id(labels: Sequence[str]) -> dict[str, int]:
     """Map each label to its place in the manifest's order."""
     return {label: number for number, label in enumerate(labels)}
+
+
+def is_blank(text: str) -> bool:
+    """Return whether nothing of a text can be seen."""
+    return _VISIBLE.search(text) is None
+
+
+def without_controls(text: str) -> str:
+    """Return a text without escape sequences and control characters; tabs and line breaks stay."""
+    return text if text.isprintable() else _CONTROLS.sub("", text)
 
 
 def normalise(text: str) -> str:
@@ -152,7 +173,7 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
         # A cell that is no text is reported once, by the dtype.
         return pa.Check(lambda c: not isinstance(c, str) or holds(c), element_wise=True, name=name)
 
-    filled = check(lambda cell: bool(cell.strip()), "is blank")
+    filled = check(lambda cell: not is_blank(cell), "is blank")
     short = check(lambda cell: len(cell) <= MAX_LABEL, f"is longer than {MAX_LABEL} characters")
     in_labels = check(lambda cell: known is None or cell in known, "is not in the labels")
     natural_or_hard = check(SELECTIONS.__contains__, "is neither natural nor hard")

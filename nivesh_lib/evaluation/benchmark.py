@@ -248,7 +248,8 @@ def reference_loop() -> Iterator[Callable[[], object]]:
     It has as many threads as a model may use, so that one core that is taken shows. The work
     hardly touches memory, so that it leaves the caches to the model.
     """
-    number = threads() or min(os.cpu_count() or 1, 8)
+    cores = min(os.cpu_count() or 1, 8)
+    number = min(threads() or cores, cores)
     with ThreadPoolExecutor(number) as pool:
         yield lambda: list(pool.map(_fixed_work, range(number)))
 
@@ -359,11 +360,17 @@ def directory_bytes(directory: Path | str) -> int:
 
 
 def saved_bytes(model: Any) -> int:
-    """Return the bytes of the files that ``model.save`` writes, or ``model.size_bytes``."""
+    """Return the bytes of the files that ``model.save`` writes, or ``model.size_bytes``.
+
+    An encoder that a model refers to counts as if each part that uses it had its own copy.
+    """
     if hasattr(model, "size_bytes"):
         return int(model.size_bytes)
     with tempfile.TemporaryDirectory() as folder:
-        return directory_bytes(model.save(Path(folder) / "model"))
+        saved = Path(model.save(Path(folder) / "model"))
+        cards = [json.loads(card.read_text("utf-8")) for card in saved.rglob("model.json")]
+        referred = [card.get("state", {}).get("encoder", {}).get("bytes", 0) for card in cards]
+        return directory_bytes(saved) + sum(referred)
 
 
 # As text, since the process that waits for the numbers imports no model.

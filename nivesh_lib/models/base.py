@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -22,13 +24,21 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.files import locked, replace_folder, restore_folder, sha256_file
+from nivesh_lib.files import (
+    locked,
+    remove_abandoned,
+    replace_folder,
+    restore_folder,
+    sha256_file,
+)
 from nivesh_lib.models.directory import (
     MAX_CARD_BYTES,
     member_directory,
     model_file,
     model_files,
+    parsed,
     read_bytes,
+    shown,
 )
 from nivesh_lib.privacy import anonymize_query
 
@@ -106,6 +116,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     """Base class of all text models; subclasses override what raises NotImplementedError."""
 
     kind: ClassVar[str] = ""
+    # Argument -> smallest and largest value; whole numbers where the smallest is one.
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     classes_: np.ndarray
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
@@ -130,6 +142,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self) -> None:
         """Raise ValueError where an argument is out of range; before fitting and on loading."""
+        for name, (low, high) in self.ranges.items():
+            value = getattr(self, name)
+            number: Any = Integral if isinstance(low, int) else Real
+            if value is not None and not (isinstance(value, number) and low <= value <= high):
+                raise ValueError(f"{name} {value!r} is no number from {low:,} to {high:,}")
 
     def _plain_params(self) -> dict[str, Any]:
         """Return the constructor arguments for ``model.json``, without wrapped models."""
@@ -166,7 +183,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if not target.name:
             raise ModelError(f"{str(directory)!r} names no directory of the model's own. Name one")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        remove_abandoned(target.parent, name=target.name, deep=False)
+        with TemporaryDirectory(
+            dir=target.parent, prefix=f".{target.name}.", suffix=f".{os.getpid()}.partial"
+        ) as folder:
             complete = Path(folder) / "model"
             complete.mkdir()
             self._write(complete, data, about or {})
@@ -289,7 +309,7 @@ def _description(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: no model.json here. Pass a directory that `save` wrote")
     content = read_bytes(folder, path.name, limit=MAX_CARD_BYTES)
     try:
-        card = json.loads(content)
+        card = parsed(content)
         kind, files, recorded = str(card["kind"]), dict(card["files"]), card["sha256"]
         actual = _json_sha256(card)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -314,18 +334,18 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
         raise ModelError(f"{folder}: cannot be read ({error.strerror})") from error
     _check_members(folder, present)
     for name in sorted(present | set(files)):
+        where = shown(folder / name)
         if PurePosixPath(name).suffix not in _SAFE_SUFFIXES:
-            raise ModelError(f"{folder / name}: this kind of file is refused, it could run code")
-        if name not in present:
-            model_file(folder, name)  # says what is wrong with the name
+            raise ModelError(f"{where}: this kind of file is refused, it could run code")
+        path = model_file(folder, name)  # says what is wrong with the name
         if name not in files:
-            raise ModelError(f"{folder / name}: not listed in model.json. Remove it or save again")
+            raise ModelError(f"{where}: not listed in model.json. Remove it or save again")
         try:
-            same = sha256_file(model_file(folder, name)) == files[name]
+            same = sha256_file(path) == files[name]
         except OSError as error:
-            raise ModelError(f"{folder / name}: cannot be read ({error.strerror})") from error
+            raise ModelError(f"{where}: cannot be read ({error.strerror})") from error
         if not same:
-            raise ModelError(f"{folder / name}: changed since it was saved. Save the model again")
+            raise ModelError(f"{where}: changed since it was saved. Save the model again")
 
 
 def _check_members(folder: Path, names: Iterable[str]) -> None:
@@ -362,17 +382,27 @@ def load_with_card(directory: Path | str) -> tuple[TextClassifier, dict[str, Any
         See `load_model`.
     """
     folder = Path(directory)
+    before = _identity(folder)
     try:
         return _loaded(folder, read_card(folder))
     except (ModelError, OSError) as error:
-        if not folder.parent.is_dir():  # opening a pipe would wait for its writer
+        if before == _identity(folder) is not None or not folder.parent.is_dir():
             raise
         try:
-            # A writer may have replaced the folder meanwhile: read again while none can.
+            # A writer has replaced the folder meanwhile: read again while none can.
             with locked(folder.parent, shared=True):
                 return _loaded(folder, read_card(folder))
         except OSError:
             raise error from None
+
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Return what differs after `save` has replaced a folder, None while there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def load_member(directory: Path, name: str) -> TextClassifier:

@@ -18,7 +18,9 @@ MAX_MODEL_BYTES = 5 * 2**28  # of all files: an encoder of 330 million parameter
 MAX_ENTRIES = 1_000  # files and folders
 MAX_CARD_BYTES = 16 * 2**20  # of model.json; ten thousand classes take a quarter
 MAX_JSON_BYTES = 32 * 2**20  # of any other file that is read whole into Python objects
+MAX_CONTAINERS = 1_000_000  # lists and objects in a file of JSON
 MAX_TENSOR_BYTES = 2**29  # of a file of tensors that numpy copies
+_MAX_SHOWN = 500  # characters of a path in a message
 _MAX_HEADER_BYTES = 4 * 2**20  # of safetensors; a thousand tensors take a tenth of a megabyte
 
 
@@ -45,7 +47,7 @@ def model_file(directory: Path, name: str, *, links: bool = False) -> Path:
     path, status = _inside(directory, name, links=links)
     refuse_special(path, status)
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{path}: a folder, where a file is expected. Save the model again")
+        raise ModelError(f"{shown(path)}: a folder, where a file is expected. Save the model again")
     return path
 
 
@@ -59,7 +61,7 @@ def member_directory(directory: Path, name: str) -> Path:
     """
     path, status = _inside(directory, name)
     if not stat.S_ISDIR(status.st_mode):
-        raise ModelError(f"{path}: no folder, so it holds no model. Save the model again")
+        raise ModelError(f"{shown(path)}: no folder, so it holds no model. Save the model again")
     return path
 
 
@@ -126,9 +128,27 @@ def read_json(
         See `read_bytes`; or the file is no JSON, or nested too deeply.
     """
     try:
-        return json.loads(read_bytes(directory, name, limit=limit, links=links))
+        return parsed(read_bytes(directory, name, limit=limit, links=links))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{directory / name}: not JSON ({error}). Save the model again") from None
+        raise ModelError(
+            f"{shown(directory / name)}: not JSON ({error}). Save the model again"
+        ) from None
+
+
+def parsed(content: bytes) -> Any:
+    """Return the value of JSON.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or has more lists and objects than `MAX_CONTAINERS`: a byte of each takes a
+        hundred in memory.
+    RecursionError
+        It is nested too deeply.
+    """
+    if content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
+        raise ValueError(f"more than {MAX_CONTAINERS:,} lists and objects")
+    return json.loads(content)
 
 
 def read_tensors(directory: Path, name: str) -> dict[str, Any]:
@@ -139,16 +159,28 @@ def read_tensors(directory: Path, name: str) -> dict[str, Any]:
     ModelError
         See `tensor_shapes`; or the file is larger than `MAX_TENSOR_BYTES`.
     """
+    refuse_long(model_file(directory, name), MAX_TENSOR_BYTES)
+    return {key: read_tensor(directory, name, key) for key in tensor_shapes(directory, name)}
+
+
+def read_tensor(directory: Path, name: str, key: str, *, framework: str = "numpy") -> Any:
+    """Return one tensor of a safetensors file, which may be a link, as ``numpy`` or ``pt`` array.
+
+    Raises
+    ------
+    ModelError
+        See `model_file`; or the file is no safetensors.
+    """
     from safetensors import SafetensorError, safe_open
 
-    path = model_file(directory, name)
-    refuse_long(path, MAX_TENSOR_BYTES)
-    tensor_shapes(directory, name)
+    path = model_file(directory, name, links=True)
     try:
-        with safe_open(path, framework="numpy") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+        with safe_open(path, framework=framework) as tensors:
+            return tensors.get_tensor(key)
     except SafetensorError as error:
-        raise ModelError(f"{path}: not safetensors ({error}). Save the model again") from None
+        raise ModelError(
+            f"{shown(path)}: not safetensors ({error}). Save the model again"
+        ) from None
 
 
 def tensor_shapes(directory: Path, name: str, *, links: bool = False) -> dict[str, tuple[int, ...]]:
@@ -171,7 +203,7 @@ def tensor_shapes(directory: Path, name: str, *, links: bool = False) -> dict[st
             if key != "__metadata__"
         }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise ModelError(f"{path}: not safetensors. Save the model again") from None
+        raise ModelError(f"{shown(path)}: not safetensors. Save the model again") from None
 
 
 def refuse_long(path: Path, limit: int = MAX_JSON_BYTES) -> None:
@@ -179,7 +211,7 @@ def refuse_long(path: Path, limit: int = MAX_JSON_BYTES) -> None:
     size = path.stat().st_size
     if size > limit:
         raise ModelError(
-            f"{path}: has {size:,} bytes, at most {limit:,} are read. Save the model again"
+            f"{shown(path)}: has {size:,} bytes, at most {limit:,} are read. Save the model again"
         )
 
 
@@ -187,12 +219,18 @@ def refuse_special(path: Path, status: os.stat_result) -> None:
     """Raise ModelError for what is neither a regular file nor a folder."""
     if stat.S_ISLNK(status.st_mode):
         raise ModelError(
-            f"{path}: a link, which is refused inside a model. Put the file itself there"
+            f"{shown(path)}: a link, which is refused inside a model. Put the file itself there"
         )
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise ModelError(
-            f"{path}: a device or pipe, which is refused inside a model. Save the model again"
+            f"{shown(path)}: a device or pipe, refused inside a model. Save the model again"
         )
+
+
+def shown(path: Path) -> str:
+    """Return a path for a message: in one line, without escape sequences, and not endless."""
+    text = str(path) if str(path).isprintable() else ascii(str(path))
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _inside(directory: Path, name: str, *, links: bool = False) -> tuple[Path, os.stat_result]:
@@ -200,7 +238,7 @@ def _inside(directory: Path, name: str, *, links: bool = False) -> tuple[Path, o
     parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     # "/".join differs for "", ".", "a//b", "a/", "./a" and absolute paths.
     if not parts or name != "/".join(parts) or ".." in parts:
-        raise ModelError(f"{directory}: {name!r} is refused, it lies outside the model")
+        raise ModelError(f"{directory}: {name!a} is refused, it lies outside the model")
     path = directory
     try:
         for part in parts:
@@ -210,11 +248,11 @@ def _inside(directory: Path, name: str, *, links: bool = False) -> tuple[Path, o
                 refuse_special(path, status)
     except FileNotFoundError:
         raise ModelError(
-            f"{directory}: {name} is missing. Copy the whole directory again"
+            f"{shown(directory / name)} is missing. Copy the whole directory again"
         ) from None
     except (OSError, ValueError) as error:  # the latter: no name of any file
         why = getattr(error, "strerror", None) or str(error)
         raise ModelError(
-            f"{path}: cannot be read ({why}). Copy the whole directory again"
+            f"{shown(path)}: cannot be read ({why}). Copy the whole directory again"
         ) from None
     return path, status

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nivesh_lib import paths
+from nivesh_lib.files import link_equal, tree_files
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.metrics import flat_metrics
 from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.records.schema import NUMBER
 from nivesh_lib.reproducibility import environment, git_state
-from nivesh_lib.tracking.store import client, create_experiment
+from nivesh_lib.tracking.store import client, create_experiment, local_path
 
 if TYPE_CHECKING:
     from nivesh_lib.data.versions import Dataset
@@ -159,13 +160,16 @@ class RunLogger:
         client().log_inputs(self.run_id, [DatasetInput(entity, tags)])
 
     def log_model(self, name: str, directory: Path) -> None:
-        """Log a model directory as an MLflow model."""
+        """Log a model directory as an MLflow model.
+
+        MLflow copies it. Where both lie on one disk, the copy becomes links to its files.
+        """
         import mlflow
 
         versions = environment()["packages"]
         store = client()
         with mlflow.start_run(run_id=self.run_id):
-            mlflow.pyfunc.log_model(
+            logged = mlflow.pyfunc.log_model(
                 name=name.replace(".", "_"),
                 python_model=str(_PYFUNC),
                 artifacts={"model": str(directory)},
@@ -179,6 +183,9 @@ class RunLogger:
             )
             os.environ.pop("MLFLOW_RUN_ID", None)
         store.update_run(self.run_id, status="RUNNING")
+        copied = local_path(store.get_logged_model(logged.model_id).artifact_location)
+        if copied is not None:
+            link_equal(tree_files(copied), among=tree_files(directory))
 
 
 def open_logger(

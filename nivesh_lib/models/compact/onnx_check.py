@@ -200,7 +200,8 @@ def _broadcast(call: _Call) -> Shape:
 def _common(shapes: Sequence[Shape]) -> Shape:
     """Return the shape that holds all shapes when their last axes are aligned."""
     rank = max(map(len, shapes))
-    return tuple(map(max, zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True)))
+    aligned = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(map(max, zip(*aligned, strict=True)))
 
 
 def _shape(call: _Call) -> Shape:
@@ -251,9 +252,9 @@ def _unsqueeze(call: _Call) -> Shape:
 def _reduce(call: _Call) -> Shape:
     whole = call.shapes[0]
     axes = call.axes(1, len(whole))
-    kept = [1] if call.attributes.get("keepdims", 1) else []
-    sizes = [kept if axis in axes else [size] for axis, size in enumerate(whole)]
-    return tuple(sum(sizes, []))
+    if call.attributes.get("keepdims", 1):
+        return tuple(1 if axis in axes else size for axis, size in enumerate(whole))
+    return tuple(size for axis, size in enumerate(whole) if axis not in axes)
 
 
 def _product(call: _Call) -> Shape:
@@ -290,7 +291,8 @@ def _heads(call: _Call) -> Shape:
         raise ValueError("its inputs do not have three axes")
     rows, width = max(queries[0], keys[0]), max(queries[2], keys[2], values[2])
     pairs = rows * queries[1] * max(keys[1], values[1])
-    call.scratch = pairs * max(call.attributes.get("num_heads", 1), 1) + sum(map(prod, call.shapes[:3]))
+    scores = pairs * max(call.attributes.get("num_heads", 1), 1)
+    call.scratch = scores + sum(map(prod, call.shapes[:3]))
     call.multiplications = 2 * pairs * width
     return (rows, queries[1], width)
 

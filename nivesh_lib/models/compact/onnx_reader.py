@@ -63,7 +63,9 @@ _REFUSED = {
     ("tensor", 14): "weights outside the file",
 }
 _WIRE = {"i": 0, "f": 5}  # of the encoding; anything else has a length and is 2
-_MAX_FIELDS = 40_000  # in the whole file; an encoder of 24 layers has about 10,000
+_NOTHING = memoryview(b"")
+_EMPTY = {"i": 0, "f": 0.0, "s": "", "b": _NOTHING}
+_MAX_FIELDS = 20_000  # in the whole file; an encoder of 24 layers has about 10,000
 
 
 def read_onnx(content: bytes) -> dict[str, Any]:
@@ -86,7 +88,9 @@ class _Reader:
     def message(self, data: memoryview, name: str) -> dict[str, Any]:
         """Return the fields of one message."""
         table = _MESSAGES[name]
-        found: dict[str, Any] = {field: self._empty(kind) for field, kind in table.values()}
+        found: dict[str, Any] = {
+            field: [] if kind.endswith("*") else _EMPTY.get(kind) for field, kind in table.values()
+        }
         seen = set()
         for number, wire, value in self._fields(data):
             if number not in table:
@@ -104,14 +108,10 @@ class _Reader:
             else:
                 found[field] = self._value(value, kind)
             seen.add(number)
+        for field, kind in table.values():
+            if found[field] is None:  # a message that is absent
+                found[field] = self.message(_NOTHING, kind)
         return found
-
-    def _empty(self, kind: str) -> Any:
-        if kind.endswith("*"):
-            return []
-        nothing = memoryview(b"")
-        plain = {"i": 0, "f": 0.0, "s": "", "b": nothing}
-        return plain[kind] if kind in plain else self.message(nothing, kind)
 
     def _value(self, value: Any, kind: str) -> Any:
         if kind in "ib":

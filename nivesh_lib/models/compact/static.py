@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from nivesh_lib.models.base import TextClassifier, as_training
 from nivesh_lib.models.compact.hashing import (
@@ -23,6 +23,7 @@ from nivesh_lib.models.compact.vocabulary import (
     read_tokenizer,
     write_tokenizer,
 )
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
 from nivesh_lib.models.neural.distillation import DistillationTargets, distillation_loss
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
@@ -216,7 +217,7 @@ class StaticClassifier(TextClassifier):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self._tokenizer = read_tokenizer(directory)
-        self._tensors = load_file(directory / "weights.safetensors")
+        self._tensors = read_tensors(directory, "weights.safetensors")
         self._dequantize()
 
 

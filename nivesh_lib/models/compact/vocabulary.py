@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nivesh_lib.models.directory import read_bytes, read_json
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 
 # The components of tokenizer.json that can be renumbered.
@@ -77,9 +78,8 @@ def write_tokenizer(tokenizer: SubwordTokenizer, directory: Path) -> None:
 
 def read_tokenizer(directory: Path) -> SubwordTokenizer:
     """Return the tokenizer that `write_tokenizer` wrote."""
-    content = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = directory / "vocabulary.txt"
-    if vocabulary.is_file():
-        names = vocabulary.read_bytes().decode().split("\n")
+    content = read_json(directory, "tokenizer.json")
+    if (directory / "vocabulary.txt").exists():
+        names = read_bytes(directory, "vocabulary.txt").decode().split("\n")
         content["model"]["vocab"] = {name: number for number, name in enumerate(names)}
-    return SubwordTokenizer.from_json(json.dumps(content))
+    return SubwordTokenizer.from_json(json.dumps(content), str(directory / "tokenizer.json"))

@@ -22,9 +22,10 @@ from nivesh_lib.models.directory import (
 )
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 _SETTINGS = (CONFIG, "tokenizer_config.json")
 _MAX_SETTINGS_BYTES = 4 * 2**20
-_REFUSED_FILES = ("adapter_config.json", f"{WEIGHTS}.index.json")
+_ADAPTER = "adapter_config.json"  # names a model elsewhere
 # Keys of settings that name code or files.
 _REFUSED_KEYS = {
     "auto_map": "names code to run",
@@ -69,19 +70,39 @@ def check_checkpoint(folder: Path) -> None:
     for path in folder.iterdir():
         if path.exists():
             refuse_special(path, path.stat())
-        if path.name in _REFUSED_FILES:
-            raise ModelError(
-                f"{path}: refused, it names weights outside {WEIGHTS}. Merge them into this file"
-            )
+        if path.name == _ADAPTER:
+            raise ModelError(f"{path}: refused, it names another model. Merge both and save again")
         if path.name.startswith(("tokenizer", "special_tokens", "added_tokens", "vocab", "merges")):
             refuse_long(path)
     model_file(folder, CONFIG, links=True)
+    weight_names(folder)
     for name in _SETTINGS:
         if (folder / name).exists():
             settings = read_json(folder, name, limit=_MAX_SETTINGS_BYTES, links=True)
             _check_settings(folder / name, settings)
     if (folder / "tokenizer.json").exists():
-        check_tokenizer(read_json(folder, "tokenizer.json", links=True))
+        content = read_json(folder, "tokenizer.json", links=True)
+        check_tokenizer(content, str(folder / "tokenizer.json"))
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Return the names of the files of weights: one, or those that an index lists.
+
+    Raises
+    ------
+    ModelError
+        There is none, or the index is damaged or lists something outside the folder.
+    """
+    names = [WEIGHTS]
+    if (folder / INDEX).exists():
+        index = read_json(folder, INDEX, links=True)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or not places:
+            raise ModelError(f"{folder / INDEX}: no index of weights. Save the model again")
+        names = sorted(set(map(str, places.values())))
+    for name in names:
+        model_file(folder, name, links=True)
+    return names
 
 
 def _check_settings(path: Path, settings: Any) -> None:
@@ -98,7 +119,7 @@ def _check_settings(path: Path, settings: Any) -> None:
             )
     if path.name != CONFIG:
         return
-    if settings.get("model_type") not in _MODEL_TYPES:
+    if str(settings.get("model_type")) not in _MODEL_TYPES:
         raise ModelError(
             f"{path}: model_type {settings.get('model_type')!r} is no text encoder that is loaded "
             f"here; there are: {', '.join(sorted(_MODEL_TYPES))}"
@@ -111,26 +132,28 @@ def _check_settings(path: Path, settings: Any) -> None:
             )
 
 
-def check_tokenizer(content: Any) -> None:
+def check_tokenizer(content: Any, place: str = "tokenizer.json") -> None:
     """Check the content of ``tokenizer.json``: a few steps could make a short text fill memory.
 
     Raises
     ------
     ModelError
         It has more steps than tokenizers of encoders have, or one that makes texts much longer.
+        The message names its ``place``.
     """
     if not isinstance(content, dict) or len(content.get("added_tokens") or ()) > _MAX_ADDED_TOKENS:
-        raise ModelError("tokenizer.json: no JSON object, or too many tokens. Save the model again")
+        raise ModelError(f"{place}: no JSON object, or too many tokens. Save the model again")
     for part in _STEPS:
-        found = list(_items(content.get(part)))
-        if sum(key == "type" for key, _ in found) > _MAX_STEPS:
-            raise ModelError(f"tokenizer.json: more than {_MAX_STEPS} steps of {part} are refused")
-        for key, value in found:
+        steps = 0
+        for key, value in _items(content.get(part)):
+            steps += key == "type"
+            if steps > _MAX_STEPS:
+                raise ModelError(f"{place}: more than {_MAX_STEPS} steps of {part} are refused")
             longest = _MAX_LENGTHS.get(key, _MAX_LENGTH)
             if isinstance(value, str | list | dict) and len(value) > longest:
                 raise ModelError(
-                    f"tokenizer.json: {part} has a {key} of length {len(value):,}, which is "
-                    f"refused over {longest:,}"
+                    f"{place}: {part} has an entry of length {len(value):,}, which is refused "
+                    f"over {longest:,}"
                 )
 
 
@@ -157,12 +180,13 @@ def check_size(folder: Path, config: Any) -> None:
     import torch
     from transformers import AutoModel
 
-    held = sum(map(math.prod, tensor_shapes(folder, WEIGHTS, links=True).values()))
+    files = [tensor_shapes(folder, name, links=True) for name in weight_names(folder)]
+    held = sum(math.prod(shape) for shapes in files for shape in shapes.values())
     with torch.device("meta"):  # allocates nothing
         model = AutoModel.from_config(config, trust_remote_code=False, attn_implementation="eager")
     asked = sum(parameter.numel() for parameter in model.parameters())
     if asked > 2 * held + _SPARE_PARAMETERS:
         raise ModelError(
-            f"{folder}: {CONFIG} asks for {asked:,} parameters and {WEIGHTS} holds {held:,}. "
+            f"{folder}: {CONFIG} asks for {asked:,} parameters and its weights are {held:,}. "
             "Save the model again"
         )

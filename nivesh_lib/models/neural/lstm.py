@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -69,6 +69,14 @@ class LstmClassifier(NeuralClassifier):
     """
 
     kind: ClassVar[str] = "lstm"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **NeuralClassifier.ranges,
+        "width": (1, 8_192),
+        "hidden": (1, 8_192),
+        "word_dropout": (0.0, 1.0),
+        "patience": (0, 100_000),
+        "validation_share": (0.0, 1.0),
+    }
 
     backbone: str = "minilm"
     pretrained: bool = True
@@ -91,6 +99,7 @@ class LstmClassifier(NeuralClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Train the network, with early stopping where ``validation_share`` is above 0."""
+        self._check()
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)

@@ -31,7 +31,8 @@ class SubwordTokenizer:
         if not (folder / "tokenizer.json").exists():
             whole = load_tokenizer(folder)
             return cls(whole.backend_tokenizer, whole.pad_token_id)
-        return cls.from_json(read_bytes(folder, "tokenizer.json", links=True).decode())
+        text = read_bytes(folder, "tokenizer.json", links=True).decode()
+        return cls.from_json(text, str(folder / "tokenizer.json"))
 
     @property
     def vocabulary_size(self) -> int:
@@ -39,11 +40,17 @@ class SubwordTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     @classmethod
-    def from_json(cls, text: str) -> SubwordTokenizer:
-        """Return a tokenizer with the given content of ``tokenizer.json``."""
+    def from_json(cls, text: str, place: str = "tokenizer.json") -> SubwordTokenizer:
+        """Return a tokenizer with the given content of ``tokenizer.json``.
+
+        Raises
+        ------
+        ModelError
+            See `checkpoints.check_tokenizer`.
+        """
         from tokenizers import Tokenizer
 
-        check_tokenizer(json.loads(text))
+        check_tokenizer(json.loads(text), place)
         tokenizer = Tokenizer.from_str(text)
         return cls(tokenizer, tokenizer.token_to_id("[PAD]") or tokenizer.token_to_id("<pad>"))
 

@@ -16,6 +16,7 @@ import regex
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.directory import read_json
 
 _MAX_CHARACTERS = 2_000  # of a text; bounds the cost of long input
 _TIMEOUT_S = 2.0  # for one pattern on one text; without backtracking it takes microseconds
@@ -101,7 +102,7 @@ class RulesClassifier(TextClassifier):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self.prior_ = np.array(state["prior"])
-        self._set_rules(json.loads((directory / "rules.json").read_text(encoding="utf-8")))
+        self._set_rules(read_json(directory, "rules.json"))
 
 
 def _matches(pattern: Any, text: str) -> bool:
@@ -124,7 +125,7 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as rules ({error})") from None
     rules = []
     for number, table in enumerate(tables, start=1):

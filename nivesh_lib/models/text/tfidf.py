@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse as sp
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.directory import read_json, read_tensors
 from nivesh_lib.models.text.hinglish import extended
 from nivesh_lib.models.text.linear import linear_weights, softmax
 from nivesh_lib.models.text.ngrams import LinearNgrams
@@ -119,8 +120,8 @@ class TfidfClassifier(TextClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        tensors = load_file(directory / "weights.safetensors")
-        vocabularies = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
+        tensors = read_tensors(directory, "weights.safetensors")
+        vocabularies = read_json(directory, "vocabulary.json")
         self.vectorizers_ = self._new_vectorizers()
         for name, vectorizer in self.vectorizers_.items():
             vectorizer.vocabulary = {term: i for i, term in enumerate(vocabularies[name])}

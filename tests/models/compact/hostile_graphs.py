@@ -204,7 +204,11 @@ def function_that_calls_itself() -> bytes:
     versions = [helper.make_opsetid("strange.domain", 1)]
     again = node("Again", ["x"], "y", domain="strange.domain")
     function = helper.make_function("strange.domain", "Again", ["x"], ["y"], [again], versions)
-    return model([*cast("ids"), node("Again", ["ids_float"], domain="strange.domain")], {}, functions=[function])
+    return model(
+        [*cast("ids"), node("Again", ["ids_float"], domain="strange.domain")],
+        {},
+        functions=[function],
+    )
 
 
 def custom_operator() -> bytes:

@@ -17,6 +17,7 @@ from tests.models.compact import hostile_graphs
 LOAD_ALL = """
 import json, resource, sys, time
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import load_model
 told = []
 for directory in sys.argv[1:]:
     start = time.monotonic()
