@@ -39,6 +39,7 @@ LIBRARIES = (
 FROZEN = Path(__file__).parents[1] / "frozen" / "models"
 # How many processes a module starts: the pipeline one for each notebook, a notebook its kernel.
 STARTS = {"nivesh_lib": 3, "nivesh_lib.pipeline.worker": 1}
+_only_imported = True  # whether this process has done nothing else
 _waiting: list[tuple[int, socket.socket]] = []  # forks of this process that wait: id, line to it
 
 
@@ -46,7 +47,9 @@ class Forked(subprocess.Popen[bytes]):
     """A forked process of ``python -m MODULE``; any other command is started as usual."""
 
     def _execute_child(self, args: Any, executable: Any, *rest: Any) -> None:
-        if not isinstance(args, list) or args[:2] != [sys.executable, "-m"]:
+        of_module = isinstance(args, list) and args[:2] == [sys.executable, "-m"]
+        # The fork of a process at work would have its files, locks and threads.
+        if not of_module or not (_waiting or _only_imported):
             super()._execute_child(args, executable, *rest)  # type: ignore[misc]
             return
         # As subprocess._execute_child of Python 3.11 and 3.12 is called.
@@ -80,6 +83,7 @@ def _fork_ahead(count: int) -> None:
 
 def _obey(line: socket.socket) -> NoReturn:
     """Wait for an order; run its module with its streams, environment and folder; end."""
+    global _only_imported
     status = 1
     try:
         order, streams, _, _ = socket.recv_fds(line, 1 << 20, 3)
@@ -99,6 +103,7 @@ def _obey(line: socket.socket) -> NoReturn:
         home = Path(environment.get("NIVESH_HOME", "-")).name  # found by `processes.of_home`
         Path("/proc/self/comm").write_text(f"{home}/{argv[0].rpartition('.')[2]}")
         _fork_ahead(STARTS.get(argv[0], 0))
+        _only_imported = False
         sys.argv = argv
         runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
         status = 0
