@@ -122,7 +122,10 @@ class RulesClassifier(TextClassifier):
         self.prior_ = np.array(state["prior"], dtype=np.float64)
         path = directory / "rules.json"
         if self.prior_.shape != self.classes_.shape or not (self.prior_ > 0).all():
-            raise ModelError(f"{path.parent}: no frequency above 0 for each label. Save it again")
+            raise ModelError(
+                f"{directory}: its classes do not fit its weights: each needs a frequency above 0. "
+                "Save the model again"
+            )
         rules = _checked(path, read_json(directory, path.name))
         strange = {rule["label"] for rule in rules} - set(self.classes_)
         if strange:
