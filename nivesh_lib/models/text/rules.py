@@ -129,7 +129,10 @@ class RulesClassifier(TextClassifier):
         rules = _checked(path, read_json(directory, path.name))
         strange = {rule["label"] for rule in rules} - set(self.classes_)
         if strange:
-            raise ModelError(f"{path}: no such label: {min(strange)!r:.60}. Save the model again")
+            raise ModelError(
+                f"{directory}: its classes do not fit its rules: no such label: "
+                f"{min(strange)!r:.60}. Save the model again"
+            )
         self._set_rules(rules)
 
 
