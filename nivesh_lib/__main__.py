@@ -9,8 +9,10 @@ def main() -> None:
     """Run the command line; turn the errors that users can mend into one line each."""
     from nivesh_lib.cli.app import app
     from nivesh_lib.errors import NiveshError
+    from nivesh_lib.reproducibility import disable_telemetry
     from nivesh_lib.terminal import printable_lines
 
+    disable_telemetry()  # before a package reads its variables; nothing looks into the hub
     try:
         app()
         return

@@ -1,4 +1,8 @@
-"""Files: locks, atomic writes, replacing a folder, checksums; only this module does these."""
+"""Files: locks, atomic writes, replacing a folder, checksums, equal files stored once.
+
+Only this module does these. Files may be hard links of each other (`link_equal`), so nothing may
+be written in place: write to another name and rename, as `atomic_path` and `write_folder` do.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,16 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from nivesh_lib.errors import DataError
+
+# As `partial_path` has it, and what SQLite keeps beside a database of that name.
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.partial(-journal|-wal|-shm)?")
+_Inode = tuple[int, int]  # device and number: equal for links to one file
 
 
 def read_file(path: Path) -> bytes:
@@ -89,7 +98,50 @@ def write_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{target} cannot be written: {error.strerror}.") from error
+        why, place = error.strerror, target
+        while not place.exists():
+            place = place.parent
+        if isinstance(error, FileExistsError | NotADirectoryError) and place.is_file():
+            why = f"{place} is a file, and a folder is needed there. Move it away"
+        raise DataError(f"{target} cannot be written: {why}.") from error
+
+
+def partial_path(target: Path) -> Path:
+    """Return where this process writes what is going to be ``target``; see `remove_abandoned`."""
+    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+def remove_abandoned(folder: Path, *, name: str = "", deep: bool = True) -> None:
+    """Remove unfinished files and folders that processes left which are dead by now.
+
+    Parameters
+    ----------
+    name : str
+        Only those that were to become this file; by default all.
+    deep : bool
+        Look into the folders below too.
+    """
+    found = folder.rglob(".*.partial*") if deep else folder.glob(".*.partial*")
+    for path in list(found):
+        made = _PARTIAL.fullmatch(path.name)
+        wanted = made is not None and (not name or f"{made['name']}.".startswith(f"{name}."))
+        if made is None or not wanted or _is_running(int(made["process"])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no number of a process
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -100,7 +152,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     made when it is missing.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_path(target)
     try:
         yield partial
         partial.replace(target)
@@ -127,7 +179,8 @@ def new_file(target: Path, *, replace: bool = False) -> Iterator[TextIO]:
         full.
     """
     target = _writable(target, replace=replace)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    remove_abandoned(target.parent, name=target.name, deep=False)
+    partial = partial_path(target)
     with write_errors(target):
         file = partial.open("w", encoding="utf-8")
     try:
@@ -233,6 +286,68 @@ def _put_back(target: Path) -> None:
 def _aside(target: Path) -> Path:
     """Return where `replace_folder` keeps the older folder between its two renames."""
     return target.with_name(f".{target.name}.old")
+
+
+def link_equal(files: Iterable[Path], among: Iterable[Path] = ()) -> None:
+    """Store equal files once: make each a hard link to an equal one before it, or in ``among``.
+
+    Those in ``among`` are not replaced. Where the disk has no links, or the two lie on different
+    ones, both stay as they are. A link has the mode and time of the file that is kept.
+    """
+    mine, seen = list(dict.fromkeys(files)), defaultdict[int, list[Path]](list)
+    for path in [*dict.fromkeys(among), *mine]:
+        with contextlib.suppress(FileNotFoundError):
+            seen[path.stat().st_size].append(path)
+    replaceable = set(mine)
+    for size, alike in seen.items():
+        if size and len(alike) > 1:
+            _link_alike(alike, replaceable)
+
+
+def _link_alike(paths: Iterable[Path], replaceable: set[Path]) -> None:
+    """Link those of the files, all of one size, that have the same content."""
+    kept: dict[str, tuple[Path, _Inode]] = {}  # digest -> a file and where it is on the disk
+    digests: dict[_Inode, str] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            inode = _inode(path.stat())
+            digest = digests.get(inode) or sha256_file(path)
+            digests[inode] = digest
+            first, its_inode = kept.setdefault(digest, (path, inode))
+            if inode != its_inode and path in replaceable:
+                _link(first, its_inode, path)
+
+
+def _link(source: Path, inode: _Inode, target: Path) -> None:
+    """Put a link to ``source`` in the place of ``target``, unless ``source`` is another by now."""
+    with atomic_path(target) as partial:
+        os.link(source, partial)
+        if _inode(partial.stat()) != inode:
+            raise FileNotFoundError(source)
+
+
+def _inode(state: os.stat_result) -> _Inode:
+    return state.st_dev, state.st_ino
+
+
+def tree_files(*folders: Path) -> list[Path]:
+    """Return all regular files below folders, sorted; a folder that is not there has none."""
+    found = (path for folder in folders for path in folder.rglob("*"))
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def stored_bytes(files: Iterable[Path]) -> int:
+    """Return the bytes that files take on the disk, links to one file counted once."""
+    sizes = {_inode(state): state.st_size for state in (path.stat() for path in files)}
+    return sum(sizes.values())
+
+
+def freed_bytes(files: Iterable[Path]) -> int:
+    """Return the bytes that removing these files frees: those without a link elsewhere."""
+    states = [path.stat() for path in files]
+    removed = Counter(map(_inode, states))
+    last = {_inode(s): s.st_size for s in states if removed[_inode(s)] == s.st_nlink}
+    return sum(last.values())
 
 
 def sync(path: Path) -> None:

@@ -65,6 +65,11 @@ def runs_dir() -> Path:
     return reports_dir() / "runs"
 
 
+def scratch_dir() -> Path:
+    """Return the folder that notebooks write to which are run by hand."""
+    return reports_dir() / "scratch"
+
+
 def latest_run() -> Path:
     """Return the link to the last good run; it may not exist yet."""
     return reports_dir() / "latest"

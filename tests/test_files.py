@@ -13,11 +13,14 @@ from nivesh_lib import files
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import (
     atomic_path,
+    freed_bytes,
+    link_equal,
     locked,
     new_file,
     restore_folder,
     restore_folders,
     sha256_file,
+    stored_bytes,
     write_folder,
     write_text,
 )
@@ -240,3 +243,86 @@ def test_a_killed_replacement_does_not_stop_the_next(tmp_path):
     write_folder(target, {"a": b"new"})
     restore_folder(target)
     assert (target / "a").read_bytes() == b"new" and names(tmp_path) == ["m"]
+
+
+@pytest.fixture
+def four(tmp_path):
+    """Four files: a and b are equal, c has another content of that size, d is empty."""
+    found = {name: tmp_path / name for name in "abcd"}
+    for name, text in (("a", "same"), ("b", "same"), ("c", "else"), ("d", "")):
+        found[name].write_text(text)
+    return found
+
+
+def test_equal_files_are_stored_once_and_others_stay(four):
+    assert stored_bytes(four.values()) == 12
+    link_equal(four.values())
+    assert four["a"].samefile(four["b"]) and not four["a"].samefile(four["c"])
+    assert stored_bytes(four.values()) == 8
+    assert [path.read_text() for path in four.values()] == ["same", "same", "else", ""]
+
+
+def test_only_the_files_given_are_replaced(four):
+    numbers = {name: path.stat().st_ino for name, path in four.items()}
+    link_equal([four["a"]], among=[four["b"], four["a"].with_name("missing")])
+    assert four["a"].stat().st_ino == numbers["b"] == four["b"].stat().st_ino
+
+
+def test_what_is_written_to_one_name_does_not_reach_the_other(four):
+    link_equal(four.values())
+    write_text(four["a"], "new")
+    assert four["b"].read_text() == "same"
+
+
+def test_without_links_the_files_stay_as_they_are(four, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "another disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    link_equal(four.values())
+    assert stored_bytes(four.values()) == 12
+    assert sorted(path.name for path in four["a"].parent.iterdir()) == list("abcd")
+
+
+def test_bytes_are_freed_with_the_last_link_only(four):
+    link_equal(four.values())
+    assert freed_bytes([four["a"]]) == 0
+    assert freed_bytes([four["a"], four["b"], four["c"]]) == 8
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_unfinished_files_are_removed_when_their_process_is_dead(tmp_path, dead):
+    live = tmp_path / f".a.txt.{os.getppid()}.partial"
+    left = [tmp_path / f".a.txt.{dead}.partial", tmp_path / f".model.x1y2.{dead}.partial" / "f"]
+    left.append(tmp_path / "below" / f".b.json.{dead}.partial")
+    left.append(tmp_path / f".mlflow.db.{dead}.partial-journal")
+    others = [tmp_path / ".partial", tmp_path / f"c.{dead}.partial"]
+    for path in (live, *left, *others):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    files.remove_abandoned(tmp_path, name="model", deep=False)
+    assert not left[1].parent.exists() and left[0].exists()
+    files.remove_abandoned(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in (live, *others))
+
+
+def test_a_file_is_written_where_a_killed_process_left_an_unfinished_one(tmp_path, dead):
+    (tmp_path / f".a.txt.{dead}.partial").write_text("hal")
+    with new_file(tmp_path / "a.txt") as file:
+        file.write("whole")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "x").write_text("a file")
+    with pytest.raises(DataError, match=r"x is a file, and a folder is needed there"):  # noqa: SIM117
+        with files.locked_folder(tmp_path / "x" / "y"):
+            pass

@@ -15,7 +15,7 @@ from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
 
 if TYPE_CHECKING:
-    from nivesh_lib.records.run import RunRecord
+    from nivesh_lib.records.run import Example, RunRecord
     from nivesh_lib.runs.comparison import Results
     from nivesh_lib.runs.layout import RunDirectory
     from nivesh_lib.runs.leaderboard import LeaderboardEntry
@@ -114,7 +114,7 @@ def _print_summary(run: RunDirectory, record: RunRecord) -> None:
     from nivesh_lib import paths
     from nivesh_lib.runs.directories import latest_run
     from nivesh_lib.runs.leaderboard import leaderboard, verdict_of
-    from nivesh_lib.serving.predictor import Predictor, as_line
+    from nivesh_lib.serving.predictor import as_line
 
     results = run.results()
     board = leaderboard(results)
@@ -128,10 +128,22 @@ def _print_summary(run: RunDirectory, record: RunRecord) -> None:
     echo("  MLflow    make ui   (then http://127.0.0.1:5000)")
     if board and run.model(board[0].step).is_dir():
         model = paths.relative(shown.model(board[0].step))
-        query = _example(record.dataset.ref, results)
-        echo(f"  predict   .venv/bin/nivesh predict {shlex.quote(query)} --model {model}")
-        (answer,) = Predictor.from_directory(run.model(board[0].step)).predict([query])
-        echo(f"            {as_line(answer)}")
+        shown_answer = record.example or _answered(run, board[0].step, record, results)
+        query = shlex.quote(shown_answer.query)
+        echo(f"  predict   .venv/bin/nivesh predict {query} --model {model}")
+        echo(f"            {as_line(shown_answer.answer)}")
+
+
+def _answered(run: RunDirectory, step: str, record: RunRecord, results: Results) -> Example:
+    """Ask a model once, and keep the answer in the record of its run."""
+    from nivesh_lib.records.run import Example
+    from nivesh_lib.serving.predictor import Predictor
+
+    query = _example(record.dataset.ref, results)
+    (answer,) = Predictor.from_directory(run.model(step)).predict([query])
+    example = Example(query=query, answer=answer)
+    run.write_record(record.changed(example=example))
+    return example
 
 
 def _print_board(board: list[LeaderboardEntry]) -> None:
@@ -168,11 +180,15 @@ app.command()(release)
 def prune(
     keep: Annotated[int, typer.Option(help="Newest runs to keep.")] = 5,
 ) -> None:
-    """Remove old run directories; the last good one always stays.
+    """Remove old runs, with what MLflow keeps of them; the last good run always stays.
+
+    Runs with a registered model stay in MLflow, and so do those whose steps a kept run uses.
 
     Example: nivesh prune --keep 3
     """
-    from nivesh_lib.runs.directories import prune as remove
+    from nivesh_lib.pipeline.pruning import prune as remove
+    from nivesh_lib.reporting.display import human_bytes
 
     gone = remove(keep)
-    echo(f"removed {len(gone)} runs" + (f": {', '.join(gone)}" if gone else ""))
+    named = f": {', '.join(gone.runs)}" if gone.runs else ""
+    echo(f"removed {len(gone.runs)} runs, freed {human_bytes(gone.bytes)}{named}")

@@ -32,10 +32,12 @@ from nivesh_lib.data.schema import (
     date_form,
     is_iso_date,
     normalise,
+    personal_cells,
     without_controls,
 )
 from nivesh_lib.data.versions import full_ref, load_dataset, resolve
 from nivesh_lib.errors import DataError
+from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.terminal import listed
 
 if TYPE_CHECKING:
@@ -180,6 +182,7 @@ def read_rows(
         report(f"{cleaned:,} cells had escape sequences or control characters, now removed")
     refuse(table, _bad_cells(table, origin), "Fill or delete each such row, or name other columns.")
     frame = _frame(table, origin)
+    _check_personal(table, frame, origin)
     _check_optional(table, frame)
     _check_labels(table, frame, [row[origin["intent"]] for row in table.rows], labels)
     raw_texts = [row[origin["query"]] for row in table.rows]
@@ -310,11 +313,25 @@ def _cell_problem(target: str, cell: Any) -> str | None:
         return problem
     if target in ("query", "intent"):
         if not isinstance(cell, str):
-            shown = repr(cell) if isinstance(cell, int | float) else f"a {type(cell).__name__}"
+            kind = f"a {type(cell).__name__}"
+            shown = anonymize_query(repr(cell)) if isinstance(cell, int | float) else kind
             return f"is {shown} where text is due"
         if target == "query" and _NUMBER.fullmatch(cell.strip()):
             return "is only a number where text is due"
     return None
+
+
+def _check_personal(table: Table, frame: pd.DataFrame, origin: Mapping[str, str]) -> None:
+    # First, since the other messages quote ids, dates and labels.
+    fixes = {
+        "id": "Give other ids, or delete the column to have them made.",
+        "created_at": "Write a date, or delete the column.",
+        "intent": "Rename the label, or name the column of labels with --label COLUMN.",
+    }
+    for name, fix in fixes.items():
+        found = personal_cells(frame, [name])
+        cells = [(row, f"{origin[name]!r} holds personal data ({kind})") for row, _, kind in found]
+        refuse(table, cells, fix)
 
 
 def _check_optional(table: Table, frame: pd.DataFrame) -> None:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from nivesh_lib.data.importing import ImportRequest, import_files
 from nivesh_lib.data.remote import upload
 from nivesh_lib.data.review import Decision, changes_of, read_review, revise, summary
-from nivesh_lib.data.schema import LABELS, check_reserved, is_iso_date, normalise, schema_failures
+from nivesh_lib.data.schema import (
+    LABELS,
+    OPTIONAL,
+    check_reserved,
+    is_iso_date,
+    normalise,
+    personal_cells,
+    schema_failures,
+)
 from nivesh_lib.data.split_assignment import (
     WORKING,
     assign_split,
@@ -42,6 +50,7 @@ from nivesh_lib.data.versions import (
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import locked_folder, restore_folders, write_errors, write_folder
 from nivesh_lib.paths import data_dir
+from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.terminal import listed
 
 if TYPE_CHECKING:
@@ -119,11 +128,11 @@ def publish(
             "version": version,
             "task": task,
             "labels": ordered,
-            "description": description,
+            "description": anonymize_query(description),
             "created": created,
             "schema_version": "1.0",
             "licence": licence,
-            "sources": list(sources),
+            "sources": list(map(anonymize_query, sources)),
             "parent": base.version if base else None,
             "transformation": _transformation(base, new, review, holdout_rows is not None, seed),
         }
@@ -212,7 +221,27 @@ def _new_rows(
         return None
     names = {label_column(task): "intent"}
     held = None if holdout_rows is None else holdout_rows.rename(columns=names)
-    return new_rows(rows.rename(columns=names), held)
+    return _without_personal_data(new_rows(rows.rename(columns=names), held))
+
+
+def _without_personal_data(new: pd.DataFrame) -> pd.DataFrame:
+    """Return new rows with free text beside the query anonymised.
+
+    Ids, dates and labels must stay what they are, so personal data in them is refused.
+    """
+    for row, column, kind in personal_cells(new, ("id", "intent", "created_at")):
+        raise DataError(
+            f"{new['place'].iloc[row]}: {column} holds personal data ({kind}). Rename it."
+        )
+    for column in OPTIONAL:
+        if found := personal_cells(new, [column]):
+            new[column] = new[column].map(anonymize_query, na_action="ignore")
+            warnings.warn(
+                f"{column} held personal data in {len(found)} new row{'s' * (len(found) > 1)}, now "
+                "replaced by tags.",
+                stacklevel=3,
+            )
+    return new
 
 
 def _check_version(name: str, version: str, parent: str | None) -> DataVersion | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import regex
 
 from nivesh_lib.errors import DataError
+from nivesh_lib.privacy import find_pii
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,6 +156,35 @@ def date_form(text: str) -> DateForm | None:
         return None
     time, zone = found.groups("")
     return time[:1], len(time), zone
+
+
+_RANDOM_ID = re.compile(  # a digest or UUID has every shape by chance
+    r"(?=[\d-]*[a-f])(?:[\da-f]{16,}|[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12})", re.I
+)
+_LONG_NUMBER = re.compile(r"\d{12,19}")
+
+
+def personal_cells(frame: pd.DataFrame, columns: Iterable[str]) -> list[tuple[int, str, str]]:
+    """Return ``(row position, column, kind)`` for every cell that holds personal data.
+
+    Dates never do, nor do digests and UUIDs in ``id``. One in ten long numbers has a right check
+    digit by chance, so it tells nothing where the other ids are such numbers without one.
+    """
+    cells = []
+    for name in (name for name in columns if name in frame):
+        texts = [cell if isinstance(cell, str) else "" for cell in frame[name]]
+        kinds = {
+            text: found[0].kind
+            for text in set(texts)
+            if not (name == "created_at" and is_iso_date(text))
+            and not (name == "id" and _RANDOM_ID.fullmatch(text))
+            and (found := find_pii(text))
+        }
+        numbers = [text for text in texts if name == "id" and _LONG_NUMBER.fullmatch(text)]
+        if len(numbers) >= 20 and 4 * sum(text in kinds for text in numbers) < len(numbers):
+            kinds = {text: kind for text, kind in kinds.items() if text not in set(numbers)}
+        cells += [(row, name, kinds[text]) for row, text in enumerate(texts) if text in kinds]
+    return cells
 
 
 def row_schema(labels: Iterable[str] | None = None) -> Any:

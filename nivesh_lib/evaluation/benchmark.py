@@ -360,11 +360,17 @@ def directory_bytes(directory: Path | str) -> int:
 
 
 def saved_bytes(model: Any) -> int:
-    """Return the bytes of the files that ``model.save`` writes, or ``model.size_bytes``."""
+    """Return the bytes of the files that ``model.save`` writes, or ``model.size_bytes``.
+
+    An encoder that a model refers to counts as if each part that uses it had its own copy.
+    """
     if hasattr(model, "size_bytes"):
         return int(model.size_bytes)
     with tempfile.TemporaryDirectory() as folder:
-        return directory_bytes(model.save(Path(folder) / "model"))
+        saved = Path(model.save(Path(folder) / "model"))
+        cards = [json.loads(card.read_text("utf-8")) for card in saved.rglob("model.json")]
+        referred = [card.get("state", {}).get("encoder", {}).get("bytes", 0) for card in cards]
+        return directory_bytes(saved) + sum(referred)
 
 
 # As text, since the process that waits for the numbers imports no model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,10 @@ from typing import Any
 from nivesh_lib import paths
 from nivesh_lib.data.versions import DataVersion, resolve
 from nivesh_lib.errors import SpecError, StepFailed
+from nivesh_lib.files import remove_abandoned
 from nivesh_lib.pipeline import cache
 from nivesh_lib.pipeline.executors import Executor, Job, get_executor
+from nivesh_lib.pipeline.space import check_space
 from nivesh_lib.pipeline.spec import (
     Pipeline,
     Step,
@@ -101,7 +104,7 @@ def close_dead_runs(report: Report) -> None:
         unfinished = record is not None and record.status == "running"
         if not (opened or unfinished) or run.is_alive():
             continue
-        from nivesh_lib.tracking.logger import close_run
+        from nivesh_lib.tracking.logger import close_run, close_runs_of
 
         for step, mlflow_run_id in opened.items():
             try:
@@ -110,6 +113,9 @@ def close_dead_runs(report: Report) -> None:
             except Exception as error:  # the store may be another one today
                 report(f"  could not close an MLflow run of {run.name}: {error}")
             run.close_step(step)
+        with contextlib.suppress(Exception):  # the same
+            close_runs_of(run.name)
+        run.remove_partial()
         if record is not None and unfinished:
             run.write_record(record.changed(status="killed"))
         report(f"  run {run.name} had been killed; its finished steps are used again")
@@ -187,6 +193,8 @@ def run_pipeline(
             report(f"  {item.step.name:<22}{item.line}")
         return None
     close_dead_runs(report)
+    remove_abandoned(paths.reports_dir(), deep=False)
+    remove_abandoned(paths.scratch_dir())
     workers = get_executor(executor, jobs)
     if request.whole and (unchanged := _last_run_if_unchanged(planned)):
         for item in planned:
@@ -194,11 +202,19 @@ def run_pipeline(
         return unchanged
     from nivesh_lib.tracking.store import check_store
 
-    store = "" if all(item.cached for item in planned) else check_store()
+    stale = [item.step.name for item in planned if not item.cached]
+    check_space(profile, stale)
+    store = check_store() if stale else ""
     with new_run() as run:
         execution = Execution(run, _new_record(run, request, store), workers, report, store)
-        execution.execute(planned)
-        return _finish(run, execution.record, whole=request.whole), run
+        try:
+            execution.execute(planned)
+            return _finish(run, execution.record, whole=request.whole), run
+        except BaseException:  # Ctrl-C too: no worker and no record of a running run may remain
+            workers.stop()
+            with contextlib.suppress(OSError):  # on a full disk the next run says that it ended
+                run.write_record(execution.record.changed(status="killed"))
+            raise
 
 
 def _new_record(run: RunDirectory, request: Request, store: str) -> RunRecord:
@@ -249,27 +265,25 @@ class Execution:
         self.run.write_record(self.record)
 
     def execute(self, planned: Sequence[Planned]) -> None:
-        """Link the cached steps; run each other one as soon as its needs are done."""
+        """Link the cached steps; run each other one as soon as its needs are done.
+
+        A cached step whose run was removed meanwhile is executed again.
+        """
         for item in planned:
             if item.cached:
                 self._use_cached(item, *item.cached)
         waiting = [item for item in planned if item.step.name not in self.record.steps]
         running: dict[str, Planned] = {}
-        try:
-            while waiting or running:
-                for item in startable(waiting, running, self.record, self.workers.slots):
-                    waiting.remove(item)
-                    running[item.step.name] = item
-                    self.workers.start(self._job(item))
-                for item in _blocked(waiting, self.record):
-                    waiting.remove(item)
-                    self._skip(item)
-                for name in self.workers.wait() if running else []:
-                    self._end(running.pop(name))
-        except BaseException:  # Ctrl-C too: no worker and no record of a running run may remain
-            self.workers.stop()
-            self.run.write_record(self.record.changed(status="killed"))
-            raise
+        while waiting or running:
+            for item in startable(waiting, running, self.record, self.workers.slots):
+                waiting.remove(item)
+                running[item.step.name] = item
+                self.workers.start(self._job(item))
+            for item in _blocked(waiting, self.record):
+                waiting.remove(item)
+                self._skip(item)
+            for name in self.workers.wait() if running else []:
+                self._end(running.pop(name))
         self._update()
 
     def _update(self, **steps: StepRecord) -> None:
@@ -278,7 +292,11 @@ class Execution:
 
     def _use_cached(self, item: Planned, source: RunDirectory, cached: FinishedStep) -> None:
         name = item.step.name
-        self.run.link_step(name, source, list(cached.files))
+        try:
+            self.run.link_step(name, source, list(cached.files))
+        except FileNotFoundError:
+            self.report(f"  {name:<22}runs again: {source.name} was removed meanwhile")
+            return
         self._update(**{name: cached.summary().changed(cached_from=source.name)})
         self.report(f"  {name:<22}nothing changed")
 
@@ -295,6 +313,15 @@ class Execution:
         self.run.write_record(self.record)
         self.report(_line(self.run, self.record, name))
 
+    def _store(self) -> str:
+        """Return the address of the tracking store, opened where no step was meant to need it."""
+        if not self.tracking_uri:
+            from nivesh_lib.tracking.store import check_store
+
+            self.tracking_uri = check_store()
+            self.record = self.record.changed(mlflow_uri=hide_password(self.tracking_uri))
+        return self.tracking_uri
+
     def _job(self, item: Planned) -> Job:
         return Job(
             step=item.step.name,
@@ -305,7 +332,7 @@ class Execution:
             ingredients=item.ingredients,
             threads=item.step.threads,
             timeout_s=item.step.timeout_s,
-            tracking_uri=self.tracking_uri,
+            tracking_uri=self._store(),
         )
 
 
@@ -371,14 +398,18 @@ def failure_message(run: RunDirectory, record: RunRecord, name: str) -> str:
 
 
 def _finish(run: RunDirectory, record: RunRecord, *, whole: bool) -> RunRecord:
-    """Render the report, close the record, and point ``reports/latest`` at a complete run."""
+    """Render the report, close the record, and point ``reports/latest`` at a complete run.
+
+    A run that is killed before its report is written stays unfinished; the next one links its
+    steps.
+    """
     from nivesh_lib.reporting.html import write_report
 
     good = all(step.done for step in record.steps.values())
     status = "done" if good else "failed"
     record = record.changed(status=status, complete=good and whole, ended=_now())
+    write_report(run, record)
     run.write_record(record)
-    write_report(run)
     run.remove_partial()
     if record.complete:
         point_latest(run)

@@ -6,6 +6,7 @@ import ast
 import difflib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from nivesh_lib.errors import SpecError
 from nivesh_lib.files import read_file
 from nivesh_lib.records.schema import NUMBER, fits
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # of files; a dot would begin a part's name
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -152,6 +154,8 @@ def _step(table: dict[str, Any], folder: Path, profiles: tuple[str, ...], path: 
             raise SpecError(f"{where}: {key} is missing") from None
         wanted = Step.model_fields[key].description
         raise SpecError(f"{where}: {key} = {table[key]!r} is not {wanted}") from None
+    if not _NAME.fullmatch(step.name):
+        raise SpecError(f"{where}: name = {step.name!r} is not made of letters, digits, _ and -")
     if unknown := sorted(set(step.profiles) - set(profiles)):
         raise SpecError(f"{where}: profile {unknown[0]!r} is not in `profiles`")
     if not step.notebook.is_file():

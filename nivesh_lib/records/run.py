@@ -89,10 +89,18 @@ class Environment(Record):
     packages: dict[str, str] = {}
 
 
+class Example(Record):
+    """The answer of a run's best model to one query."""
+
+    query: str
+    answer: dict[str, Any]
+
+
 class RunRecord(Record):
     """``run.json``. ``status`` is running, done, failed or killed; ``seconds`` are wall time.
 
     ``complete`` says that all steps of the dataset's family are done in a profile for use.
+    ``example`` spares whoever shows the run again the loading of its model.
     """
 
     run: str
@@ -107,6 +115,7 @@ class RunRecord(Record):
     seconds: float
     ended: str | None = None
     complete: bool
+    example: Example | None = None
 
     @property
     def failed(self) -> list[str]:

@@ -33,7 +33,7 @@ from nivesh_lib.evaluation.objectives import (
     values_for,
 )
 from nivesh_lib.evaluation.summary import release_scores, turned_away, worst
-from nivesh_lib.files import new_file
+from nivesh_lib.files import new_file, write_errors
 from nivesh_lib.ledger import Opening, ledger_path, openings
 from nivesh_lib.models.base import TextClassifier, load_with_card, model_hash
 from nivesh_lib.paths import data_dir, releases_dir
@@ -171,16 +171,15 @@ def check_places(candidate: Candidate, entry: LedgerEntry) -> None:
     Raises
     ------
     NiveshError
-        An opening would be refused.
-    OSError
-        No record can be written.
+        An opening would be refused, or no record can be written.
     """
     for data in candidate.datasets:
         check_opening(data.ref, model_hash=candidate.model_hash, reason=entry.reason)
-    releases_dir().mkdir(parents=True, exist_ok=True)
     written = releases_dir() / ".writable"
-    written.touch()
-    written.unlink()
+    with write_errors(releases_dir()):
+        releases_dir().mkdir(parents=True, exist_ok=True)
+        written.touch()
+        written.unlink()
 
 
 def past_openings(data: Dataset) -> PastOpenings:

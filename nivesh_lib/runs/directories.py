@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from nivesh_lib import paths
-from nivesh_lib.errors import DataError, NiveshError, SpecError
+from nivesh_lib.errors import DataError, NiveshError
 from nivesh_lib.files import atomic_path
 from nivesh_lib.runs.layout import RunDirectory
 
@@ -22,7 +21,7 @@ def latest_run() -> RunDirectory:
 
 def all_runs() -> list[RunDirectory]:
     """Return every run directory, oldest first."""
-    found = (path for path in paths.runs_dir().glob("*") if path.is_dir())
+    found = (path for path in paths.runs_dir().glob("[!.]*") if path.is_dir())
     return [RunDirectory(path) for path in sorted(found)]
 
 
@@ -94,19 +93,6 @@ def point_latest(run: RunDirectory) -> None:
         partial.symlink_to(os.path.relpath(run.path, link.parent))
 
 
-def prune(keep: int) -> list[str]:
-    """Remove all but the newest ``keep`` runs; the last good one and live ones stay.
-
-    Raises
-    ------
-    SpecError
-        ``keep`` is below 1.
-    """
-    if keep < 1:
-        raise SpecError(f"--keep {keep}: keep at least 1")
-    latest = paths.latest_run().resolve()
-    older = all_runs()[:-keep]
-    removed = [run for run in reversed(older) if run.path != latest and not run.is_alive()]
-    for run in removed:
-        shutil.rmtree(run.path)
-    return [run.name for run in removed]
+def removed_runs_dir() -> Path:
+    """Return the folder of runs that are being removed; it exists only meanwhile."""
+    return paths.runs_dir() / ".removed"

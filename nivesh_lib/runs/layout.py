@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
-from nivesh_lib.files import atomic_path, locked
+from nivesh_lib.files import atomic_path, link_equal, locked, remove_abandoned, tree_files
 from nivesh_lib.records.base import read_record, write_json
 from nivesh_lib.records.results import StepResult, read_result
 from nivesh_lib.records.run import FinishedStep, RunRecord
@@ -26,6 +26,7 @@ _KINDS = (
     *("results", "oof", "probes", "models", "folds"),
     *("figures", "drift", "notebooks", "logs"),
 )
+_MODELS = ("models", "folds")  # of these kinds, the files of models: large, and often equal
 _SHOWN = ("index.html", "run.json", "notebooks/*.html", "results/*.json", "drift/*/evidently.html")
 
 
@@ -197,8 +198,9 @@ class RunDirectory:
         return folder / name
 
     def remove_partial(self) -> None:
-        """Remove unfinished files."""
+        """Remove unfinished files, also those that killed processes left beside their places."""
         shutil.rmtree(self.path / ".partial", ignore_errors=True)
+        remove_abandoned(self.path)
 
     def _finished_file(self, step: str) -> Path:
         return self.path / "steps" / f"{step}.json"
@@ -222,17 +224,34 @@ class RunDirectory:
                     found += [p for p in (entry, *entry.rglob("*")) if p.is_file()]
         return sorted(found)
 
+    def store_once(self, step: str) -> None:
+        """Make links of a step's model files that equal other model files of the run."""
+        files = tree_files(*(self.path / kind for kind in _MODELS))
+        mine = set(self.files_of(step)).intersection(files)
+        link_equal(sorted(mine), among=[path for path in files if path not in mine])
+
     def link_step(self, step: str, source: RunDirectory, files: Sequence[str]) -> None:
-        """Link the files of a finished step of another run; copy where the disk has no links."""
+        """Link the files of a finished step of another run; copy where the disk has no links.
+
+        Raises
+        ------
+        FileNotFoundError
+            One is gone: the other run was removed meanwhile. Then none is linked.
+        """
         record = self._finished_file(step).relative_to(self.path).as_posix()
-        for name in [*files, record]:
-            place = self.path / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.unlink(missing_ok=True)
-            try:
-                os.link(source.path / name, place)
-            except OSError:
-                shutil.copy2(source.path / name, place)
+        try:
+            for name in [*files, record]:
+                place = self.path / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.unlink(missing_ok=True)
+                try:
+                    os.link(source.path / name, place)
+                except OSError:
+                    shutil.copy2(source.path / name, place)
+        except FileNotFoundError:
+            for name in [*files, record]:  # the step may write in place to what is linked
+                (self.path / name).unlink(missing_ok=True)
+            raise
 
     def _open_file(self, step: str) -> Path:
         return self.path / "open" / f"{step}.json"
@@ -240,6 +259,14 @@ class RunDirectory:
     def open_step(self, step: str, mlflow_run_id: str) -> None:
         """Record the MLflow run of a notebook that has started."""
         write_json(self._open_file(step), {"mlflow_run_id": mlflow_run_id})
+
+    def mlflow_run_ids(self) -> set[str]:
+        """Return the MLflow runs of the steps of this run, cached ones too."""
+        record = self.sound_record()
+        names = [path.stem for path in self._finished_file("").parent.glob("*.json")]
+        steps = [*(record.steps.values() if record else ()), *map(self.finished, names)]
+        known = {step.mlflow_run_id or "" for step in steps if step is not None}
+        return (known | set(self.open_steps().values())) - {""}
 
     def open_steps(self) -> dict[str, str]:
         """Return the MLflow run of each step that was opened and not closed; empty if unknown."""

@@ -7,15 +7,26 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.files import atomic_path, locked
+from nivesh_lib.files import atomic_path, locked, remove_abandoned
 from nivesh_lib.privacy import hide_password
 from nivesh_lib.reproducibility import disable_telemetry
 
 TREE = "nivesh/intent_classification"
 _SQLITE = "sqlite:///"
+_LOGGER = logging.getLogger(__name__)
+_TABLES = "select name from sqlite_master where type = 'table'"
+# Columns in which MLflow records absolute places of artifacts.
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 
 
 def tracking_uri() -> str:
@@ -27,8 +38,17 @@ def tracking_uri() -> str:
     return uri
 
 
+def database_file() -> Path | None:
+    """Return the SQLite file of the tracking store, which may not exist; None for a server."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
 def prepare_store() -> str:
     """Create the tracking store if it is missing, and return its address.
+
+    Where the project was copied or moved, a SQLite store is changed to name the artifacts that
+    lie beside it, which is told by a warning.
 
     Processes that open a fresh SQLite store at the same time break its
     migration, so one creates it under a lock; write-ahead logging then lets
@@ -36,18 +56,60 @@ def prepare_store() -> str:
     """
     disable_telemetry()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    uri = tracking_uri()
-    if not uri.startswith(_SQLITE):
+    uri, database = tracking_uri(), database_file()
+    if database is None:
         return uri
-    database = Path(uri.removeprefix(_SQLITE))
     database.parent.mkdir(parents=True, exist_ok=True)
     with locked(database.parent):
         if not database.exists():
+            remove_abandoned(database.parent, name=database.name, deep=False)
             _create(database)
         connection = sqlite3.connect(database)
         connection.execute("pragma journal_mode=wal")
+        with connection:  # all of it or nothing
+            moved = _move_artifacts(connection, artifact_root(database))
         connection.close()
+    for old in moved:
+        _LOGGER.warning(
+            "%s named artifacts in %s: the project was copied or moved. From now on it names "
+            "those in %s; nothing in the other place is changed",
+            database,
+            local_path(old),
+            database.parent / "artifacts",
+        )
     return uri
+
+
+def _move_artifacts(connection: sqlite3.Connection, root: str) -> list[str]:
+    """Let a store name the artifacts beside it, and return where it named them until now.
+
+    MLflow records absolute places, so the copy of a project would write into the original. Places
+    of experiments that others made are left as they are.
+    """
+    if "experiments" not in {name for (name,) in connection.execute(_TABLES)}:
+        return []
+    places = connection.execute("select name, artifact_location from experiments").fetchall()
+    ours = [p for name, p in places if _folder(name) and p.endswith(f"/artifacts/{_folder(name)}")]
+    moved = {place.rpartition("/")[0] for place in ours} - {root}
+    moved = {old for old in moved if not _is_same(local_path(old), local_path(root))}
+    for old in moved:
+        for table, column in _PLACES:
+            connection.execute(
+                f"update {table} set {column} = ? || substr({column}, ?) "
+                f"where substr({column}, 1, ?) = ?",
+                (root, len(old) + 1, len(old) + 1, f"{old}/"),
+            )
+    return sorted(moved)
+
+
+def _is_same(old: Path | None, new: Path | None) -> bool:
+    """Return whether an old place is one that this machine has not, or the new one by a link."""
+    return old is None or (old.exists() and new is not None and new.exists() and old.samefile(new))
+
+
+def _folder(experiment: str) -> str:
+    """Return the folder of an experiment of ours among the artifacts; nothing for another's."""
+    return experiment.replace("/", "_") if experiment.startswith("nivesh/") else ""
 
 
 def _create(database: Path) -> None:
@@ -57,12 +119,21 @@ def _create(database: Path) -> None:
     for name in ("mlflow", "alembic"):  # pages of messages about migrations
         logging.getLogger(name).setLevel(logging.WARNING)
     with atomic_path(database) as partial:
-        store = SqlAlchemyStore(f"{_SQLITE}{partial}", _artifact_root(database))
+        store = SqlAlchemyStore(f"{_SQLITE}{partial}", artifact_root(database))
         store.engine.dispose()
 
 
-def _artifact_root(database: Path) -> str:
+def artifact_root(database: Path) -> str:
+    """Return the address of the folder beside a database that holds its artifacts."""
     return (database.parent / "artifacts").as_uri()
+
+
+def local_path(location: str) -> Path | None:
+    """Return the path of an artifact location on this machine's disks, or None for another."""
+    parts = urlsplit(location)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return None if parts.scheme else Path(location)
 
 
 def client() -> Any:
@@ -84,10 +155,8 @@ def create_experiment(name: str) -> str:
     found = store.get_experiment_by_name(full)
     if found is not None:
         return found.experiment_id
-    uri = tracking_uri()
-    root = None
-    if uri.startswith(_SQLITE):
-        root = f"{_artifact_root(Path(uri.removeprefix(_SQLITE)))}/{full.replace('/', '_')}"
+    database = database_file()
+    root = f"{artifact_root(database)}/{full.replace('/', '_')}" if database else None
     try:
         return store.create_experiment(full, artifact_location=root)
     except Exception:  # another process was faster

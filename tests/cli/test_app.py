@@ -10,8 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from nivesh_lib import __version__
-from nivesh_lib.cli.app import app
+from nivesh_lib.cli.app import _print_summary, app
 from nivesh_lib.models.base import get_model
+from nivesh_lib.records.run import RunRecord
+from nivesh_lib.runs.layout import RunDirectory
+from tests.runs.examples import result
 
 X = ["save tax now", "tax refund", "pay rent", "rent is high"]
 Y = ["tax", "tax", "rent", "rent"]
@@ -81,3 +84,17 @@ def test_a_home_without_a_pipeline_is_named(tmp_path, monkeypatch, run):
     monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
     done = run("run")
     assert done.returncode == 1 and "pipeline.toml" in done.stderr
+
+
+def test_the_example_answer_is_computed_once_and_kept_in_the_record(home, monkeypatch, capsys):
+    run = RunDirectory(home / "reports" / "runs" / "one")
+    get_model("tfidf").fit(X, Y).save(run.model("03_tfidf"))
+    run.write_result("03_tfidf", result("tfidf", 0.8, step="03_tfidf"))
+    fields = {"status": "done", "profile": "default", "dataset": {"ref": "intents@1.1.0"}}
+    fields |= {"run": "one", "started": "", "steps": {}, "git": {}, "environment": {}}
+    run.write_record(RunRecord.model_validate(fields | {"seconds": 1.0, "complete": False}))
+    _print_summary(run, run.record())
+    first = capsys.readouterr().out
+    monkeypatch.setattr("nivesh_lib.serving.predictor.load_model", None)
+    _print_summary(run, run.record())
+    assert capsys.readouterr().out == first and "(else " in first

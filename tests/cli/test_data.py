@@ -12,7 +12,7 @@ from nivesh_lib.cli.app import data_app
 from nivesh_lib.cli.options import echo_json
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset, resolve
-from nivesh_lib.errors import NiveshError
+from nivesh_lib.errors import DataError, NiveshError
 
 
 @pytest.fixture
@@ -63,6 +63,29 @@ def test_foreign_columns_a_test_file_and_metadata(call, tmp_path, make_rows):
     assert (facts["rows"], facts["held_out"], facts["licence"]) == (39, 9, "CC0-1.0")
     assert (facts["sources"], facts["labels"][1]) == (["a", "b"], "goal_planning")
     assert set(load_dataset("mine").train["income_segment"]) == {"low"}
+
+
+def test_personal_data_beside_the_query_is_replaced_and_told(home, make_rows):
+    kept = {
+        "income_segment": "98765/43210",
+        "language": "hi &#57;876543210",
+        "source": "a@b.in",
+        "traits": "PAN АВСРЕ1234Н",
+    }
+    with pytest.warns(UserWarning) as told:
+        publish(make_rows(30).assign(**kept), "mine", "1.0.0", description="by 044-2345 6789")
+    assert str(told[0].message).startswith("income_segment held personal data in 30 new rows, now")
+    train = load_dataset("mine").train
+    assert train.iloc[0][list(kept)].tolist() == ["[PHONE]", "hi [PHONE]", "[EMAIL]", "PAN [PAN]"]
+    assert resolve("mine").manifest["description"] == "by [PHONE]"
+
+
+@pytest.mark.parametrize("column", ["id", "intent", "created_at"])
+def test_personal_data_in_a_frame_s_ids_dates_and_labels_is_refused(home, make_rows, column):
+    rows = make_rows(30).assign(id=[str(n) for n in range(30)], created_at="2026-01-25")
+    rows.loc[4, column] = "9876543210"
+    with pytest.raises(DataError, match=rf"row 5: {column} holds personal data \(PHONE\)"):
+        publish(rows, "mine", "1.0.0", description="first")
 
 
 def test_a_training_file_as_its_own_test_file_is_refused(call, home, file):

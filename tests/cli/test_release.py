@@ -302,7 +302,14 @@ def test_a_ledger_that_cannot_be_written_is_refused(home, model):
 
 def test_a_place_for_records_that_cannot_be_used_is_refused(home, model):
     (home / "reports").write_text("a file")
-    with pytest.raises(OSError, match="reports"):
+    with pytest.raises(
+        DataError, match=r"releases cannot be written: \S*reports is a file.*Move it"
+    ):
+        refused("--model", model)
+    (home / "reports").unlink()
+    (home / "reports").mkdir()
+    (home / "reports" / "releases").write_text("a file")
+    with pytest.raises(DataError, match=r"releases is a file, and a folder is needed.*Move it"):
         refused("--model", model)
 
 

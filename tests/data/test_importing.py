@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import uuid
 
 import pandas as pd
 import pytest
@@ -279,6 +281,49 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
     os.mkfifo(tmp_path / "rows.csv")
     with pytest.raises(DataError, match="no regular file"):
         read_rows(tmp_path / "rows.csv")
+
+
+PRIVATE = ["9876543210", "u-2345/6789/0124", "rahul [at] example [dot] com", "ABCPE1234F"]
+
+
+@pytest.mark.parametrize("value", PRIVATE)
+@pytest.mark.parametrize(
+    ("column", "fix"),
+    [
+        ("id", "delete the column to have them made"),
+        ("intent", "Rename the label"),
+        ("created_at", "Write a date"),
+    ],
+)
+def test_personal_data_in_ids_dates_and_labels_is_refused_unquoted(tmp_path, column, fix, value):
+    day = {"created_at": "2026-01-25T10:30:00+05:30"}
+    rows = [{"id": f"q{n}", **day, **row} for n, row in enumerate(ROWS)]
+    rows[2][column] = value
+    with pytest.raises(
+        DataError, match=rf"row 3.*: '{column}' holds personal data.*{fix}"
+    ) as error:
+        read_rows(write_rows(tmp_path, ".csv", rows))
+    assert value not in str(error.value)
+
+
+def test_a_number_that_is_no_text_is_quoted_anonymised(tmp_path):
+    rows = [*ROWS, {"query": "tax?", "intent": 9876543210}]
+    with pytest.raises(DataError, match=r"'intent' is \[PHONE\] where text is due"):
+        read_rows(write_rows(tmp_path, ".json", rows))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: hashlib.sha256(b"%d" % n).hexdigest(),
+        lambda n: str(uuid.UUID(int=n * 987654321987654321987654321)),
+        lambda n: str(1_700_000_000_000 + 7 * n),
+        lambda n: str(234_567_890_000 + n),
+    ],
+)
+def test_digests_and_long_numbers_are_ids(tmp_path, make):
+    rows = [{"id": make(n), "query": f"how {n}", "intent": "ab"[n % 2]} for n in range(2000)]
+    assert len(read_rows(write_rows(tmp_path, ".csv", rows))) == 2000
 
 
 def test_escape_sequences_and_control_characters_are_removed_and_counted(tmp_path):

@@ -242,7 +242,7 @@ def test_a_model_is_as_large_as_what_it_saves():
     class Model:
         def save(self, directory):
             directory.mkdir()
-            (directory / "model.json").write_bytes(b"1234567")
+            (directory / "model.json").write_bytes(b'{"a":1}')
             return directory
 
     assert saved_bytes(Model()) == 7

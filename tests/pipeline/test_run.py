@@ -14,10 +14,13 @@ import pytest
 
 from nivesh_lib.errors import DataError, NiveshError, SpecError, StepFailed
 from nivesh_lib.files import sha256_file
+from nivesh_lib.pipeline import run as pipeline_run
+from nivesh_lib.pipeline.pruning import prune
 from nivesh_lib.pipeline.run import raise_for_failures, run_pipeline
 from nivesh_lib.reporting.html import write_report
-from nivesh_lib.runs.directories import prune
 from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.tracking.logger import open_logger
+from nivesh_lib.tracking.store import client
 from tests.pipeline.conftest import RECORD
 
 DATASET = "toy@1.0.0"
@@ -229,7 +232,7 @@ def test_an_odd_run_record_is_passed_over(ran, text):
     assert RunDirectory(folder).sound_record() is None
     record, new = run_pipeline(dataset=DATASET)
     assert record.complete and new.path != folder
-    assert prune(1) == [folder.name]
+    assert prune(1).runs == [folder.name]
 
 
 @pytest.mark.parametrize("text", ODD)
@@ -321,6 +324,15 @@ def test_kill_9_leaves_no_process_and_the_next_run_continues(home, start):
     assert RunDirectory(dead).record().status == "killed"
 
 
+def test_an_mlflow_run_that_was_opened_and_not_noted_before_a_kill_is_closed(ran):
+    (folder,) = runs(ran)
+    record = RunDirectory(folder).record()
+    RunDirectory(folder).write_record(record.changed(status="running"))
+    left = open_logger("03_c", {}, experiment="toy", mode="pipeline", run=folder.name)
+    run_pipeline(dataset=DATASET)
+    assert client().get_run(left.run_id).info.status == "KILLED"
+
+
 def test_half_written_results_are_never_taken_for_finished(ran):
     (folder,) = runs(ran)
     (folder / "steps" / "03_c.json").unlink()  # as if killed before the record
@@ -340,9 +352,92 @@ def test_prune_keeps_the_newest_and_the_latest_good_one(ran):
     (good,) = runs(ran)
     for name in ("99990101-000000", "99990101-000001"):  # newer, and no good runs
         (ran / "reports" / "runs" / name).mkdir()
-    assert prune(1) == ["99990101-000000"]
+    assert prune(1).runs == ["99990101-000000"]
     assert {folder.name for folder in runs(ran)} == {good.name, "99990101-000001"}
     assert (ran / "reports" / "latest" / "index.html").is_file()
+
+
+class Stopped(Exception):
+    """Raised where a process might be killed."""
+
+
+def stop(*_, **__):
+    raise Stopped
+
+
+def test_a_run_is_done_only_when_its_report_exists(ran, change, monkeypatch):
+    good = (ran / "reports" / "latest").resolve()
+    change(ran, "03_c", [RECORD.format(name="03_c") + "# changed"])
+    records: list[str] = []
+
+    def killed(run, *_):  # nothing is written after this line by a process that is killed
+        records.append(run.record().status)
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nivesh_lib.reporting.html.write_report", killed)
+        with pytest.raises(Stopped):
+            run_pipeline(dataset=DATASET)
+    assert records == ["running"] and (ran / "reports" / "latest").resolve() == good
+    unfinished = RunDirectory(runs(ran)[-1])
+    assert unfinished.record().status == "killed" and not unfinished.index.exists()
+    record, _ = run_pipeline(dataset=DATASET)
+    assert all(step.cached_from for step in record.steps.values()) and record.complete
+
+
+def test_a_step_whose_run_is_pruned_meanwhile_runs_again(ran, change, monkeypatch):
+    change(ran, "03_c", [RECORD.format(name="03_c") + "# changed"])
+    (folder,) = runs(ran)
+    planned = pipeline_run.plan
+
+    def plan_then_prune(*arguments, **options):
+        found = planned(*arguments, **options)
+        (folder / "results" / "01_a.json").unlink()  # a removal that has just begun
+        return found
+
+    monkeypatch.setattr(pipeline_run, "plan", plan_then_prune)
+    lines: list[str] = []
+    record, _ = run_pipeline(dataset=DATASET, report=lines.append)
+    assert record.complete and not record.steps["01_a"].cached_from
+    assert record.steps["02_b"].cached_from
+    assert any("01_a" in line and "runs again" in line for line in lines)
+
+
+def test_no_record_says_running_after_an_error(ran, change, monkeypatch):
+    change(ran, "03_c", [RECORD.format(name="03_c") + "# changed"])
+    monkeypatch.setattr(RunDirectory, "link_step", stop)
+    with pytest.raises(Stopped):
+        run_pipeline(dataset=DATASET)
+    assert {RunDirectory(folder).record().status for folder in runs(ran)} == {"done", "killed"}
+
+
+def test_leftovers_of_killed_processes_are_removed_at_the_next_run(ran, change):
+    (folder,) = runs(ran)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = RunDirectory(folder.parent / "20200101-000000")
+    dead.path.mkdir()
+    dead.write_record(RunDirectory(folder).record().changed(run=dead.name, status="running"))
+    mark = f"{process.pid}.partial"
+    left = [dead.partial("03_c.job.json"), dead.model(f".03_c.x1.{mark}") / "model" / "f"]
+    left += [dead.path / "results" / f".03_c.json.{mark}", ran / "reports" / f".latest.{mark}"]
+    left.append(ran / "reports" / "scratch" / "models" / f".03_c.x2.{mark}" / "f")
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run_pipeline(dataset=DATASET)
+    assert not any(path.exists() for path in left)
+    assert dead.record().status == "killed"
+
+
+def test_a_run_that_does_not_fit_on_the_disk_says_so_before_it_starts(ran, change, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    record, _ = run_pipeline(dataset=DATASET)  # which writes nothing
+    assert record.complete
+    change(ran, "03_c", [RECORD.format(name="03_c") + "# changed"])
+    with pytest.raises(NiveshError, match=r"needs about [\d,]+ bytes, and 1,000 are free there"):
+        run_pipeline(dataset=DATASET)
+    assert len(runs(ran)) == 1
 
 
 def test_a_read_only_home_gives_one_clear_error(home):

@@ -76,3 +76,13 @@ def test_what_is_no_run_is_named_with_where_runs_are(home, name, message):
     with pytest.raises(DataError, match=message) as caught:
         find_run(name)
     assert "reports/runs" in str(caught.value)
+
+
+def test_equal_model_files_of_a_run_are_stored_once(run):
+    places = [run.model(name) / "w.safetensors" for name in ("05_a", "05_a.small", "06_b")]
+    places.append(run.folder("folds", "05_a") / "t" / "fold_0" / "w.safetensors")
+    for place in places:
+        place.parent.mkdir(parents=True)
+        place.write_text("weights")
+    run.store_once("05_a")
+    assert all(place.samefile(places[2]) for place in places)

@@ -42,6 +42,15 @@ def test_a_model_is_found_under_each_of_its_names(logged):
         assert load_model(fetch_model(uri)).predict(["my rent"]).tolist() == ["rent"], uri
 
 
+def test_a_logged_model_shares_its_files_until_the_model_is_saved_again(logged, tmp_path):
+    ours = tmp_path / "model" / "rules.json"
+    (theirs,) = (tmp_path / "mlruns").rglob("rules.json")
+    assert theirs.samefile(ours)
+    before = theirs.read_text()
+    get_model("rules").fit(["a b", "c d"], ["x", "y"]).save(tmp_path / "model")
+    assert theirs.read_text() == before != ours.read_text()
+
+
 def test_what_is_not_there_is_named_with_the_store(logged):
     absent = {
         "models:/intent@worst": "alias worst",
@@ -80,6 +89,19 @@ def test_a_model_of_others_is_refused_and_runs_nothing(logged, tmp_path, monkeyp
         with pytest.raises(ModelError, match="is no model of this workbench"):
             fetch_model(f"runs:/{logged.run}/{name}")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_copy_with_a_link_is_refused(logged, monkeypatch):
+    download = mlflow.artifacts.download_artifacts
+
+    def linked(**arguments):
+        copied = Path(download(**arguments))
+        (copied / "extra.json").symlink_to("/etc/hostname")
+        return str(copied)
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", linked)
+    with pytest.raises(ModelError, match=r"extra\.json: a link, which is refused"):
+        fetch_model("models:/intent@best")
 
 
 def test_the_store_is_only_read(logged, tmp_path):

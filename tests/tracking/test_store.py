@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -69,3 +70,49 @@ def test_a_server_that_does_not_answer_is_reported_at_once(monkeypatch):
         check_store()
     assert "s3cret" not in str(told.value)
     assert time.monotonic() - started < 20
+
+
+@pytest.fixture
+def copied(store, tmp_path, monkeypatch):
+    """A project's store with one run and its artifact, and a copy of both that is in use."""
+    experiment = create_experiment("toy")
+    run = client().create_run(experiment).info.run_id
+    client().log_text(run, "of the original", "note.txt")
+    shutil.copytree(tmp_path / "mlruns", tmp_path / "copy of it")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/copy of it/mlflow.db")
+    return tmp_path / "mlruns", tmp_path / "copy of it", run
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in (folder / "artifacts").rglob("*") if p.is_file()}
+
+
+def test_the_copy_of_a_project_keeps_its_artifacts_beside_its_own_database(copied, caplog):
+    original, copy, run = copied
+    before = contents(original)
+    assert client().get_run(run).info.artifact_uri.startswith(f"{copy.as_uri()}/artifacts/")
+    experiment = create_experiment("toy")
+    new = client().create_run(experiment).info.run_id
+    client().log_text(new, "new", "new.txt")
+    assert contents(original) == before
+    assert {path.name for path in contents(copy)} == {"note.txt", "new.txt"}
+    assert caplog.text.count("the project was copied or moved") == 1
+    assert str(original / "artifacts") in caplog.text
+
+
+def test_a_project_reached_through_a_link_keeps_its_places(store, tmp_path, monkeypatch, caplog):
+    before = client().get_experiment(create_experiment("toy")).artifact_location
+    (tmp_path / "link").symlink_to(tmp_path / "mlruns")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/link/mlflow.db")
+    (tmp_path / "mlruns" / "artifacts").mkdir(exist_ok=True)
+    assert client().get_experiment(create_experiment("toy")).artifact_location == before
+    assert caplog.text == ""
+
+
+def test_places_that_others_chose_are_left(store, tmp_path, monkeypatch, caplog):
+    chosen = [f"file://{tmp_path}/mine/artifacts/3", "s3://bucket/artifacts/nivesh_x"]
+    for name, place in zip(("mine", "nivesh/x"), chosen, strict=True):
+        client().create_experiment(name, artifact_location=place)
+    prepare_store()
+    found = [client().get_experiment_by_name(n).artifact_location for n in ("mine", "nivesh/x")]
+    assert found == chosen and caplog.text == ""

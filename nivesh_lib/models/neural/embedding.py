@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
 from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.backbones import (
     find_backbone,
     load_encoder,
+    reference_to,
+    referred,
     save_pretrained,
     weights_sha256,
 )
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
-from nivesh_lib.models.neural.training import logits_of, unlabelled
+from nivesh_lib.models.neural.training import MAX_LENGTH, logits_of, unlabelled
 from nivesh_lib.models.text.hinglish import glossed
 from nivesh_lib.models.text.linear import linear_weights, softmax
 
@@ -57,14 +60,39 @@ class FrozenEncoder:
         Maximum number of tokens; longer texts are truncated.
     glosses : bool
         Replace Hindi words by English glosses; see `hinglish.glossed`.
+    reference : dict, optional
+        What `backbones.reference_to` returned: `save` then writes no weights.
     """
 
-    def __init__(self, folder: Path, max_length: int, *, glosses: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_length: int,
+        *,
+        glosses: bool = True,
+        reference: dict[str, Any] | None = None,
+    ) -> None:
+        self._reference = reference
         self.max_length = max_length
         self.glosses = glosses
         self._network = _features_network(load_encoder(folder))
         self._tokenizer = SubwordTokenizer.from_folder(folder)
         self._source = weights_sha256(folder)
+
+    @classmethod
+    def of(cls, backbone: str, max_length: int, *, glosses: bool = True) -> Self:
+        """Return the encoder of a backbone; see `backbones.find_backbone`."""
+        folder, reference = find_backbone(backbone), reference_to(backbone)
+        return cls(folder, max_length, glosses=glosses, reference=reference)
+
+    @classmethod
+    def restored(
+        cls, directory: Path, state: dict[str, Any], max_length: int, *, glosses: bool = True
+    ) -> Self:
+        """Return what `save` wrote into a folder and returned."""
+        reference = state.get("encoder")
+        folder = referred(reference) if reference else directory
+        return cls(folder, max_length, glosses=glosses, reference=reference)
 
     def features(self, texts: list[str]) -> np.ndarray:
         """Return the features of prepared texts, (n, 3 * hidden size) float32."""
@@ -84,10 +112,20 @@ class FrozenEncoder:
         rows = unlabelled(ids, self._tokenizer.pad_id)
         return logits_of(self._network, rows).astype(np.float32)
 
-    def save(self, directory: Path) -> None:
-        """Write weights and tokenizer into a folder that `FrozenEncoder` can read."""
+    def save(self, directory: Path) -> dict[str, Any]:
+        """Write weights and tokenizer into a folder, unless the backbone has a name.
+
+        Returns
+        -------
+        dict
+            What `restored` needs beside the folder: the reference to a backbone with a name.
+        """
+        if self._reference:
+            return {"encoder": self._reference}
+        directory.mkdir(exist_ok=True)
         save_pretrained(self._network.encoder, directory)
         self._tokenizer.save(directory / "tokenizer.json")
+        return {}
 
 
 @dataclass(eq=False, repr=False)
@@ -115,6 +153,10 @@ class EmbeddingClassifier(TextClassifier):
     """
 
     kind: ClassVar[str] = "embedding"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "C": (0.0, 1e12),
+        "max_length": MAX_LENGTH,
+    }
 
     backbone: str = "minilm"
     C: float = 10.0
@@ -124,10 +166,9 @@ class EmbeddingClassifier(TextClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Compute the features and fit the logistic regression."""
+        self._check()
         texts, labels = as_training(X, y)
-        self.encoder_ = FrozenEncoder(
-            find_backbone(self.backbone), self.max_length, glosses=self.glosses
-        )
+        self.encoder_ = FrozenEncoder.of(self.backbone, self.max_length, glosses=self.glosses)
         features = self.encoder_.features(texts)
         self.centre_ = features.mean(axis=0)
         linear = LogisticRegression(
@@ -142,14 +183,16 @@ class EmbeddingClassifier(TextClassifier):
         return softmax(features @ self.coef_.T + self.intercept_)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        self.encoder_.save(directory)
+        state = self.encoder_.save(directory)
         head = {"coef": self.coef_, "intercept": self.intercept_, "centre": self.centre_}
         save_file(head, directory / "head.safetensors")
-        return {}
+        return state
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        self.encoder_ = FrozenEncoder(directory, self.max_length, glosses=self.glosses)
-        head = load_file(directory / "head.safetensors")
+        self.encoder_ = FrozenEncoder.restored(
+            directory, state, self.max_length, glosses=self.glosses
+        )
+        head = read_tensors(directory, "head.safetensors")
         self.coef_, self.intercept_ = head["coef"], head["intercept"]
         self.centre_ = head["centre"]
 

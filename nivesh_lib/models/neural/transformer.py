@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,7 +17,7 @@ from nivesh_lib.models.neural.backbones import (
     keep_layers,
     load_classifier,
     load_tokenizer,
-    save_pretrained,
+    save_in_parts,
 )
 from nivesh_lib.models.neural.distillation import DistillationTargets
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
@@ -108,6 +108,12 @@ class TransformerClassifier(NeuralClassifier):
     """
 
     kind: ClassVar[str] = "transformer"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **NeuralClassifier.ranges,
+        "head_learning_rate": (0.0, 1e3),
+        "layer_decay": (0.0, 1e3),
+        "warmup": (0.0, 1.0),
+    }
 
     backbone: str = "minilm"
     epochs: int = 8
@@ -144,6 +150,7 @@ class TransformerClassifier(NeuralClassifier):
         typo_rate: float,
         distillation: DistillationTargets | None = None,
     ) -> Self:
+        self._check()
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
@@ -229,7 +236,7 @@ class TransformerClassifier(NeuralClassifier):
         return other
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        save_pretrained(self._network.model, directory)
+        save_in_parts(self._network.model, directory)
         self._hub_tokenizer.save_pretrained(directory)
         return {}
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold
 
 from nivesh_lib.models.base import as_texts, prepare
-from nivesh_lib.models.neural.backbones import find_backbone
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.embedding import FrozenEncoder
 
 _RIDGE = 1e-8  # added to variances, which are about 1e-3 for features of unit length
@@ -59,7 +59,7 @@ class OodScorer:
         texts = as_texts(X)
         if len(texts) < _FOLDS - 1:
             raise ValueError(f"{len(texts)} texts are too few to learn distances from; pass 4")
-        self.encoder_ = FrozenEncoder(find_backbone(self.backbone), self.max_length)
+        self.encoder_ = FrozenEncoder.of(self.backbone, self.max_length)
         features = self.encoder_.features([prepare(text) for text in texts])
         # Distances of rows that the Gaussian was fitted on would be too small.
         folds = KFold(min(_FOLDS, len(texts)), shuffle=True, random_state=self.random_state or 0)
@@ -81,18 +81,17 @@ class OodScorer:
         distance = _distance(self.encoder_.features(texts), self.centre_, self.whitening_)
         return (distance - self.mean_) / self.std_
 
-    def dump(self, directory: Path) -> dict[str, float]:
-        """Write encoder and Gaussian into ``directory``; return mean and deviation of distances."""
-        (directory / "encoder").mkdir()
-        self.encoder_.save(directory / "encoder")
+    def dump(self, directory: Path) -> dict[str, Any]:
+        """Write encoder and Gaussian into ``directory``; return what `restore` needs beside it."""
+        state = self.encoder_.save(directory / "encoder")
         gaussian = {"centre": self.centre_, "whitening": self.whitening_}
         save_file(gaussian, directory / "distance.safetensors")
-        return {"usual": self.mean_, "spread": self.std_}
+        return state | {"usual": self.mean_, "spread": self.std_}
 
     def restore(self, directory: Path, state: dict[str, Any]) -> Self:
         """Read what ``dump`` wrote and returned."""
-        self.encoder_ = FrozenEncoder(directory / "encoder", self.max_length)
-        gaussian = load_file(directory / "distance.safetensors")
+        self.encoder_ = FrozenEncoder.restored(directory / "encoder", state, self.max_length)
+        gaussian = read_tensors(directory, "distance.safetensors")
         self.centre_, self.whitening_ = gaussian["centre"], gaussian["whitening"]
         self.mean_, self.std_ = float(state["usual"]), float(state["spread"])
         return self

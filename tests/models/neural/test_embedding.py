@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
-from nivesh_lib.models.neural import embedding
+from nivesh_lib.errors import ModelError
+from nivesh_lib.evaluation.benchmark import directory_bytes, saved_bytes
+from nivesh_lib.models.base import _json_sha256, get_model, load_model
+from nivesh_lib.models.neural import backbones, embedding
 from nivesh_lib.models.neural.embedding import cached_features
-from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model
+from tests.models.conftest import LABELS, QUERIES, TEXTS, save_tiny, small_model, tiny
 
 
 @pytest.fixture
@@ -55,3 +61,44 @@ def test_the_memory_holds_no_text():
     with cached_features():
         small_model("embedding").fit(TEXTS, LABELS)
         assert all(type(key) is bytes and len(key) == 32 for key in embedding._CACHE)
+
+
+@pytest.fixture
+def named(monkeypatch, tmp_path):
+    """The folder of a small encoder that is known by the name minilm."""
+    folder = tmp_path / "minilm"
+    shutil.copytree(tiny(), folder)
+    monkeypatch.setattr(backbones, "_minilm", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["embedding", "abstaining"])
+def test_a_frozen_encoder_with_a_name_is_not_stored_again(named, tmp_path, kind):
+    given = {"model": get_model("tfidf"), "threshold": 0.5} if kind == "abstaining" else {}
+    model = get_model(kind, **given).fit(TEXTS, LABELS)
+    folder = model.save(tmp_path / "model")
+    assert not list(folder.rglob("config.json"))
+    weights = (named / "model.safetensors").stat().st_size
+    assert saved_bytes(model) == directory_bytes(folder) + weights
+    loaded = load_model(folder)
+    np.testing.assert_array_equal(loaded.predict_proba(QUERIES), model.predict_proba(QUERIES))
+    again = loaded.save(tmp_path / "again")
+    assert (again / "model.json").read_text() == (folder / "model.json").read_text()
+
+
+def test_a_model_is_refused_with_another_encoder_than_it_was_fitted_on(named, tmp_path):
+    folder = get_model("embedding").fit(TEXTS, LABELS).save(tmp_path / "model")
+    (named / "model.safetensors").unlink()
+    save_tiny("distilbert", named)
+    with pytest.raises(ModelError, match=r"weights of minilm have sha256 .*fitted on .*Fit it"):
+        load_model(folder)
+
+
+def test_a_model_cannot_refer_to_an_encoder_by_path(named, tmp_path):
+    folder = get_model("embedding").fit(TEXTS, LABELS).save(tmp_path / "model")
+    card = json.loads((folder / "model.json").read_text())
+    card["state"]["encoder"]["name"] = str(named)
+    card["sha256"] = _json_sha256(card)
+    (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="is refused"):
+        load_model(folder)

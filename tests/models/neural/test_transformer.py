@@ -28,7 +28,10 @@ def test_plain_transformers_loads_the_directory_and_answers_the_same(tmp_path):
 
 def test_the_saved_weights_are_safetensors_and_the_config_names_the_labels_1pre(tmp_path):
     folder = small_model("transformer").fit(TEXTS, LABELS).save(tmp_path / "model")
-    assert (folder / "model.safetensors").is_file()
+    assert sorted(path.name for path in folder.glob("*.safetensors")) == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
     config = json.loads((folder / "config.json").read_text())
     assert config["label2id"] == {label: n for n, label in enumerate(sorted(set(LABELS)))}
 
@@ -95,3 +98,19 @@ def test_layers_are_kept_as_distilbert_kept_them_1pre(of, count, kept):
     layers = list(model.encoder.layer)
     keep_layers(model, count)
     assert [layers.index(layer) for layer in model.encoder.layer] == kept
+
+
+def test_models_with_frozen_embeddings_have_that_file_in_common_and_serve_as_backbones(tmp_path):
+    model = small_model("transformer").set_params(epochs=1)
+    first = model.fit(TEXTS, LABELS).save(tmp_path / "first")
+    second = model.set_params(random_state=7).fit(TEXTS, LABELS).save(tmp_path / "second")
+    embeddings, layers = sorted(path.name for path in first.glob("*.safetensors"))
+    assert (first / embeddings).read_bytes() == (second / embeddings).read_bytes()
+    assert (first / layers).read_bytes() != (second / layers).read_bytes()
+    again = load_model(first).save(tmp_path / "again")
+    assert all((again / n).read_bytes() == (first / n).read_bytes() for n in (embeddings, layers))
+    model = get_model("embedding", backbone=str(first)).fit(TEXTS, LABELS)
+    saved = model.save(tmp_path / "third")
+    np.testing.assert_allclose(
+        load_model(saved).predict_proba(QUERIES), model.predict_proba(QUERIES), rtol=1e-5
+    )
