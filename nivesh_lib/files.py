@@ -22,7 +22,8 @@ from typing import TextIO
 
 from nivesh_lib.errors import DataError
 
-_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.partial")  # as `partial_path` has it
+# As `partial_path` has it, and what SQLite keeps beside a database of that name.
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.partial(-journal|-wal|-shm)?")
 _Inode = tuple[int, int]  # device and number: equal for links to one file
 
 
@@ -120,7 +121,7 @@ def remove_abandoned(folder: Path, *, name: str = "", deep: bool = True) -> None
     deep : bool
         Look into the folders below too.
     """
-    found = folder.rglob(".*.partial") if deep else folder.glob(".*.partial")
+    found = folder.rglob(".*.partial*") if deep else folder.glob(".*.partial*")
     for path in list(found):
         made = _PARTIAL.fullmatch(path.name)
         wanted = made is not None and (not name or f"{made['name']}.".startswith(f"{name}."))

@@ -185,6 +185,9 @@ def add(
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Keep the first of repeated rows.")
     ] = False,
+    keep_rare: Annotated[
+        bool, typer.Option("--keep-rare", help="Keep labels with one row, for training only.")
+    ] = False,
     store: Annotated[
         str | None, typer.Option(help="URL to put the rows at: s3://bucket/folder")
     ] = None,
@@ -214,6 +217,7 @@ def add(
         delimiter=delimiter,
         labels=[part.strip() for part in labels.split(",")] if labels else None,
         drop_duplicates=drop_duplicates,
+        keep_rare=keep_rare,
         description=description,
         licence=licence,
         sources=source or [],

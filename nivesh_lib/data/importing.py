@@ -64,6 +64,8 @@ class ImportRequest:
         The taxonomy in id order; by default the parent's, unless the MAJOR number is new.
     drop_duplicates
         Drop rows that repeat another one of the file, or of the parent's training side.
+    keep_rare
+        Accept labels with one row, which are for training only.
     description, licence, sources
         For the manifest; by default named after the files and the parent.
     store
@@ -82,6 +84,7 @@ class ImportRequest:
     delimiter: str | None = None
     labels: Sequence[str] | None = None
     drop_duplicates: bool = False
+    keep_rare: bool = False
     description: str = ""
     licence: str = ""
     sources: Sequence[str] = ()
@@ -108,6 +111,7 @@ def import_files(
         columns=request.columns,
         delimiter=request.delimiter,
         keep_duplicates=request.drop_duplicates,
+        keep_rare=request.keep_rare,
         report=report,
     )
     labels = request.labels or _labels_to_keep(parent, request.version)
@@ -143,6 +147,7 @@ def read_rows(
     labels: Collection[str] | None = None,
     whole: bool = True,
     keep_duplicates: bool = False,
+    keep_rare: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Read labelled texts: ``query``, ``intent`` and the optional columns that the file has.
@@ -160,6 +165,8 @@ def read_rows(
         additions and test files.
     keep_duplicates
         Accept repeated rows, for `drop_duplicates`.
+    keep_rare
+        Accept a class of one row in a whole training set.
     report
         Is called with the number of cells from which control characters were removed, if any.
 
@@ -181,7 +188,7 @@ def read_rows(
     raw_texts = [row[origin["query"]] for row in table.rows]
     _check_repeats(table, frame, raw_texts, keep_duplicates)
     if whole:
-        _check_classes(table, frame)
+        _check_classes(table, frame, keep_rare)
     return frame
 
 
@@ -391,7 +398,7 @@ def _check_repeats(
         refuse(table, repeats, "Delete it, or add --drop-duplicates.")
 
 
-def _check_classes(table: Table, frame: pd.DataFrame) -> None:
+def _check_classes(table: Table, frame: pd.DataFrame, keep_rare: bool) -> None:
     counts = frame["intent"].value_counts()
     if len(counts) < 2:
         raise DataError(
@@ -399,8 +406,9 @@ def _check_classes(table: Table, frame: pd.DataFrame) -> None:
             "Is --label the right column?"
         )
     single = sorted(counts[counts < 2].index)
-    if single:
+    if single and not keep_rare:
         raise DataError(
             f"{table.path} has one row only for {len(single)} of {len(counts)} labels: "
-            f"{', '.join(map(repr, single[:5]))}. Add rows or remove the label."
+            f"{', '.join(map(repr, single[:5]))}. Add rows, remove the label, or "
+            "add --keep-rare to keep it for training only."
         )

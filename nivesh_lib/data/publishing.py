@@ -30,7 +30,7 @@ from nivesh_lib.data.split_assignment import (
     make_ids,
     new_rows,
 )
-from nivesh_lib.data.splits import NEAR
+from nivesh_lib.data.splits import MIN_CLASS, NEAR
 from nivesh_lib.data.validation import Measures, check_balance, check_personal_data
 from nivesh_lib.data.versions import (
     DataVersion,
@@ -184,9 +184,25 @@ def publish_import(request: ImportRequest, report: Callable[[str], None]) -> Dat
         )
     for warning in caught:
         report(f"warning: {warning.message}")
+    if request.keep_rare:
+        report(_rare_labels(published))
     if not published.manifest["holdout"]:
         report("warning: too few rows to hold any out; nothing can judge a release")
     return published
+
+
+def _rare_labels(version: DataVersion) -> str:
+    """Name the labels that are in training only, since they have too few rows."""
+    held = version.manifest["label_counts"]["holdout"]
+    counts = {label: version.count(label) for label in version.labels if not held.get(label)}
+    rare = {label: n for label, n in counts.items() if n < MIN_CLASS}
+    if not rare:
+        return f"no label has fewer than {MIN_CLASS} rows; --keep-rare changed nothing"
+    shown = listed(f"{label} ({n})" for label, n in rare.items())
+    return (
+        f"warning: {len(rare)} of {len(version.labels)} labels are in training only, since they "
+        f"have fewer than {MIN_CLASS} rows ({sum(rare.values())} in all): {shown}"
+    )
 
 
 def _parsed(ref: str) -> tuple[str, str]:

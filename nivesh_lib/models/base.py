@@ -66,6 +66,7 @@ _REMOVED = {
 _RENAMED_ARGUMENTS = {"direct": "identity_pooler", "slips": "typo_rate"}
 MAX_DEPTH = 8  # of models inside each other
 MAX_MEMBERS = 24  # models in a model directory, at any depth
+SEEDS = (0, 2**32 - 1)  # range of random_state
 MAX_CHARACTERS = 10_000  # the rest of a longer text is ignored
 _FORMAT = 1
 _SAFE_SUFFIXES = {".json", ".safetensors", ".onnx", ".txt"}
@@ -145,8 +146,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         for name, (low, high) in self.ranges.items():
             value = getattr(self, name)
             number: Any = Integral if isinstance(low, int) else Real
-            if value is not None and not (isinstance(value, number) and low <= value <= high):
-                raise ValueError(f"{name} {value!r} is no number from {low:,} to {high:,}")
+            if value is None and getattr(type(self), name, None) is None:
+                continue  # its default
+            right = isinstance(value, number) and not isinstance(value, bool | np.bool_)
+            if not (right and low <= value <= high):
+                raise ValueError(f"{name} {value!r:.60} is no number from {low:,} to {high:,}")
 
     def _plain_params(self) -> dict[str, Any]:
         """Return the constructor arguments for ``model.json``, without wrapped models."""

@@ -211,12 +211,11 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
         raise SpecError(f"{path}: {len(tagged)} cells are tagged `parameters`, 1 is needed")
     found = {}
     try:
-        body = ast.parse(source_of(tagged[0])).body
+        body = [(node, ast.unparse(node)) for node in ast.parse(source_of(tagged[0])).body]
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         why = getattr(error, "msg", "") or str(error) or "nested too deeply"
         raise SpecError(f"{path}: the parameters cell is no Python ({why})") from None
-    for node in body:
-        line = ast.unparse(node)
+    for node, line in body:
         if not (
             isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value
         ):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import time
 
 import numpy as np
@@ -106,6 +107,16 @@ def test_thirteen_thousand_texts_take_less_than_a_minute(make_rows):
     start = time.perf_counter()
     near_duplicate_pairs(texts)
     assert time.perf_counter() - start < 60
+
+
+@pytest.mark.slow  # half a minute: a guard against what takes minutes
+def test_a_hundred_thousand_texts_take_less_than_a_minute_of_a_processor():
+    words = sorted({w for q in load_dataset("intents@1.1.0").train["query"] for w in q.split()})
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(words, k=rng.randint(4, 10))) for _ in range(100_000)]
+    start = time.process_time()
+    near_duplicate_pairs(texts)
+    assert time.process_time() - start < 60
 
 
 def frame_of(labels, **columns):

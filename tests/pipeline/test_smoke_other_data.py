@@ -11,7 +11,7 @@ from nivesh_lib.data.publishing import publish
 from tests.models.conftest import tiny
 from tests.pipeline.conftest import copy_notebooks
 
-# The models after 03 branch on segments, dates and test cases, which these rows do not have.
+# The models after 03 branch on segments, dates and test cases, which their rows do not have.
 EVERY_STEP = pytest.param([], marks=pytest.mark.slow, id="all")
 FIRST_STEPS = pytest.param(["--only", "01", "--only", "03"], id="01-03")
 
@@ -26,14 +26,18 @@ def test_other_data_that_should_go_back_is_said_first_and_not_judged_by_marks_of
     words = ("rent", "salary", "gold", "bonus", "chai", "petrol", "school", "train")
     often = [f"{word} {other}" for word in words for other in "abcdefghij"]
     rows = [(text, "spend") for text in often] + [(f"save {word}", "save") for word in words[:6]]
-    publish(pd.DataFrame(rows, columns=["query", "intent"]), "skewed", "1.0.0", description="x")
+    frame = pd.DataFrame([*rows, ("a gift for mother", "gift")], columns=["query", "intent"])
+    if steps:
+        frame["income_segment"] = ["retail", "business"] * 43 + ["student"]
+    publish(frame, "skewed", "1.0.0", description="x")
     backbone = ["--set", f"BACKBONE={tiny()}"] if not steps else []
     dataset = ["--dataset", "skewed@1.0.0"]
     done = CliRunner().invoke(app, ["run", *dataset, "--profile", "smoke", *backbone, *steps])
     said = "✘ The data did not pass validation: 1 issue, listed in 01_data_validation."
     none_set = "No objective is set for skewed; write data/skewed/objectives.toml."
     assert done.exit_code == 0 and said in done.output and none_set in done.output
-    assert "It is not ready for release." in done.output and "0.99" not in done.output
+    assert "It is not ready for release." in done.output
+    assert "0.99" not in done.output.partition("Next:")[0]  # no mark; a model may answer with it
     (folder,) = (tmp_path / "reports" / "runs").iterdir()
     page = (folder / "index.html").read_text()
     assert said in page and none_set in page and "High class imbalance detected" in page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import (
+    SEEDS,
     TextClassifier,
     as_texts,
     get_model,
@@ -89,6 +90,7 @@ class OnnxClassifier(Wrapper):
     """
 
     kind: ClassVar[str] = "onnx"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"random_state": SEEDS}
 
     model: TextClassifier | None = None
     precision: str = "int8"
@@ -157,6 +159,9 @@ class OnnxClassifier(Wrapper):
         return self._fallback_model is not None
 
     def _check(self) -> None:
+        super()._check()
+        if self.fallback is not None and not isinstance(self.fallback, str):
+            raise ValueError(f"fallback {self.fallback!r} is no path of a model directory")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
 
@@ -235,7 +240,12 @@ class OnnxClassifier(Wrapper):
         fallback = self.fallback
         self.fallback = str(directory / _FALLBACK) if fallback == _FALLBACK else None
         self.machine_ = state["machine"]
-        self.self_check_ = np.array(state["probes"])
+        self.self_check_ = np.array(state["probes"], dtype=np.float64)
+        if self.self_check_.shape != (len(SELF_CHECK_INPUTS), len(self.classes_)):
+            raise ModelError(
+                f"{directory}: its classes do not fit its weights: its self-check has others. "
+                "Save the model again"
+            )
         if self.precision == "int8":
             self._compare(directory, fallback)
 

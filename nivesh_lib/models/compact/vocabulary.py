@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.directory import read_bytes, read_json
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 
@@ -18,6 +19,8 @@ _SUPPORTED = {
     "model": "WordPiece",
     "post_processor": "TemplateProcessing",
 }
+
+_MAX_TOKENS = 500_000  # twice those of multilingual encoders
 
 
 def prune_unreachable(tokenizer: SubwordTokenizer) -> tuple[SubwordTokenizer, np.ndarray]:
@@ -77,9 +80,22 @@ def write_tokenizer(tokenizer: SubwordTokenizer, directory: Path) -> None:
 
 
 def read_tokenizer(directory: Path) -> SubwordTokenizer:
-    """Return the tokenizer that `write_tokenizer` wrote."""
+    """Return the tokenizer that `write_tokenizer` wrote.
+
+    Raises
+    ------
+    ModelError
+        A file is missing or too long, or the tokenizer is refused.
+    """
     content = read_json(directory, "tokenizer.json")
     if (directory / "vocabulary.txt").exists():
-        names = read_bytes(directory, "vocabulary.txt").decode().split("\n")
+        text = read_bytes(directory, "vocabulary.txt").decode()
+        if text.count("\n") >= _MAX_TOKENS:
+            raise ModelError(
+                f"{directory / 'vocabulary.txt'}: more than {_MAX_TOKENS:,} tokens. Save it again"
+            )
+        names = text.split("\n")
         content["model"]["vocab"] = {name: number for number, name in enumerate(names)}
-    return SubwordTokenizer.from_json(json.dumps(content), str(directory / "tokenizer.json"))
+    whole = json.dumps(content)
+    del content  # it is read again
+    return SubwordTokenizer.from_json(whole, str(directory / "tokenizer.json"))

@@ -270,11 +270,14 @@ def save_in_parts(model: Any, directory: Path) -> None:
     Fine-tuned models whose embeddings are frozen then have that file in common, half of their
     bytes, and `files.link_equal` can store it once.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     save_pretrained(model, directory)
     whole = directory / WEIGHTS
-    tensors = load_file(whole)
+    tensors = {
+        name: read_tensor(directory, WEIGHTS, name, framework="pt")
+        for name in tensor_shapes(directory, WEIGHTS)
+    }
     places = {name: _PARTS[".embeddings." not in name] for name in tensors}
     for part in _PARTS:
         mine = {name: tensor for name, tensor in tensors.items() if places[name] == part}
