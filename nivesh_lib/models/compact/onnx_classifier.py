@@ -242,7 +242,10 @@ class OnnxClassifier(Wrapper):
         self.machine_ = state["machine"]
         self.self_check_ = np.array(state["probes"], dtype=np.float64)
         if self.self_check_.shape != (len(SELF_CHECK_INPUTS), len(self.classes_)):
-            raise ModelError(f"{directory}: its self-check is of other classes. Save it again")
+            raise ModelError(
+                f"{directory}: its classes do not fit its weights: its self-check has others. "
+                "Save the model again"
+            )
         if self.precision == "int8":
             self._compare(directory, fallback)
 

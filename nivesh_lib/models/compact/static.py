@@ -242,15 +242,14 @@ class StaticClassifier(TextClassifier):
             expected[f"{name}.scales"] = ("float16", (rows,))
         found = {name: (str(array.dtype), array.shape) for name, array in self._tensors.items()}
         wrong = [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]
-        path = directory / "weights.safetensors"
         if wrong:
             name = wrong[0]
             raise ModelError(
-                f"{path}: {name} is {found.get(name)}, but {expected.get(name)} is needed. "
-                "Save the model again"
+                f"{directory}: its classes, tokens and buckets do not fit its weights: {name} is "
+                f"{found.get(name)}, not {expected.get(name)}. Save the model again"
             )
         if sum(array.size for array in self._tensors.values()) > _MAX_WEIGHTS:
-            raise ModelError(f"{path}: more than {_MAX_WEIGHTS:,} weights. Take fewer buckets")
+            raise ModelError(f"{directory}: more than {_MAX_WEIGHTS:,} weights. Take fewer buckets")
 
 
 @dataclass(frozen=True)

@@ -122,11 +122,17 @@ class RulesClassifier(TextClassifier):
         self.prior_ = np.array(state["prior"], dtype=np.float64)
         path = directory / "rules.json"
         if self.prior_.shape != self.classes_.shape or not (self.prior_ > 0).all():
-            raise ModelError(f"{path.parent}: no frequency above 0 for each label. Save it again")
+            raise ModelError(
+                f"{directory}: its classes do not fit its weights: each needs a frequency above 0. "
+                "Save the model again"
+            )
         rules = _checked(path, read_json(directory, path.name))
         strange = {rule["label"] for rule in rules} - set(self.classes_)
         if strange:
-            raise ModelError(f"{path}: no such label: {min(strange)!r:.60}. Save the model again")
+            raise ModelError(
+                f"{directory}: its classes do not fit its rules: no such label: "
+                f"{min(strange)!r:.60}. Save the model again"
+            )
         self._set_rules(rules)
 
 

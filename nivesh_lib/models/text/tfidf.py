@@ -167,6 +167,6 @@ class TfidfClassifier(TextClassifier):
             found = tensors[name]
             if found.shape != shape or found.dtype != np.float32:
                 raise ModelError(
-                    f"{directory / 'weights.safetensors'}: {name} is {found.dtype} {found.shape}, "
-                    f"but its vocabulary needs float32 {shape}. Save the model again"
+                    f"{directory}: its classes and terms do not fit its weights: {name} is "
+                    f"{found.dtype} {found.shape}, not float32 {shape}. Save the model again"
                 )

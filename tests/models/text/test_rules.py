@@ -189,8 +189,8 @@ def test_many_slow_patterns_share_the_time_of_one(monkeypatch):
         ({"rules_": {"label": "x"}}, "no list"),
         ({"rules_": [{"label": "z", "pattern": "a", "weight": 1.0}]}, "no such label: 'z'"),
         ({"rules_": [{"label": "x", "pattern": "(a?){1000000000}b"}]}, "rule 1.*repeats up to"),
-        ({"prior_": np.array([1.0])}, "no frequency above 0"),
-        ({"prior_": np.array([np.nan, 1.0])}, "no frequency above 0"),
+        ({"prior_": np.array([1.0])}, "needs a frequency above 0"),
+        ({"prior_": np.array([np.nan, 1.0])}, "needs a frequency above 0"),
         ({"n_keywords": 10**9}, "n_keywords 1000000000 is no number from 0 to 10,000"),
     ],
 )

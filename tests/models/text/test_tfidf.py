@@ -119,7 +119,7 @@ def test_one_family_of_ngrams_is_needed():
 @pytest.mark.parametrize(
     ("vocabulary", "message"),
     [
-        ({"word": ["tax"], "char": ["ta"]}, "needs float32"),
+        ({"word": ["tax"], "char": ["ta"]}, "not float32"),
         ({"word": {"tax": 10**12}, "char": ["ta"]}, "no lists of terms"),
         ({"word": [10**12], "char": ["ta"]}, "no lists of terms"),
         ({"word": ["a"] * 10**6, "char": ["ta"]}, "1,000,001 terms"),
