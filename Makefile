@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install run test test-all nbval notebooks showcase lab ui bench bench-peers bench-engines lint clean
+.PHONY: help install run test test-all nbval notebooks showcase lab ui bench bench-peers bench-engines torture lint clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ ui: $(INSTALLED) ## open MLflow's UI on http://127.0.0.1:5000
 
 bench: $(INSTALLED) ## measure the speed figures of the README
 	@$(BIN)/python tests/benchmarks/speed.py
+
+torture: $(INSTALLED) ## kill, fill and mislead it for an hour, and count (ARGS="--short" for a trial)
+	@$(BIN)/python -m tests.torture $(ARGS)
 
 $(BENCH_INSTALLED): requirements.lock pyproject.toml
 	@echo "Installing into $(BENCH_VENV) (a few minutes, once)"

@@ -9,7 +9,10 @@ def main() -> None:
     """Run the command line; turn the errors that users can mend into one line each."""
     from nivesh_lib.cli.app import app
     from nivesh_lib.errors import NiveshError
+    from nivesh_lib.reproducibility import disable_telemetry
+    from nivesh_lib.terminal import printable_lines
 
+    disable_telemetry()  # before a package reads its variables; nothing looks into the hub
     try:
         app()
         return
@@ -25,7 +28,7 @@ def main() -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         message = f"{place}{error.strerror or error}. Check rights and free space"
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable_lines(message)}\n")
     sys.exit(1)
 
 

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -21,8 +22,29 @@ from typing import TextIO
 
 from nivesh_lib.errors import DataError
 
-_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.partial")  # as `partial_path` has it
+# As `partial_path` has it, and what SQLite keeps beside a database of that name.
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.partial(-journal|-wal|-shm)?")
 _Inode = tuple[int, int]  # device and number: equal for links to one file
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a regular file; a device or a pipe could be read for ever.
+
+    Raises
+    ------
+    OSError
+        It is missing, cannot be read, or is no regular file.
+    """
+    # Without the flag, opening a pipe that nobody writes to waits for ever.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        check_regular(file.fileno(), path)
+        return file.read()
+
+
+def check_regular(number: int, path: Path) -> None:
+    """Raise OSError where an open file is a device, a pipe or a folder."""
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def sha256_file(path: Path) -> str:
@@ -45,7 +67,7 @@ def locked(place: Path, *, shared: bool = False, wait: bool = True) -> Iterator[
     OSError
         There is no such file or folder, or it cannot be read.
     """
-    number = os.open(place, os.O_RDONLY)
+    number = os.open(place, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe does not wait
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         fcntl.flock(number, kind if wait else kind | fcntl.LOCK_NB)
@@ -99,7 +121,7 @@ def remove_abandoned(folder: Path, *, name: str = "", deep: bool = True) -> None
     deep : bool
         Look into the folders below too.
     """
-    found = folder.rglob(".*.partial") if deep else folder.glob(".*.partial")
+    found = folder.rglob(".*.partial*") if deep else folder.glob(".*.partial*")
     for path in list(found):
         made = _PARTIAL.fullmatch(path.name)
         wanted = made is not None and (not name or f"{made['name']}.".startswith(f"{name}."))

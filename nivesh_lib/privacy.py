@@ -1,8 +1,10 @@
 """Find personal data in a query and replace it with tags such as ``[PHONE]``.
 
-Patterns run on a folded copy of the text, the view: digits of every script become 0-9,
-spaces, dashes and dots of every kind their ASCII forms, invisible characters are removed. An
-index maps each match back to the text, whose other parts stay unchanged.
+Patterns run on a folded copy of the text, the view: HTML entities are decoded, digits of every
+script become 0-9, Cyrillic and Greek letters that look like Latin ones become these, spaces,
+dashes and dots of every kind their ASCII forms, invisible characters are removed. Where they find
+nothing, they run once more with the letters O, o, l and I in numbers read as digits. An index maps
+each match back to the text, whose other parts stay unchanged.
 
 A false positive is preferred to a leak, except for numbers of the same shape that are common in
 finance queries: amounts, ranges, years, pincodes, reference and folio numbers.
@@ -10,11 +12,14 @@ finance queries: amounts, ranges, years, pincodes, reference and folio numbers.
 Sources: UIDAI (Aadhaar: 12 digits, first 2-9, check digit of Verhoeff 1969);
 ISO/IEC 7812-1 annex B (cards, Luhn); Income Tax Department (PAN: fourth letter is
 the holder type); GSTN (GSTIN: state, PAN, entity, letter, mod-36 check character);
-RBI (IFSC: bank, 0, branch); NPCI (UPI address: name@handle, no dot).
+RBI (IFSC: bank, 0, branch); NPCI (UPI address: name@handle, no dot);
+Department of Telecommunications (landline: 0, area code of 2-4 digits, 10 digits in all);
+Unicode Technical Standard 39 (look-alike letters).
 """
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +52,16 @@ _DASHES = frozenset("−˗⁃")
 _DOTS = frozenset("·•․‧∙⋅。｡")
 _INVISIBLE = frozenset({"Cf", "Cc", "Me"})
 _SELECTOR = re.compile(r"[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+_LOOK_ALIKES = {
+    strange: plain
+    for alike, latin in (
+        ("АВСЕҒԌНІЈКМОРԚЅТԜХУѴԀ", "ABCEFGHIJKMOPQSTWXYVD"),  # Cyrillic
+        ("ΑΒϹΕϜΗΙͿΚΜΝΟΡΤΥΧΖ", "ABCEFHIJKMNOPTYXZ"),  # Greek
+    )
+    for upper, letter in zip(alike, latin, strict=True)
+    for strange, plain in ((upper, letter), (upper.lower(), letter.lower()))
+} | {"ӏ": "l", "Ӏ": "I"}
+_ENTITY = re.compile(r"&(?:amp;)*+(#\d{1,9};?|#x[0-9a-f]{1,8};?|[a-z]{2,31};)", re.I)
 
 
 @lru_cache(maxsize=4096)  # of single characters, so that nothing of a text is kept
@@ -67,11 +82,29 @@ def _fold(char: str) -> str:
     if category in _INVISIBLE or _is_mark(char) or _SELECTOR.match(char):
         return ""
     plain = "".join(c for c in unicodedata.normalize("NFKC", char) if not _is_mark(c))
-    return plain if len(plain) == 1 else char  # one to one keeps the map simple
+    plain = plain if len(plain) == 1 else char  # one to one keeps the map simple
+    return _LOOK_ALIKES.get(plain, plain)
 
 
 def _is_mark(char: str) -> bool:
     return unicodedata.combining(char) not in (0, 9)  # 9 is the virama, part of the spelling
+
+
+def _decoded(text: str) -> tuple[str, Sequence[int]]:
+    """Return the text with each HTML entity as its character, and where each character starts.
+
+    The starts end with the length of ``text``, so that they are ends as well.
+    """
+    pieces: list[str] = []
+    starts: list[int] = []
+    at = 0
+    for entity in _ENTITY.finditer(text):
+        char = html.unescape(f"&{entity[1]}")
+        if len(char) == 1:
+            pieces += [text[at : entity.start()], char]
+            starts += range(at, entity.start() + 1)
+            at = entity.end()
+    return "".join(pieces) + text[at:], [*starts, *range(at, len(text) + 1)]
 
 
 def _view(text: str) -> tuple[str, Sequence[int]]:
@@ -97,6 +130,25 @@ def _hide(
         indexes += [*index[at:start], index[start]]
         at = end
     return "".join(texts) + view[at:], [*indexes, *index[at:]]
+
+
+_MIXED = re.compile(r"\d(?:(?=[OolI])|(?<=[OolI]\d))")  # starts with the rarer of the two
+_LETTERED = re.compile(  # a number, or the number in a PAN or IFSC, in part written in letters
+    # 50l is an amount, unless other groups make it a part of a number
+    r"(?<![^\W_])(?!(?<!\d{3}[ \n._/-])\d{1,3}l"
+    r"(?![^\W_]|[ \n._/-][\dOolI]{3,4}[ \n._/-][\dOolI]{4}))(?=[OolI]*\d)[\dOolI]{2,}(?![^\W_])"
+    r"|(?<=[a-zA-Z]{5})(?<![a-zA-Z]{6})(?=[OolI]{0,2}\d[OolI]{0,2}\d)[\dOolI]{4}"
+    r"(?=[a-zA-Z](?:[^\W_]{3})?(?![^\W_]))"
+    r"|(?<=[a-zA-Z]{4})(?<![a-zA-Z]{5})[Oo0](?=(?:[OolI]*\d){3})[\dOolI]{6}(?![^\W_])"
+)
+_AS_DIGITS = str.maketrans("OolI", "0011")
+
+
+def _with_digits(view: str) -> str:
+    """Return the view with letters in numbers read as the digits that they look like."""
+    if not _MIXED.search(view):
+        return view
+    return _LETTERED.sub(lambda number: number[0].translate(_AS_DIGITS), view)
 
 
 # --- check digits -------------------------------------------------------------
@@ -161,12 +213,26 @@ _ACCOUNT_AFTER = re.compile(
 )
 _LABEL = re.compile(
     rf"(?P<ACCOUNT>{_START}{_ACCOUNT_NAME}(?:{_END}|(?=no|num))|खात[ाे]|अकाउंट)"
-    rf"|(?P<PHONE>{_START}(?:(?:tele)?phone|mobile|mob|call|whats ?app|contact|cell|sms"
+    rf"|(?P<PHONE>{_START}(?:(?:tele)?phone|mobile|mob|call|whats ?app|contact|cell|sms|landline"
     rf"|(?:my|mer[ae]) n(?:umber|o)){_END}|फोन|मोबाइल)"
     rf"|(?P<OTHER>{_START}(?:utr|rrn|ref(?:erence)?|txn|folio|policy|aa?dhaa?r|uid){_END})",
     re.I,
 )
 _NEAR = 40
+_FIGURE_BEFORE = re.compile(  # two figures with a break between them, such as quotes or prices
+    rf"{_START}(?:emis?|sips?|salar(?:y|ies)|ctc|incomes?|premiums?|quotes?|prices?|bhav|daam|rents?"
+    r"|gold|silver|sensex|nifty|bank ?nifty|navs?|units?|shares?|expenses?|spent|kharch[ae]?|bills?"
+    r"|fees?|charges?|costs?|rates?|balances?|dues?|interest|tax|tds|gst|debits?|credits?|goals?"
+    rf"|budgets?|invest\w*|paid|pay|total|limits?|pin ?codes?|code|loan|target|sl){_END}[^\d]*$",
+    re.I,
+)
+_SERIAL_BEFORE = re.compile(  # what has a serial number of the shape of a landline's
+    rf"{_START}(?:polic(?:y|ies)|che(?:que|ck)|chq|receipt|voucher|ticket|application|applicn|challan"
+    r"|customer|client|consumer|member|invoice|bill|order|loan|folio|ref(?:erence)?|request|complaint"
+    r"|certificate|registration|licen[cs]e|crn|cif|micr|uan|pf|ppo|serial|token|case|demat|a/c|acct?"
+    rf"|account|utr|rrn|t[rx]*n|transaction){_END}{_LINK}$",
+    re.I,
+)
 
 
 def _labels(view: str, start: int) -> list[str | None]:
@@ -201,15 +267,22 @@ def _is_list(number: str) -> bool:
 # --- numbers ------------------------------------------------------------------
 
 
-def _number(shapes: str, gap: str, first: str) -> re.Pattern[str]:
+def _number(shapes: str, gap: str, first: str, after: str = "") -> re.Pattern[str]:
     """Compile group sizes such as ``"12 4-4-4"``; the lookahead lets matches overlap."""
     forms = (gap.join(rf"\d{{{size}}}" for size in shape.split("-")) for shape in shapes.split())
-    return re.compile(rf"(?<!\d)(?={first})(?=({'|'.join(forms)})(?!\d))")
+    return re.compile(rf"(?<!\d)(?={first})(?=({'|'.join(forms)})(?!\d){after})")
 
 
 def _ones(count: int) -> str:
     return "-".join("1" * count)
 
+
+def _halves(size: int) -> str:
+    return " ".join(f"{left}-{size - left}" for left in range(2, size - 1))
+
+
+_BREAK = r" ?[\n_]{1,2} ?"  # may come anywhere in a number
+_NO_COLUMN = (r"(?<!\d\n)(?<!\d \n)", r"(?! ?\n ?\d)")  # before and after: no list of numbers
 
 _AADHAAR = _number(
     f"12 4-4-4 6-6 4-8 8-4 3-3-3-3 2-2-2-2-2-2 {_ones(12)}",
@@ -221,25 +294,55 @@ _AADHAAR_WORD = re.compile(
     r"(\d(?:[ \n._/|:*~-]{0,3}\d){11})(?!\d)",
     re.I,
 )
+_AADHAAR_BROKEN = _number(_halves(12), _BREAK, _NO_COLUMN[0] + "[2-9]", _NO_COLUMN[1])
 _CARD_GAP = r"[ \n._/-]{1,3}"
 _CARD = _number(f"13,19 4-4-4-4 4-6-4,5 8-8 {_ones(16)}", _CARD_GAP, "[1-9]")
 _CARD_LONG = _number("4-4-4-4-2,3 4-4-4-1,3", _CARD_GAP, "[1-9]")
-_PHONE = _number(f"10 5-5 3-3-4 4-3-3 2-2-2-2-2 {_ones(10)}", "[ .()-]{1,3}", r"(?<!0\.)[6-9]")
+_CARD_BROKEN = _number(
+    f"{_halves(15)} {_halves(16)}", _BREAK, _NO_COLUMN[0] + "[1-9]", _NO_COLUMN[1]
+)
+_PHONE = _number(f"10 5-5 3-3-4 4-3-3 2-2-2-2-2 {_ones(10)}", "[ ._()-]{1,3}", r"(?<!0\.)[6-9]")
+_PHONE_BROKEN = _number(
+    f"{_halves(10)} 3-3-4 4-3-3 {_ones(10)}",
+    r" ?(?:[\n_]{1,2}|-\n) ?",
+    _NO_COLUMN[0] + "[6-9]",
+    _NO_COLUMN[1],
+)
+_PHONE_SLASHES = _number(f"5-5 3-3-4 4-3-3 {_ones(10)}", " ?/ ?", r"(?<!\w/)[6-9]", r"(?! ?/ ?\d)")
 _PHONE_PREFIXED = re.compile(
     r"(?<!\d)(?<!0\.)"
-    r"((?:\(?\+ ?91|\(?0091|91)\)?[ .()-]{0,3}0?[6-9](?:[ .()-]{0,3}\d){9}|0[ -]?[6-9]\d\d"
-    r"(?:\d\d[ .-]{0,3}\d{5}|[ .-]{1,3}\d{3}[ .-]{1,3}\d{4}|\d(?:[ .-]{1,3}\d{3}){2}))(?!\d)"
+    r"((?:\(?\+ ?91|\(?0091|91)\)?[ \n._/()-]{0,3}0?[6-9](?:[ \n._/()-]{0,3}\d){9}|0[ _-]?[6-9]\d\d"
+    r"(?:\d\d[ \n._/-]{0,3}\d{5}|(?:[ \n._/-]{1,3}\d{3}){2}\d|\d(?:[ \n._/-]{1,3}\d{3}){2}))"
+    r"(?!\d)"
 )
-_PHONE_LOOSE = re.compile(r"(?<!\d)([6-9](?:[ .()-]{0,3}\d){9})(?!\d)")
+_PHONE_LOOSE = re.compile(r"(?<!\d)([6-9](?:[ \n._/()-]{0,3}\d){9})(?!\d)")
+_LANDLINE_GAP = r"(?:\)[ \n._/-]{0,3}|[ \n._/-]{1,3})"
+_LANDLINE = re.compile(  # 0, area code, gap, number: eleven digits
+    r"(?<![\w+])(?<!\d[.,/-])(\(?0"
+    rf"(?:(?:11|20|22|33|40|44|79|80){_LANDLINE_GAP}[2-7]\d{{3}}[ .-]?\d{{4}}"
+    rf"|[1-8]\d\d{_LANDLINE_GAP}[2-7]\d\d[ .-]?\d\d[ .-]?\d\d"
+    rf"|[1-8]\d{{3}}{_LANDLINE_GAP}[2-7]\d(?:[ .-]?\d\d){{2}}"
+    rf"|[1-8]\d{{3}}{_LANDLINE_GAP}[2-7]\d\d[ .-]?\d{{3}}))(?!\d|[./-]\d)"
+)
+_LANDLINE_ABROAD = re.compile(
+    r"(?<!\d)(\(?(?:\+ ?91|0091)\)?[ \n._/()-]{0,3}(?:0[ )-]{0,2})?[1-8](?:[ \n._/()-]{0,3}\d){9})"
+    r"(?!\d)"
+)
+_LANDLINE_WHOLE = re.compile(r"(?<![\d.,])(0[1-8]\d{9})(?!\d)")
 _ACCOUNT = re.compile(
-    r"(?<![\d+])(\d{9,18}(?!\d)|\d(?: ?\d){8,17}|\d(?:-?\d){8,17}|\d(?:/?\d){8,17})(?!\d)"
+    r"(?<![\d+])(\d{9,18}(?!\d)|\d(?: ?\d){8,17}|\d(?:-?\d){8,17}|\d(?:/?\d){8,17}"
+    r"|\d(?:_?\d){8,17})(?!\d)"
+)
+_ACCOUNT_BROKEN = re.compile(
+    rf"{_START}{_ACCOUNT_NAME}{_LINK}(\d{{2,15}}(?: ?\n{{1,2}} ?\d{{2,15}}){{1,3}})(?!\d)", re.I
 )
 
 # --- codes --------------------------------------------------------------------
 
 _PAN = re.compile(r"([A-Z]{3}[ABCFGHJLPT][A-Z])\d{4}[A-Z]", re.I)
 _PAN_SPACED = re.compile(
-    rf"{_START}([A-Z]{{3}}[ABCFGHJLPT][A-Z])[ ._/-]{{0,3}}\d{{4}}[ ._/-]{{0,3}}[A-Z]{_END}", re.I
+    rf"{_START}([A-Z]{{3}}[ABCFGHJLPT][A-Z])[ \n._/-]{{0,3}}\d{{4}}[ \n._/-]{{0,3}}[A-Z]{_END}",
+    re.I,
 )
 _PAN_LETTERS = re.compile(
     r"(?<!\w)[A-Z](?:[ .-][A-Z]){2}[ .-][ABCFGHJLPT][ .-][A-Z](?:[ .-]\d){4}[ .-][A-Z](?!\w)", re.I
@@ -253,8 +356,8 @@ _PROSE = re.compile(  # words of the shape of a PAN's head: "total 5000 a month"
     re.I,
 )
 _GSTIN = re.compile(
-    r"(?<!\d)\d{2}[ -]?[A-Za-z]{5}[ -]?\d{4}[ -]?[A-Za-z]"
-    r"[ -]?[1-9A-Za-z][ -]?[A-Za-z][ -]?[0-9A-Za-z]"
+    r"(?<!\d)\d{2}[ \n_/-]?[A-Za-z]{5}[ \n_/-]?\d{4}[ \n_/-]?[A-Za-z]"
+    r"[ \n_/-]?[1-9A-Za-z][ \n_/-]?[A-Za-z][ \n_/-]?[0-9A-Za-z]"
 )
 _BANKS = (
     "AIRP|AUBL|BARB|BDBL|BKID|CBIN|CITI|CIUB|CNRB|COSB|CSBK|DBSS|DCBL|DEUT|DLXB|ESFB|FDRL|FINO"
@@ -266,9 +369,9 @@ _WORDS = (
     "|PLOT|ROOM|RULE|TEAM|TERM|TEST|UNIT|USER|YEAR"
 )
 _IFSC = re.compile(  # the lookahead spares most places the long list of banks
-    rf"(?=[A-Z]{{4}}[ -]?0)((?:{_BANKS})[ -]?0[A-Z0-9]{{6}}){_WHOLE}", re.I
+    rf"(?=[A-Z]{{4}}[ \n._/-]?0)((?:{_BANKS})[ \n._/-]?0[A-Z0-9]{{6}}){_WHOLE}", re.I
 )
-_IFSC_WORD = re.compile(rf"ifsc{_LINK}([A-Z]{{4}}[ -]?0[A-Z0-9]{{6}}){_WHOLE}", re.I)
+_IFSC_WORD = re.compile(rf"ifsc{_LINK}([A-Z]{{4}}[ \n._/-]?0[A-Z0-9]{{6}}){_WHOLE}", re.I)
 _IFSC_OTHER = re.compile(  # other banks: in capitals, and mostly digits, as branches are
     rf"(?<![^\W_])(?!{_WORDS})([A-Z]{{4}}0(?=(?:[A-Z]*\d){{3}})[A-Z0-9]{{6}}){_WHOLE}"
 )
@@ -305,6 +408,27 @@ _EMAIL_SPELT = _address(
     rf"(?: ?@ ?| ?[(\[] ?at ?[)\]] ?| at (?:the rate )?){_MAILER}"
     r"(?: ?[(\[]? ?(?:\.|dot) ?[)\]]? ?(?:com|co|in|net|me)\b){1,2}"
 )
+_BRACKETED_DOT = r" ?[\[({<] ?(?:\.|dot) ?[\])}>] ?"
+_DOT = rf"(?:{_BRACKETED_DOT}| dot |\.)"
+_NAME = rf"[{_CHAR}][{_CHAR}.+%&-]*+(?:(?:{_BRACKETED_DOT}| dot )[{_CHAR}+%&-]++){{0,3}}+"
+_EMAIL_BRACKETS = re.compile(
+    rf"(?<![{_CHAR}.+%&-])[.+%&-]*+({_NAME}(?: ?[\[({{<] ?(?:at|@) ?[\])}}>] ?[{_CHAR}-]++"
+    rf"(?:{_DOT}[a-z][a-z0-9-]++){{1,4}}+"
+    rf"| ?@ ?[{_CHAR}-]++(?:(?:{_BRACKETED_DOT}| dot )[a-z]{{2,}}+){{1,4}}+))",
+    re.I,
+)
+_EMAIL_WORDS = re.compile(  # " at … dot com" in prose is a web site
+    rf"(?<![{_CHAR}.+%&-])[.+%&-]*+(?P<name>{_NAME}) at [a-z0-9-]++(?: dot [a-z0-9-]+){{0,2}}?"
+    r"(?: dot (?:com|co|in|net|org|edu|gov|ac|info|io|biz|me)){1,2}(?![^\W_])",
+    re.I,
+)
+_AT_BRACKETS = re.compile(r"[\[({<] ?(?:at|@) ?[\])}>]", re.I)
+_EMAIL_BEFORE = re.compile(
+    rf"(?:{_START}(?:e-?mail|mail|gmail)|मेल|{_START}(?:id|address)(?= is| hai|:))"
+    rf"(?:{_LINK}|add?ress|id|me|us|to|at)*+$"
+    rf"|{_START}(?:send|sent|write|forward|reply|cc)(?: [^\W\d_]+){{0,3}} to $",
+    re.I,
+)
 _UPI = _address(rf"@(?!{_MAILER}{_WHOLE})([a-z][a-z0-9]{{1,63}})(?![^\W_]|[.-][^\W_])")
 _UPI_SURE = _address(
     r" ?@ ?(?:ok(?:axis|hdfcbank|icici|sbi)|ybl|ibl|axl|y?apl|rapl|pt(?:axis|hdfc|sbi|yes))"
@@ -333,7 +457,7 @@ def _spans(view: str, kind: str, *patterns: re.Pattern[str]) -> Iterator[Candida
 
 def _gstins(view: str) -> Iterator[Candidate]:
     for match in _GSTIN.finditer(view):
-        code = re.sub(r"[ -]", "", match[0]).upper()
+        code = re.sub(r"[\W_]", "", match[0]).upper()
         if _gstin_check(code[:14]) == code[14]:
             yield "GSTIN", match.start(), match.end()
         elif code[13] == "Z" and _PAN.fullmatch(code[2:12]):
@@ -360,11 +484,19 @@ def _is_prose(view: str, match: re.Match[str]) -> bool:
     if _PROSE.fullmatch(match[1]):
         return True
     named = re.search(r"\bpan\b", view[max(0, match.start() - 20) : match.start()], re.I)
-    return match[0].islower() and match[0].endswith(" a") and not named
+    return match[0].islower() and match[0].endswith((" a", "\na")) and not named
+
+
+def _spelt_emails(view: str) -> Iterator[Candidate]:
+    yield from _spans(view, "EMAIL", _EMAIL_BRACKETS)
+    for match in _EMAIL_WORDS.finditer(view):
+        telling = re.search(r"[\d.]| dot ", match["name"])
+        if telling or _EMAIL_BEFORE.search(view, max(0, match.start() - _NEAR), match.start()):
+            yield "EMAIL", match.start("name"), match.end()
 
 
 def _accounts(view: str) -> Iterator[Candidate]:
-    for kind, start, end in _spans(view, "ACCOUNT", _ACCOUNT):
+    for kind, start, end in _spans(view, "ACCOUNT", _ACCOUNT, _ACCOUNT_BROKEN):
         digits = re.sub(r"\D", "", view[start:end])
         if not 9 <= len(digits) <= 18 or digits.endswith("00000") or _PAISE.match(view, end):
             continue
@@ -395,6 +527,29 @@ def _phones(view: str) -> Iterator[Candidate]:
         if sure or not (_is_list(number) or _is_money(view, start, end)):
             yield kind, start, end
     for kind, start, end in _spans(view, "PHONE", _PHONE_LOOSE):
+        broken_list = re.search(r"[\n/]", view[start:end]) and _is_list(view[start:end])
+        if _labels(view, start)[-1:] == ["PHONE"] and not broken_list:
+            yield kind, start, end
+    yield from _broken_phones(view)
+
+
+def _broken_phones(view: str) -> Iterator[Candidate]:
+    """Yield numbers with a break where figures of two amounts may meet as well."""
+    if "\n" not in view and "_" not in view and "/" not in view:
+        return
+    for kind, start, end in _spans(view, "PHONE", _PHONE_BROKEN, _PHONE_SLASHES):
+        number = view[start:end]
+        even = all(int(group) % 50 == 0 for group in re.findall(r"\d+", number))
+        figure = _FIGURE_BEFORE.search(view, max(0, start - _NEAR), start)
+        if not (even or figure or _is_list(number) or _is_money(view, start, end)):
+            yield kind, start, end
+
+
+def _landlines(view: str) -> Iterator[Candidate]:
+    for kind, start, end in _spans(view, "PHONE", _LANDLINE):
+        if not _SERIAL_BEFORE.search(view, max(0, start - _NEAR), start):
+            yield kind, start, end
+    for kind, start, end in _spans(view, "PHONE", _LANDLINE_WHOLE):
         if _labels(view, start)[-1:] == ["PHONE"]:
             yield kind, start, end
 
@@ -414,10 +569,15 @@ def _candidates(view: str) -> Iterator[Candidate]:
     digits = sum(sizes)
     if 2 in sizes and 4 in sizes:
         yield from _gstins(view)
+    lower = view.lower()
+    if "dot" in lower or (
+        ("(" in view or "[" in view or "{" in view or "<" in view) and _AT_BRACKETS.search(view)
+    ):
+        yield from _spelt_emails(view)
     if "@" in view:
         yield from _upis(view)
         yield from _spans(view, "EMAIL", _EMAIL, _EMAIL_BARE)
-    if _may_name_mailer(view):
+    if _may_name_mailer(view, lower):
         yield from _spans(view, "EMAIL", _EMAIL_SPELT)
     if digits >= 12:
         yield from _spans(view, "AADHAAR", _AADHAAR_WORD)
@@ -430,18 +590,22 @@ def _candidates(view: str) -> Iterator[Candidate]:
     if digits >= 9:
         yield from _accounts(view)
     if digits >= 12:
-        yield from _checked(view, "CARD", _luhn, _CARD_LONG, _CARD)
-        yield from _checked(view, "AADHAAR", _verhoeff, _AADHAAR)
+        yield from _checked(view, "CARD", _luhn, _CARD_LONG, _CARD, _CARD_BROKEN)
+        yield from _checked(view, "AADHAAR", _verhoeff, _AADHAAR, _AADHAAR_BROKEN)
     if zero:
         yield from _spans(view, "IFSC", _IFSC, _IFSC_WORD, _IFSC_OTHER)
     if digits >= 10:
         yield from _phones(view)
+    if digits >= 11 and zero:
+        yield from _landlines(view)
+    if digits >= 12 and ("+" in view or zero):
+        yield from _spans(view, "PHONE", _LANDLINE_ABROAD)
 
 
-def _may_name_mailer(view: str) -> bool:
-    lower = view.lower()
-    if any(part in lower for part in _MAILER_PARTS):
-        return True
+def _may_name_mailer(view: str, lower: str) -> bool:
+    for part in _MAILER_PARTS:  # a loop takes half the time of any() here
+        if part in lower:
+            return True
     return not (view.isascii() or _OTHER_CASES.isdisjoint(view))
 
 
@@ -454,6 +618,11 @@ def _resolve(view: str) -> list[Candidate]:
             taken[start:end] = b"\x01" * (end - start)
             kept.append((kind, start, end))
     return sorted((one for one in kept if one[0]), key=lambda one: one[1])
+
+
+def _resolve_lettered(view: str) -> list[Candidate]:
+    digits = _with_digits(view)
+    return [] if digits == view else _resolve(digits)
 
 
 # --- public functions ----------------------------------------------------------
@@ -472,12 +641,22 @@ def find_pii(query: str) -> list[Finding]:
     """
     if not isinstance(query, str):
         raise TypeError(f"query must be a str, not {type(query).__name__}")
-    view, index = _view(query)
+    if "&" not in query:
+        return _findings(query, range(len(query) + 1))
+    return _findings(*_decoded(query))
+
+
+def _findings(text: str, edges: Sequence[int]) -> list[Finding]:
+    """Return the findings in ``text``, whose characters start and end at ``edges``."""
+    view, index = _view(text)
     if "[" in view:
         view, index = _hide(view, index, [tag.span() for tag in _TAG.finditer(view)])
     findings = []
-    while found := _resolve(view):
-        findings += [Finding(kind, index[start], index[end - 1] + 1) for kind, start, end in found]
+    while found := _resolve(view) or _resolve_lettered(view):
+        findings += [
+            Finding(kind, edges[index[start]], edges[index[end - 1] + 1])
+            for kind, start, end in found
+        ]
         view, index = _hide(view, index, [(start, end) for _, start, end in found])
     return sorted(findings, key=lambda finding: finding.start)
 

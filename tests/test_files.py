@@ -310,6 +310,7 @@ def test_unfinished_files_are_removed_when_their_process_is_dead(tmp_path, dead)
     live = tmp_path / f".a.txt.{os.getppid()}.partial"
     left = [tmp_path / f".a.txt.{dead}.partial", tmp_path / f".model.x1y2.{dead}.partial" / "f"]
     left.append(tmp_path / "below" / f".b.json.{dead}.partial")
+    left.append(tmp_path / f".mlflow.db.{dead}.partial-journal")
     others = [tmp_path / ".partial", tmp_path / f"c.{dead}.partial"]
     for path in (live, *left, *others):
         path.parent.mkdir(exist_ok=True)

@@ -233,7 +233,67 @@ FOUND = [
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), FOUND)
+ODD = [
+    # broken by a newline, a slash or an underscore
+    ("aadhaar 2345/6789/0124, 2345_6789_0124", "aadhaar [AADHAAR], [AADHAAR]"),
+    ("uid 23456\n7890124 and 2345678_90124", "uid [AADHAAR] and [AADHAAR]"),
+    ("my number 98765/43210, 98765_43210, 987/654/3210", "my number [PHONE], [PHONE], [PHONE]"),
+    ("98765/43210 pe bhejo", "[PHONE] pe bhejo"),
+    ("98765\n43210", "[PHONE]"),
+    ("9876\r\n543210, 9876543_210, 98765-\n43210", "[PHONE], [PHONE], [PHONE]"),
+    ("+91\n98765\n43210 or +91/98765/43210, +91_9876543210", "[PHONE] or [PHONE], [PHONE]"),
+    ("call 98\n765\n43210 or 98/7654/3210", "call [PHONE] or [PHONE]"),
+    ("4111/1111/1111/1111, 4111_1111_1111_1111", "[CARD], [CARD]"),
+    ("4111\n1111\n1111\n1111 ya 411111\n1111111111", "[CARD] ya [CARD]"),
+    ("a/c no 1234567\n8901, a/c 1234_5678_901", "a/c no [ACCOUNT], a/c [ACCOUNT]"),
+    ("pan ABCPE\n1234\nF, ABCPE_1234_F, ABCPE/1234/F", "pan [PAN], [PAN], [PAN]"),
+    ("29\nABCPE1234F\n1Z7", "[GSTIN]"),
+    # letters for digits
+    ("call 98765432lO or 9876543OIO", "call [PHONE] or [PHONE]"),
+    ("98765 432l0, 9O123 45678, +91 98765 4321O", "[PHONE], [PHONE], [PHONE]"),
+    ("9876543210O, call l234567890 9876543210l", "[PHONE]O, call l234567890 [PHONE]l"),
+    ("aadhaar 2345 6789 Ol24, 23456789O124", "aadhaar [AADHAAR], [AADHAAR]"),
+    ("4lll 1111 1111 1111, 4IIIIIIIIIIIIII1", "[CARD], [CARD]"),
+    ("a/c no 5O1OO1234567", "a/c no [ACCOUNT]"),
+    ("pan ABCPE12O4F, abcpel234f", "pan [PAN], [PAN]"),
+    ("SBINO0O1234, HDFCO001234", "[IFSC], [IFSC]"),
+    ("987\n654\n32lO, 98765/432lO", "[PHONE], [PHONE]"),
+    # HTML entities
+    ("&#57;&#56;&#55;&#54;&#53;&#52;&#51;&#50;&#49;&#48; hai", "[PHONE] hai"),
+    ("call &#x39;876543210, 98765&nbsp;43210 &amp; wait", "call [PHONE], [PHONE] &amp; wait"),
+    ("&amp;#57;876543210 &#57876543210 &#57&#56;76543210", "[PHONE] &#57876543210 [PHONE]"),
+    ("rahul&commat;example&period;com, rahul&#64;example.com", "[EMAIL], [EMAIL]"),
+    ("rahul&#x40;ybl", "[UPI]"),
+    ("2345&#45;6789&hyphen;0124, 2345&NewLine;6789&sol;0124", "[AADHAAR], [AADHAAR]"),
+    # letters of other scripts
+    ("PAN АВСРЕ1234Н, ΑΒCΡΕ1234K, abсpe1234f", "PAN [PAN], [PAN], [PAN]"),
+    ("АBCPE 1234 F", "[PAN]"),
+    ("29АBCPE1234F1Z7, SВIN0001234, ЅΒΙΝ0001234", "[GSTIN], [IFSC], [IFSC]"),
+    ("rahul at gmаil dot com", "[EMAIL]"),
+    ("98765О321О, 987654321Ο", "[PHONE], [PHONE]"),
+    # addresses
+    ("mail rahul [at] example [dot] com", "mail [EMAIL]"),
+    ("rahul(at)example(dot)com, rahul {at} example {dot} co {dot} in", "[EMAIL], [EMAIL]"),
+    ("rahul <AT> example.com, rahul [@] example [.] com", "[EMAIL], [EMAIL]"),
+    ("rahul [dot] sharma [at] example dot com", "[EMAIL]"),
+    ("rahul@example[dot]com, rahul @ example dot com", "[EMAIL], [EMAIL]"),
+    ("my email is rahul at example dot com", "my email is [EMAIL]"),
+    ("email id: asha at example dot co dot in hai", "email id: [EMAIL] hai"),
+    ("rahul.sharma at example dot com pe", "[EMAIL] pe"),
+    ("rahul dot sharma at example dot org", "[EMAIL]"),
+    ("send the statement to asha at example dot com", "send the statement to [EMAIL]"),
+    # landlines
+    ("044-2345 6789, 0124 456 7890, (022) 2345 6789", "[PHONE], [PHONE], [PHONE]"),
+    ("+91 44 2345 6789 or +91-124-4567890", "[PHONE] or [PHONE]"),
+    ("0120-4567890, 01234-567890, 080 4123-4567", "[PHONE], [PHONE], [PHONE]"),
+    ("(0124)4567890, 022/2345 6789, 0821_2345678", "[PHONE], [PHONE], [PHONE]"),
+    ("+91 (0)22 2345 6789, 0091 11 2345 6789", "[PHONE], [PHONE]"),
+    ("landline 04423456789 par call karo", "landline [PHONE] par call karo"),
+    ("office ka 044\n23456789", "office ka [PHONE]"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), FOUND + ODD)
 def test_personal_data_is_replaced(text, expected):
     assert anonymize_query(text) == expected
 
@@ -292,6 +352,120 @@ def test_look_alikes_stay(text):
     assert anonymize_query(text) == text
 
 
+# Queries that look like personal data in odd spelling. The patterns were written with the
+# first list in view, the second was fixed before them and never consulted.
+DEVELOPMENT = [
+    "SIP from 12/05/2024 to 12/05/2034, 5000/6000 a month",
+    "AY 2024-25/2025-26, slab 7/10/12 lakh",
+    "folio 9876543/21 ka statement, 12345678/90 bhi",
+    "cheque 000451/000452 stop payment, charges 236/118",
+    "NAV 104.2345/98.7612, 9876.543 units",
+    "Form 15G/15H/26AS/16A kab milega",
+    "salary 65000/72500, expense 61250/58000",
+    "premium 71200/84350 hai do policies ka",
+    "price 65432/71234, gold 72345/73120 per 10g",
+    "sensex 81245/81390, nifty 24567/24610",
+    "score 765/812/698, cibil 700/750/800",
+    "marks 98/76/54/32/10 out of 100, education loan?",
+    "challan 0510308/120524/00456 for advance tax 78650",
+    "loan LN/98765/43210 ka foreclosure letter",
+    "agreement no 98765/43210/2024 stamp duty",
+    "spent\n61234\n72345\n8190\nin three months",
+    "two EMIs:\n64321\n71290\ncan I merge them?",
+    "sip\n7500\n250000\nlumpsum",
+    "my goals:\n1. car 850000\n2. house 6500000\n3. retire",
+    "statement_2024_05_12_0930.pdf ka password",
+    "form_80_2024_2025 and itr_2023_24_v2",
+    "scheme_120503_119551 vs scheme_118989",
+    "10l/15l/20l home loan, 1.5l salary",
+    "20l 25l 30l 35l which cover",
+    "100l 150l 200l property",
+    "I0 lakh or 1O lakh? typo in form",
+    "5OOO SIP, 1OOOO bonus, 2OOOOO savings, 3OOOOO loan",
+    "ROI 1O.5% vs 9.Ol%",
+    "Plan Il and plan Ill, tier I/II NPS 50000",
+    "&nbsp;Invest &#8377;50,000 &amp; relax",
+    "P&L of &euro;9876 &ndash; &euro;12345",
+    "&#8377; 65432/71234 per month",
+    "&#x20B9;98765 43210 crore budget",
+    '"Рост" and "Банк" mean what, my 5000 SIP?',
+    "ΣΧΕΔΙΟ 2024 fund in Greece, NRI tax?",
+    "beta β 1.2, alpha α 3456 a share",
+    "login at icicibank dot com fails, 500 debited",
+    "shop at amazon dot in with EMI",
+    "look at zerodha dot com or at groww.in",
+    "I am at work dot. Call later about FD",
+    "meet (at) office, 5000 petty cash (dot)",
+    "bought at 245.60 dot sold at 250",
+    "mail them at any branch, dot com or not",
+    "0.0124 4567890 is the ratio, 0.044-2345 6789",
+    "STD code 0124 or 044, bank in Chennai",
+    "policy 0124-4567890, cheque 044-23456789",
+    "receipt no 0124 456 7890 for the premium",
+    "branch 0124 account opened, 4567890 balance",
+    "customer id 022-23456789 locked, application 080 41234567",
+    "period 04-2023 4567 8901 units, 01-2345 6789 code",
+]
+
+HIDDEN = [
+    "invested 01/04/2023-31/03/2024, what is my XIRR for FY 2023/24?",
+    "invoice 2023/24/00187 dated 12/05/2024, paid on 28/06/2024: interest u/s 50?",
+    "redeem folio 1234567/89 and 7654321/01, units 5000/6000",
+    "cheque no 712345 and 712346 bounced, charges 354/295",
+    "NAV went 104.2345 -> 105.6789 -> 98.7654, should I exit?",
+    "15G/15H dena hai, FD interest limit 40000/50000",
+    "home loan 10 lakh/15 lakh for 15/20 years, emi 9650/14475",
+    "80CCD(1B) 50000, 80C 150000, 24(b) 200000, 80D 25000/50000",
+    "premium quotes 61240/73815 for the same cover, which one is better?",
+    "Sensex 73248/72989 support hai kya, banknifty 47100/46850",
+    "ISIN INE002A01018 and INE040A01034, how many shares at avg 2456.75?",
+    "scheme code 119551_120503, compare 3Y and 5Y returns",
+    "file gstr_3b_082023_092023.pdf upload nahi ho rahi",
+    "expenses:\n18250\n6420\n3199\nhow do I cut them?",
+    "rent 24500\nemi 31875\nsip 15000\ntotal kitna bacha from 98000?",
+    "salary credits:\n64890\n65320\nis a 12 lakh loan possible?",
+    "bill 8745/-\n9120/-\n7688/- last three months of electricity",
+    "EMI 98O0? bank says 9,800 but app shows 98OO",
+    "lOl why is my SIP of 5OOO debited twice",
+    "Ill health cover of 10l or 25l for parents aged 61/67?",
+    "SOLO traveller budget 1l per month for 12 months",
+    "need 50l 75l 85l loan comparison, 15/20/25 yrs",
+    "PPF 1.5l 1.5l 1.5l each year, maturity?",
+    "Tata AIA &amp; HDFC Life, term plan of &#8377;1,00,00,000 at age 32",
+    "pay &#8377;9876543210 in tax? just kidding, how much on 98.7 lakh",
+    "AT&T shares, S&P 500 &lt; 5000 &gt; 4800, dollar 83.12",
+    "&quot;safe&quot; returns of 7&#37; on 500000 for 5 years",
+    'what is "инвестиция" in English, and is 5000 enough to start?',
+    "a friend from Москва sent 250000 RUB, is it taxable in India?",
+    "Is β above 1 risky? α of 2.3 and σ 14.5 over 2021/2022/2023",
+    "Ω watch of 245000 on EMI 24 months or lump sum?",
+    "I am at a loss, dot your i's they said; is ELSS fine?",
+    "I looked at groww dot in for a direct plan, fees of 0.5%?",
+    "complaint filed at sebi dot gov dot in about broker, no reply in 30 days",
+    "invest at par (at 1000 each) or wait for a discount, dot com crash again?",
+    "available at nsdl.co.in or cdsl, which demat is cheaper",
+    "interest 0.0124 4567 units, rounding or cheating?",
+    "mileage 044, cost 2345, emi 6789 for a bike loan of 120000",
+    "PF withdrawal 0124567 pending since 08/2023, 11000/13500 due",
+    "loan application 0120-7788 status, amount 650000",
+    "ref 022/2345/6789 on my home loan sanction letter of 12-05-2024",
+    "policy number 0124 4567890 lapsed, revive with 18240?",
+    "ticket 0445/23456789 raised for TDS mismatch of 8125",
+    "pincode 560034/560102 mein property 6500/7200 per sqft",
+    "buy 100 shares @ 245.60/246.10, target 270/285, SL 238",
+    "kharcha 2019/2020/2021/2022 ka compare karo",
+    "ages 61/58/34/32/6, family floater 10 lakh/25 lakh",
+    "TDS 194IA/194IB/194J at 1%/5%/10% on 62500/74800 a month",
+    "UTR 4123_4567_8901 pending, amount 7500",
+    "loan account balance\n845210\n712388\nwhich one to prepay?",
+]
+
+
+@pytest.mark.parametrize("text", DEVELOPMENT + HIDDEN)
+def test_finance_queries_that_resemble_odd_spellings_stay(text):
+    assert anonymize_query(text) == text
+
+
 def test_the_letters_that_are_no_holder_type_make_no_pan():
     letters = set(BASE36[10:]) - set("ABCFGHJLPT")
     assert all(anonymize_query(f"ABC{letter}E1234F") == f"ABC{letter}E1234F" for letter in letters)
@@ -305,7 +479,9 @@ digits = st.text("0123456789", min_size=18, max_size=18)
 scripts = st.sampled_from(
     ["0123456789", "०१२३४५६७८९", "０１２３４５６７８９", "٠١٢٣٤٥٦٧٨٩", "০১২৩৪৫৬৭৮৯"]
 )
-gaps = st.sampled_from([" ", "-", ".", "\u00a0", "\u2009", "\u200b", "–", " - ", "\t", "\u202f"])
+gaps = st.sampled_from(
+    [" ", "-", ".", "\u00a0", "\u2009", "\u200b", "–", " - ", "\t", "\u202f", "\n", "/", "_"]
+)
 
 
 def plain(text: str) -> str:
@@ -383,6 +559,31 @@ def test_a_card_is_removed(data, random, size):
     assert hides(text, number)
 
 
+@steady
+@given(
+    st.data(), digits, st.sampled_from(["O1", "ol", "OI"]), st.sampled_from(["", " ", "-", "\n"])
+)
+def test_letters_for_digits_hide_no_number(data, random, letters, gap):
+    phone = str(6 + int(random[0]) % 4) + random[1:5] + gap + random[5:9] + "3"
+    aadhaar = "2" + random[1:4] + gap + random[4:8] + gap + random[8:11]
+    aadhaar += verhoeff_digit(re.sub(r"\D", "", aadhaar))
+    for number in (phone, aadhaar):
+        text = number.translate(str.maketrans("01", letters))
+        assume(number[-1] in "2378" and not re.search(r"\b[OoIl]+\b|\b\d+l\b", text))
+        left, right = data.draw(words), data.draw(words)
+        assume(not plain(left)[-1:].isdigit() and not plain(right)[:1].isdigit())
+        output = anonymize_query(f"{left} ({text}) {right}")
+        assert bare(number)[4:] not in bare(output).translate(str.maketrans("OLI", "011"))
+
+
+@steady
+@given(digits, st.sampled_from(["&#{};", "&#x{:x};", "&amp;#{};"]), st.integers(1, 10))
+def test_entities_hide_no_number(random, form, count):
+    number = "9" + random[:8] + "3"
+    text = "".join(form.format(ord(digit)) for digit in number[:count]) + number[count:]
+    assert anonymize_query(f"call {text}; ok") == "call [PHONE]; ok"
+
+
 pans = st.from_regex(r"[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]", fullmatch=True).filter(
     lambda pan: not privacy._PROSE.fullmatch(pan[:5])
 )
@@ -457,7 +658,8 @@ pieces = st.sampled_from([
     "234567890124", "98765 43210", "4111 1111 1111 1111", "a@b", ".com", "@ybl", "ABCPE1234F",
     GSTIN, "SBIN0001234", "123456789", "a/c ", "ref ", "aadhaar ", "Rs ", "call ", "folio ",
     " at gmail.com", "[PHONE]", "[", "]", "1", "23", "-", "+91", "0", "@", ".", "x", " ", "/-",
-    "\n", "\u200b",
+    "044", "\n", "\u200b", "_", "/", "O", "l", "&#57;", "&commat;", "&amp;", ";", " dot com",
+    "[at]",
 ])
 # fmt: on
 
@@ -487,16 +689,19 @@ def every_candidate(view: str):
     """All patterns on any text, in the order of `privacy._candidates`."""
     p, spans, checked = privacy, privacy._spans, privacy._checked
     yield from p._gstins(view)
+    yield from p._spelt_emails(view)
     yield from p._upis(view)
     yield from spans(view, "EMAIL", p._EMAIL, p._EMAIL_BARE, p._EMAIL_SPELT)
     yield from spans(view, "AADHAAR", p._AADHAAR_WORD)
     yield from p._pans(view)
     yield from spans(view, "", p._REFERENCE, p._FOLIO, p._BANK_CODE)
     yield from p._accounts(view)
-    yield from checked(view, "CARD", p._luhn, p._CARD_LONG, p._CARD)
-    yield from checked(view, "AADHAAR", p._verhoeff, p._AADHAAR)
+    yield from checked(view, "CARD", p._luhn, p._CARD_LONG, p._CARD, p._CARD_BROKEN)
+    yield from checked(view, "AADHAAR", p._verhoeff, p._AADHAAR, p._AADHAAR_BROKEN)
     yield from spans(view, "IFSC", p._IFSC, p._IFSC_WORD, p._IFSC_OTHER)
     yield from p._phones(view)
+    yield from p._landlines(view)
+    yield from spans(view, "PHONE", p._LANDLINE_ABROAD)
 
 
 def assert_nothing_is_missed(text: str) -> None:
@@ -506,7 +711,7 @@ def assert_nothing_is_missed(text: str) -> None:
         assert find_pii(text) == found
 
 
-@pytest.mark.parametrize("text", [text for text, _ in FOUND] + KEPT)
+@pytest.mark.parametrize("text", [text for text, _ in FOUND + ODD] + KEPT)
 def test_skipped_patterns_would_have_found_nothing(text):
     assert_nothing_is_missed(text)
 

@@ -10,7 +10,7 @@ import typer
 from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
 from nivesh_lib.cli.data import add, diff, list_, review, show, validate
-from nivesh_lib.cli.options import echo_json
+from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
 
@@ -97,7 +97,7 @@ def run(
         jobs=jobs,
         force=force,
         dry_run=dry_run,
-        report=lambda line: typer.echo(line, err=as_json),
+        report=lambda text: echo(*text.split("\n"), err=as_json),
     )
     if made is None:
         return
@@ -118,19 +118,19 @@ def _print_summary(run: RunDirectory, record: RunRecord) -> None:
     results = run.results()
     board = leaderboard(results)
     _print_board(board)
-    typer.echo("")
+    echo("")
     for sentence in verdict_of(results):
-        typer.echo(f"  {sentence}")
+        echo(f"  {sentence}")
     shown = latest_run() if record.complete else run
-    typer.echo("\nNext:")
-    typer.echo(f"  report    {paths.relative(shown.index)}")
-    typer.echo("  MLflow    make ui   (then http://127.0.0.1:5000)")
+    echo("", "Next:")
+    echo(f"  report    {paths.relative(shown.index)}")
+    echo("  MLflow    make ui   (then http://127.0.0.1:5000)")
     if board and run.model(board[0].step).is_dir():
         model = paths.relative(shown.model(board[0].step))
         shown_answer = record.example or _answered(run, board[0].step, record, results)
         query = shlex.quote(shown_answer.query)
-        typer.echo(f"  predict   .venv/bin/nivesh predict {query} --model {model}")
-        typer.echo(f"            {shown_answer.answer}")
+        echo(f"  predict   .venv/bin/nivesh predict {query} --model {model}")
+        echo(f"            {shown_answer.answer}")
 
 
 def _answered(run: RunDirectory, step: str, record: RunRecord, results: Results) -> Example:
@@ -155,11 +155,11 @@ def _print_board(board: list[LeaderboardEntry]) -> None:
     wide = max([len(entry.model) for entry in board] + [11]) + 1
     names = score_names(entry.scores for entry in board)
     titles = "".join(f"{f'{score_title(name)} [95 %]':<26}" for name in names)
-    typer.echo(f"\n  {'model':<{wide}}{titles}{'p95':>9}{'size':>10}")
+    echo("", f"  {'model':<{wide}}{titles}{'p95':>9}{'size':>10}")
     for entry in board:
         scores = "".join(f"{entry.scores.get(name, '-')!s:<26}" for name in names)
         time, size = milliseconds(entry.p95_ms, "-"), human_bytes(entry.size_bytes)
-        typer.echo(f"  {entry.model:<{wide}}{scores}{time:>9}{size:>10}")
+        echo(f"  {entry.model:<{wide}}{scores}{time:>9}{size:>10}")
 
 
 def _example(ref: str, results: Results) -> str:
@@ -190,4 +190,4 @@ def prune(
 
     gone = remove(keep)
     named = f": {', '.join(gone.runs)}" if gone.runs else ""
-    typer.echo(f"removed {len(gone.runs)} runs, freed {human_bytes(gone.bytes)}{named}")
+    echo(f"removed {len(gone.runs)} runs, freed {human_bytes(gone.bytes)}{named}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nivesh_lib.cli.options import Json, echo_json
+from nivesh_lib.cli.options import Json, echo, echo_json
 
 if TYPE_CHECKING:
     from nivesh_lib.evaluation.comparison import Comparison, Difference
@@ -63,7 +63,7 @@ def compare(
         echo_json(facts)
     else:
         for line in [*_lines(table, data.ref), *repeated]:
-            typer.echo(line)
+            echo(*line.split("\n"))
 
 
 def _lines(table: Comparison, ref: str) -> Iterator[str]:

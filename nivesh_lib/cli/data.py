@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text, echo_json
+from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text, echo, echo_json
 
 SHOWN = 20  # relabelled rows that `diff` prints
 SHOWN_FACTS = (
@@ -28,11 +28,9 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         return echo_json(found)
     if not found:
-        typer.echo(
-            f"No dataset in {data_dir()}; add one: nivesh data add NAME FILE --version 1.0.0"
-        )
+        echo(f"No dataset in {data_dir()}; add one: nivesh data add NAME FILE --version 1.0.0")
     for facts in found:
-        typer.echo(
+        echo(
             f"{facts['ref']:<24} {facts['rows']:>7,} rows  {facts['held_out']:>6,} held out  "
             f"{len(facts['labels']):>3} labels  {facts['created']}  {facts['description']}"
         )
@@ -50,23 +48,21 @@ def show(ref: Ref, as_json: Json = False) -> None:
     if as_json:
         return echo_json(facts)
     for key in SHOWN_FACTS:
-        typer.echo(f"{key:<15} {facts[key]}")
+        echo(f"{key:<15} {facts[key]}")
     folds = ", ".join(f"{n:,}" for n in facts["folds"])
-    typer.echo(
+    echo(
         f"{'rows':<15} {facts['rows']:,}: {len(data.train):,} training (folds of {folds}), "
         f"{facts['held_out']:,} held out"
     )
     doubles = facts["cross_split_duplicates"]
-    typer.echo(
-        f"{'duplicates':<15} across the split: {doubles['exact']} exact, {doubles['near']} near"
-    )
-    typer.echo(f"\n{'label':<48}{'training':>9}{'held out':>10}")
+    echo(f"{'duplicates':<15} across the split: {doubles['exact']} exact, {doubles['near']} near")
+    echo("", f"{'label':<48}{'training':>9}{'held out':>10}")
     for name in facts["labels"]:
         train, held = (facts["label_counts"][side].get(name, 0) for side in ("train", "holdout"))
-        typer.echo(f"{name:<48}{train:>9,}{held:>10,}")
-    typer.echo("\nTraining queries, personal data masked:")
+        echo(f"{name:<48}{train:>9,}{held:>10,}")
+    echo("", "Training queries, personal data masked:")
     for example in facts["examples"]:
-        typer.echo(f"  {example['label']}: {example['query']}")
+        echo(f"  {example['label']}: {example['query']}")
 
 
 def validate(
@@ -92,11 +88,11 @@ def validate(
         echo_json(result)
     else:
         for issue in result["issues"]:
-            typer.echo(f"- {issue}")
+            echo(f"- {issue}")
         for warning in result["warnings"]:
-            typer.echo(f"- warning: {warning}")
+            echo(f"- warning: {warning}")
         stats = result["stats"]
-        typer.echo(
+        echo(
             f"{data}: {'valid' if result['valid'] else 'not valid'}; {stats['rows']:,} rows, "
             f"{len(stats['label_distribution'])} labels, "
             f"{stats['avg_query_length']:.1f} words a query"
@@ -145,13 +141,14 @@ def review(
     if as_json:
         echo_json(facts)
     elif not len(doubted):
-        typer.echo(f"{data.ref}: {step} doubts no label; there is nothing to review")
+        echo(f"{data.ref}: {step} doubts no label; there is nothing to review")
     else:
-        typer.echo(
+        echo(
             f"{relative(path)}: {len(shown)} of {len(doubted)} rows of {data.ref} whose label "
-            f"{step} doubts.\nFill in decision (keep, relabel, drop), new_label, note, reviewer; "
+            f"{step} doubts.",
+            "Fill in decision (keep, relabel, drop), new_label, note, reviewer; "
             f"then: nivesh data add {data.name} --review {relative(path)} --extends {data.ref} "
-            f"--version {next_patch(data.version.version)}"
+            f"--version {next_patch(data.version.version)}",
         )
 
 
@@ -188,6 +185,9 @@ def add(
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Keep the first of repeated rows.")
     ] = False,
+    keep_rare: Annotated[
+        bool, typer.Option("--keep-rare", help="Keep labels with one row, for training only.")
+    ] = False,
     store: Annotated[
         str | None, typer.Option(help="URL to put the rows at: s3://bucket/folder")
     ] = None,
@@ -217,17 +217,18 @@ def add(
         delimiter=delimiter,
         labels=[part.strip() for part in labels.split(",")] if labels else None,
         drop_duplicates=drop_duplicates,
+        keep_rare=keep_rare,
         description=description,
         licence=licence,
         sources=source or [],
         store=store,
     )
-    facts = publish_import(request, report=lambda line: typer.echo(line, err=True)).facts()
+    facts = publish_import(request, report=lambda line: echo(line, err=True)).facts()
     if as_json:
         return echo_json(facts)
     if reviewed is not None:
-        typer.echo(f"{reviewed}: {facts['transformation'].rpartition('; ')[2]}")
-    typer.echo(
+        echo(f"{reviewed}: {facts['transformation'].rpartition('; ')[2]}")
+    echo(
         f"{facts['ref']}: {facts['rows']:,} rows, {facts['held_out']:,} of them held out, "
         f"{len(facts['labels'])} labels. Next: nivesh run --dataset {facts['ref']}"
     )
@@ -244,20 +245,20 @@ def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
     facts = compare_versions(load_dataset(old), load_dataset(new))
     if as_json:
         return echo_json(facts)
-    typer.echo(
+    echo(
         f"{facts['old']} -> {facts['new']}: {facts['added']:,} rows added, "
         f"{facts['removed']:,} removed; of the training rows {len(facts['relabelled']):,} "
         f"relabelled, {len(facts['reworded']):,} reworded"
     )
     for row in facts["relabelled"][:SHOWN]:
-        typer.echo(f"  {row['id']}: {row['from']} -> {row['to']}: {row['query']}")
+        echo(f"  {row['id']}: {row['from']} -> {row['to']}: {row['query']}")
     if len(facts["relabelled"]) > SHOWN:
-        typer.echo(f"  and {len(facts['relabelled']) - SHOWN:,} more; --json prints all")
+        echo(f"  and {len(facts['relabelled']) - SHOWN:,} more; --json prints all")
     shift = facts["length_shift"]
-    typer.echo(f"query length in training: KS {shift['statistic']:.2f}, p {shift['p']:.2g}")
-    typer.echo(f"\n{'label':<48}{'old':>8}{'new':>8}")
+    echo(f"query length in training: KS {shift['statistic']:.2f}, p {shift['p']:.2g}")
+    echo("", f"{'label':<48}{'old':>8}{'new':>8}")
     for name, (before, after) in facts["labels"].items():
-        typer.echo(f"{name:<48}{before:>8,}{after:>8,}")
+        echo(f"{name:<48}{before:>8,}{after:>8,}")
 
 
 def _check_call(

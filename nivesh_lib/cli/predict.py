@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from nivesh_lib.cli.options import Delimiter
+from nivesh_lib.terminal import printable
 
 if TYPE_CHECKING:
     from nivesh_lib.data.reading import Query
@@ -135,7 +136,7 @@ def _line(answer: dict[str, Any], query: Query, as_json: bool) -> str:
         return json.dumps({**answer, **query.origin}, ensure_ascii=False)
     from nivesh_lib.serving.predictor import as_line
 
-    return as_line(answer)
+    return printable(as_line(answer))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nivesh_lib.cli.options import echo as echo_lines
 from nivesh_lib.cli.options import echo_json
 from nivesh_lib.records.estimate import Estimate
 
@@ -77,7 +78,7 @@ def release(
     from nivesh_lib.releases import holdout_evaluation as evaluation
     from nivesh_lib.serving.model_source import model_at, source_name
 
-    echo: Echo = functools.partial(typer.echo, err=as_json)
+    echo: Echo = functools.partial(echo_lines, err=as_json)
     with model_at(model) as folder:
         candidate = evaluation.load_candidate(
             folder, source=source_name(model, folder), dataset=dataset

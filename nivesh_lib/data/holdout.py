@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nivesh_lib.data.versions import _read_sides, resolve
 from nivesh_lib.errors import HoldoutError
 from nivesh_lib.ledger import NO_SCORES, Opening, openings, writing
+from nivesh_lib.privacy import anonymize_query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,8 @@ def open_holdout(
             f"The holdout of {ref} stays closed: {', '.join(empty)} is empty. "
             "`nivesh release` fills the ledger."
         )
+    # A line of the ledger can never be taken back.
+    entry["why"], reason = anonymize_query(why), anonymize_query(reason.strip())
     _refuse_notebooks(ref)
     check_opening(ref, model_hash=model_hash, reason=reason)
     version = resolve(ref)
@@ -93,7 +96,7 @@ def open_holdout(
     data = {"data": version.ref, "sha256": version.sha256, "rows": len(held)}
     with writing() as ledger:
         _refuse_repetition(openings(ledger.entries), version.ref, model_hash, reason)
-        ledger.append("opening", {**entry, "model": model, "reason": reason.strip(), **data})
+        ledger.append("opening", {**entry, "model": model, "reason": reason, **data})
         opening = openings(ledger.entries)[-1]
     return Holdout(opening, held.rename(columns={"intent": version.label_column}))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,13 @@ from nivesh_lib.data.schema import (
     date_form,
     is_iso_date,
     normalise,
+    personal_cells,
+    without_controls,
 )
 from nivesh_lib.data.versions import full_ref, load_dataset, resolve
 from nivesh_lib.errors import DataError
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.terminal import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +64,8 @@ class ImportRequest:
         The taxonomy in id order; by default the parent's, unless the MAJOR number is new.
     drop_duplicates
         Drop rows that repeat another one of the file, or of the parent's training side.
+    keep_rare
+        Accept labels with one row, which are for training only.
     description, licence, sources
         For the manifest; by default named after the files and the parent.
     store
@@ -78,6 +84,7 @@ class ImportRequest:
     delimiter: str | None = None
     labels: Sequence[str] | None = None
     drop_duplicates: bool = False
+    keep_rare: bool = False
     description: str = ""
     licence: str = ""
     sources: Sequence[str] = ()
@@ -94,7 +101,7 @@ def import_files(
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return the training rows in ``file`` and the holdout rows of a request.
 
-    ``report`` is called with how many repeated rows were dropped of each file.
+    ``report`` is called with how many cells of each file were cleaned, and rows dropped.
     """
     parent = request.parent_ref
     read = functools.partial(
@@ -104,6 +111,8 @@ def import_files(
         columns=request.columns,
         delimiter=request.delimiter,
         keep_duplicates=request.drop_duplicates,
+        keep_rare=request.keep_rare,
+        report=report,
     )
     labels = request.labels or _labels_to_keep(parent, request.version)
     rows, held = read(file, labels=labels, whole=parent is None), None
@@ -138,6 +147,8 @@ def read_rows(
     labels: Collection[str] | None = None,
     whole: bool = True,
     keep_duplicates: bool = False,
+    keep_rare: bool = False,
+    report: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Read labelled texts: ``query``, ``intent`` and the optional columns that the file has.
 
@@ -154,6 +165,10 @@ def read_rows(
         additions and test files.
     keep_duplicates
         Accept repeated rows, for `drop_duplicates`.
+    keep_rare
+        Accept a class of one row in a whole training set.
+    report
+        Is called with the number of cells from which control characters were removed, if any.
 
     Raises
     ------
@@ -162,25 +177,42 @@ def read_rows(
     """
     table = read_table(path, delimiter=delimiter)
     origin = _origins(table, text, label, columns or {})
+    table, cleaned = _without_controls(table, origin)
+    if cleaned:
+        report(f"{cleaned:,} cells had escape sequences or control characters, now removed")
     refuse(table, _bad_cells(table, origin), "Fill or delete each such row, or name other columns.")
     frame = _frame(table, origin)
+    _check_personal(table, frame, origin)
     _check_optional(table, frame)
     _check_labels(table, frame, [row[origin["intent"]] for row in table.rows], labels)
     raw_texts = [row[origin["query"]] for row in table.rows]
     _check_repeats(table, frame, raw_texts, keep_duplicates)
     if whole:
-        _check_classes(table, frame)
+        _check_classes(table, frame, keep_rare)
     return frame
 
 
 def read_unchecked(
     path: str | Path, text: str, label: str, *, delimiter: str | None = None
 ) -> pd.DataFrame:
-    """Read a file with its cells unchanged, so that validation can report their problems."""
+    """Read a file with its cells unchanged, so that validation can report their problems.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a cell holds what no text can.
+    """
     import pandas as pd
 
     table = read_table(path, delimiter=delimiter)
     origin = _origins(table, text, label, {})
+    damaged = [
+        (number, f"{source!r} {problem}")
+        for number, row in enumerate(table.rows)
+        for source in origin.values()
+        if isinstance(row.get(source), str) and (problem := cell_problem(row[source]))
+    ]
+    refuse(table, damaged, "Correct or delete each such row.")
     return pd.DataFrame(
         {
             target: [None if is_missing(row.get(source)) else row[source] for row in table.rows]
@@ -241,6 +273,19 @@ def _check_meanings(text: str, label: str, columns: Mapping[str, str]) -> None:
             raise DataError(f"--map {other}={target} and {source}={target}: keep one of the two.")
 
 
+def _without_controls(table: Table, origin: Mapping[str, str]) -> tuple[Table, int]:
+    """Return the table with cleaned cells, and how many of them changed."""
+    rows, cleaned = [], 0
+    for row in table.rows:
+        texts = {name: row[name] for name in origin.values() if isinstance(row.get(name), str)}
+        changed = {
+            name: new for name, old in texts.items() if (new := without_controls(old)) != old
+        }
+        cleaned += len(changed)
+        rows.append(row | changed)
+    return replace(table, rows=rows), cleaned
+
+
 def _frame(table: Table, origin: Mapping[str, str]) -> pd.DataFrame:
     import pandas as pd
 
@@ -268,11 +313,25 @@ def _cell_problem(target: str, cell: Any) -> str | None:
         return problem
     if target in ("query", "intent"):
         if not isinstance(cell, str):
-            shown = repr(cell) if isinstance(cell, int | float) else f"a {type(cell).__name__}"
+            kind = f"a {type(cell).__name__}"
+            shown = anonymize_query(repr(cell)) if isinstance(cell, int | float) else kind
             return f"is {shown} where text is due"
         if target == "query" and _NUMBER.fullmatch(cell.strip()):
             return "is only a number where text is due"
     return None
+
+
+def _check_personal(table: Table, frame: pd.DataFrame, origin: Mapping[str, str]) -> None:
+    # First, since the other messages quote ids, dates and labels.
+    fixes = {
+        "id": "Give other ids, or delete the column to have them made.",
+        "created_at": "Write a date, or delete the column.",
+        "intent": "Rename the label, or name the column of labels with --label COLUMN.",
+    }
+    for name, fix in fixes.items():
+        found = personal_cells(frame, [name])
+        cells = [(row, f"{origin[name]!r} holds personal data ({kind})") for row, _, kind in found]
+        refuse(table, cells, fix)
 
 
 def _check_optional(table: Table, frame: pd.DataFrame) -> None:
@@ -319,7 +378,7 @@ def _check_labels(
             for number, label in enumerate(frame["intent"])
             if label not in labels
         ]
-        refuse(table, unknown, f"The labels are {', '.join(labels)}.")
+        refuse(table, unknown, f"The labels are {listed(labels)}.")
 
 
 def _check_repeats(
@@ -339,7 +398,7 @@ def _check_repeats(
         refuse(table, repeats, "Delete it, or add --drop-duplicates.")
 
 
-def _check_classes(table: Table, frame: pd.DataFrame) -> None:
+def _check_classes(table: Table, frame: pd.DataFrame, keep_rare: bool) -> None:
     counts = frame["intent"].value_counts()
     if len(counts) < 2:
         raise DataError(
@@ -347,8 +406,9 @@ def _check_classes(table: Table, frame: pd.DataFrame) -> None:
             "Is --label the right column?"
         )
     single = sorted(counts[counts < 2].index)
-    if single:
+    if single and not keep_rare:
         raise DataError(
             f"{table.path} has one row only for {len(single)} of {len(counts)} labels: "
-            f"{', '.join(map(repr, single[:5]))}. Add rows or remove the label."
+            f"{', '.join(map(repr, single[:5]))}. Add rows, remove the label, or "
+            "add --keep-rare to keep it for training only."
         )

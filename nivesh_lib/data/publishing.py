@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from nivesh_lib.data.importing import ImportRequest, import_files
 from nivesh_lib.data.remote import upload
 from nivesh_lib.data.review import Decision, changes_of, read_review, revise, summary
-from nivesh_lib.data.schema import LABELS, check_reserved, is_iso_date, normalise, schema_failures
+from nivesh_lib.data.schema import (
+    LABELS,
+    OPTIONAL,
+    check_reserved,
+    is_iso_date,
+    normalise,
+    personal_cells,
+    schema_failures,
+)
 from nivesh_lib.data.split_assignment import (
     WORKING,
     assign_split,
@@ -22,7 +30,7 @@ from nivesh_lib.data.split_assignment import (
     make_ids,
     new_rows,
 )
-from nivesh_lib.data.splits import NEAR
+from nivesh_lib.data.splits import MIN_CLASS, NEAR
 from nivesh_lib.data.validation import Measures, check_balance, check_personal_data
 from nivesh_lib.data.versions import (
     DataVersion,
@@ -42,6 +50,8 @@ from nivesh_lib.data.versions import (
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import locked_folder, restore_folders, write_errors, write_folder
 from nivesh_lib.paths import data_dir
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.terminal import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,11 +128,11 @@ def publish(
             "version": version,
             "task": task,
             "labels": ordered,
-            "description": description,
+            "description": anonymize_query(description),
             "created": created,
             "schema_version": "1.0",
             "licence": licence,
-            "sources": list(sources),
+            "sources": list(map(anonymize_query, sources)),
             "parent": base.version if base else None,
             "transformation": _transformation(base, new, review, holdout_rows is not None, seed),
         }
@@ -174,9 +184,25 @@ def publish_import(request: ImportRequest, report: Callable[[str], None]) -> Dat
         )
     for warning in caught:
         report(f"warning: {warning.message}")
+    if request.keep_rare:
+        report(_rare_labels(published))
     if not published.manifest["holdout"]:
         report("warning: too few rows to hold any out; nothing can judge a release")
     return published
+
+
+def _rare_labels(version: DataVersion) -> str:
+    """Name the labels that are in training only, since they have too few rows."""
+    held = version.manifest["label_counts"]["holdout"]
+    counts = {label: version.count(label) for label in version.labels if not held.get(label)}
+    rare = {label: n for label, n in counts.items() if n < MIN_CLASS}
+    if not rare:
+        return f"no label has fewer than {MIN_CLASS} rows; --keep-rare changed nothing"
+    shown = listed(f"{label} ({n})" for label, n in rare.items())
+    return (
+        f"warning: {len(rare)} of {len(version.labels)} labels are in training only, since they "
+        f"have fewer than {MIN_CLASS} rows ({sum(rare.values())} in all): {shown}"
+    )
 
 
 def _parsed(ref: str) -> tuple[str, str]:
@@ -195,7 +221,27 @@ def _new_rows(
         return None
     names = {label_column(task): "intent"}
     held = None if holdout_rows is None else holdout_rows.rename(columns=names)
-    return new_rows(rows.rename(columns=names), held)
+    return _without_personal_data(new_rows(rows.rename(columns=names), held))
+
+
+def _without_personal_data(new: pd.DataFrame) -> pd.DataFrame:
+    """Return new rows with free text beside the query anonymised.
+
+    Ids, dates and labels must stay what they are, so personal data in them is refused.
+    """
+    for row, column, kind in personal_cells(new, ("id", "intent", "created_at")):
+        raise DataError(
+            f"{new['place'].iloc[row]}: {column} holds personal data ({kind}). Rename it."
+        )
+    for column in OPTIONAL:
+        if found := personal_cells(new, [column]):
+            new[column] = new[column].map(anonymize_query, na_action="ignore")
+            warnings.warn(
+                f"{column} held personal data in {len(found)} new row{'s' * (len(found) > 1)}, now "
+                "replaced by tags.",
+                stacklevel=3,
+            )
+    return new
 
 
 def _check_version(name: str, version: str, parent: str | None) -> DataVersion | None:
@@ -262,7 +308,7 @@ def _check_given_labels(ordered: list[str], present: set[str]) -> None:
     if unknown:
         raise DataError(
             f"The rows have {', '.join(map(repr, unknown))}, not among the labels given: "
-            f"{', '.join(ordered)}. Correct the rows or the labels."
+            f"{listed(ordered)}. Correct the rows or the labels."
         )
 
 
@@ -335,7 +381,13 @@ def _write(frame: pd.DataFrame, manifest: Manifest, store: str | None) -> DataVe
     path = f"{store.rstrip('/')}/{name}/{folder}/{name}.json" if store else f"{name}.json"
     manifest |= {"path": path, "sha256": hashlib.sha256(raw).hexdigest()}
     manifest["manifest_sha256"] = manifest_sha256(manifest)
-    files = {"manifest.json": _manifest_json(manifest).encode()}
+    try:
+        files = {"manifest.json": _manifest_json(manifest).encode()}
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "The description, licence, sources or labels hold half a surrogate pair, which cannot "
+            "be stored; give them as UTF-8 (a file's name can be given with --source)."
+        ) from error
     if store:
         upload(path, raw, replace=is_draft(manifest["version"]))
     else:

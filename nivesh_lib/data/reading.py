@@ -15,7 +15,6 @@ import io
 import json
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +22,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nivesh_lib.data.schema import DAMAGED, is_blank
 from nivesh_lib.errors import DataError, HoldoutError
 from nivesh_lib.paths import data_dir
 from nivesh_lib.records.schema import read_object
+from nivesh_lib.terminal import listed
 
 Problems = list[tuple[int, str]]  # positions of rows, from 0, and what is wrong with them
 
@@ -36,7 +37,6 @@ EXTENSIONS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-DAMAGED = re.compile("[\x00\ud800-\udfff]")  # what cannot be stored as text
 _OBJECT = 'Each row is an object such as {"query": …, "intent": …}.'
 _FIX = {"csv": "Quote texts that hold the delimiter.", "json": _OBJECT, "jsonl": _OBJECT}
 _BINARY = {b"PAR1": "Parquet", b"PK\x03\x04": "zip or Excel", b"\x1f\x8b": "gzip"}
@@ -97,7 +97,7 @@ def read_table(path: str | Path, kind: str = "", *, delimiter: str | None = None
     table = Table(path, columns, [row.cells for row in rows], [row.line for row in rows])
     refuse(table, [(n, r.problem) for n, r in enumerate(rows) if r.problem], _FIX.get(kind, ""))
     if not rows:
-        raise DataError(f"{path} has no rows, only {', '.join(columns) or 'an empty list'}.")
+        raise DataError(f"{path} has no rows, only {listed(columns, 'an empty list')}.")
     return table
 
 
@@ -114,7 +114,7 @@ def require_column(where: object, columns: Collection[str], name: str, option: s
     """Refuse a file or row without the column that ``option`` names."""
     if name not in columns:
         raise DataError(
-            f"{where} has no column {name!r}; it has {', '.join(columns) or 'none'}. "
+            f"{where} has no column {name!r}; it has {listed(columns)}. "
             f"Name the right one with {option} COLUMN."
         )
 
@@ -188,10 +188,10 @@ def plain(cell: Any) -> str | None:
 
 
 def is_missing(cell: Any) -> bool:
-    """Return whether a cell is null, NaN or blank."""
+    """Return whether a cell is null, NaN, or a text of which nothing can be seen."""
     if isinstance(cell, float):
         return math.isnan(cell)
-    return cell is None or (isinstance(cell, str) and not cell.strip())
+    return cell is None or (isinstance(cell, str) and is_blank(cell))
 
 
 def cell_problem(cell: Any) -> str:
@@ -366,7 +366,7 @@ def _json_rows(source: _Source) -> Iterator[Row]:
     path = source.path
     text = "".join(_decoded(path, _file_lines(path)))
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise DataError(_json_problem(path, text, error)) from error
     except (RecursionError, ValueError) as error:
@@ -388,8 +388,26 @@ def _json_problem(path: Path, text: str, error: json.JSONDecodeError) -> str:
     return f"{path}, line {error.lineno}, column {error.colno}: is not JSON ({error.msg})."
 
 
+class _Repeating(dict[str, Any]):
+    """An object that names a key twice, of which Python would keep the second value."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+    return _Repeating(key)
+
+
 def _json_row(line: int, value: Any) -> Row:
-    if type(value) is dict:
+    if isinstance(value, _Repeating):
+        return Row(line, {}, f"names the key {value.key!r} twice")
+    if isinstance(value, dict):
         return Row(line, value)
     return Row(line, {}, f"is a {type(value).__name__}, not an object")
 
@@ -402,7 +420,7 @@ def _jsonl_rows(source: _Source) -> Iterator[Row]:
         if row == 1 and line.lstrip().startswith("["):
             raise DataError(f"{path} is a JSON list; rename it to .json.")
         try:
-            yield _json_row(number, json.loads(line))
+            yield _json_row(number, json.loads(line, object_pairs_hook=_object))
         except (RecursionError, ValueError) as error:
             raise DataError(
                 f"{_place(path, row, number)}: is not one JSON object; "

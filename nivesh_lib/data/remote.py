@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nivesh_lib.errors import DataError, MissingExtra, NiveshError
+from nivesh_lib.files import read_file
 
 _PACKAGES = {
     "s3": "nivesh-workbench[s3]",
@@ -26,7 +27,7 @@ def read_bytes(place: str) -> bytes:
     """
     try:
         if "://" not in place:
-            return Path(place).read_bytes()
+            return read_file(Path(place))
         files, path = _store(place)
         return bytes(files.cat_file(path))
     except NiveshError:

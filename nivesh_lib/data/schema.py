@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import regex
+
 from nivesh_lib.errors import DataError
+from nivesh_lib.privacy import find_pii
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +29,15 @@ MAX_LABEL = 100  # characters; a longer label leaves a figure no room for its ba
 
 DateForm = tuple[str, int, str]
 
+DAMAGED = re.compile("[\x00\ud800-\udfff]")  # what cannot be stored as text
+
+# Not white space, no control, and nothing that fonts leave out (zero-width, fillers, marks).
+_VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2800]")
+_CONTROLS = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # a command with numbers, such as a colour
+    "|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)"  # one with a text
+    "|\x1b[ -/]*[0-~]|[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)
 _ISO = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"(?:([T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:\.[0-9]{1,9})?(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
@@ -70,6 +82,16 @@ def row_ids(frame: pd.DataFrame, rows: Iterable[int]) -> tuple[str | int, ...]:
 def label_to_id(labels: Sequence[str]) -> dict[str, int]:
     """Map each label to its place in the manifest's order."""
     return {label: number for number, label in enumerate(labels)}
+
+
+def is_blank(text: str) -> bool:
+    """Return whether nothing of a text can be seen."""
+    return _VISIBLE.search(text) is None
+
+
+def without_controls(text: str) -> str:
+    """Return a text without escape sequences and control characters; tabs and line breaks stay."""
+    return text if text.isprintable() else _CONTROLS.sub("", text)
 
 
 def normalise(text: str) -> str:
@@ -136,6 +158,35 @@ def date_form(text: str) -> DateForm | None:
     return time[:1], len(time), zone
 
 
+_RANDOM_ID = re.compile(  # a digest or UUID has every shape by chance
+    r"(?=[\d-]*[a-f])(?:[\da-f]{16,}|[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12})", re.I
+)
+_LONG_NUMBER = re.compile(r"\d{12,19}")
+
+
+def personal_cells(frame: pd.DataFrame, columns: Iterable[str]) -> list[tuple[int, str, str]]:
+    """Return ``(row position, column, kind)`` for every cell that holds personal data.
+
+    Dates never do, nor do digests and UUIDs in ``id``. One in ten long numbers has a right check
+    digit by chance, so it tells nothing where the other ids are such numbers without one.
+    """
+    cells = []
+    for name in (name for name in columns if name in frame):
+        texts = [cell if isinstance(cell, str) else "" for cell in frame[name]]
+        kinds = {
+            text: found[0].kind
+            for text in set(texts)
+            if not (name == "created_at" and is_iso_date(text))
+            and not (name == "id" and _RANDOM_ID.fullmatch(text))
+            and (found := find_pii(text))
+        }
+        numbers = [text for text in texts if name == "id" and _LONG_NUMBER.fullmatch(text)]
+        if len(numbers) >= 20 and 4 * sum(text in kinds for text in numbers) < len(numbers):
+            kinds = {text: kind for text, kind in kinds.items() if text not in set(numbers)}
+        cells += [(row, name, kinds[text]) for row, text in enumerate(texts) if text in kinds]
+    return cells
+
+
 def row_schema(labels: Iterable[str] | None = None) -> Any:
     """Return the pandera schema of canonical rows.
 
@@ -152,7 +203,7 @@ def row_schema(labels: Iterable[str] | None = None) -> Any:
         # A cell that is no text is reported once, by the dtype.
         return pa.Check(lambda c: not isinstance(c, str) or holds(c), element_wise=True, name=name)
 
-    filled = check(lambda cell: bool(cell.strip()), "is blank")
+    filled = check(lambda cell: not is_blank(cell), "is blank")
     short = check(lambda cell: len(cell) <= MAX_LABEL, f"is longer than {MAX_LABEL} characters")
     in_labels = check(lambda cell: known is None or cell in known, "is not in the labels")
     natural_or_hard = check(SELECTIONS.__contains__, "is neither natural nor hard")

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nivesh_lib.data.schema import OPTIONAL, REQUIRED, conflicting_rows, normalise
+from nivesh_lib.data.schema import (
+    DAMAGED,
+    OPTIONAL,
+    REQUIRED,
+    conflicting_rows,
+    is_blank,
+    normalise,
+)
 from nivesh_lib.data.splits import (
     Pair,
     choose_holdout,
@@ -64,8 +71,12 @@ def _canonical(rows: pd.DataFrame, side: str, place: str) -> pd.DataFrame:
         for where, cell in zip(places, frame[name], strict=True):
             if not (isinstance(cell, str) or cell is None or cell != cell):
                 raise DataError(f"{where}: {name} is not text; convert the column first.")
-        stripped = frame[name].astype("str").str.strip()
-        frame[name] = stripped.mask(stripped == "")
+            if isinstance(cell, str) and DAMAGED.search(cell):
+                raise DataError(f"{where}: {name} holds NUL or half a surrogate pair; mend it.")
+        texts = frame[name].astype("str").str.strip()
+        frame[name] = texts.mask(
+            np.array([isinstance(cell, str) and is_blank(cell) for cell in texts])
+        )
     if "id" not in frame:
         frame.insert(0, "id", None)
     return frame.assign(side=side, fold=-1, place=places)

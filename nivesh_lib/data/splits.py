@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 Pair = tuple[int, int, float]
 
 NEAR = 0.85  # cosine of character 3-5-grams from which two texts count as near-duplicates
-TAIL = 0.75  # of the threshold; the norm of the n-grams that the first comparison leaves out
+TAIL = 0.85  # of the threshold; the norm of the n-grams that the first comparison leaves out
+TILE = 4_000  # rows that are compared with as many others at once; their sums fit into the cache
+CANDIDATES = 50_000  # pairs that are compared in full at once
+WORKERS = 2  # threads; each holds a tile
 ROUNDING = 1e-3  # above the error of a cosine in single precision
 MAX_GROUP = 20  # rows; longer chains join texts that have little in common
 MIN_CLASS = 5  # rows; a smaller class keeps all of them for training
@@ -39,10 +43,10 @@ def mask_amounts(text: str) -> str:
 
 
 def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[Pair]:
-    """Return ``(i, j, cosine)`` with ``i < j`` for texts that are nearly the same.
+    """Return ``(i, j, cosine)`` with ``i < j``, in order, for texts that are nearly the same.
 
     The similarity is the cosine of TF-IDF vectors of character 3- to 5-grams. Rows are compared
-    in blocks, so that the matrix of all similarities is never in memory at once; first by their
+    in tiles, so that the matrix of all similarities is never in memory at once; first by their
     rare n-grams, and in full only where those agree enough. No pair is missed: the frequent
     n-grams that are left out of a row have a norm of at most ``TAIL * threshold``, so they add no
     more than that to a cosine.
@@ -53,17 +57,39 @@ def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[
     if len(padded) < 2 or max(map(len, padded)) < 3:
         return []
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(3, 5), dtype=np.float32)
-    vectors = vectorizer.fit_transform(padded).tocsr()
+    vectors = _in_row_order(vectorizer.fit_transform(padded).tocsr())
     tail = TAIL * threshold
     heads = _rare_parts(vectors, tail)
     enough = threshold - tail - ROUNDING
-    pairs: list[Pair] = []
-    for start in range(0, len(padded), 500):
-        shared = (heads[start : start + 500] @ heads[start:].T).tocoo()
-        likely = (shared.data >= enough) & (shared.row < shared.col)
-        rows, columns = (start + np.unique(side[likely]) for side in (shared.row, shared.col))
-        pairs += _near(vectors, rows, columns, threshold)
-    return pairs
+    starts = range(0, len(padded), TILE)
+
+    def pairs_of(column: int) -> list[Pair]:
+        right = heads[column : column + TILE].T.tocsr()
+        found: list[Pair] = []
+        for row in starts[: column // TILE + 1]:
+            shared = heads[row : row + TILE] @ right
+            likely = np.flatnonzero(shared.data >= enough)
+            rows = row + np.searchsorted(shared.indptr, likely, side="right") - 1
+            found += _near(vectors, rows, column + shared.indices[likely], threshold)
+        return found
+
+    # Threads, since scipy's products release the lock of the interpreter.
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return sorted(pair for pairs in pool.map(pairs_of, reversed(starts)) for pair in pairs)
+
+
+def _in_row_order(vectors: csr_matrix) -> csr_matrix:
+    """Number the n-grams as they come up, which is the order in which each row lists its own.
+
+    A cosine is then the same sum, to the last bit, for two rows alone and in a matrix product.
+    """
+    from scipy.sparse import csr_matrix
+
+    first = np.zeros(vectors.shape[1], dtype=np.int64)
+    first[vectors.indices[::-1]] = np.arange(vectors.nnz)[::-1]
+    rank = np.empty(vectors.shape[1], dtype=vectors.indices.dtype)
+    rank[np.argsort(first)] = np.arange(vectors.shape[1])
+    return csr_matrix((vectors.data, rank[vectors.indices], vectors.indptr), shape=vectors.shape)
 
 
 def _rare_parts(vectors: csr_matrix, tail: float) -> csr_matrix:
@@ -87,11 +113,19 @@ def _rare_parts(vectors: csr_matrix, tail: float) -> csr_matrix:
 def _near(
     vectors: csr_matrix, rows: np.ndarray, columns: np.ndarray, threshold: float
 ) -> list[Pair]:
-    block = (vectors[rows] @ vectors[columns].T).tocoo()
-    i, j = rows[block.row], columns[block.col]
-    near = (block.data >= threshold) & (i < j)
-    scores = np.minimum(block.data[near], 1.0)
-    return list(zip(i[near].tolist(), j[near].tolist(), scores.tolist(), strict=True))
+    """Return the pairs of these rows and columns whose cosine reaches the threshold."""
+    ahead = rows < columns
+    i, j = rows[ahead], columns[ahead]
+    ones = np.ones(vectors.shape[1], dtype=vectors.dtype)
+    parts = range(0, len(i), CANDIDATES)
+    cosines = [
+        vectors[i[n : n + CANDIDATES]].multiply(vectors[j[n : n + CANDIDATES]]) @ ones
+        for n in parts
+    ]
+    scores = np.concatenate([*cosines, ones[:0]])
+    near = scores >= threshold
+    found = (i[near], j[near], np.minimum(scores[near], 1.0))
+    return list(zip(*(column.tolist() for column in found), strict=True))
 
 
 def near_duplicate_groups(

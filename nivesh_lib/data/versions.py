@@ -11,6 +11,7 @@ package the column is ``intent``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from nivesh_lib.data.remote import read_bytes
 from nivesh_lib.data.schema import OPTIONAL
 from nivesh_lib.errors import ChecksumError, DataError
+from nivesh_lib.files import locked, read_file, restore_folders
 from nivesh_lib.paths import data_dir, home
 from nivesh_lib.privacy import anonymize_query
 
@@ -76,9 +78,18 @@ def is_draft(version: str) -> bool:
 
 def versions_of(name: str) -> list[str]:
     """Return the published versions of a dataset, oldest first."""
-    folders = (data_dir() / name).glob("v*/manifest.json")
+    folder = data_dir() / name
+    if any(folder.glob(".v*.old")):
+        _restore(folder)
+    folders = folder.glob("v*/manifest.json")
     versions = (folder.parent.name.removeprefix("v") for folder in folders)
     return sorted((version for version in versions if VERSION.fullmatch(version)), key=version_key)
+
+
+def _restore(folder: Path) -> None:
+    """Bring back the draft that a killed process was replacing, unless one is publishing now."""
+    with contextlib.suppress(OSError), locked(data_dir(), wait=False):
+        restore_folders(folder)
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -260,9 +271,9 @@ def read_manifest(folder: Path) -> DataVersion:
     """
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(read_file(path))
         recorded = manifest["manifest_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is no manifest; restore it with git or publish again.") from error
     _same_checksum(path, recorded, manifest_sha256(manifest))
     name, version = folder.parent.name, folder.name.removeprefix("v")

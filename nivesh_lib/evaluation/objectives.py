@@ -105,7 +105,7 @@ def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Mend the TOML") from None
     for model, table in tables.items():
         if not isinstance(table, dict):

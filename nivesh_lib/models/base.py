@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
@@ -29,6 +30,15 @@ from nivesh_lib.files import (
     replace_folder,
     restore_folder,
     sha256_file,
+)
+from nivesh_lib.models.directory import (
+    MAX_CARD_BYTES,
+    member_directory,
+    model_file,
+    model_files,
+    parsed,
+    read_bytes,
+    shown,
 )
 from nivesh_lib.privacy import anonymize_query
 
@@ -54,6 +64,9 @@ _REMOVED = {
 }
 # Constructor arguments in model.json of earlier releases -> their present names.
 _RENAMED_ARGUMENTS = {"direct": "identity_pooler", "slips": "typo_rate"}
+MAX_DEPTH = 8  # of models inside each other
+MAX_MEMBERS = 24  # models in a model directory, at any depth
+SEEDS = (0, 2**32 - 1)  # range of random_state
 MAX_CHARACTERS = 10_000  # the rest of a longer text is ignored
 _FORMAT = 1
 _SAFE_SUFFIXES = {".json", ".safetensors", ".onnx", ".txt"}
@@ -104,6 +117,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     """Base class of all text models; subclasses override what raises NotImplementedError."""
 
     kind: ClassVar[str] = ""
+    # Argument -> smallest and largest value; whole numbers where the smallest is one.
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     classes_: np.ndarray
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
@@ -125,6 +140,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Return the most probable label for each text, shape (n,)."""
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(axis=1)]
+
+    def _check(self) -> None:
+        """Raise ValueError where an argument is out of range; before fitting and on loading."""
+        for name, (low, high) in self.ranges.items():
+            value = getattr(self, name)
+            number: Any = Integral if isinstance(low, int) else Real
+            if value is None and getattr(type(self), name, None) is None:
+                continue  # its default
+            right = isinstance(value, number) and not isinstance(value, bool | np.bool_)
+            if not (right and low <= value <= high):
+                raise ValueError(f"{name} {value!r:.60} is no number from {low:,} to {high:,}")
 
     def _plain_params(self) -> dict[str, Any]:
         """Return the constructor arguments for ``model.json``, without wrapped models."""
@@ -173,6 +199,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _write(self, directory: Path, data: str, about: dict) -> None:
         state = self._dump(directory)
+        names = list(model_files(directory))
+        _check_members(directory, names)
         card = {
             "format": _FORMAT,
             "kind": self.kind,
@@ -183,7 +211,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "threshold": _plain(getattr(self, "threshold", None)),
             "state": state,
             "about": about,
-            "files": {name: sha256_file(directory / name) for name in _file_names(directory)},
+            "files": {name: sha256_file(directory / name) for name in names},
         }
         card["sha256"] = _json_sha256(card)
         text = json.dumps(card, ensure_ascii=False, indent=1)
@@ -238,12 +266,6 @@ def model_hash(model: Mapping[str, Any] | Path | str) -> str:
     return _json_sha256(card, "about")
 
 
-def _file_names(folder: Path) -> list[str]:
-    """Return the relative POSIX paths of all files below a model directory, sorted."""
-    paths = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
 def model_class(kind: str) -> type[TextClassifier]:
     """Return the class registered under ``kind``.
 
@@ -276,15 +298,24 @@ def read_card(directory: Path | str) -> dict[str, Any]:
     ------
     ModelError
         The directory is missing, incomplete or altered, its kind is unknown or no longer
-        supported, or it holds a file that could run code when loaded.
+        supported, or it holds something that could run code when loaded, a link, or too much.
     """
     folder = Path(directory)
+    card = _description(folder)
+    _check_files(folder, card["files"])
+    return card
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """Return ``model.json`` after checking it alone, without the files that it lists."""
     path = folder / "model.json"
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         raise ModelError(f"{folder}: no model.json here. Pass a directory that `save` wrote")
+    content = read_bytes(folder, path.name, limit=MAX_CARD_BYTES)
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        files, kind, recorded = dict(card["files"]), str(card["kind"]), card["sha256"]
+        card = parsed(content)
+        kind, files, recorded = str(card["kind"]), dict(card["files"]), card["sha256"]
+        actual = _json_sha256(card)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a model description ({error}). Save it again") from None
     if kind in _REMOVED:
@@ -295,30 +326,41 @@ def read_card(directory: Path | str) -> dict[str, Any]:
         raise ModelError(
             f"{path}: kind {kind!r} in format {card.get('format')!r} is not known here"
         )
-    if recorded != _json_sha256(card):
+    if recorded != actual:
         raise ModelError(f"{path}: changed since it was saved. Save the model again")
-    _check_files(folder, files)
-    return card
+    return card | {"files": files}
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
-    present = set(_file_names(folder)) - {"model.json"}
+    try:
+        present = set(model_files(folder)) - {"model.json"}
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error.strerror})") from error
+    _check_members(folder, present)
     for name in sorted(present | set(files)):
-        path = PurePosixPath(name)
-        if path.suffix not in _SAFE_SUFFIXES:
-            raise ModelError(f"{folder / name}: this kind of file is refused, it could run code")
-        if path.is_absolute() or ".." in path.parts:
-            raise ModelError(f"{folder / name}: this file is refused, it lies outside the model")
-        if name not in present:
-            raise ModelError(f"{folder}: {name} is missing. Copy the whole directory again")
+        where = shown(folder / name)
+        if PurePosixPath(name).suffix not in _SAFE_SUFFIXES:
+            raise ModelError(f"{where}: this kind of file is refused, it could run code")
+        path = model_file(folder, name)  # says what is wrong with the name
         if name not in files:
-            raise ModelError(f"{folder / name}: not listed in model.json. Remove it or save again")
+            raise ModelError(f"{where}: not listed in model.json. Remove it or save again")
         try:
-            same = sha256_file(folder / name) == files[name]
+            same = sha256_file(path) == files[name]
         except OSError as error:
-            raise ModelError(f"{folder / name}: cannot be read ({error.strerror})") from error
+            raise ModelError(f"{where}: cannot be read ({error.strerror})") from error
         if not same:
-            raise ModelError(f"{folder / name}: changed since it was saved. Save the model again")
+            raise ModelError(f"{where}: changed since it was saved. Save the model again")
+
+
+def _check_members(folder: Path, names: Iterable[str]) -> None:
+    """Raise ModelError where a model holds more models, or deeper ones, than any that we make."""
+    members = [PurePosixPath(name).parts for name in names if name.endswith("/model.json")]
+    deepest = max((len(parts) - 1 for parts in members), default=0)
+    if deepest > MAX_DEPTH or len(members) > MAX_MEMBERS:
+        raise ModelError(
+            f"{folder}: holds {len(members)} models, up to {deepest} inside each other; at most "
+            f"{MAX_MEMBERS} and {MAX_DEPTH} are loaded. Load one of them alone"
+        )
 
 
 def load_model(directory: Path | str) -> TextClassifier:
@@ -344,27 +386,58 @@ def load_with_card(directory: Path | str) -> tuple[TextClassifier, dict[str, Any
         See `load_model`.
     """
     folder = Path(directory)
+    before = _identity(folder)
     try:
-        return _loaded(folder)
+        return _loaded(folder, read_card(folder))
     except (ModelError, OSError) as error:
+        if before == _identity(folder) is not None or not folder.parent.is_dir():
+            raise
         try:
-            # A writer may have replaced the folder meanwhile: read again while none can.
+            # A writer has replaced the folder meanwhile: read again while none can.
             with locked(folder.parent, shared=True):
-                return _loaded(folder)
+                return _loaded(folder, read_card(folder))
         except OSError:
             raise error from None
 
 
-def _loaded(folder: Path) -> tuple[TextClassifier, dict[str, Any]]:
-    card = read_card(folder)
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Return what differs after `save` has replaced a folder, None while there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def load_member(directory: Path, name: str) -> TextClassifier:
+    """Load a model that lies inside the model directory that is being loaded, for `_restore`.
+
+    The outer model's card covers its files: their hashes are not computed again. Nor is a failure
+    tried again, which would multiply with every level.
+
+    Raises
+    ------
+    ModelError
+        See `load_model`; or ``name`` is not that of a folder in ``directory``.
+    """
+    folder = member_directory(directory, name)
+    model, _ = _loaded(folder, _description(folder))
+    return model
+
+
+def _loaded(folder: Path, card: dict[str, Any]) -> tuple[TextClassifier, dict[str, Any]]:
     try:
         model = get_model(card["kind"], **_current_names(card["params"]))
+        model._check()
         model.classes_ = np.array(card["classes"], dtype=object)
         model._restore(folder, _current_names(card["state"]))
         proba = model.predict_proba(["a first query"])
-    except (ModelError, ModuleNotFoundError):  # the latter: the core alone is installed
+    except (ModelError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # invalid arguments or state can raise anything
+    except ModuleNotFoundError:  # the core alone is installed
+        raise
+    # Invalid arguments or state can raise anything; panics of tokenizers are no Exception.
+    except BaseException as error:
         raise ModelError(f"{folder}: does not load ({error!r}). Save the model again") from error
     if not np.isfinite(proba).all():
         raise ModelError(f"{folder}: its probabilities are not finite. Fit the model again")

@@ -104,7 +104,7 @@ def close_dead_runs(report: Report) -> None:
         unfinished = record is not None and record.status == "running"
         if not (opened or unfinished) or run.is_alive():
             continue
-        from nivesh_lib.tracking.logger import close_run
+        from nivesh_lib.tracking.logger import close_run, close_runs_of
 
         for step, mlflow_run_id in opened.items():
             try:
@@ -113,6 +113,8 @@ def close_dead_runs(report: Report) -> None:
             except Exception as error:  # the store may be another one today
                 report(f"  could not close an MLflow run of {run.name}: {error}")
             run.close_step(step)
+        with contextlib.suppress(Exception):  # the same
+            close_runs_of(run.name)
         run.remove_partial()
         if record is not None and unfinished:
             run.write_record(record.changed(status="killed"))

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nivesh_lib.errors import SpecError
+from nivesh_lib.files import read_file
 from nivesh_lib.records.schema import NUMBER, fits
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # of files; a dot would begin a part's name
@@ -113,7 +114,7 @@ def load_pipeline(folder: Path) -> Pipeline:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(f"{path} is missing. Run from the repository or set NIVESH_HOME") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not valid TOML ({error})") from None
     if not fits(tables, {"step": [dict], "profiles": [str]}):
         raise SpecError(
@@ -178,8 +179,10 @@ def _check_needs(steps: tuple[Step, ...], path: Path) -> None:
 def read_notebook(path: Path) -> dict[str, Any]:
     """Return a notebook as plain JSON, without importing nbformat."""
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook = json.loads(read_file(path))
         notebook["cells"]
+    except RecursionError:
+        raise SpecError(f"{path}: cannot be read as a notebook (nested too deeply)") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SpecError(f"{path}: cannot be read as a notebook ({error!r})") from None
     return notebook
@@ -208,11 +211,11 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
         raise SpecError(f"{path}: {len(tagged)} cells are tagged `parameters`, 1 is needed")
     found = {}
     try:
-        body = ast.parse(source_of(tagged[0])).body
-    except SyntaxError as error:
-        raise SpecError(f"{path}: the parameters cell is no Python ({error.msg})") from None
-    for node in body:
-        line = ast.unparse(node)
+        body = [(node, ast.unparse(node)) for node in ast.parse(source_of(tagged[0])).body]
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        why = getattr(error, "msg", "") or str(error) or "nested too deeply"
+        raise SpecError(f"{path}: the parameters cell is no Python ({why})") from None
+    for node, line in body:
         if not (
             isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value
         ):

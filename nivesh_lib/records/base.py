@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nivesh_lib.errors import DataError
-from nivesh_lib.files import write_text
+from nivesh_lib.files import read_file, write_text
 from nivesh_lib.paths import relative
 
 R = TypeVar("R", bound="Record")
@@ -38,7 +38,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         It is missing, cannot be parsed, or is no object; ``what`` names what it should be.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
         missing = isinstance(error, FileNotFoundError)
         raise damaged(path, what, "there is no such file" if missing else str(error)) from None

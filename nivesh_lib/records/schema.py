@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nivesh_lib.files import read_file
+
 NUMBER = int | float
 
 
@@ -42,7 +44,7 @@ def fits(value: Any, shape: Any) -> bool:
 def read_object(path: Path, shape: Any = dict) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None where there is none of that shape."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError):
         return None
     return value if fits(value, shape) and isinstance(value, dict) else None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import html
+from nivesh_lib.reporting.markup import plain_links
 
 
 def say(markdown: str) -> None:
     """Display Markdown as the output of a cell.
 
-    HTML in it is escaped, since labels and issues come from users' files.
+    HTML and links in it are shown as they are written: labels and issues come from users' files.
     """
     from IPython.display import Markdown, display
 
-    display(Markdown(html.escape(markdown, quote=False)))
+    display(Markdown(plain_links(markdown)))
 
 
 def percent(share: float) -> str:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nivesh_lib.files import atomic_path
+from nivesh_lib.errors import DataError
+from nivesh_lib.files import write_text
+from nivesh_lib.reporting.markup import content_policy
 from nivesh_lib.reproducibility import disable_telemetry
 
 NUMERICAL = ["words", "characters", "digits_share", "confidence"]
 CATEGORICAL = ["intent", "predicted", "language", "income_segment"]
+# The report in Evidently's page: two variables, each with JSON that has no line break.
+_REPORT = re.compile(r"^( *var (?:additional_graphs_)?metric_\w+ = )(.*);$", re.MULTILINE)
 
 
 def describe_texts(frame: pd.DataFrame, text: str = "query") -> pd.DataFrame:
@@ -55,6 +62,11 @@ def drift_report(
         ``column``, ``method``, ``value``, ``threshold``, ``drifted``. Numbers are compared by
         normalised Wasserstein distance, categories by Jensen-Shannon distance. Both are effect
         sizes; the p-value of a test would fall with the number of rows.
+
+    Raises
+    ------
+    DataError
+        Evidently's page is not of the form that can be made safe.
     """
     disable_telemetry()
     from evidently import DataDefinition, Dataset, Report
@@ -79,8 +91,7 @@ def drift_report(
     ]
     snapshot = Report(metrics, include_tests=True).run(now, before)
     if html is not None:
-        with atomic_path(html) as partial:
-            snapshot.save_html(str(partial))
+        write_text(html, _page(snapshot))
     return [
         {
             "column": config["column"],
@@ -92,3 +103,47 @@ def drift_report(
         for metric in snapshot.dict()["metrics"]
         if (config := metric["config"]).get("column")
     ]
+
+
+def _page(snapshot: Any) -> str:
+    """Return Evidently's page with all labels as text, in which only its own scripts run.
+
+    Evidently writes labels into a script as they are, where ``</script>`` ends it.
+    """
+    page, found = _REPORT.subn(
+        lambda match: f"{match[1]}{_script_json(_plain_figures(json.loads(match[2])))};",
+        snapshot.get_html_str(as_iframe=False),
+    )
+    if found != 2:
+        raise DataError(
+            "Evidently's page is not of the known form, so it was not written; install the version "
+            "of Evidently that requirements.lock names"
+        )
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    policy = content_policy(scripts, img="data: blob:", font="data:")
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    return page.strip().replace("<head>", f"<head>\n    {meta}", 1)
+
+
+def _script_json(value: Any) -> str:
+    return json.dumps(value).replace("<", r"\u003c")
+
+
+def _plain_figures(value: Any) -> Any:
+    """Return a report in which no text of a figure's data is markup: Plotly draws some tags."""
+    if isinstance(value, list):
+        return [_plain_figures(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() >= {"data", "layout"}:
+        return value | {"data": _escaped(value["data"])}
+    return {key: _plain_figures(one) for key, one in value.items()}
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value of JSON with all its texts escaped."""
+    if isinstance(value, str):
+        return escape(value, quote=False)
+    if isinstance(value, list):
+        return [_escaped(one) for one in value]
+    return {k: _escaped(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -10,6 +10,7 @@ from nivesh_lib.records.results import ModelResult
 from nivesh_lib.records.run import RunRecord
 from nivesh_lib.reporting.display import human_bytes, milliseconds
 from nivesh_lib.reporting.holdout import holdout
+from nivesh_lib.reporting.markup import cleaned, content_policy
 from nivesh_lib.reporting.sections import sections, unread
 from nivesh_lib.reporting.steps import figures, source_of, steps
 from nivesh_lib.runs.comparison import Results, evaluation_of, p_value, score_title
@@ -39,7 +40,7 @@ def _render(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     css = markupsafe.Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(css=css, **values)
+    return environment.get_template(template).render(css=css, policy=content_policy(), **values)
 
 
 def _without(notebook: Any, dataset: str) -> Any:
@@ -60,7 +61,7 @@ def _without(notebook: Any, dataset: str) -> Any:
 def render_notebook(notebook: Any, *, step: str, dataset: str = "") -> str:
     """Return a notebook as one HTML page without code cells or parameters.
 
-    Figures are embedded; no script, font or style is fetched.
+    Figures are embedded. Markup of cells is cleaned; no script runs, nothing is fetched.
     """
     import markupsafe
     from nbconvert import HTMLExporter
@@ -80,7 +81,7 @@ def render_notebook(notebook: Any, *, step: str, dataset: str = "") -> str:
         title=_title(notebook) or step,
         step=step,
         dataset=dataset,
-        body=markupsafe.Markup(body.replace('.ipynb"', '.html"')),  # pages link to pages
+        body=markupsafe.Markup(cleaned(body).replace('.ipynb"', '.html"')),  # pages link to pages
     )
 
 

@@ -20,7 +20,7 @@ from nivesh_lib.errors import NiveshError
 from nivesh_lib.records.base import first_flaw, plain
 from nivesh_lib.records.metrics import flat_metrics
 from nivesh_lib.records.results import ModelResult, StepResult, is_evaluation, kind_of
-from nivesh_lib.reproducibility import set_seeds
+from nivesh_lib.reproducibility import disable_telemetry, set_seeds
 from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.tracking.logger import RunLogger, close_run, open_logger
@@ -272,6 +272,7 @@ def start_run(
     experiment : str
         Leaf of the tree of MLflow experiments.
     """
+    disable_telemetry()
     set_seeds(seed)
     place = os.environ.get("NIVESH_RUN_DIR") or paths.scratch_dir()
     directory, mode = RunDirectory(Path(place)), _mode()

@@ -144,6 +144,7 @@ class RunLogger:
         """Log a dataset as the input, with version and checksum, without its queries."""
         from mlflow.data.pandas_dataset import from_pandas
         from mlflow.entities import DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         source = str(dataset.manifest["path"])
         train = dataset.train.drop(columns=[c for c in ("query",) if c in dataset.train])
@@ -157,7 +158,11 @@ class RunLogger:
             InputTag("sha256", dataset.version.sha256),
             InputTag("version", dataset.version.version),
         ]
-        client().log_inputs(self.run_id, [DatasetInput(entity, tags)])
+        inputs, store = [DatasetInput(entity, tags)], client()
+        try:
+            store.log_inputs(self.run_id, inputs)
+        except MlflowException:  # another process was the first to log this dataset, just now
+            store.log_inputs(self.run_id, inputs)
 
     def log_model(self, name: str, directory: Path) -> None:
         """Log a model directory as an MLflow model.
@@ -237,6 +242,18 @@ def close_run(run_id: str, status: str) -> None:
     below = f"tags.`{PARENT}` = '{run_id}' AND attributes.status = 'RUNNING'"
     for child in store.search_runs([experiment_id], filter_string=below):
         store.set_terminated(child.info.run_id, status)
+
+
+def close_runs_of(run: str) -> None:
+    """Set what a dead pipeline run left open to KILLED: the MLflow runs with its name as a tag.
+
+    A notebook that is killed while its MLflow run is being opened has left no other note of it.
+    """
+    store = client()
+    experiments = [experiment.experiment_id for experiment in store.search_experiments()]
+    left = f"tags.`nivesh.run` = '{run}' AND attributes.status = 'RUNNING'"
+    for found in store.search_runs(experiments, filter_string=left):
+        store.set_terminated(found.info.run_id, "KILLED")
 
 
 def attach(run_id: str, files: Sequence[Path], folder: str = "notebook") -> None:

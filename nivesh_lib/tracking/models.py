@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.directory import model_files
 from nivesh_lib.privacy import hide_password
 from nivesh_lib.tracking.store import check_store
 
@@ -52,6 +53,7 @@ def _model_directory(uri: str, copied: Path) -> Path:
     folder = copied / path
     if ".." in path.parts or path.is_absolute() or not (folder / "model.json").is_file():
         raise ModelError(f"{uri}: is no model of this workbench. Name one that `nivesh run` logged")
+    model_files(copied)  # refuses links, which could lead out of the copy
     return folder
 
 

@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from nivesh_lib.cli.app import data_app
+from nivesh_lib.cli.options import echo_json
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset, resolve
-from nivesh_lib.errors import NiveshError
+from nivesh_lib.errors import DataError, NiveshError
 
 
 @pytest.fixture
@@ -62,6 +63,29 @@ def test_foreign_columns_a_test_file_and_metadata(call, tmp_path, make_rows):
     assert (facts["rows"], facts["held_out"], facts["licence"]) == (39, 9, "CC0-1.0")
     assert (facts["sources"], facts["labels"][1]) == (["a", "b"], "goal_planning")
     assert set(load_dataset("mine").train["income_segment"]) == {"low"}
+
+
+def test_personal_data_beside_the_query_is_replaced_and_told(home, make_rows):
+    kept = {
+        "income_segment": "98765/43210",
+        "language": "hi &#57;876543210",
+        "source": "a@b.in",
+        "traits": "PAN АВСРЕ1234Н",
+    }
+    with pytest.warns(UserWarning) as told:
+        publish(make_rows(30).assign(**kept), "mine", "1.0.0", description="by 044-2345 6789")
+    assert str(told[0].message).startswith("income_segment held personal data in 30 new rows, now")
+    train = load_dataset("mine").train
+    assert train.iloc[0][list(kept)].tolist() == ["[PHONE]", "hi [PHONE]", "[EMAIL]", "PAN [PAN]"]
+    assert resolve("mine").manifest["description"] == "by [PHONE]"
+
+
+@pytest.mark.parametrize("column", ["id", "intent", "created_at"])
+def test_personal_data_in_a_frame_s_ids_dates_and_labels_is_refused(home, make_rows, column):
+    rows = make_rows(30).assign(id=[str(n) for n in range(30)], created_at="2026-01-25")
+    rows.loc[4, column] = "9876543210"
+    with pytest.raises(DataError, match=rf"row 5: {column} holds personal data \(PHONE\)"):
+        publish(rows, "mine", "1.0.0", description="first")
 
 
 def test_a_training_file_as_its_own_test_file_is_refused(call, home, file):
@@ -244,3 +268,57 @@ def test_a_label_that_tables_need_as_a_column_is_refused(call, tmp_path, make_ro
     make_rows(20, labels=("fold", "other")).to_csv(path, index=False)
     code, output = call("add", "mine", path, "--version", "1.0.0")
     assert code == 1 and "rows.csv: a label cannot be called 'fold'" in output
+
+
+HOSTILE = "\x1b[31mred\nerror: all is lost\u202e"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("list",), ("show", "mine"), ("validate", "mine"), ("diff", "mine@1.0.0", "mine@2.0.0")],
+    ids=lambda arguments: arguments[0],
+)
+def test_labels_and_descriptions_cannot_command_the_terminal(call, make_rows, arguments):
+    labels = ("plain", HOSTILE)
+    rows = make_rows(60, labels=labels)
+    rows["query"] += " " + rows["intent"].map({"plain": "so", HOSTILE: "#mark"})
+    for version in ("1.0.0", "2.0.0"):
+        publish(rows.iloc[: int(version[0]) * 30], "mine", version, description=HOSTILE)
+    output = call(*arguments)[1]
+    assert "\\x1b[31mred\\nerror: all is lost\\u202e" in output
+    assert "\x1b" not in output and "\u202e" not in output and "\nerror" not in output
+
+
+def test_json_holds_labels_as_they_are(call, make_rows):
+    publish(make_rows(60, labels=("plain", HOSTILE)), "mine", "1.0.0", description="half")
+    code, output = call("show", "mine", "--json")
+    assert code == 0 and HOSTILE in json.loads(output)["labels"]
+
+
+def test_json_holds_half_a_surrogate_pair_as_an_escape(capsys):
+    echo_json({"a": "half \ud83d"})
+    assert json.loads(capsys.readouterr().out) == {"a": "half \ud83d"}
+
+
+def test_an_error_cannot_command_the_terminal(home, run):
+    done = run("data", "show", "mine", "--json", "\x1b[31m")
+    assert "\x1b" not in done.stderr
+    done = run("data", "validate", home / "\x1b[31mnone.csv")
+    assert done.returncode == 1 and "\\x1b[31mnone.csv" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_rare_labels_are_refused_with_the_option_that_keeps_them_for_training(
+    call, tmp_path, make_rows
+):
+    rare = make_rows(3, seed=1, labels=("solo", "pair", "pair"))
+    path = tmp_path / "rows.csv"
+    pd.concat([make_rows(60), rare]).to_csv(path, index=False)
+    code, output = call("add", "mine", path, "--version", "1.0.0")
+    assert code == 1 and "'solo'" in output and "--keep-rare" in output
+    command = [str(part) for part in ("add", "mine", path, "--version", "1.0.0", "--keep-rare")]
+    done = CliRunner().invoke(data_app, command)
+    told = "2 of 5 labels are in training only, since they have fewer than 5 rows (3 in all): "
+    assert done.exit_code == 0 and told + "pair (2), solo (1)" in done.stderr
+    train = load_dataset("mine").train["intent"].value_counts()
+    assert (train["pair"], train["solo"]) == (2, 1)

@@ -39,6 +39,12 @@ def test_opening_gives_the_rows_and_writes_the_ledger(first):
     assert opened.opening == entry
 
 
+def test_personal_data_in_reasons_does_not_reach_the_ledger(first):
+    entry = {**ENTRY, "why": "asked by asha [at] example [dot] com", "reason": "call 98765/43210"}
+    opening = open_holdout("intents", **entry).opening
+    assert (opening.why, opening.reason) == ("asked by [EMAIL]", "call [PHONE]")
+
+
 def test_rows_come_with_their_columns_and_without_side_and_fold(first):
     assert list(open_holdout("intents", **ENTRY).rows) == ["id", "query", "intent"]
 

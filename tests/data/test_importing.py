@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import uuid
 
 import pandas as pd
 import pytest
 
-from nivesh_lib.data.importing import drop_duplicates, read_rows
+from nivesh_lib.data.importing import drop_duplicates, read_rows, read_unchecked
 from nivesh_lib.errors import DataError
 
 ROWS = [
@@ -115,8 +117,15 @@ def with_row(**row):
     return json.dumps([*ROWS, {"query": "a new text", "intent": "tax", **row}])
 
 
+TWICE = '{"query": "x", "intent": "tax", "query": "y"}'
 BAD = {
     "blank text": ("a.json", with_row(query=" "), r"row 5: 'query' is missing or blank"),
+    "invisible text": ("a.json", with_row(query="\u200b\u3164\ufeff"), r"'query' is missing or bl"),
+    "invisible label": ("a.json", with_row(intent="\u2060"), r"row 5: 'intent' is missing"),
+    "key twice": ("a.json", f"[{TWICE}]", r"row 1: names the key 'query' twice"),
+    "key twice in a line": ("a.jsonl", jsonl(ROWS) + TWICE, r"row 5 \(line 5\): names the key"),
+    "half a pair in a label": ("a.json", with_row(intent="a\ud800"), r"row 5: 'intent' .* stored"),
+    "half a pair in a name": ("a.json", '[{"a\\ud800": 1}]', r"no column 'query'; it has a\\ud800"),
     "null text": ("a.json", with_row(query=None), r"row 5: 'query' is missing"),
     "absent label": ("a.jsonl", jsonl([*ROWS, {"query": "x"}]), r"row 5 \(line 5\): 'intent' is"),
     "blank csv label": ("a.csv", CSV + "more,\n", r"row 5 \(line 6\): 'intent' is missing"),
@@ -158,7 +167,7 @@ BAD = {
     "header only": ("a.csv", "query,intent\n", r"has no rows, only query, intent"),
     "empty list": ("a.json", "[]", r"has no rows"),
     "one class": ("a.csv", CSV.replace("loan\n", "tax\n"), r"one label only, 'tax'"),
-    "class of one": ("a.csv", CSV + "more,gold\n", r"one row only for 1 of 3 labels: 'gold'"),
+    "class of one": ("a.csv", CSV + "more,gold\n", r"1 of 3 labels: 'gold'.*--keep-rare"),
     "date": ("a.json", with_row(created_at="25/01/2026"), r"'25/01/2026' is no ISO date"),
     "basic date": ("a.json", with_row(created_at="20260125"), r"'20260125' is no ISO date"),
     "week": ("a.json", with_row(created_at="2026-W04-7"), r"is no ISO date. Write dates as 2026"),
@@ -272,3 +281,71 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
     os.mkfifo(tmp_path / "rows.csv")
     with pytest.raises(DataError, match="no regular file"):
         read_rows(tmp_path / "rows.csv")
+
+
+PRIVATE = ["9876543210", "u-2345/6789/0124", "rahul [at] example [dot] com", "ABCPE1234F"]
+
+
+@pytest.mark.parametrize("value", PRIVATE)
+@pytest.mark.parametrize(
+    ("column", "fix"),
+    [
+        ("id", "delete the column to have them made"),
+        ("intent", "Rename the label"),
+        ("created_at", "Write a date"),
+    ],
+)
+def test_personal_data_in_ids_dates_and_labels_is_refused_unquoted(tmp_path, column, fix, value):
+    day = {"created_at": "2026-01-25T10:30:00+05:30"}
+    rows = [{"id": f"q{n}", **day, **row} for n, row in enumerate(ROWS)]
+    rows[2][column] = value
+    with pytest.raises(
+        DataError, match=rf"row 3.*: '{column}' holds personal data.*{fix}"
+    ) as error:
+        read_rows(write_rows(tmp_path, ".csv", rows))
+    assert value not in str(error.value)
+
+
+def test_a_number_that_is_no_text_is_quoted_anonymised(tmp_path):
+    rows = [*ROWS, {"query": "tax?", "intent": 9876543210}]
+    with pytest.raises(DataError, match=r"'intent' is \[PHONE\] where text is due"):
+        read_rows(write_rows(tmp_path, ".json", rows))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: hashlib.sha256(b"%d" % n).hexdigest(),
+        lambda n: str(uuid.UUID(int=n * 987654321987654321987654321)),
+        lambda n: str(1_700_000_000_000 + 7 * n),
+        lambda n: str(234_567_890_000 + n),
+    ],
+)
+def test_digests_and_long_numbers_are_ids(tmp_path, make):
+    rows = [{"id": make(n), "query": f"how {n}", "intent": "ab"[n % 2]} for n in range(2000)]
+    assert len(read_rows(write_rows(tmp_path, ".csv", rows))) == 2000
+
+
+def test_escape_sequences_and_control_characters_are_removed_and_counted(tmp_path):
+    rows = [
+        *ROWS,
+        {"query": "\x1b[31msell\x1b[0m \x1b]0;title\x07gold\x9b2J\b", "intent": "lo\x7fan"},
+        {"query": "two\nlines\tand a tab", "intent": "tax"},
+    ]
+    said = []
+    frame = read_rows(write_rows(tmp_path, ".json", rows), report=said.append)
+    assert frame.iloc[4].tolist() == ["sell gold", "loan"]
+    assert frame["query"][5] == "two\nlines\tand a tab"
+    assert said == ["2 cells had escape sequences or control characters, now removed"]
+
+
+def test_a_label_of_one_row_is_kept_when_asked_to(tmp_path):
+    frame = read_rows(write(tmp_path, "a.csv", CSV + "more,gold\n"), keep_rare=True)
+    assert frame["intent"].tolist()[-1] == "gold"
+
+
+@pytest.mark.parametrize("column", ["query", "intent"])
+def test_half_a_surrogate_pair_is_named_when_a_file_is_validated(tmp_path, column):
+    path = write(tmp_path, "a.jsonl", jsonl(ROWS) + json.dumps({**ROWS[0], column: "a\ud800"}))
+    with pytest.raises(DataError, match=rf"row 5 \(line 5\): '{column}' holds a character"):
+        read_unchecked(path, "query", "intent")

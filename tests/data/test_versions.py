@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -591,3 +593,79 @@ def test_the_seeds_view_shows_the_intents_versions(first):
         }
     }
     assert "v9.0.0" not in DATA_VERSIONS
+
+
+# --- the shipped versions ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ref", "parent"),
+    [("intents@1.0.0", None), ("intents@1.1.0", "1.0.0"), ("out_of_scope@1.0.0", None)],
+)
+def test_publishing_shipped_rows_again_makes_the_same_split_and_folds(
+    home, monkeypatch, ref, parent
+):
+    monkeypatch.delenv("NIVESH_HOME")
+    shipped = resolve(ref)
+    older = resolve(f"{shipped.name}@{parent}") if parent else None
+    rows, held = all_rows(shipped), set(shipped.manifest["holdout"])
+    monkeypatch.setenv("NIVESH_HOME", str(home))
+    given = None
+    if older:
+        shutil.copytree(older.folder, home / "data" / older.name / older.folder.name)
+        rows = rows[~rows["id"].isin(all_rows(older)["id"])]
+    if "holdout given" in shipped.manifest["transformation"]:
+        given = rows[rows["id"].isin(held)]
+        rows = rows[~rows["id"].isin(held)]
+    again = publish(
+        rows,
+        shipped.name,
+        shipped.version,
+        description="again",
+        labels=shipped.labels,
+        parent=parent,
+        holdout_rows=given,
+        task=shipped.manifest["task"],
+    )
+    for fact in ("holdout", "folds", "label_counts", "cross_split_duplicates"):
+        assert again.manifest[fact] == shipped.manifest[fact]
+
+
+# --- what a file of hostile content or an unlucky moment leaves --------------------------------
+
+
+def test_a_draft_whose_replacement_was_killed_between_two_renames_is_seen(home, make_rows):
+    draft = publish(make_rows(30), "mine", "0.1.0", description="first")
+    draft.folder.rename(draft.folder.with_name(".v0.1.0.old"))
+    assert [version.ref for version in list_versions()] == ["mine@0.1.0"]
+    assert resolve("mine@0.1.0").sha256 == draft.sha256
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "mine.json"])
+def test_a_file_of_a_version_that_is_a_device_is_refused_at_once(home, make_rows, name):
+    version = publish(make_rows(30), "mine", "1.0.0", description="first")
+    (version.folder / name).unlink()
+    os.mkfifo(version.folder / name)
+    with pytest.raises(DataError, match=r"manifest\.json is no manifest|no regular file"):
+        load_dataset("mine@1.0.0")
+
+
+def test_a_manifest_nested_too_deeply_is_refused(home, make_rows):
+    version = publish(make_rows(30), "mine", "1.0.0", description="first")
+    (version.folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="is no manifest"):
+        resolve("mine@1.0.0")
+
+
+@pytest.mark.parametrize("column", ["query", "intent", "source"])
+def test_half_a_surrogate_pair_in_a_row_is_named(home, make_rows, column):
+    rows = make_rows(30, source="me").astype(object)
+    rows.loc[2, column] = "half \ud83d"
+    with pytest.raises(DataError, match=f"row 3: {column} holds NUL or half a surrogate pair"):
+        publish(rows, "mine", "1.0.0", description="x")
+
+
+def test_half_a_surrogate_pair_in_a_description_is_refused(home, make_rows):
+    with pytest.raises(DataError, match="half a surrogate pair"):
+        publish(make_rows(30), "mine", "1.0.0", description="\udcff")
+    assert not list_versions()

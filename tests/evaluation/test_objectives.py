@@ -144,8 +144,9 @@ def test_without_a_file_there_are_no_objectives():
     assert dict(MODEL_OBJECTIVES) == {}
 
 
-def test_a_broken_file_is_named(write):
-    write("[intent_classifier")
+@pytest.mark.parametrize("text", ["[intent_classifier", "a = " + "[" * 100_000])
+def test_a_broken_file_is_named(write, text):
+    write(text)
     with pytest.raises(DataError, match=r"objectives\.toml: cannot be read"):
         objectives_for("03_tfidf", dataset=INTENTS)
 

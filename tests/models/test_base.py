@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models import base
+from nivesh_lib.models import base, directory
 from nivesh_lib.models.base import (
     MODELS,
     get_model,
@@ -19,6 +19,7 @@ from nivesh_lib.models.base import (
     model_hash,
     read_card,
 )
+from nivesh_lib.models.wrappers.selective import Calibrated
 
 from .conftest import LABELS, TEXTS, small_model
 
@@ -256,13 +257,59 @@ def test_a_directory_without_a_name_is_refused(model):
         model.save(".")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    folder = get_model("tfidf").fit(TEXTS, LABELS).save(tmp_path / "model")
-    name = next(iter(read_card(folder)["files"]))
-    (folder / name).unlink()
-    (folder / name).symlink_to("nowhere.json")
-    with pytest.raises(ModelError, match=rf"{name}: cannot be read \(No such file"):
+def test_a_file_that_cannot_be_read_is_named(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(base, "sha256_file", refuse)
+    with pytest.raises(ModelError, match=r"rules\.json: cannot be read \(Permission denied"):
         load_model(folder)
+
+
+def test_a_failure_deep_inside_is_tried_once(tmp_path, monkeypatch):
+    model = get_model("rules").fit(TEXTS, LABELS)
+    for _ in range(base.MAX_DEPTH):
+        model = Calibrated.of(model, temperature=2.0)
+    folder = model.save(tmp_path / "model")
+    tried = []
+
+    def broken(self, directory, state):
+        tried.append(directory)
+        raise ValueError("broken")
+
+    monkeypatch.setattr(model_class("rules"), "_restore", broken)
+    with pytest.raises(ModelError, match=r"does not load .*broken"):
+        load_model(folder)
+    assert len(tried) == 1
+
+
+def test_a_model_that_would_not_be_loaded_is_not_saved(model, tmp_path, monkeypatch):
+    deep = model
+    for _ in range(base.MAX_DEPTH + 1):
+        deep = Calibrated.of(deep, temperature=2.0)
+    with pytest.raises(ModelError, match="up to 9 inside each other; at most 24 and 8"):
+        deep.save(tmp_path / "deep")
+    monkeypatch.setattr(directory, "MAX_MODEL_BYTES", 10)
+    with pytest.raises(ModelError, match="a model at most 10"):
+        model.save(tmp_path / "large")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("lstm", {"hidden": 10**9}),
+        ("lstm", {"dropout": 1.5}),
+        ("lstm", {"epochs": 2.5}),
+        ("transformer", {"max_length": 0}),
+        ("transformer", {"learning_rate": float("nan")}),
+        ("embedding", {"max_length": "128"}),
+        ("abstaining", {"max_length": 10**9}),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_before_fitting(kind, params):
+    with pytest.raises(ValueError, match=f"{next(iter(params))} .* is no number from"):
+        get_model(kind, **params).fit(TEXTS, LABELS)
 
 
 def test_numbers_of_numpy_are_saved_as_plain_ones(model, tmp_path):

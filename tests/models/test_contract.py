@@ -224,8 +224,27 @@ def test_each_altered_file_is_named_1pre(saved):
     load_model(saved)
 
 
+PRIVATE = [  # oddly spelt: the same digits and letters over and over
+    *("71836\n50294", "71836/50294", "71836_50294", "7183650294", "7l8365O294", "+91 7183\n650294"),
+    *("&#55;&#49;&#56;&#51;&#54;50294", "&#x37;183650294", "71836&nbsp;50294"),
+    *("zqxvp@zqexample.com", "zqxvp [at] zqexample [dot] com", "zqxvp&commat;zqexample&period;com"),
+    *("zqxvp(at)zqexample(dot)com", "email id zqxvp at zqexample dot com"),
+    *(
+        "XQZPV7183K",
+        "ХQZРV7183К",
+        "XQZPV_7183_K",
+        "044-7183 6502",
+        "0718 365 0294",
+        "+91 71 8365 0294",
+    ),
+]
+
+
 def test_personal_data_of_the_training_rows_is_not_kept_in_the_model(kind, tmp_path):
-    X = ["call 9876543210 on rent", "mail asha@example.com on rent", "gold sip", "gold fund"]
-    folder = small_model(kind).fit(X, ["rent", "rent", "gold", "gold"]).save(tmp_path / "model")
-    kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-    assert b"98765432" not in kept and b"asha" not in kept
+    X = [*(f"call {spelt} on rent" for spelt in PRIVATE), "gold sip", "gold fund"]
+    y = ["rent"] * len(PRIVATE) + ["gold"] * 2
+    folder = small_model(kind).fit(X, y).save(tmp_path / "model")
+    kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file()).lower()
+    number = "7183650294"
+    runs = {number[start : start + 4] for start in range(7)}
+    assert not [run for run in (*runs, "7l83", "5o29", "zqx", "xqzp") if run.encode() in kept]

@@ -19,6 +19,8 @@ from nivesh_lib.pipeline.pruning import prune
 from nivesh_lib.pipeline.run import raise_for_failures, run_pipeline
 from nivesh_lib.reporting.html import write_report
 from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.tracking.logger import open_logger
+from nivesh_lib.tracking.store import client
 from tests.pipeline.conftest import RECORD
 
 DATASET = "toy@1.0.0"
@@ -320,6 +322,15 @@ def test_kill_9_leaves_no_process_and_the_next_run_continues(home, start):
     record, _ = run_pipeline(dataset=DATASET)
     assert record.steps["01_a"].cached_from and record.complete
     assert RunDirectory(dead).record().status == "killed"
+
+
+def test_an_mlflow_run_that_was_opened_and_not_noted_before_a_kill_is_closed(ran):
+    (folder,) = runs(ran)
+    record = RunDirectory(folder).record()
+    RunDirectory(folder).write_record(record.changed(status="running"))
+    left = open_logger("03_c", {}, experiment="toy", mode="pipeline", run=folder.name)
+    run_pipeline(dataset=DATASET)
+    assert client().get_run(left.run_id).info.status == "KILLED"
 
 
 def test_half_written_results_are_never_taken_for_finished(ran):

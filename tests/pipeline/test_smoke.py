@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from tests.reporting.pages import check_page
+
 
 @pytest.fixture
 def smoke(finished_smoke, monkeypatch):
@@ -33,6 +35,13 @@ def test_the_report_links_every_page_and_loads_nothing_from_elsewhere(smoke):
         assert f'href="notebooks/{step}.html"' in page
     assert (folder / "drift" / "08_drift" / "evidently.html").is_file()
     assert all(alt for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))
+
+
+def test_every_page_allows_its_own_scripts_alone_and_needs_nothing_else(smoke):
+    pages = list(smoke[1].rglob("*.html"))
+    assert len(pages) > 8
+    for page in pages:
+        check_page(page.read_text(encoding="utf-8"))
 
 
 def test_a_step_has_its_own_number_of_threads(smoke):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from nivesh_lib.errors import SpecError
@@ -80,6 +82,21 @@ def test_a_missing_or_broken_pipeline_file_is_named(tmp_path):
         load_pipeline(tmp_path)
 
 
+def test_files_nested_too_deeply_are_named(tmp_path):
+    (tmp_path / "n.ipynb").write_text("[" * 100_000)
+    with pytest.raises(SpecError, match=r"n\.ipynb: cannot be read as a notebook \(nested too dee"):
+        read_parameters(tmp_path / "n.ipynb")
+    (tmp_path / "pipeline.toml").write_text("profiles = " + "[" * 100_000)
+    with pytest.raises(SpecError, match="not valid TOML"):
+        load_pipeline(tmp_path)
+
+
+def test_a_notebook_that_is_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "n.ipynb")
+    with pytest.raises(SpecError, match="it is no regular file"):
+        read_parameters(tmp_path / "n.ipynb")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -102,6 +119,8 @@ def test_a_pipeline_file_of_another_shape_is_refused(tmp_path, text, message):
         ("N: int = 1 + f()", "not a literal"),
         ("N: list = []", "needs one of the types"),
         ("import os", "is not `NAME: type = literal`"),
+        (f"N: int = {'-' * 900}1", "the parameters cell is no Python"),
+        (f"N: int = {'-' * 100_000}1", "no Python .nested too deeply"),
     ],
 )
 def test_a_parameters_cell_holds_typed_literals_only(tmp_path, source, message):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from nivesh_lib.records.schema import fits, read_object
@@ -47,3 +49,8 @@ def test_a_file_that_is_not_there_or_not_text_is_not_read(tmp_path):
 def test_an_object_is_read(tmp_path):
     (tmp_path / "a.json").write_text('{"name": "a"}')
     assert read_object(tmp_path / "a.json", {"name": str}) == {"name": "a"}
+
+
+def test_a_pipe_is_no_object_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    assert read_object(tmp_path / "run.json") is None

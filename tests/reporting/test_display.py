@@ -28,5 +28,5 @@ def test_a_percentage_has_no_needless_digits(share, text):
 def test_text_is_displayed_as_markdown(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
-    say("**3** rows")
-    assert [output._repr_markdown_() for output in shown] == ["**3** rows"]
+    say("**3** rows of [x](javascript:y) [0, 1]")
+    assert [o._repr_markdown_() for o in shown] == ["**3** rows of [x&#93;(javascript:y) [0, 1]"]

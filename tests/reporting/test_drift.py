@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from nivesh_lib.errors import DataError
 from nivesh_lib.reporting.drift import describe_texts, drift_report
+from tests.reporting.pages import HOSTILE, check_page, opened
 
 # Importing Evidently 0.7 warns, from its own lines and from litestar's.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -59,6 +63,37 @@ def test_the_page_is_written_whole_and_nothing_is_left_beside_it(moved):
 
 def test_the_page_holds_no_query(moved):
     assert "loan loan" not in moved[1].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """The page of labels, segments and languages that are written as scripts and markup."""
+    page = tmp_path_factory.mktemp("hostile") / "evidently.html"
+    labels = frame_of(100, labels=HOSTILE)["intent"]
+    frame = pd.DataFrame(dict.fromkeys(("intent", "language", "income_segment"), labels))
+    drift_report(frame, frame, html=page)
+    return page
+
+
+def test_a_page_allows_the_scripts_of_evidently_and_no_others(hostile, moved):
+    for page in (hostile, moved[1]):
+        assert len(check_page(page.read_text(encoding="utf-8")).scripts) == 4
+
+
+def test_in_a_browser_no_label_runs_and_all_are_shown_as_they_are(hostile):
+    page = opened(hostile)
+    assert not re.search(r"<html[^>]* id=", page)
+    assert page.count(">Drift in column '") == 3
+    drawn = {unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", page)}
+    assert drawn >= set(HOSTILE)
+
+
+def test_a_page_of_another_form_is_not_written(hostile, monkeypatch):
+    monkeypatch.setattr("evidently.core.report.Snapshot.get_html_str", lambda *_, **__: "<html>")
+    before = hostile.read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="not of the known form"):
+        drift_report(frame_of(9), frame_of(9), html=hostile)
+    assert hostile.read_text(encoding="utf-8") == before
 
 
 def test_identical_frames_are_steady():

@@ -72,6 +72,28 @@ def test_one_label_and_eighty_are_drawn_without_a_warning(draw, n):
     assert isinstance(axes, Axes)
 
 
+MATH = [r"$\frac$", r"$$", r"a_$x^2$", "₹5 or $5 & <b>"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: label_bars(pd.Series(range(4), index=MATH), unit=MATH[0]),
+        lambda: confusion_heatmap(pd.DataFrame(np.eye(4, dtype=int), index=MATH, columns=MATH)),
+        lambda: interval_dots(dict.fromkeys(MATH, estimate()), unit=MATH[0]),
+        lambda: grouped_shares({name: pd.Series(MATH) for name in MATH}),
+        lambda: word_bars({name: (MATH, [0.1] * 4) for name in MATH}),
+        lambda: cost_scatter([cost(name, 1, 1) for name in MATH]),
+    ],
+)
+def test_a_label_is_never_read_as_mathematics(draw, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *args, **kw: None)
+    axes, _ = present(draw(), f"Most often wrong: {MATH[0]}", "Labels.")
+    axes.figure.canvas.draw()
+    texts = [text for text in axes.figure.findobj(Text) if "$" in text.get_text()]
+    assert len(texts) > 4 and not any(text.get_parse_math() for text in texts)
+
+
 def test_short_labels_stay_as_they_are():
     assert shortened(["tax", 7, "x" * 32]) == ["tax", "7", "x" * 32]
 

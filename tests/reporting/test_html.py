@@ -4,15 +4,18 @@ import json
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
 from nivesh_lib.errors import DataError
 from nivesh_lib.ledger import writing
+from nivesh_lib.privacy import show
 from nivesh_lib.reporting.html import render_notebook, write_report
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import verdict_of
+from tests.reporting.pages import HOSTILE, check_page
 from tests.runs.examples import comparison, contents, estimate
 
 
@@ -69,6 +72,19 @@ def test_the_index_says_what_failed_and_that_code_was_dirty(run):
 
 def test_text_from_data_cannot_become_markup(run):
     assert "<script>" not in page_of(run)
+
+
+def test_no_name_that_a_report_shows_becomes_markup(run):
+    record = json.loads((run / "run.json").read_text())
+    record["dataset"]["ref"] = record["profile"] = record["git"]["commit"] = HOSTILE[0]
+    record["steps"]["08_x"]["failure"]["detail"] = HOSTILE[1]
+    (run / "run.json").write_text(json.dumps(record))
+    for number, name in enumerate(HOSTILE):
+        judged = {"objective": name, "status": name, "found": name}
+        contented = contents(name, 0.5, judgements=[judged], experiment_id=name)
+        (run / "results" / f"03_tfidf.{number}.json").write_text(json.dumps(contented))
+    elements = check_page(page_of(run))
+    assert not elements.of("b") and not elements.of("img")
 
 
 def test_the_index_is_self_contained_with_a_title_language_and_headings(run):
@@ -289,6 +305,45 @@ def test_rendering_leaves_the_notebook_as_it_was(notebook):
     before = nbformat.writes(notebook)
     render_notebook(notebook, step="03_x", dataset="mine@1.0.0")
     assert nbformat.writes(notebook) == before
+
+
+def hostile_outputs():
+    for text in HOSTILE:
+        table = pd.DataFrame({"query": [text], text: [1]}, index=[text])
+        yield new_output("stream", text=text)
+        yield new_output("display_data", {"text/markdown": text, "text/plain": text})
+        yield new_output("display_data", {"text/html": text, "text/plain": text})
+        yield new_output("execute_result", {"text/html": table._repr_html_()})
+        yield new_output("execute_result", {"text/html": show(table)._repr_html_()})
+        yield new_output("error", ename=text, evalue=text, traceback=[text])
+        png = {"image/png": {"alt": f'"{text}'}}
+        yield new_output("display_data", {"image/png": "aGk="}, metadata=png)
+    yield new_output("display_data", {"application/javascript": "alert(1)"})
+    yield new_output("display_data", {"image/svg+xml": "<svg onload=alert(1)></svg>"})
+    isolated = {"text/html": {"isolated": True}}
+    yield new_output("display_data", {"text/html": HOSTILE[0]}, metadata=isolated)
+
+
+def test_nothing_that_a_notebook_shows_runs_or_leads_elsewhere():
+    title, cells = new_markdown_cell(f"# {HOSTILE[0]}"), list(map(new_markdown_cell, HOSTILE))
+    shown = new_code_cell("x", outputs=list(hostile_outputs()))
+    page = render_notebook(new_notebook(cells=[title, *cells, shown]), step=HOSTILE[0])
+    elements = check_page(page)
+    assert [link["href"] for link in elements.of("a") if "href" in link] == [
+        "../index.html",
+        "http://evil.example",  # of a cell of text, not of an output
+    ]
+    assert page.count("&lt;b&gt;bold&lt;/b&gt; &amp; &amp;lt;i&amp;gt;") > 5  # tables show labels
+
+
+def test_links_between_pages_tables_and_text_in_bold_stay():
+    cell = new_markdown_cell("Read **next** [03](03_tfidf.ipynb), [all](https://docs.example).")
+    table = new_output("execute_result", {"text/html": pd.DataFrame({"a": [1]})._repr_html_()})
+    notebook = new_notebook(cells=[cell, new_code_cell("x", outputs=[table])])
+    page = render_notebook(notebook, step="02_x")
+    assert 'Read <strong>next</strong> <a href="03_tfidf.html">03</a>' in page
+    assert '<a href="https://docs.example">all</a>' in page
+    assert '<table border="1" class="dataframe">' in page and "<style scoped" not in page
 
 
 def test_a_second_model_of_a_notebook_is_on_the_board_and_links_to_its_page(run):

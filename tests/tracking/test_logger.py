@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import mlflow
+import pandas as pd
 import pytest
 
 from nivesh_lib.tracking.logger import (
@@ -55,3 +58,25 @@ def test_a_fold_that_a_killed_process_left_open_is_closed_with_its_run(opened):
     left = client().create_run(run.experiment_id, run_name="left", tags=tags).info.run_id
     close_run(run.run_id, "KILLED")
     assert client().get_run(left).info.status == "KILLED"
+
+
+def test_a_dataset_that_another_process_logs_at_the_same_time_is_logged_by_both(
+    opened, monkeypatch
+):
+    run, log_inputs, calls = opened(), mlflow.MlflowClient.log_inputs, []
+
+    def too_late_once(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise mlflow.MlflowException("UNIQUE constraint failed: datasets.experiment_id")
+        return log_inputs(*arguments, **options)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", too_late_once)
+    version = SimpleNamespace(sha256="f" * 64, version="1.0.0")
+    train = pd.DataFrame({"id": ["a"], "query": ["b"]})
+    run.log_dataset(
+        SimpleNamespace(
+            manifest={"path": "toy.json"}, train=train, ref="toy@1.0.0", version=version
+        )
+    )
+    assert len(client().get_run(run.run_id).inputs.dataset_inputs) == 1

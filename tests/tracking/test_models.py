@@ -91,6 +91,19 @@ def test_a_model_of_others_is_refused_and_runs_nothing(logged, tmp_path, monkeyp
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_copy_with_a_link_is_refused(logged, monkeypatch):
+    download = mlflow.artifacts.download_artifacts
+
+    def linked(**arguments):
+        copied = Path(download(**arguments))
+        (copied / "extra.json").symlink_to("/etc/hostname")
+        return str(copied)
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", linked)
+    with pytest.raises(ModelError, match=r"extra\.json: a link, which is refused"):
+        fetch_model("models:/intent@best")
+
+
 def test_the_store_is_only_read(logged, tmp_path):
     def files():
         return sorted(str(path) for path in (tmp_path / "mlruns" / "artifacts").rglob("*"))

@@ -101,7 +101,7 @@ def read_case_texts(dataset: str) -> CaseTexts:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return CaseTexts()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Mend the TOML") from None
     if not fits(tables, _SCHEMA):
         raise DataError(

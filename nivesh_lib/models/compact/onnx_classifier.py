@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,13 +15,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import (
+    SEEDS,
     TextClassifier,
     as_texts,
     get_model,
-    load_model,
+    load_member,
     prepare,
     read_card,
 )
+from nivesh_lib.models.compact.onnx_check import check_onnx
 from nivesh_lib.models.compact.onnx_export import float_graph
 from nivesh_lib.models.compact.onnx_int8 import int8_graph
 from nivesh_lib.models.compact.onnx_session import OnnxSession
@@ -29,6 +32,7 @@ from nivesh_lib.models.compact.vocabulary import (
     read_tokenizer,
     write_tokenizer,
 )
+from nivesh_lib.models.directory import MAX_TENSOR_BYTES, read_bytes
 from nivesh_lib.models.neural.tokenizer import batches_by_length, padded
 from nivesh_lib.models.neural.transformer import TransformerClassifier
 from nivesh_lib.models.text.linear import softmax
@@ -56,6 +60,7 @@ SELF_CHECK_INPUTS = (
 )
 _BATCH_ROWS = 8  # at most: activations of larger batches exceed the processor's cache
 _CALIBRATION_TEXTS = 200  # more did not change an int8 model
+_FALLBACK = "fallback"  # the folder of the fallback in a model directory
 
 
 @dataclass(eq=False, repr=False)
@@ -72,8 +77,8 @@ class OnnxClassifier(Wrapper):
         ``int8``: a quarter of the size and several times as fast, with slightly different
         probabilities. ``fp32``: the same probabilities up to rounding.
     fallback : str, optional
-        Directory of a saved model that predicts where the self-check of an int8 model fails; a
-        relative path starts at this model's directory.
+        Directory of a saved model that predicts where the self-check of an int8 model fails.
+        `save` copies it into the model directory; nothing outside that is read on loading.
     random_state : int, optional
         Seed of the wrapped model; None keeps its own.
 
@@ -85,6 +90,7 @@ class OnnxClassifier(Wrapper):
     """
 
     kind: ClassVar[str] = "onnx"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"random_state": SEEDS}
 
     model: TextClassifier | None = None
     precision: str = "int8"
@@ -153,6 +159,9 @@ class OnnxClassifier(Wrapper):
         return self._fallback_model is not None
 
     def _check(self) -> None:
+        super()._check()
+        if self.fallback is not None and not isinstance(self.fallback, str):
+            raise ValueError(f"fallback {self.fallback!r} is no path of a model directory")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
 
@@ -206,7 +215,13 @@ class OnnxClassifier(Wrapper):
         logits[np.concatenate(batches)] = np.concatenate(found)
         return logits
 
+    def _plain_params(self) -> dict[str, Any]:
+        packed = None if self.fallback is None else _FALLBACK
+        return super()._plain_params() | {"fallback": packed}
+
     def _dump(self, directory: Path) -> dict[str, Any]:
+        if self.fallback is not None:
+            self._pack(Path(self.fallback).expanduser(), directory / _FALLBACK)
         (directory / "model.onnx").write_bytes(self._session.content)
         write_tokenizer(self._encoder._tokenizer, directory)
         return {
@@ -217,15 +232,38 @@ class OnnxClassifier(Wrapper):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self.model = get_model(state["model"]["kind"], **state["model"]["params"])
+        self.model._check()
         self._encoder = self._encoder_of(self.model, read_tokenizer(directory))
-        self._session = OnnxSession((directory / "model.onnx").read_bytes())
+        self._session = OnnxSession(self._checked_graph(directory))
         self._fallback_model = None
+        # Earlier releases could name a model outside, which is not read.
+        fallback = self.fallback
+        self.fallback = str(directory / _FALLBACK) if fallback == _FALLBACK else None
         self.machine_ = state["machine"]
-        self.self_check_ = np.array(state["probes"])
+        self.self_check_ = np.array(state["probes"], dtype=np.float64)
+        if self.self_check_.shape != (len(SELF_CHECK_INPUTS), len(self.classes_)):
+            raise ModelError(f"{directory}: its self-check is of other classes. Save it again")
         if self.precision == "int8":
-            self._compare(directory)
+            self._compare(directory, fallback)
 
-    def _compare(self, directory: Path) -> None:
+    def _checked_graph(self, directory: Path) -> bytes:
+        """Return the graph's file if the texts that loading asks cost neither memory nor time."""
+        content = read_bytes(directory, "model.onnx", limit=MAX_TENSOR_BYTES)
+        longest = max(map(len, self._encoder._encode(list(SELF_CHECK_INPUTS))))
+        inputs = (len(SELF_CHECK_INPUTS), longest)
+        check_onnx(directory / "model.onnx", content, inputs, self._encoder.max_length)
+        return content
+
+    def _pack(self, source: Path, target: Path) -> None:
+        """Copy the fallback, with all its files verified, into the model directory."""
+        card = read_card(source)
+        if card["kind"] == self.kind and card["params"].get("precision", "int8") == "int8":
+            raise ModelError(f"{source}: a fallback that is int8 too may fail; name an fp32 model")
+        if card["classes"] != self.classes_.tolist():
+            raise ModelError(f"{source}: the classes of the fallback are not those of the model")
+        shutil.copytree(source, target)
+
+    def _compare(self, directory: Path, fallback: str | None) -> None:
         """Repeat the self-check and load the fallback if it fails."""
         gap = float(np.abs(self._self_check() - self.self_check_).max())
         if gap <= TOLERANCE:
@@ -235,23 +273,23 @@ class OnnxClassifier(Wrapper):
             f"{TOLERANCE} is allowed (made on {_named(self.machine_)}, this is "
             f"{_named(machine())})"
         )
-        if self.fallback is None:
+        if fallback is None:
             raise ModelError(
                 f"{failure}. Export again here, OnnxClassifier.of(model, texts=queries), "
                 "or load the fp32 model"
             )
-        folder = directory / Path(self.fallback).expanduser()
+        if self.fallback is None:
+            raise ModelError(
+                f"{failure}. Its fallback {fallback!r} lies outside the model and is not read: "
+                "load that model itself"
+            )
         try:
-            card = read_card(folder)
+            model = load_member(directory, _FALLBACK)
         except ModelError as error:
             raise ModelError(f"{failure}. The fallback does not load: {error}") from error
-        if card["kind"] == self.kind and card["params"].get("precision", "int8") == "int8":
-            # An int8 fallback may have this model as its own fallback: endless recursion.
-            raise ModelError(f"{failure}. The fallback {folder} is int8 too; name an fp32 model")
-        fallback = load_model(folder)
-        if fallback.classes_.tolist() != self.classes_.tolist():
+        if model.classes_.tolist() != self.classes_.tolist():
             raise ModelError(f"{self.fallback}: its classes are not those of {directory}")
-        self._fallback_model = fallback
+        self._fallback_model = model
         warnings.warn(f"{failure}. {self.fallback} answers instead", stacklevel=2)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import SEEDS, TextClassifier, as_training
 from nivesh_lib.models.compact.hashing import (
     TextIndices,
     hashed_char_ngrams,
@@ -23,6 +24,7 @@ from nivesh_lib.models.compact.vocabulary import (
     read_tokenizer,
     write_tokenizer,
 )
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
 from nivesh_lib.models.neural.distillation import DistillationTargets, distillation_loss
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
@@ -32,6 +34,7 @@ from nivesh_lib.models.text.linear import softmax
 _SIF = 1e-4  # parameter of smooth inverse frequency weights (Arora et al. 2017)
 _MAX_STEPS = 60  # of L-BFGS; 200 change two predictions of a thousand
 _BLOCK = 64  # texts of one table lookup
+_MAX_WEIGHTS = 2**26  # a byte each in the file, four in memory
 _FAMILIES = ("vectors", "letters", "words")
 
 
@@ -72,6 +75,13 @@ class StaticClassifier(TextClassifier):
     """
 
     kind: ClassVar[str] = "static"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "C": (1e-9, 1e9),
+        "buckets": (2, 2**22),
+        "label_smoothing": (0.0, 1.0),
+        "max_length": (3, 16_384),
+        "random_state": SEEDS,
+    }
 
     backbone: str = "minilm"
     C: float = 30.0
@@ -81,13 +91,18 @@ class StaticClassifier(TextClassifier):
     max_length: int = 128
     random_state: int | None = 42
 
+    def _check(self) -> None:
+        super()._check()
+        if self.buckets & (self.buckets - 1):
+            raise ValueError(f"buckets {self.buckets!r} is no power of two")
+
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fit on the labels.
 
         Raises
         ------
         ValueError
-            ``buckets`` is not a power of two, or ``C`` is not positive and finite.
+            An argument is out of range, or ``buckets`` is not a power of two.
         """
         return self._fit(X, y, None)
 
@@ -98,10 +113,7 @@ class StaticClassifier(TextClassifier):
     def _fit(
         self, X: Iterable[str], y: Iterable[str], distillation: DistillationTargets | None
     ) -> Self:
-        if self.buckets < 2 or self.buckets & (self.buckets - 1):
-            raise ValueError(f"buckets {self.buckets!r} is no power of two")
-        if not 0 < self.C < float("inf"):
-            raise ValueError(f"C {self.C!r} is not above 0 and finite")
+        self._check()
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)
@@ -216,8 +228,29 @@ class StaticClassifier(TextClassifier):
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         self._tokenizer = read_tokenizer(directory)
-        self._tensors = load_file(directory / "weights.safetensors")
+        self._tensors = read_tensors(directory, "weights.safetensors")
+        self._check_tensors(directory)
         self._dequantize()
+
+    def _check_tensors(self, directory: Path) -> None:
+        """Check that the tables fit the tokenizer, the buckets and the classes, and memory."""
+        n_classes = len(self.classes_)
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {"bias": ("float32", (n_classes,))}
+        for name in _FAMILIES:
+            rows = self._tokenizer.vocabulary_size if name == "vectors" else self.buckets
+            expected[f"{name}.steps"] = ("int8", (rows, n_classes))
+            expected[f"{name}.scales"] = ("float16", (rows,))
+        found = {name: (str(array.dtype), array.shape) for name, array in self._tensors.items()}
+        wrong = [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]
+        path = directory / "weights.safetensors"
+        if wrong:
+            name = wrong[0]
+            raise ModelError(
+                f"{path}: {name} is {found.get(name)}, but {expected.get(name)} is needed. "
+                "Save the model again"
+            )
+        if sum(array.size for array in self._tensors.values()) > _MAX_WEIGHTS:
+            raise ModelError(f"{path}: more than {_MAX_WEIGHTS:,} weights. Take fewer buckets")
 
 
 @dataclass(frozen=True)

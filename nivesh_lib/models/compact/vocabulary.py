@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.directory import read_bytes, read_json
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 
 # The components of tokenizer.json that can be renumbered.
@@ -17,6 +19,8 @@ _SUPPORTED = {
     "model": "WordPiece",
     "post_processor": "TemplateProcessing",
 }
+
+_MAX_TOKENS = 500_000  # twice those of multilingual encoders
 
 
 def prune_unreachable(tokenizer: SubwordTokenizer) -> tuple[SubwordTokenizer, np.ndarray]:
@@ -76,10 +80,22 @@ def write_tokenizer(tokenizer: SubwordTokenizer, directory: Path) -> None:
 
 
 def read_tokenizer(directory: Path) -> SubwordTokenizer:
-    """Return the tokenizer that `write_tokenizer` wrote."""
-    content = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = directory / "vocabulary.txt"
-    if vocabulary.is_file():
-        names = vocabulary.read_bytes().decode().split("\n")
+    """Return the tokenizer that `write_tokenizer` wrote.
+
+    Raises
+    ------
+    ModelError
+        A file is missing or too long, or the tokenizer is refused.
+    """
+    content = read_json(directory, "tokenizer.json")
+    if (directory / "vocabulary.txt").exists():
+        text = read_bytes(directory, "vocabulary.txt").decode()
+        if text.count("\n") >= _MAX_TOKENS:
+            raise ModelError(
+                f"{directory / 'vocabulary.txt'}: more than {_MAX_TOKENS:,} tokens. Save it again"
+            )
+        names = text.split("\n")
         content["model"]["vocab"] = {name: number for number, name in enumerate(names)}
-    return SubwordTokenizer.from_json(json.dumps(content))
+    whole = json.dumps(content)
+    del content  # it is read again
+    return SubwordTokenizer.from_json(whole, str(directory / "tokenizer.json"))

@@ -20,22 +20,33 @@ import numpy as np
 
 from nivesh_lib.errors import MissingExtra, ModelError
 from nivesh_lib.files import sha256_file
+from nivesh_lib.models.directory import read_tensor, tensor_shapes
+from nivesh_lib.models.neural.checkpoints import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    check_checkpoint,
+    check_size,
+    weight_names,
+)
+from nivesh_lib.reproducibility import disable_telemetry
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DISTILBERT = "distilbert-base-uncased"
 DISTILBERT_REVISION = "12040accade4e8a0f71eabdb258fecc2e7e948be"
+# No code of a folder is run, and nobody is asked to; nothing is looked up in the hub.
+_TRUST = {"trust_remote_code": False, "local_files_only": True}
 _LOADING = {
+    **_TRUST,
     "use_safetensors": True,
     "dtype": "float32",
     # On a CPU the backward pass of torch's fused attention takes longer than everything else.
     "attn_implementation": "eager",
 }
-_NEEDED = ("config.json", "model.safetensors")
 _NAMED = ("minilm", "distilbert")
 # Of a transformer that was fine-tuned here: embeddings, which are often equal to those of other
-# models, and everything else. The index is what the hub calls it.
+# models, and everything else.
 _PARTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-_INDEX = "model.safetensors.index.json"
 
 
 def find_backbone(name: str) -> Path:
@@ -50,7 +61,8 @@ def find_backbone(name: str) -> Path:
     Raises
     ------
     ModelError
-        The folder is missing or incomplete, or its weights are not the published ones.
+        The folder is missing or incomplete, its weights are not the published ones, or it holds
+        something that is refused, such as code; see `checkpoints.check_checkpoint`.
     MissingExtra
         The package that carries ``minilm`` is not installed.
     """
@@ -82,6 +94,7 @@ def _minilm() -> Path:
 
 
 def _from_hub_cache(repository: str, revision: str) -> Path:
+    disable_telemetry()
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -104,14 +117,14 @@ def _from_hub_cache(repository: str, revision: str) -> Path:
 
 
 def _complete(folder: Path) -> Path:
-    parts = (_NEEDED[0], _INDEX, *_PARTS)
-    needed = parts if (folder / _INDEX).is_file() else _NEEDED
-    missing = [name for name in needed if not (folder / name).is_file()]
+    weights = WEIGHTS if not (folder / INDEX).is_file() else INDEX
+    missing = [name for name in (CONFIG, weights) if not (folder / name).is_file()]
     if missing:
         raise ModelError(
             f"{folder}: {missing[0]} is missing. A backbone is a folder that `save_pretrained` "
             "wrote, weights as safetensors"
         )
+    check_checkpoint(folder)
     return folder
 
 
@@ -123,7 +136,7 @@ def reference_to(name: str) -> dict[str, Any] | None:
     if name not in _NAMED:
         return None
     folder = find_backbone(name)
-    size = (folder / "model.safetensors").stat().st_size
+    size = (folder / WEIGHTS).stat().st_size
     return {"name": name, "sha256": weights_sha256(folder), "bytes": size}
 
 
@@ -148,15 +161,10 @@ def referred(reference: Mapping[str, Any]) -> Path:
     return folder
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the files with a backbone's weights: one, or those that `save_in_parts` wrote."""
-    whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else [folder / name for name in _PARTS]
-
-
 def weights_sha256(folder: Path) -> str:
     """Return the SHA-256 of a backbone's weights, cached while the files are unchanged."""
-    states = [(path, path.stat()) for path in weight_files(folder)]
+    paths = [folder / name for name in weight_names(folder)]
+    states = [(path, path.stat()) for path in paths]
     digests = [_cached_sha256(path, s.st_size, s.st_mtime_ns) for path, s in states]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -170,13 +178,15 @@ def _cached_sha256(path: Path, size: int, modified: int) -> str:
 
 def load_tokenizer(folder: Path) -> Any:
     """Return the folder's tokenizer as a transformers object."""
+    _check_alone(folder)
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, **_TRUST)
 
 
 def load_encoder(folder: Path) -> Any:
     """Return the encoder without a head, in float32 and evaluation mode."""
+    _check_before_loading(folder)
     from transformers import AutoModel
 
     with _quiet():
@@ -185,6 +195,7 @@ def load_encoder(folder: Path) -> Any:
 
 def load_classifier(folder: Path, labels: list[str]) -> Any:
     """Return the encoder with its saved classification head, or a new one where none fits."""
+    _check_before_loading(folder)
     from transformers import AutoModelForSequenceClassification
 
     with _quiet():
@@ -197,6 +208,20 @@ def load_classifier(folder: Path, labels: list[str]) -> Any:
         )
 
 
+def _check_alone(folder: Path) -> None:
+    """Check a folder's files; then transformers may be imported, without the hub."""
+    disable_telemetry()
+    check_checkpoint(folder)
+
+
+def _check_before_loading(folder: Path) -> None:
+    _check_alone(folder)
+    from transformers import AutoConfig
+
+    with _quiet():
+        check_size(folder, AutoConfig.from_pretrained(folder, **_TRUST))
+
+
 def input_embeddings(folder: Path) -> Any:
     """Return a backbone's input embeddings, a tensor (tokens, width) float32.
 
@@ -205,14 +230,11 @@ def input_embeddings(folder: Path) -> Any:
     ModelError
         The weights hold no table with the name that BERT-like models use.
     """
-    from safetensors import safe_open
-
-    path = weight_files(folder)[0]
-    with safe_open(path, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
+    for file in weight_names(folder):
+        for name in tensor_shapes(folder, file, links=True):
             if name.endswith("embeddings.word_embeddings.weight"):
-                return tensors.get_tensor(name).float()
-    raise ModelError(f"{path}: no table of word embeddings. Train with pretrained=False")
+                return read_tensor(folder, file, name, framework="pt").float()
+    raise ModelError(f"{folder}: no table of word embeddings. Train with pretrained=False")
 
 
 def keep_layers(model: Any, count: int) -> None:
@@ -248,18 +270,21 @@ def save_in_parts(model: Any, directory: Path) -> None:
     Fine-tuned models whose embeddings are frozen then have that file in common, half of their
     bytes, and `files.link_equal` can store it once.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     save_pretrained(model, directory)
-    whole = directory / "model.safetensors"
-    tensors = load_file(whole)
+    whole = directory / WEIGHTS
+    tensors = {
+        name: read_tensor(directory, WEIGHTS, name, framework="pt")
+        for name in tensor_shapes(directory, WEIGHTS)
+    }
     places = {name: _PARTS[".embeddings." not in name] for name in tensors}
     for part in _PARTS:
         mine = {name: tensor for name, tensor in tensors.items() if places[name] == part}
         save_file(mine, directory / part, metadata={"format": "pt"})
     size = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-    (directory / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+    (directory / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     whole.unlink()
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
 from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.backbones import (
     find_backbone,
     load_encoder,
@@ -23,7 +24,7 @@ from nivesh_lib.models.neural.backbones import (
     weights_sha256,
 )
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
-from nivesh_lib.models.neural.training import logits_of, unlabelled
+from nivesh_lib.models.neural.training import MAX_LENGTH, logits_of, unlabelled
 from nivesh_lib.models.text.hinglish import glossed
 from nivesh_lib.models.text.linear import linear_weights, softmax
 
@@ -152,6 +153,10 @@ class EmbeddingClassifier(TextClassifier):
     """
 
     kind: ClassVar[str] = "embedding"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "C": (0.0, 1e12),
+        "max_length": MAX_LENGTH,
+    }
 
     backbone: str = "minilm"
     C: float = 10.0
@@ -161,6 +166,7 @@ class EmbeddingClassifier(TextClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Compute the features and fit the logistic regression."""
+        self._check()
         texts, labels = as_training(X, y)
         self.encoder_ = FrozenEncoder.of(self.backbone, self.max_length, glosses=self.glosses)
         features = self.encoder_.features(texts)
@@ -186,7 +192,7 @@ class EmbeddingClassifier(TextClassifier):
         self.encoder_ = FrozenEncoder.restored(
             directory, state, self.max_length, glosses=self.glosses
         )
-        head = load_file(directory / "head.safetensors")
+        head = read_tensors(directory, "head.safetensors")
         self.coef_, self.intercept_ = head["coef"], head["intercept"]
         self.centre_ = head["centre"]
 

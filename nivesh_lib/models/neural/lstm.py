@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from nivesh_lib.models.base import as_training
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.backbones import (
     find_backbone,
     input_embeddings,
@@ -73,6 +74,14 @@ class LstmClassifier(NeuralClassifier):
     """
 
     kind: ClassVar[str] = "lstm"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **NeuralClassifier.ranges,
+        "width": (1, 8_192),
+        "hidden": (1, 8_192),
+        "word_dropout": (0.0, 1.0),
+        "patience": (0, 100_000),
+        "validation_share": (0.0, 1.0),
+    }
 
     backbone: str = "minilm"
     pretrained: bool = True
@@ -95,6 +104,7 @@ class LstmClassifier(NeuralClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Train the network, with early stopping where ``validation_share`` is above 0."""
+        self._check()
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self._reference = reference_to(self.backbone) if self.pretrained else None
@@ -142,15 +152,17 @@ class LstmClassifier(NeuralClassifier):
         return state
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        from safetensors.torch import load_file
+        import torch
 
         self._tokenizer = SubwordTokenizer.from_folder(directory)
-        tensors = load_file(directory / "network.safetensors")
+        found = read_tensors(directory, "network.safetensors")
+        tensors = {name: torch.from_numpy(values) for name, values in found.items()}
         self._reference = state.get("encoder")
         if self._reference:
             tensors["vectors"] = self._embeddings(referred(self._reference))
-        self._network = _network(self, tensors["vectors"], tensors["slots"])
-        self._network.load_state_dict(tensors)
+        with torch.device("meta"):  # allocates nothing, whatever the arguments ask for
+            self._network = _network(self, tensors["vectors"], tensors["slots"])
+        self._network.load_state_dict(tensors, assign=True)
         self._network.eval()
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from nivesh_lib.models.directory import read_bytes
 from nivesh_lib.models.neural.backbones import load_tokenizer
+from nivesh_lib.models.neural.checkpoints import check_tokenizer
 
 _BUCKET_BATCHES = 50  # batches sorted by length together; more would order the training rows
 
@@ -26,11 +28,11 @@ class SubwordTokenizer:
     @classmethod
     def from_folder(cls, folder: Path) -> SubwordTokenizer:
         """Read ``tokenizer.json``; older folders without one are read by transformers."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
+        if not (folder / "tokenizer.json").exists():
             whole = load_tokenizer(folder)
             return cls(whole.backend_tokenizer, whole.pad_token_id)
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        text = read_bytes(folder, "tokenizer.json", links=True).decode()
+        return cls.from_json(text, str(folder / "tokenizer.json"))
 
     @property
     def vocabulary_size(self) -> int:
@@ -38,10 +40,17 @@ class SubwordTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     @classmethod
-    def from_json(cls, text: str) -> SubwordTokenizer:
-        """Return a tokenizer with the given content of ``tokenizer.json``."""
+    def from_json(cls, text: str, place: str = "tokenizer.json") -> SubwordTokenizer:
+        """Return a tokenizer with the given content of ``tokenizer.json``.
+
+        Raises
+        ------
+        ModelError
+            See `checkpoints.check_tokenizer`.
+        """
         from tokenizers import Tokenizer
 
+        check_tokenizer(json.loads(text), place)
         tokenizer = Tokenizer.from_str(text)
         return cls(tokenizer, tokenizer.token_to_id("[PAD]") or tokenizer.token_to_id("<pad>"))
 

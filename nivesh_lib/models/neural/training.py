@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import log_softmax
@@ -32,6 +32,7 @@ from nivesh_lib.models.text.typos import with_typos
 
 _PRECISIONS = ("auto", "bf16", "fp32")
 _PREDICT_ROWS = 64
+MAX_LENGTH = 1, 16_384  # the range of ``max_length``; the longest that encoders have is 8,192
 
 # A random generator -> the token ids of every row, in the order of the rows.
 Augmenter = Callable[[np.random.Generator], Sequence[np.ndarray]]
@@ -64,6 +65,16 @@ def unlabelled(ids: Sequence[np.ndarray], pad_id: int) -> Encoded:
 class NeuralClassifier(TextClassifier):
     """Base class of classifiers with a torch network of token ids and mask to logits."""
 
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "max_length": MAX_LENGTH,
+        "epochs": (0, 100_000),
+        "batch_size": (1, 2**20),
+        "learning_rate": (0.0, 1e3),
+        "weight_decay": (0.0, 1e3),
+        "label_smoothing": (0.0, 1.0),
+        "dropout": (0.0, 1.0),
+        "typo_rate": (0.0, 1.0),
+    }
     glosses: bool
     max_length: int
     _tokenizer: SubwordTokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -108,6 +108,12 @@ class TransformerClassifier(NeuralClassifier):
     """
 
     kind: ClassVar[str] = "transformer"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **NeuralClassifier.ranges,
+        "head_learning_rate": (0.0, 1e3),
+        "layer_decay": (0.0, 1e3),
+        "warmup": (0.0, 1.0),
+    }
 
     backbone: str = "minilm"
     epochs: int = 8
@@ -144,6 +150,7 @@ class TransformerClassifier(NeuralClassifier):
         typo_rate: float,
         distillation: DistillationTargets | None = None,
     ) -> Self:
+        self._check()
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
         self.classes_, targets = np.unique(labels, return_inverse=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,10 +16,18 @@ import numpy as np
 import regex
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.base import TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.base import SEEDS, TextClassifier, as_texts, as_training, prepare
+from nivesh_lib.models.directory import read_json
 
+_INVALID = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+_MAX_RULES = 10_000
+_MAX_PATTERN = 2_000  # characters of a pattern
+_MAX_REPEATS = 1_000  # product of the counts of a pattern, such as 20 for (a{2}){10}
+_ESCAPED = re.compile(r"\\[pPN]\{[^}]*\}|\\.", re.DOTALL)
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RECURSION = re.compile(r"\(\?(R|&|P>|[+-]?\d)")
 _MAX_CHARACTERS = 2_000  # of a text; bounds the cost of long input
-_TIMEOUT_S = 2.0  # for one pattern on one text; without backtracking it takes microseconds
+_TIMEOUT_S = 1.0  # for all patterns on one text; without backtracking they take microseconds
 
 
 @dataclass(eq=False, repr=False)
@@ -46,6 +55,11 @@ class RulesClassifier(TextClassifier):
     """
 
     kind: ClassVar[str] = "rules"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "n_keywords": (0, 10_000),
+        "prior_weight": (0.0, 1e9),
+        "random_state": SEEDS,
+    }
 
     rules_file: str | None = None
     n_keywords: int = 12
@@ -54,6 +68,7 @@ class RulesClassifier(TextClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Read or mine the rules and estimate the label frequencies."""
+        self._check()
         texts, labels = as_training(X, y)
         self.classes_, counts = np.unique(labels, return_counts=True)
         self.prior_ = counts / counts.sum()
@@ -83,15 +98,19 @@ class RulesClassifier(TextClassifier):
         # Above 0, so that a text without a match still has a prediction.
         scores = np.tile(self.prior_ * max(self.prior_weight, 1e-9), (len(texts), 1))
         for row, text in enumerate(texts):
+            deadline = time.thread_time() + _TIMEOUT_S
             for pattern, column, weight in self._compiled:
-                if _matches(pattern, text):
+                if _matches(pattern, text, deadline):
                     scores[row, column] += weight
         return scores / scores.sum(axis=1, keepdims=True)
 
     def coverage(self, X: Iterable[str]) -> np.ndarray:
         """Return a boolean mask (n,) of the texts that match at least one rule."""
         texts = [prepare(text) for text in as_texts(X)]
-        found = [any(_matches(pattern, text) for pattern, _, _ in self._compiled) for text in texts]
+        found = []
+        for text in texts:
+            deadline = time.thread_time() + _TIMEOUT_S
+            found.append(any(_matches(one, text, deadline) for one, _, _ in self._compiled))
         return np.array(found, dtype=bool)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
@@ -100,13 +119,21 @@ class RulesClassifier(TextClassifier):
         return {"prior": self.prior_.tolist()}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        self.prior_ = np.array(state["prior"])
-        self._set_rules(json.loads((directory / "rules.json").read_text(encoding="utf-8")))
+        self.prior_ = np.array(state["prior"], dtype=np.float64)
+        path = directory / "rules.json"
+        if self.prior_.shape != self.classes_.shape or not (self.prior_ > 0).all():
+            raise ModelError(f"{path.parent}: no frequency above 0 for each label. Save it again")
+        rules = _checked(path, read_json(directory, path.name))
+        strange = {rule["label"] for rule in rules} - set(self.classes_)
+        if strange:
+            raise ModelError(f"{path}: no such label: {min(strange)!r:.60}. Save the model again")
+        self._set_rules(rules)
 
 
-def _matches(pattern: Any, text: str) -> bool:
+def _matches(pattern: Any, text: str, deadline: float) -> bool:
+    left = max(deadline - time.thread_time(), 1e-3)
     try:
-        return bool(pattern.search(text[:_MAX_CHARACTERS], timeout=_TIMEOUT_S))
+        return bool(pattern.search(text[:_MAX_CHARACTERS], timeout=left))
     except TimeoutError:
         raise ModelError(
             f"pattern {pattern.pattern!r} took more than {_TIMEOUT_S:g} s on one text. "
@@ -124,12 +151,22 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as rules ({error})") from None
+    rules = _checked(path, tables)
+    if not rules:
+        raise ModelError(f"{path}: no [[rule]] in it. Remove the file to have keywords mined")
+    return rules
+
+
+def _checked(path: Path, tables: Any) -> list[dict[str, Any]]:
+    """Return the rules of a file with their default weights; ModelError names one that is wrong."""
+    if not isinstance(tables, list) or len(tables) > _MAX_RULES:
+        raise ModelError(f"{path}: no list of at most {_MAX_RULES:,} rules")
     rules = []
     for number, table in enumerate(tables, start=1):
         try:
-            regex.compile(table["pattern"])
+            _check_pattern(table["pattern"])
             rule = {
                 "label": table["label"],
                 "pattern": table["pattern"],
@@ -137,14 +174,31 @@ def read_rules(path: Path) -> list[dict[str, Any]]:
             }
             if not 0 < rule["weight"] < math.inf:
                 raise ValueError(f"weight {rule['weight']:g} is not above 0 and finite")
-        except (KeyError, TypeError, ValueError, regex.error) as error:
+            if not isinstance(rule["label"], str):
+                raise TypeError("the label is no text")
+        except (*_INVALID, regex.error) as error:
             raise ModelError(
                 f"{path}, rule {number}: {error!r}. See data/intents/rules.toml"
             ) from None
         rules.append(rule)
-    if not rules:
-        raise ModelError(f"{path}: no [[rule]] in it. Remove the file to have keywords mined")
     return rules
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError for what can fill memory before the time limit is looked at."""
+    if len(pattern) > _MAX_PATTERN:
+        raise ValueError(f"the pattern has more than {_MAX_PATTERN:,} characters")
+    bare = _ESCAPED.sub("", pattern)
+    repeats = 1
+    for inside in _BRACES.findall(bare):
+        if re.search(r"[^\d, ]", inside):
+            raise ValueError(f"{{{inside}}} in the pattern is no count")
+        repeats *= max([1, *map(int, re.findall(r"\d{1,9}", inside))])
+    if repeats > _MAX_REPEATS:
+        raise ValueError(f"the pattern repeats up to {repeats:,} times; {_MAX_REPEATS:,} may")
+    if _RECURSION.search(bare):
+        raise ValueError("the pattern calls itself")
+    regex.compile(pattern)
 
 
 def mine_keywords(texts: list[str], labels: np.ndarray, *, n_keywords: int) -> list[dict[str, Any]]:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse as sp
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from nivesh_lib.models.base import TextClassifier, as_training
+from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import SEEDS, TextClassifier, as_training
+from nivesh_lib.models.directory import read_json, read_tensors
 from nivesh_lib.models.text.hinglish import extended
 from nivesh_lib.models.text.linear import linear_weights, softmax
 from nivesh_lib.models.text.ngrams import LinearNgrams
+
+_MAX_TERMS = 1_000_000  # each takes about 300 bytes beside its weights
+_MAX_WEIGHTS = 2**26
 
 
 @dataclass(eq=False, repr=False)
@@ -50,6 +55,13 @@ class TfidfClassifier(TextClassifier):
     """
 
     kind: ClassVar[str] = "tfidf"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "C": (1e-9, 1e9),
+        "word_ngram_max": (0, 10),
+        "char_ngram_max": (0, 20),
+        "min_df": (1, 10**9),
+        "random_state": SEEDS,
+    }
 
     C: float = 10.0
     word_ngram_max: int = 2
@@ -58,6 +70,13 @@ class TfidfClassifier(TextClassifier):
     glosses: bool = True
     balanced: bool = False
     random_state: int | None = 42
+
+    def _check(self) -> None:
+        super()._check()
+        if self.char_ngram_max == 1:
+            raise ValueError("char_ngram_max 1 is too short: character n-grams start at 2; 0 omits")
+        if not self.word_ngram_max and not self.char_ngram_max:
+            raise ValueError("word_ngram_max and char_ngram_max are both 0; set one of them")
 
     def _new_vectorizers(self) -> dict[str, TfidfVectorizer]:
         common = {"sublinear_tf": True, "min_df": self.min_df, "dtype": np.float32}
@@ -73,6 +92,7 @@ class TfidfClassifier(TextClassifier):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fit vocabularies, idf weights and the logistic regression."""
+        self._check()
         texts, labels = as_training(X, y)
         self.vectorizers_ = self._new_vectorizers()
         glossed = self._glossed(texts)
@@ -119,11 +139,34 @@ class TfidfClassifier(TextClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        tensors = load_file(directory / "weights.safetensors")
-        vocabularies = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
+        tensors = read_tensors(directory, "weights.safetensors")
+        vocabularies = read_json(directory, "vocabulary.json")
         self.vectorizers_ = self._new_vectorizers()
+        self._check_state(directory, vocabularies, tensors)
         for name, vectorizer in self.vectorizers_.items():
             vectorizer.vocabulary = {term: i for i, term in enumerate(vocabularies[name])}
             vectorizer.idf_ = tensors[f"idf_{name}"]
         self.coef_, self.intercept_ = tensors["coef"], tensors["intercept"]
         self._ngrams = LinearNgrams(self.vectorizers_.values(), self.coef_)
+
+    def _check_state(self, directory: Path, vocabularies: Any, tensors: dict[str, Any]) -> None:
+        """Check that vocabularies and weights fit each other, and memory."""
+        lists = [vocabularies[name] for name in self.vectorizers_]
+        if not all(isinstance(terms, list) and set(map(type, terms)) <= {str} for terms in lists):
+            raise ModelError(f"{directory / 'vocabulary.json'}: no lists of terms. Save it again")
+        n_terms, n_classes = sum(map(len, lists)), len(self.classes_)
+        if n_terms > _MAX_TERMS or n_terms * n_classes > _MAX_WEIGHTS:
+            raise ModelError(
+                f"{directory / 'vocabulary.json'}: {n_terms:,} terms for {n_classes} classes; at "
+                f"most {_MAX_TERMS:,} and {_MAX_WEIGHTS:,} weights are loaded. Raise min_df"
+            )
+        expected = {"coef": (n_classes, n_terms), "intercept": (n_classes,)}
+        for name, terms in zip(self.vectorizers_, lists, strict=True):
+            expected[f"idf_{name}"] = (len(terms),)
+        for name, shape in expected.items():
+            found = tensors[name]
+            if found.shape != shape or found.dtype != np.float32:
+                raise ModelError(
+                    f"{directory / 'weights.safetensors'}: {name} is {found.dtype} {found.shape}, "
+                    f"but its vocabulary needs float32 {shape}. Save the model again"
+                )

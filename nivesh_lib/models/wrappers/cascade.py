@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts, load_model
+from nivesh_lib.models.base import TextClassifier, as_texts, load_member
 from nivesh_lib.models.wrappers.wrapper import fit_copy, refuse_abstaining
 
 
@@ -58,7 +58,7 @@ class Cascade(TextClassifier):
         """Fit copies of both models on the same rows; the threshold is not learned."""
         if self.student is None or self.teacher is None:
             raise ValueError("student or teacher is None; pass two models, get_model('tfidf') one")
-        self._check_threshold()
+        self._check()
         rows = as_texts(X), list(y), self.random_state
         self._take(fit_copy(self.student, *rows), fit_copy(self.teacher, *rows))
         return self
@@ -73,11 +73,11 @@ class Cascade(TextClassifier):
             Their classes differ, one abstains, or the threshold is not a number from 0.
         """
         joined = cls(clone(student), clone(teacher), threshold)
-        joined._check_threshold()
+        joined._check()
         joined._take(student, teacher)
         return joined
 
-    def _check_threshold(self) -> None:
+    def _check(self) -> None:
         if not (isinstance(self.threshold, Real) and 0 <= self.threshold < float("inf")):
             raise ValueError(f"threshold {self.threshold!r} is not a number from 0 on")
 
@@ -103,6 +103,5 @@ class Cascade(TextClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        self._check_threshold()
-        self._take(load_model(directory / "student"), load_model(directory / "teacher"))
+        self._take(load_member(directory, "student"), load_member(directory, "teacher"))
         self.student, self.teacher = clone(self.student_), clone(self.teacher_)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_model
+from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_member
 
 DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {"tfidf": {}, "embedding": {}, "transformer": {}}
 
@@ -76,4 +76,7 @@ class EnsembleClassifier(TextClassifier):
         return {"members": list(self.members_)}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        self.members_ = {kind: load_model(directory / kind) for kind in state["members"]}
+        names = list(dict.fromkeys(state["members"]))  # each once, however often it is listed
+        if not names:
+            raise ValueError("members is empty")
+        self.members_ = {kind: load_member(directory, kind) for kind in names}

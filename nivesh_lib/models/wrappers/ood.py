@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold
 
 from nivesh_lib.models.base import as_texts, prepare
+from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.embedding import FrozenEncoder
 
 _RIDGE = 1e-8  # added to variances, which are about 1e-3 for features of unit length
@@ -90,7 +91,7 @@ class OodScorer:
     def restore(self, directory: Path, state: dict[str, Any]) -> Self:
         """Read what ``dump`` wrote and returned."""
         self.encoder_ = FrozenEncoder.restored(directory / "encoder", state, self.max_length)
-        gaussian = load_file(directory / "distance.safetensors")
+        gaussian = read_tensors(directory, "distance.safetensors")
         self.centre_, self.whitening_ = gaussian["centre"], gaussian["whitening"]
         self.mean_, self.std_ = float(state["usual"]), float(state["spread"])
         return self

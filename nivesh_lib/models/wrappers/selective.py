@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_texts
 from nivesh_lib.models.neural.embedding import cached_features
+from nivesh_lib.models.neural.training import MAX_LENGTH
 from nivesh_lib.models.text.linear import softmax
 from nivesh_lib.models.wrappers.ood import OodScorer
 from nivesh_lib.models.wrappers.wrapper import Wrapper
@@ -113,6 +114,7 @@ class Abstaining(Wrapper):
     """
 
     kind: ClassVar[str] = "abstaining"
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"max_length": MAX_LENGTH}
 
     model: TextClassifier | None = None
     threshold: float | None = None
@@ -129,6 +131,7 @@ class Abstaining(Wrapper):
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fit a copy of the wrapped model and the OOD scorer on the same texts."""
+        self._check()
         texts, labels = as_texts(X), list(y)
         with cached_features():
             self._fit_inner(texts, labels)

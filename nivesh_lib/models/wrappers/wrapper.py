@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from nivesh_lib.models.base import TextClassifier, as_texts, load_model
+from nivesh_lib.models.base import TextClassifier, as_texts, load_member
 
 
 def refuse_abstaining(fitted: TextClassifier) -> None:
@@ -45,9 +45,6 @@ class Wrapper(TextClassifier):
         self._fit_inner(as_texts(X), list(y))
         return self
 
-    def _check(self) -> None:
-        """Raise ValueError for an invalid argument."""
-
     def _fit_inner(self, texts: list[str], labels: list[str]) -> None:
         self._take(self._copy_fitted(texts, labels))
 
@@ -70,5 +67,5 @@ class Wrapper(TextClassifier):
         return {}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        self._take(load_model(directory / "model"))
+        self._take(load_member(directory, "model"))
         self.model = clone(self.model_)

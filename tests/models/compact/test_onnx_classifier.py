@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from joblib import cpu_count
 from sklearn.exceptions import NotFittedError
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models import base
 from nivesh_lib.models.base import get_model, load_model, prepare, read_card
 from nivesh_lib.models.compact import onnx_classifier as module
 from nivesh_lib.models.compact import onnx_session
@@ -210,60 +212,78 @@ def test_answers_that_differ_from_the_self_check_are_refused_with_both_machines(
         load_model(folder)
 
 
+def edited(folder, **params):
+    """Change arguments in a card as somebody who knows the format would."""
+    card = json.loads((folder / "model.json").read_text("utf-8"))
+    card["params"] |= params
+    card["sha256"] = base._json_sha256(card)
+    (folder / "model.json").write_text(json.dumps(card), "utf-8")
+    return folder
+
+
 def test_the_fallback_answers_where_int8_answers_differ(fitted, exported, strange, tmp_path):
-    exported["fp32"].save(tmp_path / "exact")
-    strange.fallback = "../exact"
+    strange.fallback = str(exported["fp32"].save(tmp_path / "exact"))
     folder = strange.save(tmp_path / "model")
-    with pytest.warns(UserWarning, match=r"differ on this machine.*exact answers instead"):
-        loaded = load_model(folder)
+    shutil.rmtree(tmp_path / "exact")
+    with pytest.warns(UserWarning, match=r"differ on this machine.*fallback answers instead"):
+        loaded = load_model(folder.rename(tmp_path / "moved"))
     assert loaded.falls_back
     np.testing.assert_allclose(loaded.predict_proba(MANY), fitted.predict_proba(MANY), atol=1e-5)
+    loaded.save(tmp_path / "again")
+    assert read_card(tmp_path / "again")["params"]["fallback"] == "fallback"
 
 
 def test_any_model_of_the_same_classes_may_be_the_fallback(fitted, strange, tmp_path):
     other = get_model("calibrated", model=get_model("tfidf")).fit(TEXTS, LABELS)
-    other.save(tmp_path / "other")
-    strange.fallback = "../other"
-    with pytest.warns(UserWarning, match="other answers instead"):
+    strange.fallback = str(other.save(tmp_path / "other"))
+    with pytest.warns(UserWarning, match="fallback answers instead"):
         loaded = load_model(strange.save(tmp_path / "model"))
     np.testing.assert_array_equal(loaded.predict_proba(MANY), other.predict_proba(MANY))
 
 
 def test_a_fallback_stays_away_while_it_is_not_needed(exported, tmp_path):
     model = copy.copy(exported["int8"])
-    model.fallback = "../nowhere"
+    model.fallback = str(exported["fp32"].save(tmp_path / "exact"))
     loaded = load_model(model.save(tmp_path / "model"))
     assert not loaded.falls_back
 
 
-def test_a_fallback_that_is_needed_and_missing_is_named_with_the_reason(strange, tmp_path):
-    strange.fallback = "../nowhere"
-    with pytest.raises(
-        ModelError, match=r"differ on this machine.*fallback does not load.*no model"
-    ):
-        load_model(strange.save(tmp_path / "model"))
+@pytest.mark.parametrize("place", ["../exact", "~/exact", "{}/exact", "."])
+def test_a_fallback_outside_the_model_is_not_read(exported, strange, tmp_path, place):
+    exported["fp32"].save(tmp_path / "exact")
+    folder = strange.save(tmp_path / "model")
+    edited(folder, fallback=place.format(tmp_path))
+    with pytest.raises(ModelError, match=r"differ on this machine.*fallback .*lies outside"):
+        load_model(folder)
+
+
+def test_a_fallback_outside_the_model_is_no_matter_while_it_is_not_needed(exported, tmp_path):
+    folder = edited(exported["int8"].save(tmp_path / "model"), fallback="../exact")
+    assert not load_model(folder).falls_back
 
 
 def test_answers_of_a_fallback_are_not_compared(fitted, exported, strange, tmp_path):
-    exported["fp32"].save(tmp_path / "exact")
-    strange.fallback = "../exact"
-    with pytest.warns(UserWarning, match="exact answers instead"):
+    strange.fallback = str(exported["fp32"].save(tmp_path / "exact"))
+    with pytest.warns(UserWarning, match="fallback answers instead"):
         loaded = load_model(strange.save(tmp_path / "model"))
     with pytest.raises(ValueError, match="compare the fallback itself"):
         parity(fitted, loaded, MANY)
 
 
-def test_a_fallback_that_is_int8_itself_is_refused(strange, tmp_path):
-    strange.fallback = "."
-    with pytest.raises(ModelError, match="name an fp32 model"):
-        load_model(strange.save(tmp_path / "model"))
-
-
-def test_a_fallback_with_other_classes_is_refused(strange, tmp_path):
-    get_model("tfidf").fit(TEXTS[4:], LABELS[4:]).save(tmp_path / "other")
-    strange.fallback = "../other"
-    with pytest.raises(ModelError, match="classes are not those"):
-        load_model(strange.save(tmp_path / "model"))
+def test_a_fallback_that_cannot_serve_is_refused_when_the_model_is_saved(
+    exported, strange, tmp_path
+):
+    few = get_model("tfidf").fit(TEXTS[4:], LABELS[4:]).save(tmp_path / "few")
+    int8 = exported["int8"].save(tmp_path / "int8")
+    for fallback, why in {
+        few: "classes",
+        int8: "name an fp32 model",
+        "nowhere": "no model",
+    }.items():
+        strange.fallback = str(fallback)
+        with pytest.raises(ModelError, match=why):
+            strange.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_little_rounding_is_no_difference(exported, tmp_path):

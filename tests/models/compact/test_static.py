@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.compact.static import _BLOCK, StaticClassifier
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model, tiny
@@ -17,10 +18,38 @@ def fitted():
     return small_model("static").fit(TEXTS, LABELS)
 
 
-@pytest.mark.parametrize("buckets", [0, 1, 1000, -4])
-def test_a_number_of_buckets_that_is_no_power_of_two_is_refused(buckets):
-    with pytest.raises(ValueError, match="no power of two"):
+@pytest.mark.parametrize(
+    ("buckets", "message"),
+    [
+        (1000, "1000 is no power of two"),
+        (2**40, "from 2 to 4,194,304"),
+        (1, "from 2"),
+        (-4, "from 2"),
+        (4096.0, "no number"),
+        (True, "no number"),
+        ("4096", "no number"),
+    ],
+)
+def test_a_number_of_buckets_that_is_no_power_of_two_in_range_is_refused(buckets, message):
+    with pytest.raises(ValueError, match=f"buckets .*{message}"):
         small_model("static").set_params(buckets=buckets).fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("letters.steps", np.zeros((8192, 3), np.int8)),  # of other buckets
+        ("vectors.steps", np.zeros((9, 3), np.int8)),  # of fewer tokens
+        ("words.scales", np.zeros(4096, np.float64)),
+        ("bias", np.zeros(4, np.float32)),
+        ("strange", np.zeros(4, np.float32)),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused_by_name(fitted, monkeypatch, tmp_path, name, tensor):
+    monkeypatch.setattr(fitted, "_tensors", fitted._tensors | {name: tensor})
+    folder = fitted.save(tmp_path / "model")
+    with pytest.raises(ModelError, match=rf"weights.safetensors: {name} is .* is needed"):
+        load_model(folder)
 
 
 def test_it_loads_and_answers_without_torch_or_transformers(fitted, tmp_path):
@@ -94,5 +123,5 @@ def test_a_loaded_model_is_refitted_like_the_first(fitted, tmp_path):
 
 @pytest.mark.parametrize("C", [0, -1.0, float("nan")])
 def test_a_strength_that_is_not_above_zero_is_refused(C):
-    with pytest.raises(ValueError, match="not above 0"):
+    with pytest.raises(ValueError, match=r"C .* is no number from"):
         get_model("static", C=C, backbone=tiny()).fit(TEXTS, LABELS)

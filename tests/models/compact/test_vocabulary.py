@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.compact.vocabulary import prune_unreachable, read_tokenizer, write_tokenizer
 from nivesh_lib.models.neural.backbones import find_backbone
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
@@ -62,3 +63,10 @@ def test_a_written_tokenizer_is_small_and_reads_the_same(slim, whole, tmp_path: 
     whole.save(tmp_path / "whole.json")
     size = sum((tmp_path / name).stat().st_size for name in ("tokenizer.json", "vocabulary.txt"))
     assert size < (tmp_path / "whole.json").stat().st_size / 2
+
+
+def test_a_vocabulary_without_end_is_refused(slim, tmp_path):
+    write_tokenizer(slim[0], tmp_path)
+    (tmp_path / "vocabulary.txt").write_text("a\n" * 500_000)
+    with pytest.raises(ModelError, match=r"vocabulary.txt: more than 500,000 tokens"):
+        read_tokenizer(tmp_path)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +11,15 @@ import pytest
 import torch
 
 from nivesh_lib.errors import MissingExtra, ModelError
-from nivesh_lib.models.base import get_model
+from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.neural import backbones
 from nivesh_lib.models.neural.backbones import (
     DISTILBERT_REVISION,
     find_backbone,
     input_embeddings,
+    load_classifier,
     load_encoder,
+    load_tokenizer,
 )
 from tests.models.conftest import LABELS, TEXTS, save_tiny, tiny
 
@@ -67,6 +72,56 @@ def test_distilbert_serves_the_other_models_too(kind):
     few = {"epochs": 1} if kind == "lstm" else {}
     model = get_model(kind, backbone=tiny("distilbert"), **few).fit(TEXTS, LABELS)
     assert model.predict_proba(TEXTS).shape == (12, 3)
+
+
+def test_a_backbone_in_the_hub_s_cache_is_made_of_links(hub_cache):
+    repository = hub_cache / "models--distilbert-base-uncased"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / DISTILBERT_REVISION
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(Path(tiny("distilbert")).iterdir())):
+        shutil.copy(path, blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    folder = find_backbone("distilbert")
+    assert load_encoder(folder).config.model_type == "distilbert"
+    assert input_embeddings(folder).shape[1] == 32
+    model = get_model("embedding", backbone="distilbert").fit(TEXTS, LABELS)
+    assert model.predict_proba(TEXTS).shape == (12, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("config.json", {"model_type": "bert", "auto_map": {"AutoConfig": "x.C"}}, "auto_map"),
+        ("config.json", {"model_type": "evil"}, "model_type 'evil'"),
+        ("tokenizer_config.json", {"auto_map": ["x.T", None]}, "auto_map names code"),
+        ("adapter_config.json", {}, "refused"),
+    ],
+)
+def test_a_backbone_that_names_code_is_refused_before_transformers_sees_it(
+    tmp_path, monkeypatch, name, content, why
+):
+    folder = Path(shutil.copytree(tiny(), tmp_path / "encoder"))
+    (folder / name).write_text(json.dumps(content))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for load in (find_backbone, load_encoder, load_tokenizer, lambda f: load_classifier(f, ["a"])):
+        with pytest.raises(ModelError, match=why):
+            load(folder)
+
+
+def test_a_pipe_in_a_backbone_is_refused(tmp_path):
+    folder = Path(shutil.copytree(tiny(), tmp_path / "encoder"))
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    with pytest.raises(ModelError, match=r"tokenizer\.json: a device or pipe"):
+        find_backbone(str(folder))
+
+
+def test_labels_may_have_the_names_of_settings(tmp_path):
+    labels = ["auto_map", "num_hidden_layers", "tax"]
+    model = get_model("transformer", backbone=tiny(), epochs=1)
+    model.fit(["save it", "pay it", "tax it"] * 2, labels * 2)
+    assert load_model(model.save(tmp_path / "model")).classes_.tolist() == labels
 
 
 def test_an_unknown_name_lists_what_there_is():

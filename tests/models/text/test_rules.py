@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.models.base import load_model
 from nivesh_lib.models.text.rules import RulesClassifier, mine_keywords, read_rules
 from tests.models.conftest import LABELS, TEXTS
 
@@ -111,6 +112,13 @@ def test_rules_for_labels_that_were_not_trained_are_left_out(write_rules):
         "label = 'a'\npattern = 'a'\nweight = 0",
         "label = 'a'\npattern = 'a'\nweight = nan",
         "label = 'a'\npattern = 'a'\nweight = inf",
+        "label = 3\npattern = 'a'",
+        "label = 'a'\npattern = '(a?){1000000000}b'",  # fills memory before its time limit
+        "label = 'a'\npattern = '((a?){999}){999}b'",
+        "label = 'a'\npattern = '(?R)'",
+        "label = 'a'\npattern = '(?:(?<x>a(?&x)?))'",
+        "label = 'a'\npattern = '(aaaaaaaa){e<=9}'",
+        "label = 'a'\npattern = '\\\\p{e<=9}'",  # an escaped backslash, not a property
     ],
 )
 def test_an_unusable_rule_is_named_by_its_number(write_rules, line):
@@ -134,8 +142,6 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_loaded_model_does_not_need_its_rules_file(write_rules, tmp_path):
-    from nivesh_lib.models.base import load_model
-
     path = write_rules(TWO_RULES)
     saved = RulesClassifier(path).fit(TEXTS, LABELS).save(tmp_path / "model")
     Path(path).unlink()
@@ -158,3 +164,38 @@ def test_a_pattern_that_would_run_for_ever_is_named(write_rules, monkeypatch):
     model = RulesClassifier(rules_file=rules).fit(["a", "b"], ["x", "y"])
     with pytest.raises(ModelError, match=r"\(a\|aa\)\+.*Rewrite it"):
         model.predict(["a" * 60 + "!"])
+
+
+@pytest.mark.parametrize("pattern", [r"\d{1,2}(st|nd)?", r"\p{Lu}{3}", r"\{R\}", r"a{2}b{,3}c{4,}"])
+def test_usual_counts_are_no_trouble(write_rules, pattern):
+    assert read_rules(Path(write_rules(f"[[rule]]\nlabel = 'x'\npattern = '{pattern}'\n")))
+
+
+def test_many_slow_patterns_share_the_time_of_one(monkeypatch):
+    monkeypatch.setattr("nivesh_lib.models.text.rules._TIMEOUT_S", 0.2)
+    model = RulesClassifier().fit(["tax", "rent"], ["x", "y"])
+    slow = [{"label": "x", "pattern": "(a|aa)+$" + "b?" * n, "weight": 1.0} for n in range(100)]
+    model._set_rules(slow)
+    started = time.perf_counter()
+    with pytest.raises(ModelError, match="took more than"):
+        model.predict(["a" * 22 + "!"])  # about a tenth of a second for each pattern
+    assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rules_": [3]}, "rules.json, rule 1"),
+        ({"rules_": {"label": "x"}}, "no list"),
+        ({"rules_": [{"label": "z", "pattern": "a", "weight": 1.0}]}, "no such label: 'z'"),
+        ({"rules_": [{"label": "x", "pattern": "(a?){1000000000}b"}]}, "rule 1.*repeats up to"),
+        ({"prior_": np.array([1.0])}, "no frequency above 0"),
+        ({"prior_": np.array([np.nan, 1.0])}, "no frequency above 0"),
+        ({"n_keywords": 10**9}, "n_keywords 1000000000 is no number from 0 to 10,000"),
+    ],
+)
+def test_a_saved_state_that_does_not_fit_is_refused(tmp_path, changes, message):
+    model = RulesClassifier().fit(["tax", "rent"], ["x", "y"])
+    vars(model).update(changes)
+    with pytest.raises(ModelError, match=message):
+        load_model(model.save(tmp_path / "model"))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
+import json
 import pickle
 
 import numpy as np
 import pytest
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import load_model
 from nivesh_lib.models.text.tfidf import TfidfClassifier
 from tests.models.conftest import LABELS, QUERIES, TEXTS
@@ -80,3 +83,58 @@ def test_only_the_beginning_of_a_long_query_is_read(model):
 def test_a_copy_in_another_process_answers_exactly_the_same(model):
     copy = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(copy.predict_proba(QUERIES), model.predict_proba(QUERIES))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("word_ngram_max", 10**9),
+        ("word_ngram_max", -1),
+        ("word_ngram_max", 2.0),
+        ("word_ngram_max", True),
+        ("word_ngram_max", None),
+        ("char_ngram_max", "5"),
+        ("char_ngram_max", 1),
+        ("C", float("nan")),
+        ("C", 0),
+        ("min_df", 0),
+        ("random_state", -1),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_by_name_on_fitting_and_loading(
+    model, tmp_path, argument, value
+):
+    with pytest.raises(ValueError, match=f"^{argument} "):
+        TfidfClassifier(**{argument: value}).fit(TEXTS, LABELS)
+    strange = copy.copy(model).set_params(**{argument: value})
+    with pytest.raises(ModelError, match=f"{argument} "):
+        load_model(strange.save(tmp_path / "model"))
+
+
+def test_one_family_of_ngrams_is_needed():
+    with pytest.raises(ValueError, match="are both 0"):
+        TfidfClassifier(word_ngram_max=0, char_ngram_max=0).fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ({"word": ["tax"], "char": ["ta"]}, "needs float32"),
+        ({"word": {"tax": 10**12}, "char": ["ta"]}, "no lists of terms"),
+        ({"word": [10**12], "char": ["ta"]}, "no lists of terms"),
+        ({"word": ["a"] * 10**6, "char": ["ta"]}, "1,000,001 terms"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_its_weights_is_refused(
+    model, tmp_path, vocabulary, message
+):
+    class Strange(TfidfClassifier):
+        def _dump(self, directory):
+            state = super()._dump(directory)
+            (directory / "vocabulary.json").write_text(json.dumps(vocabulary))
+            return state
+
+    strange = copy.copy(model)
+    strange.__class__ = Strange
+    with pytest.raises(ModelError, match=message):
+        load_model(strange.save(tmp_path / "model"))
