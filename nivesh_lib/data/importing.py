@@ -25,6 +25,7 @@ from nivesh_lib.data.reading import (
 )
 from nivesh_lib.data.schema import (
     MAX_LABEL,
+    MAX_TEXT,
     OPTIONAL,
     check_reserved,
     closest,
@@ -210,7 +211,7 @@ def read_unchecked(
         (number, f"{source!r} {problem}")
         for number, row in enumerate(table.rows)
         for source in origin.values()
-        if isinstance(row.get(source), str) and (problem := cell_problem(row[source]))
+        if isinstance(row.get(source), str) and (problem := _text_problem(row[source]))
     ]
     refuse(table, damaged, "Correct or delete each such row.")
     return pd.DataFrame(
@@ -306,10 +307,17 @@ def _bad_cells(table: Table, origin: Mapping[str, str]) -> Problems:
     ]
 
 
+def _text_problem(cell: Any) -> str:
+    """Return why a cell can be no text of a dataset, or an empty string."""
+    if isinstance(cell, str) and len(cell) > MAX_TEXT:
+        return f"has {len(cell):,} characters, more than {MAX_TEXT:,}"
+    return cell_problem(cell)
+
+
 def _cell_problem(target: str, cell: Any) -> str | None:
     if is_missing(cell):
         return None if target in OPTIONAL else "is missing or blank"
-    if problem := cell_problem(cell):
+    if problem := _text_problem(cell):
         return problem
     if target in ("query", "intent"):
         if not isinstance(cell, str):

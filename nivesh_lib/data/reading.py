@@ -43,6 +43,7 @@ _BINARY = {b"PAR1": "Parquet", b"PK\x03\x04": "zip or Excel", b"\x1f\x8b": "gzip
 _MANIFEST = {
     "path": str, "name": str, "version": str, "manifest_sha256": str, "holdout": list,
 }  # fmt: skip
+MAX_CHARACTERS = 100_000_000  # in the cells of one file that is to be imported
 _BATCH = 256  # rows of a Parquet file that are read at once
 
 
@@ -84,7 +85,7 @@ def read_table(path: str | Path, kind: str = "", *, delimiter: str | None = None
     Raises
     ------
     DataError
-        The file is missing, empty, of unknown kind or damaged, or has no rows.
+        The file is missing, empty, of unknown kind, damaged or too large, or has no rows.
     """
     path = Path(path)
     kind = _file_kind(path, {path.suffix.lower(): kind} if kind else EXTENSIONS)
@@ -92,13 +93,25 @@ def read_table(path: str | Path, kind: str = "", *, delimiter: str | None = None
     if not any(line.strip() for line in _file_lines(path)):
         raise DataError(f"{path} is empty; export it again.")
     columns: list[str] = []
-    rows = list(_READERS[kind](_Source(path, separator, columns.extend)))
+    rows = list(_bounded(path, _READERS[kind](_Source(path, separator, columns.extend))))
     columns = columns or list(dict.fromkeys(name for row in rows for name in row.cells))
     table = Table(path, columns, [row.cells for row in rows], [row.line for row in rows])
     refuse(table, [(n, r.problem) for n, r in enumerate(rows) if r.problem], _FIX.get(kind, ""))
     if not rows:
         raise DataError(f"{path} has no rows, only {listed(columns, 'an empty list')}.")
     return table
+
+
+def _bounded(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows up to `MAX_CHARACTERS`: a few kilobytes of Parquet may hold gigabytes of text."""
+    left = MAX_CHARACTERS
+    for row in rows:
+        left -= sum(len(cell) for cell in row.cells.values() if isinstance(cell, str))
+        if left < 0:
+            raise DataError(
+                f"{path} holds more than {MAX_CHARACTERS:,} characters; import a part of it."
+            )
+        yield row
 
 
 def refuse(table: Table, problems: Problems, fix: str) -> None:

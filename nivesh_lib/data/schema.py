@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REQUIRED = ("id", "query", "intent")
 OPTIONAL = ("income_segment", "created_at", "language", "selection", "source", "traits")
 SELECTIONS = ("natural", "hard")
+MAX_TEXT = 100_000  # characters; comparing texts that are longer takes gigabytes
 MAX_LABEL = 100  # characters; a longer label leaves a figure no room for its bars
 
 DateForm = tuple[str, int, str]

@@ -349,3 +349,16 @@ def test_half_a_surrogate_pair_is_named_when_a_file_is_validated(tmp_path, colum
     path = write(tmp_path, "a.jsonl", jsonl(ROWS) + json.dumps({**ROWS[0], column: "a\ud800"}))
     with pytest.raises(DataError, match=rf"row 5 \(line 5\): '{column}' holds a character"):
         read_unchecked(path, "query", "intent")
+
+
+@pytest.mark.parametrize("read", [read_rows, read_unchecked])
+def test_a_text_that_would_take_gigabytes_to_compare_is_refused(tmp_path, read):
+    rows = [{"query": "rent " * 20_001, "intent": "spend"}, *ROWS]
+    with pytest.raises(DataError, match=r"row 1.*100,00\d characters, more than 100,000"):
+        read(write_rows(tmp_path, ".jsonl", rows), "query", "intent")
+
+
+def test_a_file_that_unpacks_to_more_than_fits_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("nivesh_lib.data.reading.MAX_CHARACTERS", 50)
+    with pytest.raises(DataError, match="holds more than 50 characters; import a part of it"):
+        read_rows(write_rows(tmp_path, ".parquet", ROWS))

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 Builder = Callable[[Path], Path]
 WORDS = ("rent", "salary", "gold", "bonus", "chai", "petrol", "school", "train")
 BUILDERS: dict[str, Builder] = {}
-REFUSED = {"link to the holdout", "hard link to the holdout", "copy of the holdout", "FIFO",
+REFUSED = {"link to the holdout", "hard link to the holdout", "FIFO",
            "link to /dev/zero", "link to /dev/random"}  # fmt: skip
 Rows = list[dict[str, Any]]
 
