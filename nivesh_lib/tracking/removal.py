@@ -97,9 +97,9 @@ def _all(search: Any, *arguments: Any) -> list[Any]:
     return found
 
 
-def _own(location: str, database: Path) -> Path | None:
+def _own(uri: str, database: Path) -> Path | None:
     """Return a folder of artifacts if it is there and lies beside the database."""
-    folder, root = local_path(location), local_path(artifact_root(database))
+    folder, root = local_path(uri), local_path(artifact_root(database))
     if folder is None or root is None or not folder.is_dir():
         return None
     return folder if folder.resolve().is_relative_to(root.resolve()) else None

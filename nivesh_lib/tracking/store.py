@@ -128,12 +128,12 @@ def artifact_root(database: Path) -> str:
     return (database.parent / "artifacts").as_uri()
 
 
-def local_path(location: str) -> Path | None:
-    """Return the path of an artifact location on this machine's disks, or None for another."""
-    parts = urlsplit(location)
+def local_path(uri: str) -> Path | None:
+    """Return the path of an artifact uri on this machine's disks, or None for another."""
+    parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(unquote(parts.path))
-    return None if parts.scheme else Path(location)
+    return None if parts.scheme else Path(uri)
 
 
 def client() -> Any:
