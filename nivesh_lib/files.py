@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -291,21 +291,24 @@ def _aside(target: Path) -> Path:
 def link_equal(files: Iterable[Path], among: Iterable[Path] = ()) -> None:
     """Store equal files once: make each a hard link to an equal one before it, or in ``among``.
 
-    Those in ``among`` are not replaced. Where the disk has no links, or the two lie on different
-    ones, both stay as they are. A link has the mode and time of the file that is kept.
+    Those in ``among`` are not replaced, nor those that are links already. Where the disk has no
+    links, or the two lie on different ones, both stay as they are. A link has the mode and time of
+    the file that is kept.
     """
-    mine, seen = list(dict.fromkeys(files)), defaultdict[int, list[Path]](list)
-    for path in [*dict.fromkeys(among), *mine]:
+    mine, sizes, alone = set(files), defaultdict[int, list[Path]](list), set()
+    for path in sorted({*mine, *among}):
         with contextlib.suppress(FileNotFoundError):
-            seen[path.stat().st_size].append(path)
-    replaceable = set(mine)
-    for size, alike in seen.items():
-        if size and len(alike) > 1:
-            _link_alike(alike, replaceable)
+            state = path.stat()
+            sizes[state.st_size].append(path)
+            if path in mine and state.st_nlink == 1:
+                alone.add(path)
+    for size, alike in sizes.items():
+        if size and not alone.isdisjoint(alike) and len(alike) > 1:
+            _link_alike(sorted(alike, key=alone.__contains__), alone)
 
 
-def _link_alike(paths: Iterable[Path], replaceable: set[Path]) -> None:
-    """Link those of the files, all of one size, that have the same content."""
+def _link_alike(paths: Iterable[Path], alone: Collection[Path]) -> None:
+    """Link those of the files, all of one size, that have the same content as an earlier one."""
     kept: dict[str, tuple[Path, _Inode]] = {}  # digest -> a file and where it is on the disk
     digests: dict[_Inode, str] = {}
     for path in paths:
@@ -314,7 +317,7 @@ def _link_alike(paths: Iterable[Path], replaceable: set[Path]) -> None:
             digest = digests.get(inode) or sha256_file(path)
             digests[inode] = digest
             first, its_inode = kept.setdefault(digest, (path, inode))
-            if inode != its_inode and path in replaceable:
+            if inode != its_inode and path in alone:
                 _link(first, its_inode, path)
 
 

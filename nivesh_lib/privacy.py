@@ -230,7 +230,7 @@ _SERIAL_BEFORE = re.compile(  # what has a serial number of the shape of a landl
     rf"{_START}(?:polic(?:y|ies)|che(?:que|ck)|chq|receipt|voucher|ticket|application|applicn|challan"
     r"|customer|client|consumer|member|invoice|bill|order|loan|folio|ref(?:erence)?|request|complaint"
     r"|certificate|registration|licen[cs]e|crn|cif|micr|uan|pf|ppo|serial|token|case|demat|a/c|acct?"
-    rf"|account|utr|rrn|t[rx]*n|transaction){_END}{_LINK}$",
+    rf"|account|utr|rrn|te?xn|trxn|transaction){_END}{_LINK}$",
     re.I,
 )
 
@@ -304,7 +304,7 @@ _CARD_BROKEN = _number(
 _PHONE = _number(f"10 5-5 3-3-4 4-3-3 2-2-2-2-2 {_ones(10)}", "[ ._()-]{1,3}", r"(?<!0\.)[6-9]")
 _PHONE_BROKEN = _number(
     f"{_halves(10)} 3-3-4 4-3-3 {_ones(10)}",
-    r" ?(?:[\n_]{1,2}|-\n) ?",
+    r" ?(?:[\n_]{1,2}|[-/]\n) ?",
     _NO_COLUMN[0] + "[6-9]",
     _NO_COLUMN[1],
 )
@@ -424,10 +424,13 @@ _EMAIL_WORDS = re.compile(  # " at … dot com" in prose is a web site
 )
 _AT_BRACKETS = re.compile(r"[\[({<] ?(?:at|@) ?[\])}>]", re.I)
 _EMAIL_BEFORE = re.compile(
-    rf"(?:{_START}(?:e-?mail|mail|gmail)|मेल|{_START}(?:id|address)(?= is| hai|:))"
+    rf"(?:{_START}(?:e-?mail|mail|gmail|contact|reach)|मेल|{_START}(?:id|address)(?= is| hai|:))"
     rf"(?:{_LINK}|add?ress|id|me|us|to|at)*+$"
     rf"|{_START}(?:send|sent|write|forward|reply|cc)(?: [^\W\d_]+){{0,3}} to $",
     re.I,
+)
+_EMAIL_AFTER = re.compile(
+    r"[ ,]{1,2}(?:is |hai )?(?:my |mera |meri |pe |par |ko )*(?:e-?mail|mail|bhej|likh|मेल)", re.I
 )
 _UPI = _address(rf"@(?!{_MAILER}{_WHOLE})([a-z][a-z0-9]{{1,63}})(?![^\W_]|[.-][^\W_])")
 _UPI_SURE = _address(
@@ -490,9 +493,10 @@ def _is_prose(view: str, match: re.Match[str]) -> bool:
 def _spelt_emails(view: str) -> Iterator[Candidate]:
     yield from _spans(view, "EMAIL", _EMAIL_BRACKETS)
     for match in _EMAIL_WORDS.finditer(view):
-        telling = re.search(r"[\d.]| dot ", match["name"])
-        if telling or _EMAIL_BEFORE.search(view, max(0, match.start() - _NEAR), match.start()):
-            yield "EMAIL", match.start("name"), match.end()
+        start, end = match.start("name"), match.end()
+        told = _EMAIL_BEFORE.search(view, max(0, start - _NEAR), start)
+        if told or _EMAIL_AFTER.match(view, end) or re.search(r"[\d.]| dot ", match["name"]):
+            yield "EMAIL", start, end
 
 
 def _accounts(view: str) -> Iterator[Candidate]:

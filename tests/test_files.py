@@ -268,6 +268,14 @@ def test_only_the_files_given_are_replaced(four):
     assert four["a"].stat().st_ino == numbers["b"] == four["b"].stat().st_ino
 
 
+def test_what_is_a_link_already_stays_one(four):
+    link_equal([four["a"], four["b"]])
+    new = four["a"].with_name("0")  # which comes first
+    new.write_text("same")
+    link_equal([new, four["a"], four["b"]])
+    assert stored_bytes([new, four["a"], four["b"]]) == 4
+
+
 def test_what_is_written_to_one_name_does_not_reach_the_other(four):
     link_equal(four.values())
     write_text(four["a"], "new")

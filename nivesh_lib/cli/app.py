@@ -114,7 +114,6 @@ def _print_summary(run: RunDirectory, record: RunRecord) -> None:
     from nivesh_lib import paths
     from nivesh_lib.runs.directories import latest_run
     from nivesh_lib.runs.leaderboard import leaderboard, verdict_of
-    from nivesh_lib.serving.predictor import as_line
 
     results = run.results()
     board = leaderboard(results)
@@ -131,17 +130,17 @@ def _print_summary(run: RunDirectory, record: RunRecord) -> None:
         shown_answer = record.example or _answered(run, board[0].step, record, results)
         query = shlex.quote(shown_answer.query)
         echo(f"  predict   .venv/bin/nivesh predict {query} --model {model}")
-        echo(f"            {as_line(shown_answer.answer)}")
+        echo(f"            {shown_answer.answer}")
 
 
 def _answered(run: RunDirectory, step: str, record: RunRecord, results: Results) -> Example:
-    """Ask a model once, and keep the answer in the record of its run."""
+    """Ask a model once, and keep the answer in the record of its run: loading takes seconds."""
     from nivesh_lib.records.run import Example
-    from nivesh_lib.serving.predictor import Predictor
+    from nivesh_lib.serving.predictor import Predictor, as_line
 
     query = _example(record.dataset.ref, results)
     (answer,) = Predictor.from_directory(run.model(step)).predict([query])
-    example = Example(query=query, answer=answer)
+    example = Example(query=query, answer=as_line(answer))
     run.write_record(record.changed(example=example))
     return example
 

@@ -128,11 +128,11 @@ def publish(
             "version": version,
             "task": task,
             "labels": ordered,
-            "description": anonymize_query(description),
+            "description": description,
             "created": created,
             "schema_version": "1.0",
             "licence": licence,
-            "sources": list(map(anonymize_query, sources)),
+            "sources": list(sources),
             "parent": base.version if base else None,
             "transformation": _transformation(base, new, review, holdout_rows is not None, seed),
         }

@@ -74,9 +74,8 @@ def _canonical(rows: pd.DataFrame, side: str, place: str) -> pd.DataFrame:
             if isinstance(cell, str) and DAMAGED.search(cell):
                 raise DataError(f"{where}: {name} holds NUL or half a surrogate pair; mend it.")
         texts = frame[name].astype("str").str.strip()
-        frame[name] = texts.mask(
-            np.array([isinstance(cell, str) and is_blank(cell) for cell in texts])
-        )
+        blank = [isinstance(cell, str) and is_blank(cell) for cell in texts]
+        frame[name] = texts.mask(np.array(blank, dtype=bool))
     if "id" not in frame:
         frame.insert(0, "id", None)
     return frame.assign(side=side, fold=-1, place=places)

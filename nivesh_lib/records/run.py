@@ -90,10 +90,10 @@ class Environment(Record):
 
 
 class Example(Record):
-    """The answer of a run's best model to one query."""
+    """The answer of a run's best model to one query, as a line of text."""
 
     query: str
-    answer: dict[str, Any]
+    answer: str
 
 
 class RunRecord(Record):

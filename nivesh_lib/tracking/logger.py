@@ -167,7 +167,8 @@ class RunLogger:
     def log_model(self, name: str, directory: Path) -> None:
         """Log a model directory as an MLflow model.
 
-        MLflow copies it. Where both lie on one disk, the copy becomes links to its files.
+        MLflow copies it and our code. Where they lie on one disk, the copies become links: to its
+        files, and to the code of the model that was logged before.
         """
         import mlflow
 
@@ -190,7 +191,8 @@ class RunLogger:
         store.update_run(self.run_id, status="RUNNING")
         copied = local_path(store.get_logged_model(logged.model_id).artifact_location)
         if copied is not None:
-            link_equal(tree_files(copied), among=tree_files(directory))
+            codes = sorted(copied.parents[1].glob("*/artifacts/code"), key=os.path.getmtime)
+            link_equal(tree_files(copied), among=tree_files(directory, *codes[-2:]))
 
 
 def open_logger(

@@ -11,7 +11,12 @@ import numpy as np
 
 from nivesh_lib.models.base import as_training
 from nivesh_lib.models.directory import read_tensors
-from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
+from nivesh_lib.models.neural.backbones import (
+    find_backbone,
+    input_embeddings,
+    reference_to,
+    referred,
+)
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 from nivesh_lib.models.neural.training import (
     Encoded,
@@ -102,6 +107,7 @@ class LstmClassifier(NeuralClassifier):
         self._check()
         texts, labels = as_training(X, y)
         folder = find_backbone(self.backbone)
+        self._reference = reference_to(self.backbone) if self.pretrained else None
         self.classes_, targets = np.unique(labels, return_inverse=True)
         self._tokenizer = SubwordTokenizer.from_folder(folder)
         rows = Encoded(self._encode(texts), targets, self._tokenizer.pad_id)
@@ -139,8 +145,11 @@ class LstmClassifier(NeuralClassifier):
         from safetensors.torch import save_file
 
         self._tokenizer.save(directory / "tokenizer.json")
-        save_file(self._network.state_dict(), directory / "network.safetensors")
-        return {}
+        tensors, state = dict(self._network.state_dict()), {}
+        if self._reference:  # the vectors are the backbone's, and never trained
+            state["encoder"] = self._reference | {"bytes": tensors.pop("vectors").nbytes}
+        save_file(tensors, directory / "network.safetensors")
+        return state
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
         import torch
@@ -148,6 +157,9 @@ class LstmClassifier(NeuralClassifier):
         self._tokenizer = SubwordTokenizer.from_folder(directory)
         found = read_tensors(directory, "network.safetensors")
         tensors = {name: torch.from_numpy(values) for name, values in found.items()}
+        self._reference = state.get("encoder")
+        if self._reference:
+            tensors["vectors"] = self._embeddings(referred(self._reference))
         with torch.device("meta"):  # allocates nothing, whatever the arguments ask for
             self._network = _network(self, tensors["vectors"], tensors["slots"])
         self._network.load_state_dict(tensors, assign=True)
