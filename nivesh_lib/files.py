@@ -111,7 +111,9 @@ def partial_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.partial")
 
 
-def remove_abandoned(folder: Path, *, name: str = "", deep: bool = True) -> None:
+def remove_abandoned(
+    folder: Path, *, name: str = "", deep: bool = True, anyone: bool = False
+) -> None:
     """Remove unfinished files and folders that processes left which are dead by now.
 
     Parameters
@@ -120,12 +122,14 @@ def remove_abandoned(folder: Path, *, name: str = "", deep: bool = True) -> None
         Only those that were to become this file; by default all.
     deep : bool
         Look into the folders below too.
+    anyone : bool
+        Whether the process is dead or not: its number may be another's by now.
     """
     found = folder.rglob(".*.partial*") if deep else folder.glob(".*.partial*")
     for path in list(found):
         made = _PARTIAL.fullmatch(path.name)
         wanted = made is not None and (not name or f"{made['name']}.".startswith(f"{name}."))
-        if made is None or not wanted or _is_running(int(made["process"])):
+        if made is None or not wanted or (not anyone and _is_running(int(made["process"]))):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -142,10 +142,20 @@ def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[I
     """
     texts, labels = _cells(frame, label)
     folded, spaced = [text.casefold() for text in texts], [_spaced(text) for text in texts]
-    names = sorted(set(labels) - {""})
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(labels):
+        rows_of[name].append(row)
+    names = sorted(set(rows_of) - {""})
     found = []
     for name in names:
-        phrase, machine, own = _spaced(_CAMEL.sub(" ", name)), _machine_form(name), labels == name
+        phrase, machine = _spaced(_CAMEL.sub(" ", name)), _machine_form(name)
+        # A name that none of its own rows contains is no finding, wherever else it stands.
+        if not any(
+            (phrase.strip() and phrase in spaced[row]) or (machine and machine in folded[row])
+            for row in rows_of[name]
+        ):
+            continue
+        own = labels == name
         stated = np.array([bool(phrase.strip()) and phrase in text for text in spaced], dtype=bool)
         marked = np.array([bool(machine) and machine in text for text in folded], dtype=bool)
         worst = _severity(marked, own, tests=len(names), mark=True)

@@ -198,9 +198,9 @@ class RunDirectory:
         return folder / name
 
     def remove_partial(self) -> None:
-        """Remove unfinished files, also those that killed processes left beside their places."""
+        """Remove unfinished files of a run at which nothing works any more, wherever they are."""
         shutil.rmtree(self.path / ".partial", ignore_errors=True)
-        remove_abandoned(self.path)
+        remove_abandoned(self.path, anyone=True)
 
     def _finished_file(self, step: str) -> Path:
         return self.path / "steps" / f"{step}.json"

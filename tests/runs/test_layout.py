@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from nivesh_lib.errors import DataError
@@ -20,6 +22,15 @@ def test_a_step_owns_its_files_and_those_of_its_parts_and_no_others(run):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert run.files_of("05_a") == sorted(kept)
+
+
+def test_unfinished_files_of_a_run_go_although_their_process_has_a_living_namesake(run):
+    left = [run.partial("a.ipynb"), run.path / "models" / f".01_a.xyz.{os.getppid()}.partial" / "f"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run.remove_partial()
+    assert not list(run.path.rglob(".*"))
 
 
 def test_results_are_read_in_order_and_damaged_ones_named(run):

@@ -44,7 +44,8 @@ def torture(kind: str, folder: Path, options: argparse.Namespace) -> Row:
         count = options.kills or (10 if short else 1_000)
         return kills.kill_tiny(folder, count, options.seed, jobs + 1, 2 if short else 32)
     if kind == "smoke":
-        return kills.kill_smoke(folder, 2 if short else 30, options.seed, 1 if short else 15)
+        only = ("02_baseline",) if short else ()
+        return kills.kill_smoke(folder, 3 if short else 30, options.seed, 1 if short else 15, only)
     if kind == "disks":
         return disks.fill(folder, 4 if short else 1)
     if kind == "races":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from tests.torture import homes, processes
@@ -56,11 +57,12 @@ def race(folder: Path, times: int) -> Row:
     expected = _run_to_end(Row(""), "alone", _fresh(folder, "alone"))
     for number in range(times):
         home = _fresh(folder, f"both{number}")
-        log = folder / "second.log"
+        log, began = folder / "second.log", time.monotonic()
         second = processes.start("nivesh_lib", homes.command("tiny", home), home, log)
         found = _run_to_end(Row(""), "first", home)  # judged below, when both have ended
         code = second.wait()
         row.tried += 1
+        row.measure(time.monotonic() - began)
         if code:
             row.count("wrong", f"second: {code}: {log.read_text()[-300:]}")
         if _run_to_end(row, f"race {number}", home) != expected or not found:

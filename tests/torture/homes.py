@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,10 @@ def build(kind: str, home: Path) -> Path:
     return home
 
 
-def command(kind: str, home: Path) -> list[str]:
+def command(kind: str, home: Path, only: Sequence[str] = ()) -> list[str]:
     """Return the arguments of ``python -m nivesh_lib`` that run the pipeline of a kind."""
     run = ["run", "--dataset", DATASETS[kind]]
-    smoke = ["--profile", "smoke", "--set", f"BACKBONE={home / 'backbone'}"]
-    return [*run, *smoke] if kind == "smoke" else run
+    if kind == "tiny":
+        return run
+    chosen = [f"--only={step}" for step in only] or ["--set", f"BACKBONE={home / 'backbone'}"]
+    return [*run, "--profile", "smoke", *chosen]

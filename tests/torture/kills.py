@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Victim:
     of seconds, less for one that would otherwise end before most kills.
     """
 
-    kind: str
+    command: list[str]
     home: Path
     template: Path
     random: random.Random
@@ -63,7 +64,7 @@ class Victim:
 
     def end_well(self, *, first: bool = False) -> None:
         """Run the pipeline to its end, with the kills before behind it, and check everything."""
-        arguments = homes.command(self.kind, self.home)
+        arguments = self.command
         outcome = processes.run("nivesh_lib", arguments, self.home, patience=self.patience)
         self.judge_end(outcome, first=first)
 
@@ -87,7 +88,7 @@ class Victim:
         log = self.home.with_name(f"{self.home.name}.log")
         moment = time.monotonic() + self.random.uniform(0, self.row.undisturbed * self.share)
         began = time.monotonic()
-        process = processes.start("nivesh_lib", homes.command(self.kind, self.home), self.home, log)
+        process = processes.start("nivesh_lib", self.command, self.home, log)
         while process.poll() is None and time.monotonic() < moment:
             time.sleep(0.002)
         if process.poll() is not None:
@@ -121,10 +122,11 @@ class Victim:
                 deadline += AFTER_A_KILL
 
 
-def torment(victim: Victim, kills: int, deadline: float) -> Row:
-    """Kill a pipeline ``kills`` times or until the deadline, then let it end."""
+def torment(victim: Victim, kills: int, minutes: float) -> Row:
+    """Kill a pipeline ``kills`` times, or for some minutes, then let it end."""
     victim.undisturbed()
     victim.renew()
+    deadline = time.monotonic() + minutes * 60
     while victim.row.tried < kills and time.monotonic() < deadline and victim.row.hangs < 5:
         victim.attempt()
     victim.end_well()
@@ -134,9 +136,8 @@ def torment(victim: Victim, kills: int, deadline: float) -> Row:
 def kill_tiny(folder: Path, kills: int, seed: int, workers: int, minutes: float) -> Row:
     """Kill pipelines of tiny notebooks, several side by side, each in a home of its own."""
     processes.apart(homes.build, "tiny", folder / "tiny")
-    deadline = time.monotonic() + minutes * 60
     shares = [kills // workers + (number < kills % workers) for number in range(workers)]
-    jobs = [(folder, number, share, seed, deadline) for number, share in enumerate(shares)]
+    jobs = [(folder, number, share, seed, minutes) for number, share in enumerate(shares)]
     row = processes.side_by_side(_kill_one, jobs, workers, KINDS["tiny"])
     fitted = "" if row.tried >= kills else f"; {kills:,} did not fit into {minutes:.0f} minutes"
     row.note = (
@@ -147,19 +148,22 @@ def kill_tiny(folder: Path, kills: int, seed: int, workers: int, minutes: float)
 
 
 def _kill_one(job: tuple[Path, int, int, int, float]) -> Row:
-    folder, number, kills, seed, deadline = job
+    folder, number, kills, seed, minutes = job
     home, chance = folder / f"tiny{number}", random.Random(f"{seed} {number}")
-    victim = Victim("tiny", home, folder / "tiny", chance, Row(""))
-    return torment(victim, kills, deadline)
+    victim = Victim(homes.command("tiny", home), home, folder / "tiny", chance, Row(""))
+    return torment(victim, kills, minutes)
 
 
-def kill_smoke(folder: Path, kills: int, seed: int, minutes: float) -> Row:
-    """Kill the pipeline of the shipped notebooks in the profile smoke."""
+def kill_smoke(
+    folder: Path, kills: int, seed: int, minutes: float, only: Sequence[str] = ()
+) -> Row:
+    """Kill the pipeline of the shipped notebooks, or of some, in the profile smoke."""
     processes.apart(homes.build, "smoke", folder / "smoke")
     row, chance = Row(KINDS["smoke"]), random.Random(f"{seed} smoke")
     home, template = folder / "smoke0", folder / "smoke"
-    victim = Victim("smoke", home, template, chance, row, 0.25, 1200)
-    torment(victim, kills, time.monotonic() + minutes * 60)
+    command = homes.command("smoke", home, only)
+    victim = Victim(command, home, template, chance, row, 0.25, 1200)
+    torment(victim, kills, minutes)
     row.note = (
         f"{row.undisturbed:.0f} s undisturbed, a kill in the first quarter of that after each "
         f"start; {row.resumed} times a run went to its end and came to the undisturbed result."
