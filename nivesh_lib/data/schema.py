@@ -199,12 +199,16 @@ def _chance_findings(ids: list[str], found: Mapping[str, Finding]) -> set[str]:
     numbers = {text for text in ids if _LONG_NUMBER.fullmatch(text)}
     lengths = {len(text) for text in ids}
     words = {text for text in ids if _TOKEN.fullmatch(text)} if len(lengths) == 1 else set()
-    in_part = {text for text in words if text in found and len(text) > _length(found[text])}
+    in_part = {text for text in words & set(found) if len(text) > _length(found[text])}
+    doubtful = (
+        (numbers, numbers & set(found), 4),
+        (words, words & numbers & set(found) | in_part, 10),
+    )
     return {
         text
-        for alike, doubtful in ((numbers, numbers & set(found)), (words, in_part))
-        if len(alike) >= 20 and 4 * len(doubtful) < len(alike)
-        for text in doubtful
+        for alike, some, rarity in doubtful
+        if len(alike) >= 20 and rarity * len(some) < len(alike)
+        for text in some
     }
 
 
