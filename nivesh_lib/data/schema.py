@@ -9,7 +9,7 @@ import difflib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import regex
 
 from nivesh_lib.errors import DataError
-from nivesh_lib.privacy import find_pii
+from nivesh_lib.privacy import Finding, find_pii
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,29 +163,57 @@ _RANDOM_ID = re.compile(  # a digest or UUID has every shape by chance
     r"(?=[\d-]*[a-f])(?:[\da-f]{16,}|[\da-f]{8}-(?:[\da-f]{4}-){3}[\da-f]{12})", re.I
 )
 _LONG_NUMBER = re.compile(r"\d{12,19}")
+_TOKEN = re.compile(r"[\w-]{8,}")
 
 
 def personal_cells(frame: pd.DataFrame, columns: Iterable[str]) -> list[tuple[int, str, str]]:
     """Return ``(row position, column, kind)`` for every cell that holds personal data.
 
-    Dates never do, nor do digests and UUIDs in ``id``. One in ten long numbers has a right check
-    digit by chance, so it tells nothing where the other ids are such numbers without one.
+    Dates never do, nor do digests, UUIDs and what is there by chance in ``id``.
     """
     cells = []
     for name in (name for name in columns if name in frame):
         texts = [cell if isinstance(cell, str) else "" for cell in frame[name]]
-        kinds = {
-            text: found[0].kind
+        found = {
+            text: findings[0]
             for text in set(texts)
             if not (name == "created_at" and is_iso_date(text))
             and not (name == "id" and _RANDOM_ID.fullmatch(text))
-            and (found := find_pii(text))
+            and (findings := find_pii(text))
         }
-        numbers = [text for text in texts if name == "id" and _LONG_NUMBER.fullmatch(text)]
-        if len(numbers) >= 20 and 4 * sum(text in kinds for text in numbers) < len(numbers):
-            kinds = {text: kind for text, kind in kinds.items() if text not in set(numbers)}
-        cells += [(row, name, kinds[text]) for row, text in enumerate(texts) if text in kinds]
+        chance = _chance_findings(texts, found) if name == "id" else set()
+        cells += [
+            (row, name, found[text].kind)
+            for row, text in enumerate(texts)
+            if text in found and text not in chance
+        ]
     return cells
+
+
+def _chance_findings(ids: list[str], found: Mapping[str, Finding]) -> set[str]:
+    """Return the ids in which something was found that is in a few of very many like them.
+
+    One in ten long numbers has a right check digit; one in some hundred random words of letters
+    and digits holds ten digits in a row, or five letters and four digits.
+    """
+    numbers = {text for text in ids if _LONG_NUMBER.fullmatch(text)}
+    lengths = {len(text) for text in ids}
+    words = {text for text in ids if _TOKEN.fullmatch(text)} if len(lengths) == 1 else set()
+    in_part = {text for text in words & set(found) if len(text) > _length(found[text])}
+    doubtful = (
+        (numbers, numbers & set(found), 4),
+        (words, words & numbers & set(found) | in_part, 10),
+    )
+    return {
+        text
+        for alike, some, rarity in doubtful
+        if len(alike) >= 20 and rarity * len(some) < len(alike)
+        for text in some
+    }
+
+
+def _length(finding: Finding) -> int:
+    return finding.end - finding.start
 
 
 def row_schema(labels: Iterable[str] | None = None) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -319,11 +320,20 @@ def test_a_number_that_is_no_text_is_quoted_anonymised(tmp_path):
         lambda n: str(uuid.UUID(int=n * 987654321987654321987654321)),
         lambda n: str(1_700_000_000_000 + 7 * n),
         lambda n: str(234_567_890_000 + n),
+        lambda n: hashlib.sha256(b"%d" % n).hexdigest()[:12],
+        lambda n: "q-" + base64.b32encode(hashlib.sha256(b"%d" % n).digest()).decode()[:24],
     ],
 )
 def test_digests_and_long_numbers_are_ids(tmp_path, make):
     rows = [{"id": make(n), "query": f"how {n}", "intent": "ab"[n % 2]} for n in range(2000)]
     assert len(read_rows(write_rows(tmp_path, ".csv", rows))) == 2000
+
+
+@pytest.mark.parametrize("make", ["9876{:06}".format, "u-98765{:05}".format, "ABCPE{:04}F".format])
+def test_ids_that_all_hold_personal_data_are_refused(tmp_path, make):
+    rows = [{"id": make(n), "query": f"how {n}", "intent": "ab"[n % 2]} for n in range(40)]
+    with pytest.raises(DataError, match=r"'id' holds personal data .*and 39 more"):
+        read_rows(write_rows(tmp_path, ".csv", rows))
 
 
 def test_escape_sequences_and_control_characters_are_removed_and_counted(tmp_path):

@@ -22,9 +22,12 @@ from nivesh_lib.models.directory import read_json
 _INVALID = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 _MAX_RULES = 10_000
 _MAX_PATTERN = 2_000  # characters of a pattern
-_MAX_REPEATS = 1_000  # product of the counts of a pattern, such as 20 for (a{2}){10}
+_MAX_REPEATS = 1_000  # product of counts inside each other, such as 20 for (a{2}){10}
+_MAX_WRITTEN_OUT = 4_000_000  # characters of all patterns with their counts written out; 0.3 GB
 _ESCAPED = re.compile(r"\\[pPN]\{[^}]*\}|\\.", re.DOTALL)
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_FUZZY = re.compile(r"[<=:+]|^[\s\deids,]*$")  # what is no count in braces, but no literal either
+_VERBOSE = re.compile(r"\(\?[a-zA-Z0-9-]*x")  # white space and comments may hide what is counted
 _RECURSION = re.compile(r"\(\?(R|&|P>|[+-]?\d)")
 _MAX_CHARACTERS = 2_000  # of a text; bounds the cost of long input
 _TIMEOUT_S = 1.0  # for all patterns on one text; without backtracking they take microseconds
@@ -169,10 +172,17 @@ def _checked(path: Path, tables: Any) -> list[dict[str, Any]]:
     """Return the rules of a file with their default weights; ModelError names one that is wrong."""
     if not isinstance(tables, list) or len(tables) > _MAX_RULES:
         raise ModelError(f"{path}: no list of at most {_MAX_RULES:,} rules")
-    rules = []
+    rules: list[dict[str, Any]] = []
+    written_out = 0
     for number, table in enumerate(tables, start=1):
         try:
-            _check_pattern(table["pattern"])
+            written_out += _check_pattern(table["pattern"])
+            if written_out > _MAX_WRITTEN_OUT:
+                raise ValueError(
+                    f"with their counts written out, the patterns up to here have {written_out:,} "
+                    f"characters; {_MAX_WRITTEN_OUT:,} may"
+                )
+            regex.compile(table["pattern"])
             rule = {
                 "label": table["label"],
                 "pattern": table["pattern"],
@@ -190,21 +200,34 @@ def _checked(path: Path, tables: Any) -> list[dict[str, Any]]:
     return rules
 
 
-def _check_pattern(pattern: str) -> None:
-    """Raise ValueError for what can fill memory before the time limit is looked at."""
+def _check_pattern(pattern: str) -> int:
+    """Raise ValueError for what can fill memory before the time limit is looked at.
+
+    Returns the pattern's length with its counts written out, or more.
+    """
     if len(pattern) > _MAX_PATTERN:
         raise ValueError(f"the pattern has more than {_MAX_PATTERN:,} characters")
     bare = _ESCAPED.sub("", pattern)
-    repeats = 1
-    for inside in _BRACES.findall(bare):
+    verbose = bool(_VERBOSE.search(bare))
+    groups = single = 1  # only counts of groups can have others inside them
+    for braces in _BRACES.finditer(bare):
+        inside = braces[1]
         if re.search(r"[^\d, ]", inside):
-            raise ValueError(f"{{{inside}}} in the pattern is no count")
-        repeats *= max([1, *map(int, re.findall(r"\d{1,9}", inside))])
-    if repeats > _MAX_REPEATS:
-        raise ValueError(f"the pattern repeats up to {repeats:,} times; {_MAX_REPEATS:,} may")
+            if verbose or _FUZZY.search(inside):
+                raise ValueError(f"{{{inside}}} in the pattern is no count")
+            continue  # braces that stand for themselves
+        count = max([1, *map(int, re.findall(r"\d{1,9}", inside))])
+        if verbose or bare[: braces.start()].endswith(tuple(")}+*?")):
+            groups *= count
+        else:
+            single = max(single, count)
+    if groups * single > _MAX_REPEATS:
+        raise ValueError(
+            f"the pattern repeats up to {groups * single:,} times; {_MAX_REPEATS:,} may"
+        )
     if _RECURSION.search(bare):
         raise ValueError("the pattern calls itself")
-    regex.compile(pattern)
+    return len(pattern) * groups * single
 
 
 def mine_keywords(texts: list[str], labels: np.ndarray, *, n_keywords: int) -> list[dict[str, Any]]:
@@ -224,15 +247,16 @@ def mine_keywords(texts: list[str], labels: np.ndarray, *, n_keywords: int) -> l
         return []
     terms = vectorizer.get_feature_names_out()
     rules = []
+    most = _MAX_RULES // len(np.unique(labels))  # a model with more rules could not be loaded
     for label in np.unique(labels):
         inside = labels == label
         statistic, _ = chi2(presence, inside)
         share = np.asarray(presence[inside].mean(axis=0)).ravel()
         purity = np.asarray(presence[inside].sum(axis=0) / presence.sum(axis=0)).ravel()
         statistic = np.where(purity > inside.mean(), statistic * (share > 0), 0.0)
-        for index in np.argsort(-statistic, kind="stable")[:n_keywords]:
-            if statistic[index] > 0:
-                words = r"\W+".join(map(re.escape, terms[index].split()))
-                pattern = rf"\b{words}\b"
+        for index in np.argsort(-statistic, kind="stable")[: min(n_keywords, most)]:
+            words = r"\W+".join(map(re.escape, terms[index].split()))
+            pattern = rf"\b{words}\b"
+            if statistic[index] > 0 and len(pattern) <= _MAX_PATTERN:
                 rules.append({"label": label, "pattern": pattern, "weight": float(purity[index])})
     return rules

@@ -115,6 +115,9 @@ def test_rules_for_labels_that_were_not_trained_are_left_out(write_rules):
         "label = 3\npattern = 'a'",
         "label = 'a'\npattern = '(a?){1000000000}b'",  # fills memory before its time limit
         "label = 'a'\npattern = '((a?){999}){999}b'",
+        "label = 'a'\npattern = '(?x)(a{999} ) {999}'",
+        "label = 'a'\npattern = '(?:a{999})+{999}'",
+        "label = 'a'\npattern = 'a{i}'",
         "label = 'a'\npattern = '(?R)'",
         "label = 'a'\npattern = '(?:(?<x>a(?&x)?))'",
         "label = 'a'\npattern = '(aaaaaaaa){e<=9}'",
@@ -166,9 +169,36 @@ def test_a_pattern_that_would_run_for_ever_is_named(write_rules, monkeypatch):
         model.predict(["a" * 60 + "!"])
 
 
-@pytest.mark.parametrize("pattern", [r"\d{1,2}(st|nd)?", r"\p{Lu}{3}", r"\{R\}", r"a{2}b{,3}c{4,}"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"\d{1,2}(st|nd)?",
+        r"\p{Lu}{3}",
+        r"\{R\}",
+        r"a{2}b{,3}c{4,}",
+        r"tax.{0,20}save.{0,20}80c.{0,20}",
+        r"emi.{0,40}(loan|car).{0,40}",
+        r"[{(]tax[})]",
+        r"for {amount} rupees",
+    ],
+)
 def test_usual_counts_are_no_trouble(write_rules, pattern):
     assert read_rules(Path(write_rules(f"[[rule]]\nlabel = 'x'\npattern = '{pattern}'\n")))
+
+
+def test_counts_of_many_rules_together_are_bounded(tmp_path):
+    model = RulesClassifier().fit(["tax", "rent"], ["x", "y"])
+    patterns = [rf"(?:ab?){{1000}}{number}" for number in range(1_000)]
+    model.rules_ = [{"label": "x", "pattern": pattern, "weight": 1.0} for pattern in patterns]
+    with pytest.raises(ModelError, match=r"rules\.json, rule \d+: .*written out"):
+        load_model(model.save(tmp_path / "model"))
+
+
+def test_what_is_mined_can_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("nivesh_lib.models.text.rules._MAX_RULES", 4)
+    texts = ["tax now", "rent due", "x" * 3_000, "y z"]
+    model = RulesClassifier().fit(texts, ["a", "b", "a", "b"])
+    assert load_model(model.save(tmp_path / "model")).rules_ == model.rules_
 
 
 def test_many_slow_patterns_share_the_time_of_one(monkeypatch):
