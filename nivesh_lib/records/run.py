@@ -90,10 +90,11 @@ class Environment(Record):
 
 
 class Example(Record):
-    """The answer of a run's best model to one query, as a line of text."""
+    """The answer of a run's best model, which ``step`` made, to one query, as a line of text."""
 
     query: str
     answer: str
+    step: str = ""
 
 
 class RunRecord(Record):

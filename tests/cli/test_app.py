@@ -87,14 +87,17 @@ def test_a_home_without_a_pipeline_is_named(tmp_path, monkeypatch, run):
 
 
 def test_the_example_answer_is_computed_once_and_kept_in_the_record(home, monkeypatch, capsys):
-    run = RunDirectory(home / "reports" / "runs" / "one")
-    get_model("tfidf").fit(X, Y).save(run.model("03_tfidf"))
-    run.write_result("03_tfidf", result("tfidf", 0.8, step="03_tfidf"))
     fields = {"status": "done", "profile": "default", "dataset": {"ref": "intents@1.1.0"}}
-    fields |= {"run": "one", "started": "", "steps": {}, "git": {}, "environment": {}}
-    run.write_record(RunRecord.model_validate(fields | {"seconds": 1.0, "complete": False}))
-    _print_summary(run, run.record())
-    first = capsys.readouterr().out
-    monkeypatch.setattr("nivesh_lib.serving.predictor.load_model", None)
-    _print_summary(run, run.record())
-    assert capsys.readouterr().out == first and "(else " in first
+    fields |= {"started": "", "git": {}, "environment": {}, "seconds": 1.0, "complete": False}
+    fields["steps"] = {"03_tfidf": {"status": "done", "key": "same"}}
+    runs = [RunDirectory(home / "reports" / "runs" / name) for name in ("one", "two")]
+    for run in runs:
+        get_model("tfidf").fit(X, Y).save(run.model("03_tfidf"))
+        run.write_result("03_tfidf", result("tfidf", 0.8, step="03_tfidf"))
+        run.write_record(RunRecord.model_validate(fields | {"run": run.name}))
+    shown = []
+    for run in (runs[0], runs[0], runs[1]):  # the same model, linked into the second run
+        _print_summary(run, run.record())
+        shown.append(capsys.readouterr().out.replace(run.name, "RUN"))
+        monkeypatch.setattr("nivesh_lib.serving.predictor.load_model", None)
+    assert len(set(shown)) == 1 and "(else " in shown[0]
