@@ -201,7 +201,8 @@ def _rare_labels(version: DataVersion) -> str:
     shown = listed(f"{label} ({n})" for label, n in rare.items())
     return (
         f"warning: {len(rare)} of {len(version.labels)} labels are in training only, since they "
-        f"have fewer than {MIN_CLASS} rows ({sum(rare.values())} in all): {shown}"
+        f"have fewer than {MIN_CLASS} rows ({sum(rare.values())} in all): {shown}. Scores leave "
+        "out a label of one row: no fold can learn it from another"
     )
 
 

@@ -50,6 +50,10 @@ def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[
     rare n-grams, and in full only where those agree enough. No pair is missed: the frequent
     n-grams that are left out of a row have a norm of at most ``TAIL * threshold``, so they add no
     more than that to a cosine.
+
+    Of texts that are the same, only the first ``MAX_GROUP`` are compared with all others; each
+    later one is paired with the ``MAX_GROUP`` before it. The pairs of a thousand equal texts would
+    outnumber those of all others, and `group_pairs` makes the same groups of them.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -58,10 +62,11 @@ def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[
         return []
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(3, 5), dtype=np.float32)
     vectors = _in_row_order(vectorizer.fit_transform(padded).tocsr())
+    compared, earlier, later = _copies(padded)
     tail = TAIL * threshold
-    heads = _rare_parts(vectors, tail)
+    heads = _rare_parts(vectors, tail)[compared]
     enough = threshold - tail - ROUNDING
-    starts = range(0, len(padded), TILE)
+    starts = range(0, len(compared), TILE)
 
     def pairs_of(column: int) -> list[Pair]:
         right = heads[column : column + TILE].T.tocsr()
@@ -70,12 +75,28 @@ def near_duplicate_pairs(texts: Iterable[str], threshold: float = NEAR) -> list[
             shared = heads[row : row + TILE] @ right
             likely = np.flatnonzero(shared.data >= enough)
             rows = row + np.searchsorted(shared.indptr, likely, side="right") - 1
-            found += _near(vectors, rows, column + shared.indices[likely], threshold)
+            columns = column + shared.indices[likely]
+            found += _near(vectors, compared[rows], compared[columns], threshold)
         return found
 
     # Threads, since scipy's products release the lock of the interpreter.
     with ThreadPoolExecutor(WORKERS) as pool:
-        return sorted(pair for pairs in pool.map(pairs_of, reversed(starts)) for pair in pairs)
+        found = [pair for pairs in pool.map(pairs_of, reversed(starts)) for pair in pairs]
+    return sorted(found + _near(vectors, earlier, later, threshold))
+
+
+def _copies(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows to compare with all others, and the pairs of copies that are not among them.
+
+    Rows in order, shape (n,); and the earlier and the later rows of the pairs, each shape (m,).
+    """
+    _, names = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    order = np.argsort(names, kind="stable")
+    first = np.searchsorted(names[order], names[order])
+    repeated = np.flatnonzero(np.arange(len(order)) - first >= MAX_GROUP)
+    before = (repeated[:, None] - np.arange(1, MAX_GROUP + 1)).ravel()
+    compared = np.sort(np.delete(order, repeated))
+    return compared, order[before], np.repeat(order[repeated], MAX_GROUP)
 
 
 def _in_row_order(vectors: csr_matrix) -> csr_matrix:

@@ -242,14 +242,18 @@ def changed_confusions(
 
 
 def headline_mask(frame: pd.DataFrame) -> np.ndarray:
-    """Return the rows that headline scores use: all but those selected for being hard.
+    """Return the rows that headline scores use, a mask of shape (n,).
 
-    Rows picked because a model failed on them would bias the score, so they
-    count only as a slice of their own.
+    Left out are rows picked because a model failed on them, which would bias the score and count
+    only as a slice of their own; and, out of fold, the rows of a label that is in one fold only:
+    no model that predicts them has seen their label.
     """
-    if "selection" not in frame:
-        return np.ones(len(frame), dtype=bool)
-    return (frame["selection"] != "hard").to_numpy()
+    counted = np.ones(len(frame), dtype=bool)
+    if "selection" in frame:
+        counted &= (frame["selection"] != "hard").to_numpy()
+    if "fold" in frame and frame["fold"].nunique() > 1:
+        counted &= (frame.groupby("intent")["fold"].transform("nunique") > 1).to_numpy()
+    return counted
 
 
 def masks_by_column(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, np.ndarray]:

@@ -92,6 +92,16 @@ def test_shipped_queries_have_the_pairs_of_all_comparisons(ref):
     assert set(near_duplicate_pairs(texts)) == {pair for pair in expected if pair[2] >= NEAR}
 
 
+def test_thousands_of_copies_make_few_pairs_and_the_groups_of_all_of_them():
+    texts = ["gold or silver", "a home loan?", *["my balance", "My  balance", "my balanc"] * 30] * 3
+    pairs = near_duplicate_pairs(texts)
+    every = sorted(pairs_of_all_comparisons(texts, NEAR))
+    assert set(pairs) < set(every)
+    size = np.bincount(group_pairs(len(texts), pairs))
+    assert sorted(size) == sorted(np.bincount(group_pairs(len(texts), every)))
+    assert len(near_duplicate_pairs(texts * 20)) < 22 * len(texts * 20)
+
+
 def test_groups_ignore_amounts():
     groups = near_duplicate_groups(["can i buy a 50L flat", "can i buy a ₹80 lakh flat", "gold?"])
     assert groups[0] == groups[1] != groups[2]

@@ -257,6 +257,12 @@ def test_hard_rows_stay_out_of_the_headline():
     assert headline_mask(FRAME).tolist() == [True, False, True, True]
 
 
+def test_a_label_of_one_fold_stays_out_of_the_headline():
+    frame = pd.DataFrame({"intent": list("aabbb"), "fold": [0, 0, 0, 1, 1]})
+    assert headline_mask(frame).tolist() == [False, False, True, True, True]
+    assert headline_mask(frame[:2]).all()  # one fold is a test set, not a cross-validation
+
+
 def test_all_rows_are_in_the_headline_where_none_was_selected():
     assert headline_mask(FRAME[["language"]]).tolist() == [True] * 4
 
