@@ -35,11 +35,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.resampling": CORE | {"evaluation.scores", "evaluation.intervals"},
     "evaluation.confidence": CORE | EVALUATION,
     "evaluation.robustness": CORE | EVALUATION,
+    "evaluation.findings": CORE
+    | EVALUATION
+    | {"evaluation", "evaluation.confidence", "evaluation.robustness", "evaluation.compression"},
     "evaluation.compression": CORE | EVALUATION | {"evaluation", "evaluation.confidence"},
     "tracking": CORE | {"data.versions", "models.directory"},
     "runs": CORE
     | {"data.versions", "models.base", "evaluation.resampling", "evaluation.scores"}
     | {"tracking.logger"},
+    # Where the stages meet.
+    "notebook": CORE
+    | {"data.versions", "data.leakage", "data.validation", "evaluation", "evaluation.findings"}
+    | {"evaluation.resampling", "evaluation.robustness", "evaluation.confidence"}
+    | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
+    | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"},
     "releases": CORE | {"data", "models.base", "evaluation"},
     "reporting": CORE | {"runs"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
@@ -56,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 HOMES = {
     "fcntl": {"files"},
-    "pydantic": {"records", "runs", "pipeline"},
+    "pydantic": {"records", "runs", "notebook", "pipeline"},
     "statsmodels": {"evaluation"},
     "pandera": {"data"},
     "torch": {"models"},

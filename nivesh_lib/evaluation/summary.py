@@ -134,7 +134,7 @@ def result_of(
     labels: Sequence[str],
     scores: Mapping[str, Estimate],
     latency: Mapping[str, float],
-    size_bytes: int,
+    size_bytes: int | None,
     slices: pd.DataFrame | None = None,
 ) -> ModelResult:
     """Return the result of an evaluated model, ready for ``run.log``.

@@ -11,8 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
+
+from nivesh_lib.records.finding import Finding
 
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
 _COLOURS = (ACCENT, WARM, INK, SOFT)  # of groups, in their order
@@ -80,15 +83,21 @@ def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
     from IPython.display import display
 
     figure: Any = axes.get_figure(root=True)
-    figure.draw_without_rendering()  # the room beside the tick labels is known then
+    _set_title(axes, title)
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
+    return axes, alt
+
+
+def _set_title(axes: Axes, title: str) -> None:
+    """Set a title, wrapped to the room beside the tick labels."""
+    figure: Any = axes.get_figure(root=True)
+    figure.draw_without_rendering()  # the room is known then
     room = figure.get_size_inches()[0] - axes.get_window_extent().x0 / figure.dpi
     words = " ".join(shortened(title.split()))  # a label among them may be very long
     lines = textwrap.wrap(words, max(30, int(10 * room)), break_long_words=False)
     with plt.rc_context(_STYLE):
         axes.set_title("\n".join(lines), loc="left")
-    display(figure, metadata={"image/png": {"alt": alt}})
-    plt.close(figure)
-    return axes, alt
 
 
 def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
@@ -150,7 +159,13 @@ def calendar_bars(dates: pd.Series) -> Axes:
     return axes
 
 
-def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, unit: str) -> Axes:
+def interval_dots(
+    estimates: Mapping[str, Any],
+    *,
+    target: float | None = None,
+    targets: Mapping[str, float] | None = None,
+    unit: str,
+) -> Axes:
     """Draw each named estimate with its interval, the first on top.
 
     Parameters
@@ -158,7 +173,9 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
     estimates : mapping
         Name -> value, low and high, in the unit of the axis.
     target : float, optional
-        A dashed line.
+        A dashed line through all rows.
+    targets : mapping, optional
+        Name -> the mark of that row, a dashed line in it.
     unit : str
         Of the axis, such as macro-F1.
     """
@@ -166,15 +183,15 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
     # With many rare labels a bootstrap interval can lie beside its value; matplotlib refuses that.
     reach = np.maximum([values - low, high - values], 0)
     axes.errorbar(values, range(len(values)), xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
+    rows = {name: row for row, name in enumerate(list(estimates)[::-1])}
+    for name, mark in (targets or {}).items():
+        row = rows[name]
+        axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5)
+        axes.annotate(f" mark {mark:g}", (mark, row + 0.4), va="top", color=WARM, fontsize=9)
     if target is not None:
         axes.axvline(target, color=WARM, ls="--", lw=1.5)
-        axes.annotate(
-            f" mark {target:g}",
-            (target, 1),
-            xycoords=("data", "axes fraction"),
-            va="top",
-            color=WARM,
-        )
+        place: Any = {"xycoords": ("data", "axes fraction"), "va": "top", "color": WARM}
+        axes.annotate(f" mark {target:g}", (target, 1), **place)
     return axes
 
 
@@ -243,7 +260,9 @@ def difference_dots(
 
 
 def confusion_heatmap(table: pd.DataFrame) -> Axes:
-    """Draw a confusion matrix, coloured by the share of the true label, with the counts.
+    """Draw a confusion matrix; errors are coloured by the share of the true label, with counts.
+
+    Right answers, on the diagonal, have no colour: they would outshine every error.
 
     Parameters
     ----------
@@ -251,26 +270,25 @@ def confusion_heatmap(table: pd.DataFrame) -> Axes:
         Counts; true labels as rows, predicted labels as columns. Of more than 20 labels the 20
         with the most errors are drawn.
     """
-    counts = table.copy()
+    errors = table - np.diag(np.diag(table))
     which = ""
-    if len(counts) > 20:
-        off = counts.sum(axis=1) - np.diag(counts)
-        worst = off.sort_values(ascending=False).index[:20]
-        counts = counts.loc[worst, worst]
-        which = f", the 20 of {len(table)} labels with most errors"
-    shares = counts.div(table.sum(axis=1).loc[counts.index].clip(lower=1), axis=0).to_numpy()
-    names = shortened(counts.index)
-    size = max(2.6, 0.6 + 0.08 * max(map(len, names))) + 0.38 * len(counts)
+    if len(table) > 20:
+        kept = errors.sum(axis=1).sort_values(ascending=False, kind="stable").index[:20]
+        errors, which = errors.loc[kept, kept], f", the 20 of {len(table)} labels with most errors"
+    shares = errors.div(table.sum(axis=1).loc[errors.index].clip(lower=1), axis=0).to_numpy()
+    names = shortened(str(label).replace("_", " ") for label in errors.index)
+    size = max(2.6, 0.6 + 0.08 * max(map(len, names))) + 0.38 * len(errors)
     axes = _axes(size + 1.2, size)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(counts.to_numpy()), strict=True):
-        colour = "white" if shares[row, column] > 0.55 else INK
-        count = str(counts.iat[row, column])
-        axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    axes.imshow(shares, cmap="Oranges", vmin=0, vmax=max(0.2, shares.max(initial=0)))
+    for row, column in np.ndindex(shares.shape):
+        count = table.loc[errors.index[row], errors.index[column]]
+        if count:
+            colour = SOFT if row == column else INK
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(
-        range(len(counts)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8
+        range(len(errors)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8
     )
-    axes.set_yticks(range(len(counts)), names, fontsize=8)
+    axes.set_yticks(range(len(errors)), names, fontsize=8)
     axes.set_xlabel(f"predicted{which}")
     axes.set_ylabel(f"true{which}")
     axes.tick_params(length=0)
@@ -567,3 +585,39 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return axes
+
+
+def _tables(tables: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    return {name: pd.DataFrame(table) for name, table in tables.items()}
+
+
+# Kind of a finding's plot -> its drawing from plain data.
+KINDS: dict[str, Callable[..., Axes]] = {
+    "bars": lambda counts, unit: label_bars(pd.Series(counts), unit=unit),
+    "confusions": lambda labels, counts: confusion_heatmap(
+        pd.DataFrame(counts, index=labels, columns=labels)
+    ),
+    "differences": difference_dots,
+    "epochs": learning_curves,
+    "intervals": interval_dots,
+    "reliability": lambda bins: reliability_of(_tables(bins)),
+    "words": word_bars,
+}
+
+
+def figure_of(finding: Finding) -> Figure:
+    """Return the figure of a finding, with its claim as title.
+
+    Raises
+    ------
+    ValueError
+        The finding has no plot, or one of an unknown kind.
+    """
+    if finding.plot is None or finding.plot.kind not in KINDS:
+        kind = finding.plot and finding.plot.kind
+        raise ValueError(f"{finding.name} has no figure: {kind!r} is none of {sorted(KINDS)}")
+    axes = KINDS[finding.plot.kind](**finding.plot.data)
+    _set_title(axes, finding.title)
+    figure: Any = axes.get_figure(root=True)
+    plt.close(figure)
+    return figure

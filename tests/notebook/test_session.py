@@ -15,7 +15,7 @@ from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.results import StepResult
 from nivesh_lib.reporting.figures import label_bars
 from nivesh_lib.runs.layout import RunDirectory
-from nivesh_lib.runs.session import start_run
+from nivesh_lib.notebook.session import start_run
 from nivesh_lib.tracking.logger import PARENT
 from nivesh_lib.tracking.store import tracking_uri
 from tests.runs.examples import contents, estimate, result

@@ -1,0 +1,73 @@
+"""Names and numbers in sentences: display names, natural frequencies, differences in points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nivesh_lib.records.estimate import Estimate
+
+# Names of models as a reader knows them; others are shown as they are.
+_MODELS = {
+    "rules": "rule set",
+    "tfidf": "bag of words",
+    "lstm": "LSTM",
+    "embedding": "frozen encoder",
+    "transformer": "fine-tuned transformer",
+    "ensemble": "combined model",
+    "static": "token table",
+}
+
+
+def model_name(name: str) -> str:
+    """Return the display name of a model, such as ``bag of words`` for ``tfidf``."""
+    return _MODELS.get(name, shown(name))
+
+
+def the(model: str) -> str:
+    """Return the display name of a model with its article, for a sentence."""
+    return f"the {model_name(model)}"
+
+
+def shown(name: str) -> str:
+    """Return a label or the name of a slice for readers: ``income_segment=low`` has no ``_``."""
+    return str(name).replace("_", " ").replace("=", ": ").strip()
+
+
+def sentence(text: str) -> str:
+    """Return a text that begins with a capital and ends with a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return ``a, b and c``; a name with a comma or `` and `` in it is put in quotes."""
+    quoted = [f"“{name}”" if "," in name or " and " in name else name for name in names]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
+
+
+def percent(share: float) -> str:
+    """Return a share as ``82 %``, with one decimal below 10 %; never a rounded 0 or 100."""
+    digits = 1 if share < 0.1 or 0.995 <= share < 1 else 0
+    return f"{100 * share:.{digits}f} %"
+
+
+def of_100(share: Estimate, what: str = "queries") -> str:
+    """Return a share as a natural frequency: ``82 of 100 queries (80 to 85)``."""
+    value, low, high = (f"{100 * x:.0f}" for x in (share.value, share.low, share.high))
+    return f"{value} of 100 {what} ({low} to {high})"
+
+
+def interval(estimate: Estimate, *, digits: int = 2) -> str:
+    """Return an estimate as ``0.83 (0.80 to 0.85)``."""
+    value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
+
+
+def points(difference: Estimate) -> str:
+    """Return a difference of shares in percentage points: ``+3.1 (1.2 to 5.2)``."""
+    value, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
+    return f"{_signed(value)} ({_signed(low)} to {_signed(high)})"
+
+
+def _signed(value: float) -> str:
+    rounded = f"{value:+.1f}"
+    return "0.0" if float(rounded) == 0 else rounded

@@ -1,0 +1,238 @@
+"""A model that was evaluated in a notebook; each method adds a finding to the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from nivesh_lib.data.versions import Dataset, load_dataset
+from nivesh_lib.evaluation.benchmark import measure_latency, saved_bytes
+from nivesh_lib.evaluation.findings import quality
+from nivesh_lib.evaluation.objectives import objectives_for, values_for
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    CrossValidation,
+    aligned,
+    cross_validate,
+    predicted_labels,
+    probabilities,
+)
+from nivesh_lib.evaluation.robustness.cases import read_case_texts, standard_cases
+from nivesh_lib.evaluation.scores import headline_mask
+from nivesh_lib.evaluation.summary import headline_scores, result_of, slice_scores
+from nivesh_lib.models.base import TextClassifier
+from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Finding
+from nivesh_lib.records.results import ModelResult, StepResult
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+class Session(Protocol):
+    """What a model needs of the session that it is evaluated in (`session.Run`)."""
+
+    step: str
+    params: dict[str, Any]
+    seed: int
+
+    def path(self, kind: str, name: str) -> Path: ...
+    def add(self, finding: Finding) -> Finding: ...
+    def upstream(self, name: str) -> StepResult | None: ...
+    def upstream_oof(self, name: str) -> pd.DataFrame | None: ...
+
+
+@dataclass(eq=False, repr=False)
+class Evaluated:
+    """A model fitted on all training rows, with its out-of-fold answers. Made by `of`."""
+
+    run: Session
+    name: str
+    model: Any
+    data: Dataset
+    cv: CrossValidation
+    scores: dict[str, Estimate]
+    n_boot: int = 2000
+    n_timed: int = 200
+    _rows: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rows = headline_mask(self.data.train)
+
+    @classmethod
+    def of(
+        cls,
+        run: Session,
+        model: Any,
+        data: Dataset,
+        *,
+        name: str = "",
+        keep_folds: bool = False,
+    ) -> Self:
+        """Cross-validate a classifier of texts on the folds of a dataset, and fit it where needed.
+
+        Each fold's model also answers the test cases that notebook 06 reads.
+
+        Parameters
+        ----------
+        model
+            Any scikit-learn classifier with ``predict_proba`` that takes a list of texts.
+        name
+            Default: the kind of a model of ours, else the name of the class.
+        keep_folds
+            Keep the model of each fold in the run directory, for notebook 07.
+
+        Raises
+        ------
+        TypeError
+            The model has no ``predict_proba``.
+        """
+        if not hasattr(model, "predict_proba"):
+            raise TypeError(f"{type(model).__name__} has no predict_proba; use one that has")
+        cv = cross_validate(
+            model,
+            data.train,
+            labels=data.labels,
+            cases=_cases(data, run.seed),
+            models_to=run.path("folds", name or model.kind) if keep_folds else None,
+        )
+        try:
+            check_is_fitted(model)
+        except NotFittedError:
+            model.fit(data.train["query"].tolist(), data.train["intent"].tolist())
+        return cls.with_answers(run, model, data, cv, name=name)
+
+    @classmethod
+    def with_answers(
+        cls, run: Session, model: Any, data: Dataset, cv: CrossValidation, *, name: str = ""
+    ) -> Self:
+        """Return a model whose out-of-fold answers are known, such as an average of others."""
+        n_boot, n_timed = (
+            run.params.get(key, n) for key, n in (("N_BOOT", 2000), ("N_TIMED", 200))
+        )
+        scores = headline_scores(data.train, cv, n_boot=n_boot, seed=run.seed)
+        own = getattr(model, "kind", "") or type(model).__name__.lower()
+        return cls(run, name or own, model, data, cv, scores, n_boot, n_timed)
+
+    def __repr__(self) -> str:
+        return f"Evaluated({self.name!r}, accuracy {self.scores['accuracy']})"
+
+    # --- columns ---------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The training rows that count for scores, with their out-of-fold answer ``predicted``."""
+        rows = self.data.train.assign(predicted=self.cv.predicted, confidence=self.cv.confidence)
+        return rows[self._rows].reset_index(drop=True)
+
+    @cached_property
+    def slices(self) -> pd.DataFrame:
+        """Scores of slices of all training rows, as `evaluation.summary.slice_scores`."""
+        return slice_scores(self.data.train, self.cv, n_boot=min(self.n_boot, 1000))
+
+    @cached_property
+    def latency(self) -> dict[str, float]:
+        """The latency of single queries, as `evaluation.benchmark.measure_latency`."""
+        texts = self.data.train["query"].tolist()
+        return measure_latency(self.model.predict, texts, repeats=self.n_timed)
+
+    @cached_property
+    def size_bytes(self) -> int | None:
+        """The size on disk; None for a model that has no model directory."""
+        return saved_bytes(self.model) if isinstance(self.model, TextClassifier) else None
+
+    # --- findings --------------------------------------------------------------------------------
+
+    def answer(self) -> Finding:
+        """The scores against their objectives; shows the accuracy."""
+        objectives = objectives_for(self.run.step, dataset=self.data.ref)
+        found = quality.scores(self.name, self.scores, objectives)
+        added = [self.run.add(one) for one in found]
+        return next(one for one in added if one.name == "accuracy")
+
+    def gain_over(self, other: str | Evaluated) -> Finding:
+        """Whether it is ahead of another model, or of the model of an earlier step."""
+        name, predicted = self._answers_of(other)
+        if predicted is None:
+            return self.run.add(quality.not_compared(name, self.data.ref))
+        made = quality.gain(
+            self.name,
+            name,
+            self.rows["intent"],
+            self.rows["predicted"],
+            predicted,
+            name=f"gain_over_{other.name if isinstance(other, Evaluated) else other}",
+            n_boot=self.n_boot,
+            seed=self.run.seed,
+        )
+        return self.run.add(made)
+
+    def _answers_of(self, other: str | Evaluated) -> tuple[str, np.ndarray | None]:
+        if isinstance(other, Evaluated):
+            return other.name, other.cv.predicted[self._rows]
+        result, oof = self.run.upstream(other), self.run.upstream_oof(other)
+        if result is None or oof is None:
+            return other, None
+        return result.model, predicted_labels(aligned(oof, self.rows["id"]))
+
+    def confusions(self) -> Finding:
+        """Which labels are taken for each other, with queries."""
+        rows = self.rows
+        predicted = rows["predicted"].to_numpy(dtype=object)
+        return self.run.add(quality.confusions(rows, predicted, self.data.labels))
+
+    def by_label(self) -> Finding:
+        """Precision, recall and F1 of each label."""
+        rows = self.rows
+        return self.run.add(quality.by_label(rows["intent"], rows["predicted"], self.data.labels))
+
+    def by_slice(self) -> Finding:
+        """Scores by language, segment and trait, where the data has such columns."""
+        return self.run.add(quality.by_slice(self.slices))
+
+    def confidence(self) -> Finding:
+        """How far the stated confidence is from the share that is right."""
+        proba = probabilities(self.cv.oof)[self._rows]
+        threshold = values_for(self.data.ref).get("min_confidence")
+        return self.run.add(quality.confidence(proba, self.rows["intent"], threshold=threshold))
+
+    def cost(self) -> Finding:
+        """Latency, size and training time; the latency is judged by its objective."""
+        objectives = objectives_for(self.run.step, dataset=self.data.ref)
+        fit_seconds = self.cv.fit_seconds
+        seconds = sum(fit_seconds) / len(fit_seconds) if fit_seconds else None
+        made = quality.cost(self.name, self.latency, objectives, self.size_bytes, seconds)
+        return self.run.add(made)
+
+    # --- the record ------------------------------------------------------------------------------
+
+    def result(self) -> ModelResult:
+        """Return the evaluation as the run directory keeps it."""
+        return result_of(
+            self.name,
+            self.run.step,
+            self.data.train,
+            self.cv,
+            dataset=self.data.ref,
+            labels=self.data.labels,
+            scores=self.scores,
+            latency=self.latency,
+            size_bytes=self.size_bytes,
+            slices=self.slices,
+        )
+
+    def files(self) -> dict[str, Any]:
+        """Return what goes with the result: out-of-fold answers, and the model where it saves."""
+        saved = self.model if isinstance(self.model, TextClassifier) else None
+        return {"oof": self.cv.oof, "case_answers": self.cv.case_answers, "model": saved}
+
+
+def _cases(data: Dataset, seed: int) -> pd.DataFrame:
+    texts = read_case_texts(data.ref)
+    out_of_scope = load_dataset(texts.out_of_scope).train if texts.out_of_scope else None
+    return standard_cases(data.train, texts=texts, out_of_scope=out_of_scope, seed=seed)
