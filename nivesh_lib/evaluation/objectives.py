@@ -27,8 +27,8 @@ _KNOWN = (
     "marks",
 )
 _SHARES = ("accuracy_target", "min_confidence", "max_optimisation_loss")
-# A quiet machine takes the reference loop 1.1 to 1.3 times as long as at its fastest (the 95th
-# percentile), one with a second program on each core 3 to 20 times.
+# The upper quartile of the reference loop is 1.05 to 1.2 times its fastest on an idle machine, and
+# 2 to 6 times with a second program on each core.
 BUSY = 1.5
 ALLOWED_LOSS = 0.005  # accuracy, absolute, of an optimised model, where a file does not say
 _NAMES = {
@@ -58,7 +58,7 @@ class Objective:
 class Judgement:
     """``status`` is met, not met or undecided: the interval holds the target, or it was busy.
 
-    ``slowdown`` says how busy the machine was: the 95th percentile of the reference loop beside a
+    ``slowdown`` says how busy the machine was: the upper quartile of the reference loop beside a
     latency, over its fastest time.
     """
 
@@ -80,7 +80,7 @@ class Judgement:
         if self.slowdown <= BUSY:
             return shown
         return (
-            f"{shown}; the machine was busy, which makes it longer: a reference loop took up to "
+            f"{shown}; the machine was busy, which makes it longer: a reference loop took "
             f"{self.slowdown:.1f} times its fastest"
         )
 

@@ -252,7 +252,9 @@ def headline_mask(frame: pd.DataFrame) -> np.ndarray:
     if "selection" in frame:
         counted &= (frame["selection"] != "hard").to_numpy()
     if "fold" in frame and frame["fold"].nunique() > 1:
-        counted &= (frame.groupby("intent")["fold"].transform("nunique") > 1).to_numpy()
+        counted &= (
+            frame.groupby("intent", dropna=False)["fold"].transform("nunique") > 1
+        ).to_numpy()
     return counted
 
 

@@ -108,8 +108,8 @@ def test_models_of_other_folds_are_refused():
 
 @pytest.mark.parametrize("odd", [None, "gold"])
 def test_a_true_label_that_no_model_has_is_named(odd):
-    frame = FRAME.assign(intent=[*FRAME["intent"][:-1], odd])
-    with pytest.raises(ValueError, match="intent of 'q499' is"):
+    frame = FRAME.assign(intent=[*FRAME["intent"][:-6], *[odd] * 6])
+    with pytest.raises(ValueError, match="intent of 'q494' is"):
         choose_threshold(STUDENT, TEACHER, frame)
 
 
