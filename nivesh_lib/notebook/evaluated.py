@@ -41,10 +41,17 @@ class Session(Protocol):
     params: dict[str, Any]
     seed: int
 
-    def path(self, kind: str, name: str) -> Path: ...
-    def add(self, finding: Finding) -> Finding: ...
-    def upstream(self, name: str) -> StepResult | None: ...
-    def upstream_oof(self, name: str) -> pd.DataFrame | None: ...
+    def path(self, kind: str, name: str) -> Path:
+        """Return a place for files of the step."""
+
+    def add(self, finding: Finding) -> Finding:
+        """Keep a finding."""
+
+    def upstream(self, name: str) -> StepResult | None:
+        """Return the result of an earlier step."""
+
+    def upstream_oof(self, name: str) -> pd.DataFrame | None:
+        """Return the out-of-fold answers of an earlier step."""
 
 
 @dataclass(eq=False, repr=False)

@@ -320,11 +320,11 @@ class Run:
         found = dict(result).get("findings", [])
         findings = [Finding.model_validate(one) for one in found if dict(one).get("plot")]
         shown = []
-        for finding in findings:
+        for finding, plot in ((one, one.plot) for one in findings if one.plot):
             path = self.path("figures", f"{finding.name}.png")
             figure_of(finding).savefig(path, dpi=110, bbox_inches="tight")
             file = path.relative_to(self.directory.path).as_posix()
-            names = {"name": finding.name, "title": finding.title, "alt": finding.plot.alt}
+            names = {"name": finding.name, "title": finding.title, "alt": plot.alt}
             shown.append({**names, "file": file})
         return shown
 

@@ -76,7 +76,7 @@ class Finding(Record):
     estimate: Estimate | None = None
     mark: str = ""
     verdict: Verdict = ""
-    cells: list[dict[str, Any]] = []
+    cells: Any = []  # a list of dicts; a DataFrame becomes one
     plot: Plot | None = None
     examples: list[Example] = []
     caveats: list[str] = []

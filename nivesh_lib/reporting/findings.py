@@ -49,7 +49,7 @@ def shown_table(finding: Finding) -> pd.DataFrame:
     shown = {}
     for name in raw.columns:
         ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-        if name in ("low", "high") and "value" in raw or name.endswith(("_low", "_high")):
+        if (name in ("low", "high") and "value" in raw) or name.endswith(("_low", "_high")):
             continue  # in the cell of the value
         shown[str(name).replace("_", " ")] = raw[name].map(_rounded)
         if set(ends) <= set(raw.columns):

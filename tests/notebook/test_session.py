@@ -11,11 +11,11 @@ from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.notebook.session import start_run
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.results import StepResult
 from nivesh_lib.reporting.figures import label_bars
 from nivesh_lib.runs.layout import RunDirectory
-from nivesh_lib.notebook.session import start_run
 from nivesh_lib.tracking.logger import PARENT
 from nivesh_lib.tracking.store import tracking_uri
 from tests.runs.examples import contents, estimate, result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ from nivesh_lib.evaluation.findings.wording import (
     shown,
     the,
 )
-from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.evaluation.objectives import Judgement, Objective, judge_all
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
 from nivesh_lib.evaluation.scores import (
@@ -32,7 +32,7 @@ from nivesh_lib.evaluation.scores import (
 )
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.records.finding import Example, Finding, Plot
+from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 
 _HERE = "nivesh_lib.evaluation.findings.quality"
 _FEW = 20  # rows; a label with fewer says little
@@ -85,7 +85,7 @@ def _against(judged: Judgement | None) -> str:
     }[judged.status]
 
 
-def _mark(judged: Judgement | None) -> dict[str, str]:
+def _mark(judged: Judgement | None) -> dict[str, Any]:
     return {} if judged is None else {"mark": str(judged.objective), "verdict": judged.status}
 
 
@@ -121,7 +121,9 @@ def gain(
     columns = true, predicted, predicted_other
     difference = paired_difference(*columns, metric="macro_f1", n_boot=n_boot, seed=seed)
     in_queries = paired_difference(*columns, metric="accuracy", n_boot=n_boot, seed=seed)
-    verdict = "met" if difference.low > 0 else "not met" if difference.high < 0 else "undecided"
+    verdict: Verdict = (
+        "met" if difference.low > 0 else "not met" if difference.high < 0 else "undecided"
+    )
     ahead = {
         "met": f"{the(model)} is ahead of {the(other)} by more than chance",
         "not met": f"{the(model)} is behind {the(other)} by more than chance",
@@ -174,7 +176,8 @@ def cost(
     fit_seconds
         Of one fold, on average.
     """
-    p95 = Estimate(*(latency[f"p95_ms{end}"] for end in ("", "_low", "_high")), int(latency["n"]))
+    value, low, high = (latency[f"p95_ms{end}"] for end in ("", "_low", "_high"))
+    p95 = Estimate(value, low, high, int(latency["n"]))
     judged = next(iter(judge_all(latency, [o for o in objectives if o.metric == "p95_ms"])), None)
     size = "" if size_bytes is None else f", and it takes {size_bytes / 1e6:.1f} MB on disk"
     busy = [f"Found {judged.found}."] if judged and judged.status == "undecided" else []
@@ -283,8 +286,8 @@ def by_slice(slices: pd.DataFrame) -> Finding:
     if not len(natural):
         return Finding(name=name, claim="The data has no columns to slice by.", source=source)
     worst = natural.sort_values("accuracy", kind="stable").iloc[0]
-    ends = (float(worst[f"accuracy{end}"]) for end in ("", "_low", "_high"))
-    right = Estimate(*ends, int(worst["rows"]))
+    value, low, high = (float(worst[f"accuracy{end}"]) for end in ("", "_low", "_high"))
+    right = Estimate(value, low, high, int(worst["rows"]))
     caveats = []
     if len(natural) < len(slices):
         caveats.append("Rows selected because a model failed on them are hard by construction.")
