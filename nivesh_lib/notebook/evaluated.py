@@ -202,6 +202,12 @@ class Evaluated:
         """Scores by language, segment and trait, where the data has such columns."""
         return self.run.add(quality.by_slice(self.slices))
 
+    def learned(self) -> Finding:
+        """The heaviest words of each label, of a model that has ``top_terms``."""
+        return self.run.add(
+            quality.learned({label: self.model.top_terms(label) for label in self.data.labels})
+        )
+
     def confidence(self) -> Finding:
         """How far the stated confidence is from the share that is right."""
         proba = probabilities(self.cv.oof)[self._rows]

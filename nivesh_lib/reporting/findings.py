@@ -21,7 +21,8 @@ def show_finding(finding: Finding) -> None:
     if finding.plot is not None:
         display(figure_of(finding), metadata={"image/png": {"alt": finding.plot.alt}})
     if finding.cells:
-        display(shown_table(finding))
+        with pd.option_context("display.max_colwidth", None, "display.max_columns", None):
+            display(shown_table(finding))
     for text in (_examples(finding), _caveats(finding)):
         if text:
             show_markdown(text)

@@ -347,3 +347,20 @@ def _mean_of(values: np.ndarray) -> Estimate:
     """Return a mean with its normal 95 % interval."""
     mean, half = float(values.mean()), 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
     return Estimate(mean, mean - half, mean + half, len(values))
+
+
+def learned(terms: Mapping[str, Sequence[str]]) -> Finding:
+    """Show the heaviest words of each label.
+
+    Parameters
+    ----------
+    terms
+        Label -> its words, the heaviest first.
+    """
+    label, words = next(iter(terms.items()))
+    return Finding(
+        name="learned",
+        claim=sentence(f"the heaviest words of {shown(label)} are {joined(words[:3])}"),
+        cells=[{"label": shown(name), "words": ", ".join(found)} for name, found in terms.items()],
+        source="nivesh_lib.models.text.tfidf.TfidfClassifier.top_terms",
+    )
