@@ -224,7 +224,9 @@ def confusions(frame: pd.DataFrame, predicted: np.ndarray, labels: Sequence[str]
         )
         pair = (true == first["true"]) & (predicted == first["predicted"])
         right = (true == first["true"]) & (predicted == first["true"])
-        examples = _examples(frame, predicted, np.flatnonzero(pair)[:2], np.flatnonzero(right)[:1])
+        examples = examples_of(
+            frame, predicted, np.flatnonzero(pair)[:2], np.flatnonzero(right)[:1]
+        )
     return Finding(
         name="confusions",
         claim=claim,
@@ -239,7 +241,7 @@ def confusions(frame: pd.DataFrame, predicted: np.ndarray, labels: Sequence[str]
     )
 
 
-def _examples(frame: pd.DataFrame, predicted: np.ndarray, *groups: np.ndarray) -> list[Example]:
+def examples_of(frame: pd.DataFrame, predicted: np.ndarray, *groups: np.ndarray) -> list[Example]:
     """Return anonymised rows by number, with the true label and what it was taken for."""
     found = []
     for row in np.concatenate(groups):
