@@ -10,7 +10,15 @@ import pandas as pd
 
 from nivesh_lib.evaluation.drift import FLOOR, Samples, accuracy_change, mean_change
 from nivesh_lib.evaluation.findings.quality import examples_of
-from nivesh_lib.evaluation.findings.wording import joined, of_100, percent, points, sentence, shown
+from nivesh_lib.evaluation.findings.wording import (
+    joined,
+    of_100,
+    percent,
+    points,
+    sentence,
+    shown,
+    signed,
+)
 from nivesh_lib.evaluation.intervals import Z, share_of
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
@@ -56,12 +64,11 @@ def accuracy(samples: Samples, *, allowed_loss: float = 0.05) -> Finding:
     before, now = share_of(samples.right_before), share_of(samples.right_now)
     change = accuracy_change(samples.right_before, samples.right_now)
     verdict, words = _loss(change, allowed_loss)
-    claim = (
-        f"{of_100(now, samples.noun)} are right, against {of_100(before, 'earlier ones')}{words}"
-    )
+    against = f"are right, against {of_100(before)} before"
+    claim = f"{of_100(now, samples.noun)} {against}{words}"
     if samples.limit:
         verdict = "undecided"
-        claim = f"{of_100(now)} are right, against {of_100(before, 'earlier ones')}"
+        claim = f"{of_100(now)} {against}"
     wrong, right = np.flatnonzero(~samples.right_now), np.flatnonzero(samples.right_now)
     predicted = samples.now["predicted"].to_numpy(dtype=object)
     return Finding(
@@ -115,9 +122,13 @@ def columns(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> Finding:
         first = f"{joined(moved[:3])} the furthest" if len(moved) > 3 else joined(moved)
         claim = f"{len(moved)} of {len(rows)} columns moved, {first}"
     else:
-        claim = f"none of the {len(rows)} columns moved further than {FLOOR:g} or than chance"
+        claim = f"none of the {len(rows)} columns moved further than {FLOOR:g}"
         if blind:
-            claim += f"; whether {joined(blind)} moved by {FLOOR:g}, these rows cannot tell"
+            first = joined([*blind[:3], f"{len(blind) - 3} more"] if len(blind) > 4 else blind)
+            claim = (
+                f"none of the {len(rows)} columns moved further than chance; whether {first} "
+                f"moved by {FLOOR:g}, these rows cannot tell"
+            )
     names = {row["column"]: shown(row["column"]) for row in ordered}
     return Finding(
         name="columns",
@@ -199,7 +210,7 @@ def lengths(samples: Samples) -> Finding:
         for when, frame in (("before", samples.before), ("now", samples.now))
     }
     change = mean_change(words["before"], words["now"])
-    value, low, high = (f"{x:+.1f}" for x in (change.value, change.low, change.high))
+    value, low, high = map(signed, (change.value, change.low, change.high))
     means = f"{words['now'].mean():.1f} words on average, against {words['before'].mean():.1f}"
     direction = "longer" if change.low > 0 else "shorter" if change.high < 0 else ""
     claim = f"{samples.noun} are {direction} than before: {means} ({value}, {low} to {high})"
