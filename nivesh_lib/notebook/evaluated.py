@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from nivesh_lib.models.base import TextClassifier
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
+from nivesh_lib.reproducibility import money_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +68,7 @@ class Evaluated:
     scores: dict[str, Estimate]
     n_boot: int = 2000
     n_timed: int = 200
+    processor_seconds: float = 0.0
     _rows: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,7 @@ class Evaluated:
         """
         if not hasattr(model, "predict_proba"):
             raise TypeError(f"{type(model).__name__} has no predict_proba; use one that has")
+        processor = time.process_time()
         cv = cross_validate(
             model,
             data.train,
@@ -112,7 +116,9 @@ class Evaluated:
             check_is_fitted(model)
         except NotFittedError:
             model.fit(data.train["query"].tolist(), data.train["intent"].tolist())
-        return cls.with_answers(run, model, data, cv, name=name)
+        made = cls.with_answers(run, model, data, cv, name=name)
+        made.processor_seconds = time.process_time() - processor
+        return made
 
     @classmethod
     def with_answers(
@@ -243,6 +249,22 @@ class Evaluated:
         """Return what goes with the result: out-of-fold answers, and the model where it saves."""
         saved = self.model if isinstance(self.model, TextClassifier) else None
         return {"oof": self.cv.oof, "case_answers": self.cv.case_answers, "model": saved}
+
+    def training(self) -> dict[str, Any]:
+        """Return hyper-parameters, architecture, and what training on all folds took."""
+        own = isinstance(self.model, TextClassifier)
+        arguments = self.model.get_params(deep=False)
+        plain = {k: v for k, v in arguments.items() if isinstance(v, str | int | float | None)}
+        spent = {
+            "train_time_seconds": sum(self.cv.fit_seconds),
+            "train_processor_seconds": self.processor_seconds,
+            "train_cost": money_for(self.processor_seconds),
+        }
+        return {
+            "model": {"name": self.name, "class": type(self.model).__name__, **plain},
+            "architecture": self.model.architecture() if own else {},
+            "training": {name: value for name, value in spent.items() if value is not None},
+        }
 
 
 def _cases(data: Dataset, seed: int) -> pd.DataFrame:
