@@ -179,7 +179,10 @@ def cost(
     value, low, high = (latency[f"p95_ms{end}"] for end in ("", "_low", "_high"))
     p95 = Estimate(value, low, high, int(latency["n"]))
     judged = next(iter(judge_all(latency, [o for o in objectives if o.metric == "p95_ms"])), None)
-    size = "" if size_bytes is None else f", and it takes {size_bytes / 1e6:.1f} MB on disk"
+    size = ""
+    if size_bytes is not None:
+        least = "less than 0.1" if size_bytes < 1e5 else f"{size_bytes / 1e6:.1f}"
+        size = f", and it takes {least} MB on disk"
     busy = [f"Found {judged.found}."] if judged and judged.status == "undecided" else []
     return Finding(
         name="p95_ms",
