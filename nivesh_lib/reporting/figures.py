@@ -565,7 +565,7 @@ def share_bars(shares: pd.DataFrame) -> Axes:
     for i, (name, shown, colour) in enumerate(
         zip(table, shortened(table.columns), colours, strict=False)
     ):
-        at = position + (i - middle) * height
+        at = position + (middle - i) * height
         axes.barh(at, table[name], height=height, label=shown, color=colour)
     names = shortened(str(value).replace("_", " ") for value in table.index)
     axes.set_yticks(position, names, fontsize=9)
@@ -615,7 +615,10 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "intervals": interval_dots,
     "label_shares": lambda shares: share_bars(pd.DataFrame(shares)),
     "lengths": lambda rows: length_histogram(
-        {name: np.repeat([int(n) for n in of], list(of.values())) for name, of in rows.items()}
+        {
+            name: np.repeat([int(n) for n in of], list(of.values())).tolist()
+            for name, of in rows.items()
+        }
     ),
     "months": calendar_bars,
     "reliability": lambda bins: reliability_of(_tables(bins)),

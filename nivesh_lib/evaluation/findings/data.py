@@ -129,9 +129,11 @@ def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str,
         none = f"none of {stats['rows']:,} rows nearly repeats"
         return f"{some if near['rows'] else none} another"
     if name == "balance" and len(counts) > 1:
-        most, least = (shown(choose(counts, key=counts.get)) for choose in (max, min))
-        times = f"{stats['imbalance_ratio']:.1f} times the rows of the rarest, {least}"
-        return f"the most frequent label, {most}, has {times}"
+        most, least = max(counts, key=counts.get), min(counts, key=counts.get)
+        return (
+            f"the most frequent label, {shown(most)}, has {stats['imbalance_ratio']:.1f} times the "
+            f"rows of the rarest, {shown(least)} ({counts[most]:,} and {counts[least]:,})"
+        )
     if verdict == "met":
         return f"among {stats['rows']:,} rows, {check.passed}"
     more = f", and {len(messages) - 1} more that the table lists" if messages[1:] else ""
@@ -149,8 +151,8 @@ def _with_shown_labels(message: str, labels: Sequence[str]) -> str:
 
 def _rows_of(issues: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[Example]:
     """Return up to three anonymised rows that checks object to."""
-    ids = [row for issue in issues for row in issue["rows"]][:3]
-    rows = frame.set_index("id").reindex(ids)[["query", "intent"]]
+    ids = [row for issue in issues for row in issue["rows"]]
+    rows = frame.loc[frame["id"].isin(ids), ["query", "intent"]].head(3)
     return [
         Example(query=anonymize_query(str(query)), note=shown(label))
         for query, label in rows.itertuples(index=False)
@@ -248,7 +250,7 @@ def lengths(frame: pd.DataFrame) -> Finding:
     frame
         Column query, and perhaps selection; n rows.
     """
-    words = frame["query"].str.split().str.len()
+    words = pd.Series([len(text.split()) for text in frame["query"]], index=frame.index)
     groups = {"rows": words}
     if "selection" in frame and frame["selection"].nunique() > 1:
         order = frame["selection"].value_counts().index  # the largest first
@@ -291,7 +293,7 @@ def against_parent(changes: Mapping[str, Any] | None) -> Finding:
     old, new = (shown(changes[side]).replace("@", " ") for side in ("old", "new"))
     counts = pd.DataFrame(changes["labels"], index=[old, new]).T
     shares = counts / counts.sum()
-    grown = (shares[new] - shares[old]).idxmax()
+    grown: Any = (shares[new] - shares[old]).idxmax()
     edited = {*(row["id"] for row in changes["relabelled"]), *changes["reworded"]}
     other = f", removes {changes['removed']:,} and edits {len(edited):,}"
     if not changes["removed"] and not edited:
@@ -299,7 +301,7 @@ def against_parent(changes: Mapping[str, Any] | None) -> Finding:
     before, now = changes["mean_words"]
     if changes["length_shift"]["p"] < _SURE:
         than = "longer" if now > before else "shorter"
-        length = f"queries are {than} by more than chance, {now:.1f} words against {before:.1f}"
+        length = f"queries are {than} ({now:.1f} words on average, {before:.1f} before)"
     else:
         length = "whether queries became longer or shorter, these rows cannot tell"
     return Finding(
@@ -309,7 +311,9 @@ def against_parent(changes: Mapping[str, Any] | None) -> Finding:
             f"{percent(shares[old][grown])} to {percent(shares[new][grown])} of the rows, and "
             f"{length}"
         ),
-        cells=[{"label": shown(label), **rows} for label, rows in counts.to_dict("index").items()],
+        cells=[
+            {"label": shown(str(label)), **rows} for label, rows in counts.to_dict("index").items()
+        ],
         plot=Plot(
             kind="label_shares",
             data={"shares": shares.to_dict()},
@@ -366,8 +370,9 @@ def segments(frame: pd.DataFrame, *, column: str = "income_segment", seed: int =
     if counts.shape[1] < 2 or len(counts) < 2:
         return Finding(name=name, claim=f"No two segments have {MIN_ROWS} rows to compare.")
     shares = counts / counts.sum()
-    widest = (shares.max(axis=1) - shares.min(axis=1)).idxmax()
-    high, low = shares.loc[widest].idxmax(), shares.loc[widest].idxmin()
+    widest: Any = (shares.max(axis=1) - shares.min(axis=1)).idxmax()
+    high: Any = shares.loc[widest].idxmax()
+    low: Any = shares.loc[widest].idxmin()
     often, rarely = (f"{100 * shares.loc[widest, one]:.0f}" for one in (high, low))
     gap = (
         f"{shown(widest)} is {often} of 100 queries in the segment {shown(high)}, and {rarely} of "
@@ -384,7 +389,7 @@ def segments(frame: pd.DataFrame, *, column: str = "income_segment", seed: int =
         name=name,
         claim=sentence(differ),
         cells=[
-            {"label": shown(label), **{shown(one): share for one, share in row.items()}}
+            {"label": shown(str(label)), **{shown(str(one)): share for one, share in row.items()}}
             for label, row in shares.iterrows()
         ],
         plot=Plot(
