@@ -153,20 +153,22 @@ class Run:
         display(show(data.train.sample(min(5, len(data.train)), random_state=self.seed)))
         return data
 
-    def set_marks(self, **own: str) -> None:
+    def set_marks(self, *, objectives: bool = True, **own: str) -> None:
         """Set and show what the notebook must reach: the dataset's objectives, and its own marks.
 
         Parameters
         ----------
+        objectives
+            Set those of the dataset; False for a notebook that judges no model.
         own
             Name of the finding that will be judged -> the mark, in words.
         """
         from nivesh_lib.evaluation.objectives import none_set, objectives_for
 
         dataset = str(self._dataset)
-        objectives = objectives_for(self.step, dataset=dataset)
-        self.marks = {one.metric: str(one) for one in objectives} | own
-        lines = [*([] if objectives else [none_set(dataset)]), *self.marks.values()]
+        found = objectives_for(self.step, dataset=dataset) if objectives else []
+        self.marks = {one.metric: str(one) for one in found} | own
+        lines = [*([none_set(dataset)] if objectives and not found else []), *self.marks.values()]
         show_markdown("\n".join(f"- {line}" for line in lines))
 
     def evaluate(self, model: Any, data: Dataset, *, name: str = "", **options: Any) -> Evaluated:
