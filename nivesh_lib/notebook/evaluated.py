@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,6 +48,7 @@ from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
+from nivesh_lib.reproducibility import money_for
 
 SHUFFLED = "shuffled words"  # the perturbation that `Evaluated.word_order` judges
 
@@ -85,6 +87,7 @@ class Evaluated:
     n_timed: int = 200
     part: bool = False
     cases: pd.DataFrame | None = None
+    processor_seconds: float = 0.0
     _rows: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +130,7 @@ class Evaluated:
         if not hasattr(model, "predict_proba"):
             raise TypeError(f"{type(model).__name__} has no predict_proba; use one that has")
         cases = _cases(data, run.seed, perturbations or {})
+        processor = time.process_time()
         cv = cross_validate(
             model,
             data.train,
@@ -138,15 +142,18 @@ class Evaluated:
             check_is_fitted(model)
         except NotFittedError:
             model.fit(data.train["query"].tolist(), data.train["intent"].tolist())
-        return cls.with_answers(run, model, data, cv, name=name, part=part, cases=cases)
+        made = cls.with_answers(run, model, data, cv, name=name, part=part, cases=cases)
+        made.processor_seconds = time.process_time() - processor
+        return made
 
     @classmethod
     def average_of(cls, members: Sequence[Evaluated]) -> Self:
         """Return the model that answers with the mean of the members' probabilities, as a part."""
         model = EnsembleClassifier.of({one.name: one.model for one in members})
-        cv = averaged([one.cv for one in members])
-        first = members[0]
-        return cls.with_answers(first.run, model, first.data, cv, part=True, cases=first.cases)
+        cv, first = averaged([one.cv for one in members]), members[0]
+        made = cls.with_answers(first.run, model, first.data, cv, part=True, cases=first.cases)
+        made.processor_seconds = sum(one.processor_seconds for one in members)
+        return made
 
     @classmethod
     def with_answers(
@@ -340,6 +347,22 @@ class Evaluated:
         """Return what goes with the result: out-of-fold answers, and the model where it saves."""
         saved = self.model if isinstance(self.model, TextClassifier) else None
         return {"oof": self.cv.oof, "case_answers": self.cv.case_answers, "model": saved}
+
+    def training(self) -> dict[str, Any]:
+        """Return hyper-parameters, architecture, and what training on all folds took."""
+        own = isinstance(self.model, TextClassifier)
+        arguments = self.model.get_params(deep=False)
+        plain = {k: v for k, v in arguments.items() if isinstance(v, str | int | float | None)}
+        spent = {
+            "train_time_seconds": sum(self.cv.fit_seconds),
+            "train_processor_seconds": self.processor_seconds,
+            "train_cost": money_for(self.processor_seconds),
+        }
+        return {
+            "model": {"name": self.name, "class": type(self.model).__name__, **plain},
+            "architecture": self.model.architecture() if own else {},
+            "training": {name: value for name, value in spent.items() if value is not None},
+        }
 
 
 def _heaviest_terms(model: Any, labels: Sequence[str], n: int = 8) -> dict[str, list[str]]:

@@ -206,6 +206,9 @@ class Run:
             )
         for one in others:
             self.log(one.result(), **one.files(), part=one.name)
+            self.logger.log_params({one.name: one.training()})
+        if main:
+            self.logger.log_params(main.training())
         arguments = {key: recorded.pop(key) for key in _LOGGED if key in recorded}
         found: dict[str, Any] = {"findings": [one.as_dict() for one in self.findings.values()]}
         result = (main.result() | found) if main else found

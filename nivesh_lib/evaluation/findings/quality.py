@@ -10,6 +10,7 @@ import pandas as pd
 
 from nivesh_lib.evaluation.confidence.calibration import is_right, reliability_bins
 from nivesh_lib.evaluation.findings.wording import (
+    human_bytes,
     interval,
     joined,
     of_100,
@@ -267,13 +268,13 @@ def cost(
     value, low, high = (latency[f"p95_ms{end}"] for end in ("", "_low", "_high"))
     p95 = Estimate(value, low, high, int(latency["n"]))
     judged = next(iter(judge_all(latency, [o for o in objectives if o.metric == "p95_ms"])), None)
-    size = "" if size_bytes is None else f", and it takes {size_bytes / 1e6:.1f} MB on disk"
+    size = "" if size_bytes is None else f", and it takes {human_bytes(size_bytes)} on disk"
     busy = [f"Found {judged.found}."] if judged and judged.status == "undecided" else []
     return Finding(
         name="p95_ms",
         claim=sentence(
-            f"{the(model)} answers 95 of 100 queries within {p95.value:.2g} ms "
-            f"({p95.low:.2g} to {p95.high:.2g}){size}"
+            f"{the(model)} answers 95 of 100 queries within {p95.value:.1f} ms "
+            f"({p95.low:.1f} to {p95.high:.1f}){size}"
         ),
         estimate=p95,
         **_mark(judged),
