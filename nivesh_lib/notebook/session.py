@@ -175,6 +175,10 @@ class Run:
         """Return the cross-validated model, whose methods are findings (`Evaluated.of`)."""
         return Evaluated.of(self, model, data, name=name, **options)
 
+    def combine(self, *members: Evaluated) -> Evaluated:
+        """Return the average of evaluated models, as a further model of the notebook."""
+        return Evaluated.average_of(members)
+
     def add(self, finding: Finding) -> Finding:
         """Keep a finding for the record, in place of an earlier one of its name; return it."""
         kept = self.findings[finding.name] = finding.changed(step=self.step)
