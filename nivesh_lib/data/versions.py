@@ -125,6 +125,11 @@ class DataVersion:
         return self.manifest["parent"]
 
     @property
+    def parent_ref(self) -> str | None:
+        """Return ``name@version`` of the version that this one extends."""
+        return None if self.parent is None else full_ref(self.name, self.parent)
+
+    @property
     def changes(self) -> list[dict[str, Any]]:
         """Return the changes of a review to the parent's rows: id, column, from, to, who, when."""
         return list(self.manifest.get("changes", []))
@@ -197,10 +202,10 @@ class Dataset:
         return self.version.manifest
 
     @property
-    def rules_path(self) -> Path | None:
-        """Return ``data/<name>/rules.toml`` where the dataset has one."""
+    def rules_file(self) -> str | None:
+        """Return the path of ``data/<name>/rules.toml`` where the dataset has one."""
         path = self.version.folder.parent / "rules.toml"
-        return path if path.exists() else None
+        return str(path) if path.exists() else None
 
     @property
     def n_folds(self) -> int:

@@ -114,7 +114,8 @@ def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
     ordered = counts.sort_values()
     axes = _axes(8, 0.8 + 0.27 * len(ordered))
     bars = axes.barh(range(len(ordered)), ordered.to_numpy(), color=ACCENT, height=0.7)
-    axes.set_yticks(range(len(ordered)), shortened(ordered.index))
+    axes.set_yticks(range(len(ordered)), shortened(str(n).replace("_", " ") for n in ordered.index))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.bar_label(bars, padding=3, fontsize=9)
     axes.set_xlabel(unit)
     axes.tick_params(axis="y", length=0)
@@ -145,17 +146,17 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
     return axes
 
 
-def calendar_bars(dates: pd.Series) -> Axes:
+def calendar_bars(months: Mapping[str, int]) -> Axes:
     """Draw the number of rows for each month.
 
     Parameters
     ----------
-    dates : Series (n,)
-        ISO 8601 dates as text, with or without a time; missing ones are left out.
+    months : mapping
+        Month, such as ``2026-01`` -> number of rows, in their order.
     """
-    months = dates.dropna().str[:7].value_counts().sort_index()
     axes = _axes(8, 2.8)
-    axes.bar(months.index, months.to_numpy(), color=ACCENT, width=0.8)
+    axes.bar(list(months), list(months.values()), color=ACCENT, width=0.8)
+    axes.set_xticks(range(0, len(months), 1 + len(months) // 40))
     axes.set_ylabel("rows")
     axes.tick_params(axis="x", rotation=60, labelsize=8)
     return axes
@@ -545,27 +546,33 @@ def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
     groups : mapping of Series
         Group -> the value of each of its rows, such as a label.
     """
-    return _share_bars({name: s.value_counts(normalize=True) for name, s in groups.items()})
+    shares = {name: s.value_counts(normalize=True) for name, s in groups.items()}
+    return share_bars(pd.DataFrame(shares).fillna(0.0))
 
 
-def _share_bars(groups: Mapping[str, Any]) -> Axes:
-    """Draw shares by value, with one bar for each named group."""
-    table = pd.DataFrame({name: pd.Series(shares) for name, shares in groups.items()})
-    table = table.fillna(0.0).sort_values(next(iter(groups)))
+def share_bars(shares: pd.DataFrame) -> Axes:
+    """Draw shares, with one bar for each group beside the others.
+
+    Parameters
+    ----------
+    shares : DataFrame (n_values, n_groups)
+        Share of each value, such as a label, in each group.
+    """
+    table = shares.sort_values(shares.columns[0])
     axes = _axes(8, 1.0 + 0.34 * len(table))
     position = np.arange(len(table))
-    height = 0.8 / len(groups)
-    middle = (len(groups) - 1) / 2
-    colours = itertools.cycle((SOFT, ACCENT, WARM))
+    height = 0.8 / table.shape[1]
+    middle = (table.shape[1] - 1) / 2
+    colours = itertools.cycle((INK, ACCENT, SOFT))
     for i, (name, shown, colour) in enumerate(
-        zip(groups, shortened(groups), colours, strict=False)
+        zip(table, shortened(table.columns), colours, strict=False)
     ):
-        at = position + (i - middle) * height
-        bar: Any = {"height": height, "label": shown, "color": _OF_GROUPS.get(name, colour)}
-        axes.barh(at, table[name], **bar)
-    axes.set_yticks(position, shortened(table.index), fontsize=9)
+        at = position + (middle - i) * height
+        axes.barh(at, table[name], height=height, label=shown, color=colour)
+    names = shortened(str(value).replace("_", " ") for value in table.index)
+    axes.set_yticks(position, names, fontsize=9)
     axes.set_xlabel("share of queries")
-    axes.figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
+    axes.figure.legend(loc="outside lower center", ncols=table.shape[1], frameon=False)
     return axes
 
 
@@ -652,14 +659,18 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "differences": difference_dots,
     "epochs": learning_curves,
     "intervals": interval_dots,
+    "label_shares": lambda shares: share_bars(pd.DataFrame(shares)),
+    "lengths": lambda rows: length_histogram(
+        {
+            name: np.repeat([int(n) for n in of], list(of.values())).tolist()
+            for name, of in rows.items()
+        }
+    ),
+    "months": calendar_bars,
     "reliability": lambda bins: reliability_of(_tables(bins)),
     "words": word_bars,
     "before_and_now": before_and_now,
     "distances": distance_bars,
-    "lengths": lambda counts: length_histogram(
-        {name: np.repeat([*map(int, n)], [*n.values()]).tolist() for name, n in counts.items()}
-    ),
-    "shares": _share_bars,
 }
 
 

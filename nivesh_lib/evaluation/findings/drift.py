@@ -24,6 +24,11 @@ from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 
+ALLOWED_LOSS = 0.05  # accuracy, absolute
+MARKS = {
+    "accuracy": f"at most {100 * ALLOWED_LOSS:g} of 100 answers lost",
+    "columns": f"no column further away than {FLOOR:g}, or than chance takes it",
+}
 _HERE = "nivesh_lib.evaluation.drift"
 _SHOWN = 20  # labels in the figure
 _NOT_PRODUCTION = "not production"
@@ -49,7 +54,7 @@ def _limited(samples: Samples, claim: str) -> str:
     return sentence(f"{samples.limit}: {claim}; {_NOT_PRODUCTION}" if samples.limit else claim)
 
 
-def accuracy(samples: Samples, *, allowed_loss: float = 0.05) -> Finding:
+def accuracy(samples: Samples) -> Finding:
     """Judge how many answers are right now, against before.
 
     Rows that are not of production decide nothing about it: the verdict is undecided then.
@@ -58,12 +63,10 @@ def accuracy(samples: Samples, *, allowed_loss: float = 0.05) -> Finding:
     ----------
     samples
         As `drift.answered` returns them.
-    allowed_loss
-        The accuracy, absolute, that may be lost.
     """
     before, now = share_of(samples.right_before), share_of(samples.right_now)
     change = accuracy_change(samples.right_before, samples.right_now)
-    verdict, words = _loss(change, allowed_loss)
+    verdict, words = _loss(change)
     against = f"are right, against {of_100(before)} before"
     claim = f"{of_100(now, samples.noun)} {against}{words}"
     if samples.limit:
@@ -75,7 +78,7 @@ def accuracy(samples: Samples, *, allowed_loss: float = 0.05) -> Finding:
         name="accuracy",
         claim=_limited(samples, claim),
         estimate=change,
-        mark=f"at most {100 * allowed_loss:g} of 100 answers lost",
+        mark=MARKS["accuracy"],
         verdict=verdict,
         cells=[
             {"answers": when, **_times_100(one).columns("right of 100"), "queries": one.n}
@@ -93,11 +96,11 @@ def accuracy(samples: Samples, *, allowed_loss: float = 0.05) -> Finding:
     )
 
 
-def _loss(change: Estimate, allowed: float) -> tuple[Verdict, str]:
-    lost = f"more than {100 * allowed:g} of 100 are lost"
-    if change.low >= -allowed:
+def _loss(change: Estimate) -> tuple[Verdict, str]:
+    lost = f"more than {100 * ALLOWED_LOSS:g} of 100 are lost"
+    if change.low >= -ALLOWED_LOSS:
         return "met", f"; no {lost}"
-    if change.high < -allowed:
+    if change.high < -ALLOWED_LOSS:
         return "not met", f"; {lost}"
     return "undecided", f"; whether {lost}, these rows cannot tell"
 
@@ -133,7 +136,7 @@ def columns(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> Finding:
     return Finding(
         name="columns",
         claim=_limited(samples, claim),
-        mark=f"no column further away than {FLOOR:g}, or than chance takes it",
+        mark=MARKS["columns"],
         verdict="undecided" if samples.limit else verdict,
         cells=[
             {"column": names[row["column"]], "distance": row["value"], "threshold":
@@ -191,8 +194,8 @@ def labels(samples: Samples) -> Finding:
             for name in ordered[:5]
         ],
         plot=Plot(
-            kind="shares",
-            data={"groups": shares},
+            kind="label_shares",
+            data={"shares": shares},
             alt="Share of each label before and now; the table lists the largest changes.",
         ),
         caveats=[
@@ -226,7 +229,7 @@ def lengths(samples: Samples) -> Finding:
         estimate=change,
         plot=Plot(
             kind="lengths",
-            data={"counts": {w: {str(k): int(v) for k, v in n.items()} for w, n in counts.items()}},
+            data={"rows": {w: {str(k): int(v) for k, v in n.items()} for w, n in counts.items()}},
             alt=f"Histogram of words in a query before and now; {means}.",
         ),
         caveats=_limits(samples),

@@ -152,8 +152,8 @@ def test_a_label_that_is_new_or_gone_is_among_the_changes():
 def test_of_many_labels_those_that_changed_most_are_drawn():
     many = pd.concat([side(5, 5, label=f"label_{k}") for k in range(60)])
     found = drift.labels(samples(many, side(50, 50, label="label_7")))
-    assert len(found.plot.data["groups"]["now"]) == 20
-    assert found.plot.data["groups"]["now"]["label 7"] == 1
+    assert len(found.plot.data["shares"]["now"]) == 20
+    assert found.plot.data["shares"]["now"]["label 7"] == 1
 
 
 @pytest.mark.parametrize(
