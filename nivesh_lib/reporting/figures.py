@@ -568,7 +568,8 @@ def share_bars(shares: pd.DataFrame) -> Axes:
         zip(table, shortened(table.columns), colours, strict=False)
     ):
         at = position + (middle - i) * height
-        axes.barh(at, table[name], height=height, label=shown, color=colour)
+        bar: Any = {"height": height, "label": shown, "color": _OF_GROUPS.get(str(name), colour)}
+        axes.barh(at, table[name], **bar)
     names = shortened(str(value).replace("_", " ") for value in table.index)
     axes.set_yticks(position, names, fontsize=9)
     axes.set_xlabel("share of queries")
@@ -659,7 +660,7 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "differences": difference_dots,
     "epochs": learning_curves,
     "intervals": interval_dots,
-    "label_shares": lambda shares: share_bars(pd.DataFrame(shares)),
+    "shares": lambda shares: share_bars(pd.DataFrame(shares).fillna(0.0)),
     "lengths": lambda rows: length_histogram(
         {
             name: np.repeat([int(n) for n in of], list(of.values())).tolist()

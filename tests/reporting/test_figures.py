@@ -200,7 +200,7 @@ def test_a_confusion_cell_shows_its_count_and_an_error_its_share():
     table = pd.DataFrame([[3, 1], [0, 0]], index=["tax", "loan"], columns=["tax", "loan"])
     axes = confusion_heatmap(table)
     assert [text.get_text() for text in axes.texts] == ["3", "1"]
-    assert axes.images[0].get_array().tolist() == [[0, 0.25], [0, 0]]
+    assert axes.images[0].get_array().tolist() == [[0, 0.25], [0, 0]]  # errors only
 
 
 def test_of_many_labels_the_twenty_with_most_errors_are_shown():

@@ -194,7 +194,7 @@ def labels(samples: Samples) -> Finding:
             for name in ordered[:5]
         ],
         plot=Plot(
-            kind="label_shares",
+            kind="shares",
             data={"shares": shares},
             alt="Share of each label before and now; the table lists the largest changes.",
         ),
