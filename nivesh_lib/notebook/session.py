@@ -175,6 +175,10 @@ class Run:
         """Return the cross-validated model, whose methods are findings (`Evaluated.of`)."""
         return Evaluated.of(self, model, data, name=name, **options)
 
+    def combine(self, *members: Evaluated) -> Evaluated:
+        """Return the average of evaluated models, as a further model of the notebook."""
+        return Evaluated.average_of(members)
+
     def add(self, finding: Finding) -> Finding:
         """Keep a finding for the record, in place of an earlier one of its name; return it."""
         kept = self.findings[finding.name] = finding.changed(step=self.step)
@@ -204,6 +208,9 @@ class Run:
             )
         for one in others:
             self.log(one.result(), **one.files(), part=one.name)
+            self.logger.log_params({one.name: one.training()})
+        if main:
+            self.logger.log_params(main.training())
         arguments = {key: recorded.pop(key) for key in _LOGGED if key in recorded}
         found: dict[str, Any] = {"findings": [one.as_dict() for one in self.findings.values()]}
         result = (main.result() | found) if main else found
