@@ -212,6 +212,11 @@ class Dataset:
         """Return the number of folds that are part of the version."""
         return len(self.manifest["folds"])
 
+    def parent_rows(self) -> pd.DataFrame | None:
+        """Return the training rows of the version that this one extends, if it extends one."""
+        parent = self.version.parent
+        return load_dataset(full_ref(self.name, parent)).train if parent else None
+
     def examples(self) -> list[dict[str, str]]:
         """Return ``label`` and anonymised ``query`` of a training row of each of five labels."""
         label = self.version.label_column

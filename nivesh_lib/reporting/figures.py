@@ -19,6 +19,7 @@ from nivesh_lib.records.finding import Finding
 
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
 _COLOURS = (ACCENT, WARM, INK, SOFT)  # of groups, in their order
+_OF_GROUPS = {"before": INK, "now": ACCENT}  # wherever they are drawn
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -135,7 +136,8 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
     groups = zip(shortened(lengths), lengths.values(), itertools.cycle(_COLOURS), strict=False)
     for name, values, colour in groups:
         shares = np.full(len(values), 1 / max(len(values), 1))
-        outline: Any = {"histtype": "step", "lw": 2, "label": name, "color": colour}
+        outline: Any = {"histtype": "step", "lw": 2, "label": name}
+        outline["color"] = _OF_GROUPS.get(name, colour)
         axes.hist(values, bins=bins, weights=shares, **outline)
     axes.set_xlabel("words in the query")
     axes.set_ylabel("share of queries")
@@ -566,7 +568,8 @@ def share_bars(shares: pd.DataFrame) -> Axes:
         zip(table, shortened(table.columns), colours, strict=False)
     ):
         at = position + (middle - i) * height
-        axes.barh(at, table[name], height=height, label=shown, color=colour)
+        bar: Any = {"height": height, "label": shown, "color": _OF_GROUPS.get(str(name), colour)}
+        axes.barh(at, table[name], **bar)
     names = shortened(str(value).replace("_", " ") for value in table.index)
     axes.set_yticks(position, names, fontsize=9)
     axes.set_xlabel("share of queries")
@@ -600,6 +603,50 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
     return axes
 
 
+def before_and_now(measures: Mapping[str, Mapping[str, Any]]) -> Axes:
+    """Draw each measure before and now with its interval, the first on top.
+
+    Parameters
+    ----------
+    measures : mapping
+        Name -> ``before`` and ``now``, each with value, low and high, as shares of 1.
+    """
+    axes = _axes(8, 1.6 + 0.6 * len(measures))
+    for row, group in itertools.product(range(len(measures)), _OF_GROUPS):
+        one, at = [*measures.values()][row][group], row + (0.15 if group == "now" else -0.15)
+        style: Any = {"color": _OF_GROUPS[group], "label": group if row == 0 else None}
+        axes.plot([100 * one["low"], 100 * one["high"]], [at, at], lw=2, **{**style, "label": None})
+        axes.plot([100 * one["value"]], [at], "o", ms=6, **style)
+    axes.set_yticks(range(len(measures)), shortened(measures))
+    axes.set_ylim(len(measures) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("of 100, with 95 % interval")
+    axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return axes
+
+
+def distance_bars(distances: Mapping[str, float], thresholds: Mapping[str, float]) -> Axes:
+    """Draw the distance of each column between two samples, the first on top.
+
+    Parameters
+    ----------
+    distances, thresholds : mapping
+        Column -> its distance, and the one from which it has moved, a dashed line.
+    """
+    axes = _axes(8, 0.9 + 0.36 * len(distances))
+    rows = range(len(distances))
+    axes.barh(rows, list(distances.values()), height=0.6, color=SOFT)
+    for row, column in zip(rows, distances, strict=True):
+        mark = thresholds[column]
+        name = "has moved from here on" if row == 0 else None
+        axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5, label=name)
+    axes.set_yticks(rows, shortened(distances))
+    axes.set_ylim(len(distances) - 0.4, -0.6)
+    axes.set_xlabel("distance between before and now")
+    axes.figure.legend(loc="outside lower center", frameon=False)
+    return axes
+
+
 def _tables(tables: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(table) for name, table in tables.items()}
 
@@ -613,7 +660,7 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "differences": difference_dots,
     "epochs": learning_curves,
     "intervals": interval_dots,
-    "label_shares": lambda shares: share_bars(pd.DataFrame(shares)),
+    "shares": lambda shares: share_bars(pd.DataFrame(shares).fillna(0.0)),
     "lengths": lambda rows: length_histogram(
         {
             name: np.repeat([int(n) for n in of], list(of.values())).tolist()
@@ -623,6 +670,8 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "months": calendar_bars,
     "reliability": lambda bins: reliability_of(_tables(bins)),
     "words": word_bars,
+    "before_and_now": before_and_now,
+    "distances": distance_bars,
 }
 
 

@@ -316,7 +316,7 @@ def against_parent(changes: Mapping[str, Any] | None) -> Finding:
             {"label": shown(str(label)), **rows} for label, rows in counts.to_dict("index").items()
         ],
         plot=Plot(
-            kind="label_shares",
+            kind="shares",
             data={"shares": shares.to_dict()},
             alt=f"Share of each label in {old} and {new}; {shown(grown)} grew most.",
         ),
@@ -394,7 +394,7 @@ def segments(frame: pd.DataFrame, *, column: str = "income_segment", seed: int =
             for label, row in shares.iterrows()
         ],
         plot=Plot(
-            kind="label_shares",
+            kind="shares",
             data={"shares": shares[shares.columns[:3]].to_dict()},
             alt=f"Share of each label in the largest segments; {gap}.",
         ),
