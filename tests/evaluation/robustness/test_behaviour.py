@@ -35,14 +35,14 @@ def test_rows_are_matched_by_id_not_by_place():
     ("test", "p_tax", "failed"),
     [
         # Of its own intent, loan for a and b, tax for c and d, each loses 0.2, 0.05, 0.2, 0.
-        (OWN_WISH, [0.4, 0.25, 0.6, 0.8], {"own wish added: its probability falls": 0.5}),
+        (OWN_WISH, [0.4, 0.25, 0.6, 0.8], {"a wish said outright gets less likely": 0.5}),
         # Tax, which is not wanted, gains 0.2 and 0.1 (within the tolerance) and loses 0.2 twice.
-        ("ruled out: tax", [0.4, 0.3, 0.6, 0.6], {"ruled out: what is not wanted gains": 0.25}),
+        ("ruled out: tax", [0.4, 0.3, 0.6, 0.6], {"a topic ruled out gets likelier": 0.25}),
         # The new wish is tax; the old one is loan for a and b.
         (
             "taken back for: tax",
             [0.05, 0.3, 0.8, 0.8],
-            {"taken back: the old wish gains": 0.25, "taken back: the new wish loses": 0.25},
+            {"a wish taken back gets likelier": 0.25, "a new wish gets less likely": 0.25},
         ),
     ],
 )
