@@ -432,6 +432,7 @@ class Compared:
         if found is None:
             return self.run.add(calibration.not_asked("abstention"))
         made = calibration.abstention(
+            self.best,
             found.policies["certainty"],
             costs=self.costs,
             outside_share=self._param("OUTSIDE_SHARE", 0.1),

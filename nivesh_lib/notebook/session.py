@@ -164,7 +164,7 @@ class Run:
         return Evaluated.of(self, model, data, name=name, **options)
 
     def compare(self, data: Dataset, *steps: str) -> Compared:
-        """Return the models that earlier steps recorded, by their numbers; its methods are findings.
+        """Return the models of steps with lower numbers; its methods are findings.
 
         Parameters
         ----------

@@ -18,6 +18,7 @@ from nivesh_lib.evaluation.confidence.calibration import (
     cross_fitted_temperature,
 )
 from nivesh_lib.evaluation.errors import flips, overlapping_intents
+from nivesh_lib.evaluation.findings.stability import readings
 from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels, probabilities
 from nivesh_lib.evaluation.resampling.learning_curve import learning_curve
 from nivesh_lib.evaluation.resampling.repeated import fold_table, repeated_cross_validate
@@ -90,7 +91,7 @@ def record():
         "folds": plain_rows(fold_table(oof, frame)),
         "repeats": [{"model": "weak", **again.intervals["macro_f1"].as_dict()}],
         "learning": curve.table.assign(model="weak").to_dict("records"),
-        "readings": [{"model": "weak", "reading": curve.reading}],
+        "readings": readings({"weak": curve}),
         "over_time": periods.to_dict("records"),
         "temporal": later.assign(model="weak").to_dict("records"),
         "calibration": plain_rows(calibration),

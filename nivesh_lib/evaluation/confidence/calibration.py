@@ -72,14 +72,6 @@ class Calibration:
                 calibrated.loc[held, labels] = scaled(values, temperature)
         return calibrated
 
-    def __str__(self) -> str:
-        if not self.helped:
-            return f"temperature 1: no other one lowers the calibration error, {self.before}"
-        return (
-            f"temperature {self.temperature:.2f}: calibration error {self.before} before, "
-            f"{self.after} after"
-        )
-
 
 def is_right(proba: pd.DataFrame, y: Column) -> np.ndarray:
     """Return whether the most probable label is the true one for each row, shape (n,)."""

@@ -14,7 +14,7 @@ from nivesh_lib.evaluation.confidence.calibration import (
     reliability_bins,
 )
 from nivesh_lib.evaluation.confidence.selective import AbstentionPolicy, Costs, risk_coverage
-from nivesh_lib.evaluation.findings.wording import model_name, of_100, percent, sentence, the
+from nivesh_lib.evaluation.findings.wording import model_name, of_100, percent, sentence, shown, the
 from nivesh_lib.evaluation.objectives import Objective, judge
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
 from nivesh_lib.evaluation.scores import Column
@@ -196,7 +196,7 @@ def out_of_scope(
 
 _SCORES = {
     "confidence": "confidence alone",
-    "certainty": "calibrated confidence and OOD score",
+    "certainty": "with the OOD score",
 }
 
 
@@ -216,6 +216,7 @@ def _thinned(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def abstention(
+    model: str,
     policy: AbstentionPolicy,
     *,
     costs: Costs,
@@ -237,12 +238,13 @@ def abstention(
     return Finding(
         name="abstention",
         claim=sentence(
-            f"at the threshold of least cost it answers {of_100(policy.acceptance)} that are in "
-            f"scope, and hands over {of_100(handed, 'off-topic ones')}"
+            f"at the threshold of least cost, {the(model)} answers "
+            f"{of_100(policy.acceptance, 'in-scope queries')} and hands over "
+            f"{of_100(handed, 'off-topic ones')}"
         ),
         estimate=handed,
         cells=[
-            {"kind of off-topic query": row["kind"], "queries": row["rows"],
+            {"kind of off-topic query": shown(row["kind"]), "queries": row["rows"],
              "handed over of 100": 100 * row["recall"]}
             for row in kinds.to_dict("records")
         ],
@@ -251,8 +253,8 @@ def abstention(
             f"Least cost with {costs.wrong:g} for a wrong answer, {costs.abstain:g} for one handed "
             f"over, and {100 * outside_share:g} of 100 queries off-topic, which are assumptions: "
             f"a query then costs {policy.cost:.2f}.",
-            f"Each kind was left out when its threshold was chosen; “{least['kind']}” is caught "
-            "least.",
+            "Each kind was left out when its threshold was chosen; "
+            f"“{shown(least['kind'])}” is caught least.",
         ],
         source=f"{_HERE}.selective.cross_fitted_policy",
     )  # fmt: skip

@@ -19,6 +19,7 @@ from nivesh_lib.evaluation.findings.wording import (
     the,
 )
 from nivesh_lib.evaluation.intervals import share_of
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Example, Finding, Plot
@@ -38,7 +39,7 @@ def leaks(found: Sequence[Mapping[str, str]], rows: int, pairs: int) -> Finding:
     """
     claim = f"none of the checks finds a leak in {rows:,} training rows"
     if found:
-        claim = f"the scores may be too high: {joined(one['message'] for one in found[:3])}"
+        claim = f"the scores may be too high: {'; '.join(one['message'] for one in found[:3])}"
     return Finding(
         name="leaks",
         claim=sentence(claim),
@@ -110,13 +111,14 @@ def doubtful_labels(
     doubted
         As `evaluation.errors.likely_label_errors` returns them.
     frame
-        All rows that were examined: columns id and query.
+        All rows that were examined: columns id, query and intent.
     target
         The accuracy that is asked for.
     """
     share = share_of(frame["id"].isin(doubted["id"]).to_numpy())
     claim = f"of {len(frame):,} labels, {len(doubted):,} are in doubt ({percent(share.value)})"
-    if target is not None and share.value > 1 - target:
+    counted = frame.loc[headline_mask(frame), "id"].isin(doubted["id"])
+    if target is not None and counted.mean() > 1 - target:
         claim += f"; if all were wrong, no model could show the {100 * target:g} of 100 asked for"
     texts = frame.set_index("id")["query"]
     counts = doubted.groupby(["label", "suggested"]).size().sort_values(ascending=False)
@@ -205,11 +207,12 @@ def behaviour(tables: Mapping[str, pd.DataFrame], model: str) -> Finding:
     """
     source = "nivesh_lib.evaluation.robustness.behaviour.behaviour"
     own = tables.get(model, pd.DataFrame()).to_dict("records")
+    own.sort(key=lambda row: -row["failed"])
     if not own:
         claim = f"No answers of {the(model)} to behavioural tests were recorded."
         return Finding(name="behaviour", claim=claim, source=source)
     failed = {row["test"]: _failed(row) for row in own}
-    worst = max(failed, key=lambda test: failed[test].value)
+    worst = own[0]["test"]
     claim = f"{the(model)} passes all {len(own)} behavioural tests"
     if failed[worst].value > 0:
         claim = f"{the(model)} fails most often at “{worst}”: {of_100(failed[worst], 'tests')}"
@@ -226,7 +229,7 @@ def behaviour(tables: Mapping[str, pd.DataFrame], model: str) -> Finding:
                for end, key in (("", "failed"), ("_low", "low"), ("_high", "high"))}
             | {model_name(name): 100 * rates[row["test"]] if row["test"] in rates else None
                for name, rates in others.items()}
-            for row in sorted(own, key=lambda row: -row["failed"])
+            for row in own
         ],
         plot=Plot(
             kind="intervals",

@@ -117,9 +117,9 @@ def _judged(
     verdict: Verdict = "not met" if apart else "undecided" if unsure else "met"
     between = _between({name: found[mask] for name, mask in masks.items()}, words.share)
     if apart:
-        claim = joined(
+        claim = "; ".join(
             f"{shown(gap.segment)} is {words.below if gap.difference.value < 0 else words.above} "
-            f"than the rest, by {points(gap.difference)} points"
+            f"than the rest by {points(gap.difference)} points"
             for gap in apart
         )
     elif unsure:
@@ -140,7 +140,8 @@ def _judged(
             alt="; ".join(f"{who}: {points(one)} points" for who, one in differences.items()),
         ),
         caveats=[
-            "A true gap of the smallest size seen would be told from none four times out of five.",
+            "A true gap of the smallest size seen would be told from none four times out of five, "
+            "if its segment were the only one.",
             *caveats,
         ],
         source=f"{_HERE}.accuracy_gaps",

@@ -99,7 +99,7 @@ def _direction(
     withdrawn = back.assign(target=back["id"].map(intent))
     ruled_out = answers_by_target(case_answers, RULED_OUT)
     tests: list[tuple[str, pd.DataFrame, Callable[[np.ndarray], np.ndarray]]] = [
-        ("a wish said outright gets less likely", own, lambda move: move < -tolerance),
+        ("a stated wish gets less likely", own, lambda move: move < -tolerance),
         ("a wish taken back gets likelier", withdrawn, lambda move: move > tolerance),
         ("a new wish gets less likely", back, lambda move: move < -tolerance),
         ("a topic ruled out gets likelier", ruled_out, lambda move: move > tolerance),
@@ -128,9 +128,9 @@ def _paraphrase(paraphrases: pd.DataFrame, case_answers: pd.DataFrame) -> _Found
     true = en["id"].map(intent).to_numpy()
     in_english, in_hinglish = predicted_labels(en), predicted_labels(hinglish)
     tests = [
-        ("invariance", "the other language is answered differently", in_english != in_hinglish),
-        ("accuracy", "English answered wrong", in_english != true),
-        ("accuracy", "Hinglish answered wrong", in_hinglish != true),
+        ("invariance", "the language changes the answer", in_english != in_hinglish),
+        ("accuracy", "English pair answered wrong", in_english != true),
+        ("accuracy", "Hinglish pair answered wrong", in_hinglish != true),
     ]
     n = int(en["id"].nunique())
-    return [(kind, f"paraphrase: {test}", _failed(mask, n)) for kind, test, mask in tests]
+    return [(kind, test, _failed(mask, n)) for kind, test, mask in tests]
