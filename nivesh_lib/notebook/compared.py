@@ -206,8 +206,9 @@ class Compared:
         """The scores of the best model against the objectives; shows the accuracy."""
         first = next(one for one in self.board.models if one.model == self.best)
         found = quality.scores(self.best, first.scores, self._objectives)
-        added = [self.run.add(one) for one in found]
-        return next(one for one in added if one.name == "accuracy")
+        judged = [one for one in found if one.verdict or one.name == "accuracy"]
+        added = {one.name: self.run.add(one) for one in judged}
+        return added["accuracy"]
 
     @property
     def _objectives(self) -> list[Any]:
