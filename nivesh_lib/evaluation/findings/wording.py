@@ -77,6 +77,24 @@ def points(difference: Estimate) -> str:
     return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
+def unseen(differences: Iterable[float]) -> str:
+    """Return how small a difference would stay unseen, to end a claim that none is shown.
+
+    Parameters
+    ----------
+    differences
+        The smallest that each comparison detects, as shares of 1; NaN where none would be.
+    """
+    least = [100 * one for one in differences]
+    if not least:
+        return ""
+    if any(one != one for one in least):
+        return "; so few rows would show none"
+    low, high = f"{min(least):.0f}", f"{max(least):.0f}"
+    ends = low if low == high else f"{low} to {high}"
+    return f"; a gap below {ends} points would stay unseen"
+
+
 def signed(value: float) -> str:
     """Return a change with its sign and one decimal; zero has none."""
     rounded = f"{value:+.1f}"
