@@ -74,7 +74,7 @@ def interval(estimate: Estimate, *, digits: int = 2) -> str:
 def points(difference: Estimate) -> str:
     """Return a difference of shares in percentage points: ``+3.1 (1.2 to 5.2)``."""
     value, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
-    return f"{_signed(value)} ({_signed(low)} to {_signed(high)})"
+    return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
 def unseen(differences: Iterable[float]) -> str:
@@ -95,6 +95,7 @@ def unseen(differences: Iterable[float]) -> str:
     return f"; a gap below {ends} points would stay unseen"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a change with its sign and one decimal; zero has none."""
     rounded = f"{value:+.1f}"
     return "0.0" if float(rounded) == 0 else rounded
