@@ -111,13 +111,6 @@ class Flips:
     negative_rate: Estimate
     positive_rate: Estimate
 
-    def as_dict(self) -> dict[str, float | int]:
-        """Return the counts and rates as one flat row, without the rows themselves."""
-        row: dict[str, float | int] = {"lost": len(self.lost), "won": len(self.won)}
-        for name, rate in (("negative", self.negative_rate), ("positive", self.positive_rate)):
-            row |= rate.columns(f"{name}_rate") | {"rows": rate.n}
-        return row
-
 
 def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips:
     """Compare two models' predictions for the same rows, such as the champion's and a candidate's.

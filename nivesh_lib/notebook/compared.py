@@ -63,9 +63,7 @@ from nivesh_lib.evaluation.robustness.cases import (
     read_case_texts,
 )
 from nivesh_lib.evaluation.robustness.fairness import (
-    accuracy_gaps,
     flip_rates,
-    gap_table,
     intersectional_scores,
     segment_scores,
 )
@@ -75,7 +73,6 @@ from nivesh_lib.evaluation.scores import (
     masks_by_rule,
     masks_by_tag,
 )
-from nivesh_lib.evaluation.summary import plain_rows
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.neural.embedding import cached_features
 from nivesh_lib.models.wrappers.ood import OodScorer
@@ -569,66 +566,26 @@ class Compared:
     # --- the record ------------------------------------------------------------------------------
 
     def result(self) -> StepResult:
-        """Return the evaluation as the run directory keeps it."""
-        fitted, before = self.calibrations[self.best], "tfidf"
-        flipped = self._flips(before)
-        gaps = accuracy_gaps(self.right, self.masks)
-        contents = {
-            "model": self.best,
-            "headline": f"{comparison.leader(self.board).title}; calibration error "
-            f"{fitted.before.value:.2f} before, {max(fitted.after.value, 0):.2f} after",
-            "metrics": self._metrics(sum(gap.verdict == "gap" for gap in gaps)),
-            "comparison": self.board.as_dict(),
-            "folds": plain_rows(self._folds),
-            "repeats": self._repeats,
-            "over_time": plain_rows(self._over_time),
-            "calibration": plain_rows(self._calibrated),
-            "routing": self._routing(),
-            "segments": plain_rows(self._segments),
-            "crossed": plain_rows(self._crossed),
-            "gaps": plain_rows(gap_table(gaps)),
-            "flips": plain_rows(self._flip_rates),
-            "behaviour": _stacked(self._behaviour),
-            "overlaps": plain_rows(self._overlaps.head(20)),
-            "flipped": flipped.as_dict() | {"before": before} if flipped else {},
-            "leaks": [
-                {"check": one.check, "severity": one.severity, "message": one.message}
-                for one in self._leaks
-            ],
-            "help": plain_rows(self._help),
-            "learning": _stacked({name: curve.table for name, curve in self._curves.items()}),
-            "readings": stability.readings(self._curves),
-            "temporal": _stacked(self._temporal),
-        }
-        return StepResult.model_validate(contents)
-
-    def _metrics(self, apart: int) -> dict[str, Any]:
+        """Return the evaluation as the run directory keeps it; tables are those of the findings."""
         fitted = self.calibrations[self.best]
         metrics: dict[str, Any] = {
             "calibration_error_before": fitted.before,
             "calibration_error": fitted.after,
             "temperature": fitted.temperature,
-            "segments_apart": apart,
             "labels_in_doubt": len(self._doubted),
         }
         if self.abstaining:
             line = self.abstaining.policies["certainty"]
             metrics["let_through"] = calibration.let_through(line)
             metrics |= {"accepted": line.acceptance.value, "cost": line.cost}
-        return metrics
-
-    def _routing(self) -> list[dict[str, Any]]:
-        policies = self.abstaining.policies if self.abstaining else {}
-        return [
-            {"score": name, **self._aurocs[name].columns("auroc"), **line.as_row()}
-            for name, line in policies.items()
-        ]
+        contents = {
+            "model": self.best,
+            "headline": comparison.leader(self.board).title,
+            "metrics": metrics,
+            "comparison": self.board.as_dict(),
+        }
+        return StepResult.model_validate(contents)
 
     def files(self) -> dict[str, Any]:
         """Return what goes with the result: the model to deploy, where the best one was saved."""
         return {"model": self.deployed}
-
-
-def _stacked(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """Return the rows of several models' tables, with the name of the model as ``model``."""
-    return [{"model": name, **row} for name, table in tables.items() for row in plain_rows(table)]

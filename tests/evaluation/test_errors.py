@@ -160,12 +160,6 @@ def test_only_rows_of_both_tables_are_compared_and_none_is_refused():
         flips(frame, oof.assign(id="x"), oof)
 
 
-def test_flips_fit_into_one_flat_row():
-    frame = pd.DataFrame({"id": ["r0", "r1"], "intent": [LABELS[0]] * 2})
-    found = flips(frame, answering(LABELS[:2]), answering([LABELS[1], LABELS[1]])).as_dict()
-    assert (found["lost"], found["won"], found["rows"], found["negative_rate"]) == (1, 0, 2, 0.5)
-
-
 @pytest.fixture
 def example():
     """Of 40 rows in a group 20 are wrong, of 60 others 6."""

@@ -51,12 +51,12 @@ def test_data_without_segments_dates_and_objectives_gives_every_finding(home):
     recorded("03_tfidf", "tfidf")
     run, models = compared()
     claims = [getattr(models, name)().claim for name in FINDINGS]
-    assert all(claims) and len(run.findings) == len(FINDINGS) + 1  # macro-F1 beside accuracy
+    assert all(claims) and len(run.findings) == len(FINDINGS)
     run.finish(models)
     result = run.directory.result("06_cv")
     step, evaluation = evaluation_of({"06_cv": result})
     assert step == "06_cv" and evaluation["comparison"]["champion"] == models.best == result.model
-    assert evaluation["gaps"] == [] == evaluation["routing"] and result.findings
+    assert [one.name for one in result.findings] == list(run.findings)
     assert load_model(run.directory.model("06_cv")).kind == "calibrated"
 
 
@@ -70,11 +70,8 @@ def test_later_steps_are_not_compared(home):
 
 def test_the_full_profile_trains_what_was_asked_for(home):
     recorded("02_baseline", "rules")
-    run, models = compared(REPEATS=2, LEARNING_CURVES=True, TEMPORAL=True)
+    _, models = compared(REPEATS=2, LEARNING_CURVES=True, TEMPORAL=True)
     assert "over 2 cross-validations" in models.repeats().claim.lower()
     assert "the bag of words" in models.learning().claim
     assert models.temporal().claim.startswith("Too few rows have a date")
-    run.finish(models)
-    result = run.directory.result("06_cv")
-    assert [row["model"] for row in result.repeats] == ["rules", "tfidf"]
-    assert len(result.learning) == 8 and len(result.readings) == 2
+    assert models.repeats().table["model"].tolist() == ["rule set", "bag of words"]

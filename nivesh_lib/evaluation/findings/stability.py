@@ -13,7 +13,6 @@ from nivesh_lib.evaluation.findings.wording import (
     joined,
     model_name,
     of_100,
-    points,
     sentence,
     the,
     unseen,
@@ -96,16 +95,18 @@ def repeats(rows: Sequence[Mapping[str, Any]], times: int) -> Finding:
     """
     found = {row["model"]: Estimate(*(row[k] for k in ("value", "low", "high", "n")))
              for row in rows}  # fmt: skip
-    scores = joined(f"{the(name)} {interval(one)}" for name, one in found.items())
+    scores = joined(f"{interval(one)} for {the(name)}" for name, one in found.items())
     return Finding(
         name="repeats",
-        claim=sentence(f"over {times} cross-validations, macro-F1 is, for {scores}"),
+        claim=sentence(f"over {times} cross-validations, macro-F1 is {scores}"),
         estimate=next(iter(found.values())),
         cells=[
             {"model": model_name(name), "macro-F1": one.value, "macro-F1_low": one.low,
              "macro-F1_high": one.high, "folds": one.n}
             for name, one in found.items()
         ],
+        caveats=["The first is on the version's own folds, the others on new ones, each with its "
+                 "own seed."],
         source=f"{_PACKAGE}.repeated.repeated_cross_validate",
     )  # fmt: skip
 
@@ -118,7 +119,7 @@ _READINGS = {
 }
 
 
-def reading(curve: LearningCurve) -> str:
+def _reading(curve: LearningCurve) -> str:
     """Return ``help``, ``little`` or, where the rows cannot tell, an empty text."""
     gain = curve.last_gain
     return "help" if gain.low > 0 else "little" if gain.high < WORTH else ""
@@ -132,7 +133,7 @@ def learning(curves: Mapping[str, LearningCurve]) -> Finding:
     curves
         Model -> what `resampling.learning_curve.learning_curve` returns.
     """
-    said = {name: reading(curve) for name, curve in curves.items()}
+    said = {name: _reading(curve) for name, curve in curves.items()}
     claim = "; ".join(
         words.format(joined(the(name) for name in said if said[name] == kind))
         for kind, words in _READINGS.items()
@@ -162,17 +163,6 @@ def _last_doubling(name: str, curve: LearningCurve) -> dict[str, Any]:
     gain = {key: 100 * x for key, x in curve.last_gain.columns("points won").items()}
     title = METRICS[curve.metric].title
     return {"model": model_name(name), "from rows": half, "to rows": whole, "score": title, **gain}
-
-
-def readings(curves: Mapping[str, LearningCurve]) -> list[dict[str, str]]:
-    """Return one row for each model: ``model`` and ``reading``, a sentence."""
-    rows = []
-    for name, curve in curves.items():
-        said = sentence(_READINGS[reading(curve)].format(the(name)))
-        half, whole = (f"{rows:,.0f}" for rows in curve.table["rows"].iloc[-2:])
-        gain = f"{points(curve.last_gain)} points from {half} to {whole} rows"
-        rows.append({"model": name, "reading": f"{said.removesuffix('.')} ({gain})."})
-    return rows
 
 
 def temporal(tables: Mapping[str, pd.DataFrame]) -> Finding:

@@ -170,7 +170,6 @@ class Gap:
 
     segment: str
     difference: Estimate
-    rest: int
     verdict: str
     detectable: float
 
@@ -275,7 +274,7 @@ def _gap(name: str, counts: _Counts, alpha: float, margin: float) -> Gap:
         else "cannot tell"
     )
     difference = Estimate(right_in / n_in - right_out / n_out, low, high, n_in)
-    return Gap(name, difference, n_out, verdict, detectable(right_out / n_out, n_in, n_out))
+    return Gap(name, difference, verdict, detectable(right_out / n_out, n_in, n_out))
 
 
 def detectable(accuracy: float, n: int, rest: int) -> float:
@@ -294,21 +293,6 @@ def _effect(n: int, rest: int) -> float:
         nobs1=n, ratio=rest / n, alpha=_ALPHA, power=_POWER, alternative="two-sided"
     )
     return float(found)
-
-
-def gap_table(gaps: Sequence[Gap]) -> pd.DataFrame:
-    """Return the gaps as a table, in shares of 1."""
-    return pd.DataFrame(
-        {
-            "segment": gap.segment,
-            "rows": gap.difference.n,
-            "rest": gap.rest,
-            **gap.difference.columns("difference"),
-            "detectable": gap.detectable,
-            "verdict": gap.verdict,
-        }
-        for gap in gaps
-    )
 
 
 # --- counterfactual pairs ----------------------------------------------------------------------
