@@ -602,6 +602,8 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "intervals": interval_dots,
     "reliability": lambda bins: reliability_of(_tables(bins)),
     "words": word_bars,
+    "cascade": lambda curve, **chosen: cascade_curve(pd.DataFrame(curve), **chosen),
+    "costs": cost_scatter,
 }
 
 

@@ -1,7 +1,7 @@
 """The evaluation of a run in the order in which a stakeholder asks.
 
 The parts are made from what two notebooks recorded: the evaluation of the models together
-(``KEYS``) and the study of optimised models (``gates``, ``speeds``, ``recommendation``). What was
+(``KEYS``) and the study of optimised models (``gates``, ``race``, ``recommendation``). What was
 not recorded is left out, and so is what does not have the expected fields: one damaged table must
 not cost the rest of the report.
 """
@@ -413,11 +413,8 @@ def _gates(record: Record, rows: list[Row]) -> Part:
     """Return the verdict on each optimised model, one row for each."""
     allowed = number(rows[0], "allowed_loss")
     refused = "" if allowed is None else f" Refused: it loses more than {100 * allowed:g} points."
-    single = [
-        row for row in rows_of(record, "speeds", texts=["model"]) if number(row, "batch_size") == 1
-    ]
-    single.sort(key=lambda row: number(row, "threads") or 0)
-    speeds = {row["model"]: row for row in reversed(single)}  # at the fewest threads
+    raced = rows_of(record, "race", texts=["model"])
+    speeds = {row["model"]: row for row in raced}
     return Part(
         sentences=tuple(
             row["sentence"] for row in rows_of(record, "recommendation", texts=["sentence"])
@@ -435,7 +432,7 @@ def _gates(record: Record, rows: list[Row]) -> Part:
         },
         note=f"Against {text(rows[0], 'reference') or 'the model they were made from'}, on the "
         f"same out-of-fold queries.{refused} May lose more: the point holds, the interval reaches "
-        f"beyond.{_measured_on(single)}",
+        f"beyond.{_measured_on(raced)}",
     )
 
 

@@ -12,7 +12,7 @@ from sklearn.dummy import DummyClassifier
 from nivesh_lib.data.schema import Issue
 from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.comparison import compare
-from nivesh_lib.evaluation.compression.gate import decide, recommended
+from nivesh_lib.evaluation.compression.gate import decide
 from nivesh_lib.evaluation.confidence.calibration import (
     calibration_table,
     cross_fitted_temperature,
@@ -131,15 +131,12 @@ def optimised():
         decide(name, t, fp32, frame, n_boot=50) for name, t in (("int8", fp32), ("x", bad))
     ]
     speeds = {
-        (name, size): Speed(size, 1, ms, 2 * ms, 3 * ms, 100, 200, "Some CPU", ("avx2",))
+        name: Speed(1, 1, ms, 2 * ms, 3 * ms, 100, 200, "Some CPU", ("avx2",))
         for name, ms in (("fp32", 6.0), ("int8", 1.0))
-        for size in (1, 8)
     }
-    single = {name: speed for (name, size), speed in speeds.items() if size == 1}
-    advice = recommended(judgements, single, {"fp32": 4, "int8": 1, "x": 1}, {})
     recorded = {
         "gates": [judged.as_dict() for judged in judgements],
-        "speeds": [{"model": name, **speed.as_dict()} for (name, _), speed in speeds.items()],
-        "recommendation": advice.as_dict(),
+        "race": [{"model": name, **speed.as_dict()} for name, speed in speeds.items()],
+        "recommendation": {"model": "int8", "sentence": "Serve the int8 model."},
     }
     return plain(recorded)

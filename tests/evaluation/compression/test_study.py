@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.compression.study import CompressionStudy
 
 pytestmark = pytest.mark.usefixtures("no_collection")
@@ -40,12 +43,16 @@ def frame():
 
 
 def of_folds(model):
-    return dict.fromkeys(range(5), model)
+    return lambda fold: model
+
+
+def speed(ms):
+    return Speed(1, 1, ms, 2 * ms, 3 * ms, 1000 / ms, 200, "Some CPU", ())
 
 
 @pytest.fixture
 def study(frame):
-    study = CompressionStudy(frame, labels=LABELS, calls=10, rounds=1, n_boot=20)
+    study = CompressionStudy(frame, labels=LABELS, n_boot=20)
     study.add("whole", Reader(size=1000), of_folds(Reader(size=1000)))
     return study
 
@@ -63,55 +70,62 @@ def test_a_smaller_model_that_answers_alike_is_kept(study):
 
 def test_a_model_that_loses_too_much_out_of_fold_is_refused(study, frame):
     small = Reader(size=100)  # right itself: only the out-of-fold models are wrong
-    folds = of_folds(small) | {0: Reader(wrong=frame["query"][frame["fold"] == 0][:4])}
-    study.add("small", small, folds)
+    bad = Reader(wrong=frame["query"][frame["fold"] == 0][:4])
+    study.add("small", small, lambda fold: small if fold else bad)
     row = study.table().loc["small"]
-    assert row["verdict"] == "refused" and row["lost"] == pytest.approx(2.0)
+    assert row["verdict"] == "refused" and row["difference"] == pytest.approx(-2.0)
 
 
-def test_a_point_of_the_figure_is_the_row_of_the_table(study):
-    (point,), row = study.points(), study.table().loc["whole"]
-    assert point["accuracy"]["value"] == row["accuracy"] == 1.0
-    assert (point["ms"], point["bytes"]) == (row["p50_ms"], 1e6 * row["megabytes"])
+def test_one_model_of_a_fold_is_held_at_a_time(study):
+    alive = []
+
+    def model_of(fold):
+        assert not any(made() for made in alive)
+        made = Reader()
+        alive.append(weakref.ref(made))
+        return made
+
+    study.add("small", Reader(), model_of)
+    assert len(alive) == 5
 
 
-def test_a_name_occurs_once_and_every_fold_needs_a_model(study):
+@pytest.mark.parametrize(("ms", "size", "verdict"), [(1, 1000, "kept"), (4, 1000, "no gain"),
+                                                     (4, 100, "kept")])  # fmt: skip
+def test_the_race_decides_what_is_faster(study, ms, size, verdict):
+    study.add("other", Reader(size), of_folds(Reader(size)))
+    study.set_speeds({"whole": speed(4), "other": speed(ms)})
+    row = study.table().loc["other"]
+    assert (row["verdict"], row["p95_ms"], row["times_as_fast"]) == (verdict, 2 * ms, 4 / ms)
+    choice = study.candidates["other"].as_choice()
+    assert (choice.verdict, choice.speed.p50_ms, choice.size_bytes) == (verdict, ms, size)
+
+
+def test_what_cannot_be_saved_cannot_be_served(study):
+    unsaved = Reader()
+    unsaved.size_bytes = 10
+    assert study.add("unsaved", unsaved, of_folds(unsaved)).verdict == "not saved"
+
+
+def test_before_the_race_a_model_is_no_choice(study):
+    with pytest.raises(ValueError, match="'whole' has not been timed"):
+        study.reference.as_choice()
+
+
+def test_a_name_occurs_once(study):
     with pytest.raises(ValueError, match="'whole' is in the study already"):
         study.add("whole", Reader(), of_folds(Reader()))
-    with pytest.raises(ValueError, match="no model was given for fold 0"):
-        study.add("small", Reader(), {})
 
 
-def test_the_title_of_the_figure_is_the_result_of_the_latest_model(study):
-    small = Reader(size=100)
-    study.add("small", small, of_folds(small))
-    assert study.finding.startswith("small: ") and study.finding.endswith("10 % of the size, kept")
-    assert study.alt_text.count(" MB") == 2
+def test_models_are_timed_on_queries_of_the_first_fold(study, frame):
+    assert study.queries == frame["query"][frame["fold"] == 0].tolist()
 
 
-def test_few_queries_make_smaller_batches(frame):
-    few = frame.head(60)
-    study = CompressionStudy(few, labels=LABELS, calls=5, rounds=1, n_boot=20)
-    added = study.add("whole", Reader(), of_folds(Reader()))
-    assert added.speeds[1].batch_size == len(study.queries) == 12
-
-
-def test_an_empty_study_has_nothing_to_show(frame, study):
-    empty = CompressionStudy(frame, labels=LABELS)
-    for show in (lambda: empty.reference, empty.table):
-        with pytest.raises(ValueError, match="the study is empty"):
-            show()
-    with pytest.raises(ValueError, match="no decision yet"):
-        _ = study.finding
-
-
-@pytest.mark.parametrize("odd", [{"calls": 0}, {"rounds": 0}])
-def test_no_call_and_no_round_are_refused(frame, odd):
-    with pytest.raises(ValueError, match="neither may be below 1"):
-        CompressionStudy(frame, labels=LABELS, **odd)
+def test_an_empty_study_has_no_reference(frame):
+    with pytest.raises(ValueError, match="the study is empty"):
+        _ = CompressionStudy(frame, labels=LABELS).reference
 
 
 def test_a_model_with_an_unknown_class_is_refused(frame):
-    study = CompressionStudy(frame, labels=["tax"], calls=10, rounds=1, n_boot=20)
+    study = CompressionStudy(frame, labels=["tax"], n_boot=20)
     with pytest.raises(ValueError, match="has the class 'loan'"):
         study.add("whole", Reader(), of_folds(Reader()))
