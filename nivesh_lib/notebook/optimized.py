@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +47,15 @@ from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult
 
 _STEP, _REFERENCE, _WHOLE = "05_distilbert", "transformer", "whole"
+
+
+def _release_memory() -> None:
+    """Collect garbage and give what was freed back to the system, which glibc would keep."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
+        if trim is not None:
+            trim(0)
 
 
 @dataclass(frozen=True)
@@ -144,12 +156,15 @@ class Optimization:
         """
 
         def model_of(fold: int) -> Any:
+            _release_memory()  # of the fold before
             made = technique(self._part(fold))
             if keep:
                 made.save(fold_directory(Path(self._kept.name) / name, fold))
             return made
 
-        return self._judged(self.study.add(name, technique(self._part(None)), model_of).name)
+        self.study.add(name, technique(self._part(None)), model_of)
+        _release_memory()
+        return self._judged(name)
 
     def _judged(self, name: str) -> Finding:
         one = self.study.candidates[name]
