@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
+import numpy as np
+import pandas as pd
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.evaluation.benchmark import measure_latency, saved_bytes
-from nivesh_lib.evaluation.findings import quality
+from nivesh_lib.evaluation.findings import quality, training
 from nivesh_lib.evaluation.objectives import objectives_for, values_for
 from nivesh_lib.evaluation.resampling.cross_validation import (
     CrossValidation,
@@ -21,17 +26,31 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     predicted_labels,
     probabilities,
 )
-from nivesh_lib.evaluation.robustness.cases import read_case_texts, standard_cases
+from nivesh_lib.evaluation.robustness.cases import (
+    PERTURBATION,
+    perturbation_cases,
+    read_case_texts,
+    standard_cases,
+)
+from nivesh_lib.evaluation.robustness.perturbations import Perturbation
 from nivesh_lib.evaluation.scores import headline_mask
-from nivesh_lib.evaluation.summary import headline_scores, result_of, slice_scores
+from nivesh_lib.evaluation.summary import (
+    answers_by_row,
+    averaged,
+    headline_scores,
+    result_of,
+    slice_scores,
+    view_scores,
+)
 from nivesh_lib.models.base import TextClassifier
+from nivesh_lib.models.wrappers.ensemble import EnsembleClassifier
+from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
+from nivesh_lib.reproducibility import money_for
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+SHUFFLED = "shuffled words"  # the perturbation that `Evaluated.word_order` judges
 
 
 class Session(Protocol):
@@ -66,6 +85,9 @@ class Evaluated:
     scores: dict[str, Estimate]
     n_boot: int = 2000
     n_timed: int = 200
+    part: bool = False
+    cases: pd.DataFrame | None = None
+    processor_seconds: float = 0.0
     _rows: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +101,8 @@ class Evaluated:
         data: Dataset,
         *,
         name: str = "",
+        part: bool = False,
+        perturbations: Mapping[str, Perturbation] | None = None,
         keep_folds: bool = False,
     ) -> Self:
         """Cross-validate a classifier of texts on the folds of a dataset, and fit it where needed.
@@ -91,6 +115,10 @@ class Evaluated:
             Any scikit-learn classifier with ``predict_proba`` that takes a list of texts.
         name
             Default: the kind of a model of ours, else the name of the class.
+        part
+            A further model of the notebook: the names of its findings begin with its own.
+        perturbations
+            Other ways to write the natural rows, name -> function, that are answered too.
         keep_folds
             Keep the model of each fold in the run directory, for notebook 07.
 
@@ -101,22 +129,43 @@ class Evaluated:
         """
         if not hasattr(model, "predict_proba"):
             raise TypeError(f"{type(model).__name__} has no predict_proba; use one that has")
+        cases = _cases(data, run.seed, perturbations or {})
+        processor = time.process_time()
         cv = cross_validate(
             model,
             data.train,
             labels=data.labels,
-            cases=_cases(data, run.seed),
+            cases=cases,
             models_to=run.path("folds", name or model.kind) if keep_folds else None,
         )
         try:
             check_is_fitted(model)
         except NotFittedError:
             model.fit(data.train["query"].tolist(), data.train["intent"].tolist())
-        return cls.with_answers(run, model, data, cv, name=name)
+        made = cls.with_answers(run, model, data, cv, name=name, part=part, cases=cases)
+        made.processor_seconds = time.process_time() - processor
+        return made
+
+    @classmethod
+    def average_of(cls, members: Sequence[Evaluated]) -> Self:
+        """Return the model that answers with the mean of the members' probabilities, as a part."""
+        model = EnsembleClassifier.of({one.name: one.model for one in members})
+        cv, first = averaged([one.cv for one in members]), members[0]
+        made = cls.with_answers(first.run, model, first.data, cv, part=True, cases=first.cases)
+        made.processor_seconds = sum(one.processor_seconds for one in members)
+        return made
 
     @classmethod
     def with_answers(
-        cls, run: Session, model: Any, data: Dataset, cv: CrossValidation, *, name: str = ""
+        cls,
+        run: Session,
+        model: Any,
+        data: Dataset,
+        cv: CrossValidation,
+        *,
+        name: str = "",
+        part: bool = False,
+        cases: pd.DataFrame | None = None,
     ) -> Self:
         """Return a model whose out-of-fold answers are known, such as an average of others."""
         n_boot, n_timed = (
@@ -124,7 +173,7 @@ class Evaluated:
         )
         scores = headline_scores(data.train, cv, n_boot=n_boot, seed=run.seed)
         own = getattr(model, "kind", "") or type(model).__name__.lower()
-        return cls(run, name or own, model, data, cv, scores, n_boot, n_timed)
+        return cls(run, name or own, model, data, cv, scores, n_boot, n_timed, part, cases)
 
     def __repr__(self) -> str:
         return f"Evaluated({self.name!r}, accuracy {self.scores['accuracy']})"
@@ -155,18 +204,22 @@ class Evaluated:
 
     # --- findings --------------------------------------------------------------------------------
 
+    def _add(self, finding: Finding) -> Finding:
+        named = f"{self.name}_{finding.name}" if self.part else finding.name
+        return self.run.add(finding.changed(name=named))
+
     def answer(self) -> Finding:
         """The scores against their objectives; shows the accuracy."""
         objectives = objectives_for(self.run.step, dataset=self.data.ref)
         found = quality.scores(self.name, self.scores, objectives)
-        added = [self.run.add(one) for one in found]
-        return next(one for one in added if one.name == "accuracy")
+        added = {one.name: self._add(one) for one in found}
+        return added["accuracy"]
 
     def gain_over(self, other: str | Evaluated) -> Finding:
         """Whether it is ahead of another model, or of the model of an earlier step."""
         name, predicted = self._answers_of(other)
         if predicted is None:
-            return self.run.add(quality.not_compared(name, self.data.ref))
+            return self._add(quality.not_compared(name, self.data.ref))
         made = quality.gain(
             self.name,
             name,
@@ -177,7 +230,28 @@ class Evaluated:
             n_boot=self.n_boot,
             seed=self.run.seed,
         )
-        return self.run.add(made)
+        return self._add(made)
+
+    def ahead_of_all(self, *others: Evaluated) -> Finding:
+        """Whether it is ahead of each of several models."""
+        made = quality.ahead_of_all(
+            self.name,
+            self.rows["intent"],
+            self.rows["predicted"],
+            {one.name: one.cv.predicted[self._rows] for one in others},
+            n_boot=self.n_boot,
+            seed=self.run.seed,
+        )
+        return self._add(made)
+
+    def changes_from(self, other: str | Evaluated) -> Finding:
+        """Which queries it answers rightly where another model does not, and the reverse."""
+        name, predicted = self._answers_of(other)
+        if predicted is None:
+            return self._add(quality.not_compared(name, self.data.ref).changed(name="changes"))
+        rows = self.rows.sort_values("confidence", ascending=False, kind="stable")
+        before = predicted[rows.index]
+        return self._add(quality.changes(self.name, name, rows, before, self.data.labels))
 
     def _answers_of(self, other: str | Evaluated) -> tuple[str, np.ndarray | None]:
         if isinstance(other, Evaluated):
@@ -191,28 +265,58 @@ class Evaluated:
         """Which labels are taken for each other, with queries."""
         rows = self.rows
         predicted = rows["predicted"].to_numpy(dtype=object)
-        return self.run.add(quality.confusions(rows, predicted, self.data.labels))
+        return self._add(quality.confusions(rows, predicted, self.data.labels))
 
     def by_label(self) -> Finding:
         """Precision, recall and F1 of each label."""
         rows = self.rows
-        return self.run.add(quality.by_label(rows["intent"], rows["predicted"], self.data.labels))
+        return self._add(quality.by_label(rows["intent"], rows["predicted"], self.data.labels))
 
     def by_slice(self) -> Finding:
         """Scores by language, segment and trait, where the data has such columns."""
-        return self.run.add(quality.by_slice(self.slices))
+        return self._add(quality.by_slice(self.slices))
 
     def learned(self) -> Finding:
-        """The heaviest words of each label, of a model that has ``top_terms``."""
-        return self.run.add(
-            quality.learned({label: self.model.top_terms(label) for label in self.data.labels})
-        )
+        """The heaviest words of each label, of a model that shows them."""
+        return self._add(quality.learned(_heaviest_terms(self.model, self.data.labels)))
+
+    def learning_curves(self) -> Finding:
+        """The loss by epoch of a network, and which epoch was best."""
+        history = getattr(self.model, "history_", [])
+        limit = getattr(self.model, "epochs", None)
+        return self._add(training.learning_curves(history, limit=limit))
+
+    def word_order(self) -> Finding:
+        """What the order of the words is worth, where ``shuffled words`` is a perturbation."""
+        case = f"{PERTURBATION}{SHUFFLED}"
+        rows = answers_by_row(self.data.train, self.cv, case)
+        if self.cases is not None:
+            asked = self.cases[self.cases["probe"] == case].set_index("id")["query"]
+            rows = rows.assign(asked=rows["id"].map(asked))
+        return self._add(training.word_order(self.name, rows))
+
+    def spellings(self) -> Finding:
+        """What it loses on the same queries in capitals, with typos, with other amounts."""
+        views = view_scores(self.data.train, self.cv)
+        return self._add(training.spellings(self.name, views[views["view"] != SHUFFLED]))
+
+    def looks_at(self, other: str | Evaluated | None = None, *, n: int = 3) -> Finding:
+        """What each word adds to the surest right answers that another model gets wrong."""
+        rows = self.rows
+        chosen = rows["predicted"] == rows["intent"]
+        predicted = None if other is None else self._answers_of(other)[1]
+        if predicted is not None:
+            chosen &= predicted != rows["intent"]
+        surest = rows[chosen].sort_values("confidence", ascending=False, kind="stable")
+        queries = surest.drop_duplicates("intent")["query"].head(n).map(anonymize_query).tolist()
+        made = training.looks_at(self.name, self.model.predict_proba, self.model.classes_, queries)
+        return self._add(made)
 
     def confidence(self) -> Finding:
         """How far the stated confidence is from the share that is right."""
         proba = probabilities(self.cv.oof)[self._rows]
         threshold = values_for(self.data.ref).get("min_confidence")
-        return self.run.add(quality.confidence(proba, self.rows["intent"], threshold=threshold))
+        return self._add(quality.confidence(proba, self.rows["intent"], threshold=threshold))
 
     def cost(self) -> Finding:
         """Latency, size and training time; the latency is judged by its objective."""
@@ -220,7 +324,7 @@ class Evaluated:
         fit_seconds = self.cv.fit_seconds
         seconds = sum(fit_seconds) / len(fit_seconds) if fit_seconds else None
         made = quality.cost(self.name, self.latency, objectives, self.size_bytes, seconds)
-        return self.run.add(made)
+        return self._add(made)
 
     # --- the record ------------------------------------------------------------------------------
 
@@ -244,8 +348,42 @@ class Evaluated:
         saved = self.model if isinstance(self.model, TextClassifier) else None
         return {"oof": self.cv.oof, "case_answers": self.cv.case_answers, "model": saved}
 
+    def training(self) -> dict[str, Any]:
+        """Return hyper-parameters, architecture, and what training on all folds took."""
+        own = isinstance(self.model, TextClassifier)
+        arguments = self.model.get_params(deep=False)
+        plain = {k: v for k, v in arguments.items() if isinstance(v, str | int | float | None)}
+        spent = {
+            "train_time_seconds": sum(self.cv.fit_seconds),
+            "train_processor_seconds": self.processor_seconds,
+            "train_cost": money_for(self.processor_seconds),
+        }
+        return {
+            "model": {"name": self.name, "class": type(self.model).__name__, **plain},
+            "architecture": self.model.architecture() if own else {},
+            "training": {name: value for name, value in spent.items() if value is not None},
+        }
 
-def _cases(data: Dataset, seed: int) -> pd.DataFrame:
+
+def _heaviest_terms(model: Any, labels: Sequence[str], n: int = 8) -> dict[str, list[str]]:
+    """Return the heaviest words of each label; none of a model that is no linear one of words."""
+    if hasattr(model, "top_terms"):
+        return {label: model.top_terms(label) for label in labels}
+    if not (isinstance(model, Pipeline) and hasattr(model[-1], "coef_")):
+        return {}
+    terms = model[:-1].get_feature_names_out()
+    weights = np.asarray(model[-1].coef_)
+    rows = np.vstack([-weights, weights]) if len(weights) == 1 else weights
+    found = zip(model.classes_, np.argsort(-rows, axis=1, kind="stable")[:, :n], strict=True)
+    return {str(label): terms[order].tolist() for label, order in found}
+
+
+def _cases(data: Dataset, seed: int, perturbations: Mapping[str, Perturbation]) -> pd.DataFrame:
     texts = read_case_texts(data.ref)
     out_of_scope = load_dataset(texts.out_of_scope).train if texts.out_of_scope else None
-    return standard_cases(data.train, texts=texts, out_of_scope=out_of_scope, seed=seed)
+    standard = standard_cases(data.train, texts=texts, out_of_scope=out_of_scope, seed=seed)
+    if not perturbations:
+        return standard
+    natural = data.train[headline_mask(data.train)]
+    others = perturbation_cases(natural, perturbations, seed=seed)
+    return pd.concat([standard, others], ignore_index=True)

@@ -153,25 +153,31 @@ class Run:
         display(show(data.train.sample(min(5, len(data.train)), random_state=self.seed)))
         return data
 
-    def set_marks(self, **own: str) -> None:
+    def set_marks(self, *, objectives: bool = True, **own: str) -> None:
         """Set and show what the notebook must reach: the dataset's objectives, and its own marks.
 
         Parameters
         ----------
+        objectives
+            Set those of the dataset; False for a notebook that judges no model.
         own
             Name of the finding that will be judged -> the mark, in words.
         """
         from nivesh_lib.evaluation.objectives import none_set, objectives_for
 
         dataset = str(self._dataset)
-        objectives = objectives_for(self.step, dataset=dataset)
-        self.marks = {one.metric: str(one) for one in objectives} | own
-        lines = [*([] if objectives else [none_set(dataset)]), *self.marks.values()]
+        found = objectives_for(self.step, dataset=dataset) if objectives else []
+        self.marks = {one.metric: str(one) for one in found} | own
+        lines = [*([none_set(dataset)] if objectives and not found else []), *self.marks.values()]
         show_markdown("\n".join(f"- {line}" for line in lines))
 
     def evaluate(self, model: Any, data: Dataset, *, name: str = "", **options: Any) -> Evaluated:
         """Return the cross-validated model, whose methods are findings (`Evaluated.of`)."""
         return Evaluated.of(self, model, data, name=name, **options)
+
+    def combine(self, *members: Evaluated) -> Evaluated:
+        """Return the average of evaluated models, as a further model of the notebook."""
+        return Evaluated.average_of(members)
 
     def add(self, finding: Finding) -> Finding:
         """Keep a finding for the record, in place of an earlier one of its name; return it."""
@@ -202,6 +208,9 @@ class Run:
             )
         for one in others:
             self.log(one.result(), **one.files(), part=one.name)
+            self.logger.log_params({one.name: one.training()})
+        if main:
+            self.logger.log_params(main.training())
         arguments = {key: recorded.pop(key) for key in _LOGGED if key in recorded}
         found: dict[str, Any] = {"findings": [one.as_dict() for one in self.findings.values()]}
         result = (main.result() | found) if main else found

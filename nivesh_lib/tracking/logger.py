@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nivesh_lib import paths
-from nivesh_lib.files import link_equal, tree_files
+from nivesh_lib.files import link_equal, remove_abandoned, tree_files
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.metrics import flat_metrics
 from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.records.schema import NUMBER
-from nivesh_lib.reproducibility import environment, git_state
+from nivesh_lib.reproducibility import author, environment, git_state
 from nivesh_lib.tracking.store import client, create_experiment, local_path
 
 if TYPE_CHECKING:
@@ -140,12 +140,28 @@ class RunLogger:
         values = ((k, v, int(epoch["epoch"])) for epoch in history for k, v in epoch.items())
         _log_series(self.run_id, (value for value in values if value[0] != "epoch"))
 
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log further parameters; nested names get dots."""
+        log_model_params(params, self.run_id)
+
     def log_dataset(self, dataset: Dataset) -> None:
-        """Log a dataset as the input, with version and checksum, without its queries."""
+        """Log a dataset as the input, with sizes, version and checksum, without its queries.
+
+        A model is trained on all folds but one and validated on that one.
+        """
         from mlflow.data.pandas_dataset import from_pandas
         from mlflow.entities import DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
+        rows, folds = len(dataset.train), max(dataset.n_folds, 1)
+        sizes = {
+            "num_labels": len(dataset.labels),
+            "train_size": rows,
+            "val_size": round(rows / folds),
+            "test_size": len(dataset.manifest["holdout"]),
+            "data_version": dataset.version.version,
+        }
+        self.log_params({"data": sizes})
         source = str(dataset.manifest["path"])
         train = dataset.train.drop(columns=[c for c in ("query",) if c in dataset.train])
         with warnings.catch_warnings():  # two of MLflow's sources claim every local path
@@ -217,13 +233,23 @@ def open_logger(
         "nivesh.mode": mode,
         "nivesh.step": step,
         "nivesh.run": run,
+        "stage": "experimental",
+        "developer": author(),
+        "git_commit": git["commit"],
     }
     tags = {name: value for name, value in tags.items() if value}
     experiment_id, store = create_experiment(experiment), client()
     name = run_name(step, experiment_id)
     run_id = store.create_run(experiment_id, run_name=name, tags=tags).info.run_id
-    log_model_params(params, run_id)
-    store.log_dict(run_id, environment(), "environment.json")
+    machine = environment()
+    system = {
+        "gpu": machine["gpu"],
+        "memory_gb": round(machine["memory_bytes"] / 1e9, 1),
+        "python_version": machine["python"],
+        "pytorch_version": machine["packages"]["torch"],
+    }
+    log_model_params({**params, "system": system}, run_id)
+    store.log_dict(run_id, machine, "environment.json")
     if git["patch"]:
         store.log_text(run_id, git["patch"], "dirty.patch")
     return RunLogger(run_id, experiment_id, tags | {_NAME: name})
@@ -248,12 +274,16 @@ def close_runs_of(run: str) -> None:
     """Set what a dead pipeline run left open to KILLED: the MLflow runs with its name as a tag.
 
     A notebook that is killed while its MLflow run is being opened has left no other note of it.
+    Unfinished files of dead processes among the artifacts, where they are on this machine, go.
     """
     store = client()
-    experiments = [experiment.experiment_id for experiment in store.search_experiments()]
+    experiments = store.search_experiments()
     left = f"tags.`nivesh.run` = '{run}' AND attributes.status = 'RUNNING'"
-    for found in store.search_runs(experiments, filter_string=left):
+    for found in store.search_runs([one.experiment_id for one in experiments], filter_string=left):
         store.set_terminated(found.info.run_id, "KILLED")
+    for location in {one.artifact_location for one in experiments}:
+        if folder := local_path(location):
+            remove_abandoned(folder)
 
 
 def attach(run_id: str, files: Sequence[Path], folder: str = "notebook") -> None:

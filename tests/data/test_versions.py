@@ -76,7 +76,7 @@ def test_a_dataset_is_its_training_rows_with_folds(first):
     assert list(data.train) == ["id", "query", "intent", "fold"]
     assert data.train.index.tolist() == list(range(80))
     assert sorted(data.train["fold"].unique()) == [0, 1, 2, 3, 4]
-    assert (data.n_folds, data.rules_path) == (5, None)
+    assert (data.n_folds, data.rules_file) == (5, None)
 
 
 def test_no_held_out_row_is_in_training(first):
@@ -87,7 +87,7 @@ def test_no_held_out_row_is_in_training(first):
 
 def test_rules_are_found_beside_the_versions(first):
     (first.folder.parent / "rules.toml").write_text("")
-    assert load_dataset("intents").rules_path == first.folder.parent / "rules.toml"
+    assert load_dataset("intents").rules_file == str(first.folder.parent / "rules.toml")
 
 
 def test_a_bare_name_means_the_newest_that_is_no_draft(first, make_rows):

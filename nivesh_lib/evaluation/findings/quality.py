@@ -10,6 +10,7 @@ import pandas as pd
 
 from nivesh_lib.evaluation.confidence.calibration import is_right, reliability_bins
 from nivesh_lib.evaluation.findings.wording import (
+    human_bytes,
     interval,
     joined,
     of_100,
@@ -19,11 +20,13 @@ from nivesh_lib.evaluation.findings.wording import (
     shown,
     the,
 )
+from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.evaluation.objectives import Judgement, Objective, judge_all
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
 from nivesh_lib.evaluation.scores import (
     METRICS,
     Column,
+    changed_confusions,
     confusion,
     paired_difference,
     per_class,
@@ -151,6 +154,92 @@ def gain(
     )
 
 
+def ahead_of_all(
+    model: str,
+    true: Column,
+    predicted: Column,
+    others: Mapping[str, Column],
+    *,
+    n_boot: int = 2000,
+    seed: int = 42,
+) -> Finding:
+    """Judge whether a model is ahead of each of several others by more than chance.
+
+    Parameters
+    ----------
+    others
+        Name -> its answers to the same n queries. All of them have to be behind, so nothing is to
+        be corrected for their number.
+    """
+    differences = {
+        name: paired_difference(true, predicted, other, metric="macro_f1", n_boot=n_boot, seed=seed)
+        for name, other in others.items()
+    }
+    name, closest = min(differences.items(), key=lambda one: one[1].low)
+    lead, ahead = points(closest), sum(one.low > 0 for one in differences.values())
+    verdict: Verdict = "undecided"
+    claim = f"whether {the(model)} is ahead of {the(name)}, these rows cannot tell: {lead} points"
+    claim += f" of macro-F1; it is ahead of {ahead} of {len(others)} models by more than chance"
+    if ahead == len(others):
+        verdict = "met"
+        claim = f"{the(model)} is ahead of each of {len(others)} models by more than chance; the "
+        claim += f"closest is {the(name)}, with a lead of {lead} points of macro-F1"
+    elif any(one.high < 0 for one in differences.values()):
+        verdict = "not met"
+        name, closest = min(differences.items(), key=lambda one: one[1].high)
+        claim = f"{the(model)} is behind {the(name)} by more than chance: {points(closest)} points"
+        claim += " of macro-F1"
+    return Finding(
+        name="ahead_of_all",
+        claim=sentence(claim),
+        estimate=closest,
+        mark=f"ahead of {joined(map(the, others))}, of each by more than chance",
+        verdict=verdict,
+        plot=Plot(
+            kind="differences",
+            data={
+                "differences": {f"over {the(one)}": d for one, d in differences.items()},
+                "unit": f"points of macro-F1 more for {the(model)}",
+            },
+            alt="; ".join(f"{points(d)} over {the(one)}" for one, d in differences.items()) + ".",
+        ),
+        source="nivesh_lib.evaluation.scores.paired_difference",
+    )
+
+
+def changes(
+    model: str,
+    other: str,
+    frame: pd.DataFrame,
+    before: np.ndarray,
+    labels: Sequence[str],
+) -> Finding:
+    """Count the queries that one model answers rightly and another does not, both ways.
+
+    Parameters
+    ----------
+    frame
+        Columns query, intent and predicted, n rows, those first that make the better examples.
+    before
+        Answers of the other model, shape (n,).
+    """
+    true, now = (frame[name].to_numpy(dtype=object) for name in ("intent", "predicted"))
+    won, lost = (before != true) & (now == true), (before == true) & (now != true)
+    return Finding(
+        name="changes",
+        claim=sentence(
+            f"of {len(frame):,} queries {the(model)} answers {won.sum()} rightly that {the(other)} "
+            f"answers wrongly, and {lost.sum()} the other way round"
+        ),
+        estimate=share_of(lost),
+        cells=changed_confusions(true, before, now, labels).assign(
+            true=lambda t: t["true"].map(shown), predicted=lambda t: t["predicted"].map(shown)
+        ),
+        examples=examples_of(frame, now, np.flatnonzero(won)[:2], np.flatnonzero(lost)[:1]),
+        source="nivesh_lib.evaluation.scores.changed_confusions",
+    )
+
+
 def not_compared(step: str, dataset: str) -> Finding:
     """Say that an earlier step left no answers for a dataset, so that nothing is judged."""
     return Finding(
@@ -179,13 +268,13 @@ def cost(
     value, low, high = (latency[f"p95_ms{end}"] for end in ("", "_low", "_high"))
     p95 = Estimate(value, low, high, int(latency["n"]))
     judged = next(iter(judge_all(latency, [o for o in objectives if o.metric == "p95_ms"])), None)
-    size = "" if size_bytes is None else f", and it takes {size_bytes / 1e6:.1f} MB on disk"
+    size = "" if size_bytes is None else f", and it takes {human_bytes(size_bytes)} on disk"
     busy = [f"Found {judged.found}."] if judged and judged.status == "undecided" else []
     return Finding(
         name="p95_ms",
         claim=sentence(
-            f"{the(model)} answers 95 of 100 queries within {p95.value:.2g} ms "
-            f"({p95.low:.2g} to {p95.high:.2g}){size}"
+            f"{the(model)} answers 95 of 100 queries within {p95.value:.1f} ms "
+            f"({p95.low:.1f} to {p95.high:.1f}){size}"
         ),
         estimate=p95,
         **_mark(judged),
@@ -224,7 +313,9 @@ def confusions(frame: pd.DataFrame, predicted: np.ndarray, labels: Sequence[str]
         )
         pair = (true == first["true"]) & (predicted == first["predicted"])
         right = (true == first["true"]) & (predicted == first["true"])
-        examples = _examples(frame, predicted, np.flatnonzero(pair)[:2], np.flatnonzero(right)[:1])
+        examples = examples_of(
+            frame, predicted, np.flatnonzero(pair)[:2], np.flatnonzero(right)[:1]
+        )
     return Finding(
         name="confusions",
         claim=claim,
@@ -239,7 +330,7 @@ def confusions(frame: pd.DataFrame, predicted: np.ndarray, labels: Sequence[str]
     )
 
 
-def _examples(frame: pd.DataFrame, predicted: np.ndarray, *groups: np.ndarray) -> list[Example]:
+def examples_of(frame: pd.DataFrame, predicted: np.ndarray, *groups: np.ndarray) -> list[Example]:
     """Return anonymised rows by number, with the true label and what it was taken for."""
     found = []
     for row in np.concatenate(groups):
@@ -357,6 +448,8 @@ def learned(terms: Mapping[str, Sequence[str]]) -> Finding:
     terms
         Label -> its words, the heaviest first.
     """
+    if not terms:
+        return Finding(name="learned", claim="The model has no weights of words to show.")
     label, words = next(iter(terms.items()))
     return Finding(
         name="learned",

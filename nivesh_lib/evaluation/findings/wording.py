@@ -50,6 +50,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def human_bytes(size: float) -> str:
+    """Return a size in bytes as text such as ``1.4 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def of_100(share: Estimate, what: str = "queries") -> str:
     """Return a share as a natural frequency: ``82 of 100 queries (80 to 85)``."""
     value, low, high = (f"{100 * x:.0f}" for x in (share.value, share.low, share.high))
