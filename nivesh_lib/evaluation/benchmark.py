@@ -339,18 +339,22 @@ def directory_bytes(directory: Path | str) -> int:
     return sum(path.stat().st_size for path in Path(directory).rglob("*") if path.is_file())
 
 
-def saved_bytes(model: Any) -> int:
-    """Return the bytes of the files that ``model.save`` writes, or ``model.size_bytes``.
+def model_bytes(saved: Path) -> int:
+    """Return the size of a model directory, in bytes.
 
     An encoder that a model refers to counts as if each part that uses it had its own copy.
     """
+    cards = [json.loads(card.read_text("utf-8")) for card in saved.rglob("model.json")]
+    referred = [card.get("state", {}).get("encoder", {}).get("bytes", 0) for card in cards]
+    return directory_bytes(saved) + sum(referred)
+
+
+def saved_bytes(model: Any) -> int:
+    """Return the `model_bytes` of what ``model.save`` writes, or ``model.size_bytes``."""
     if hasattr(model, "size_bytes"):  # it cannot be saved
         return int(model.size_bytes)
     with tempfile.TemporaryDirectory() as folder:
-        saved = Path(model.save(Path(folder) / "model"))
-        cards = [json.loads(card.read_text("utf-8")) for card in saved.rglob("model.json")]
-        referred = [card.get("state", {}).get("encoder", {}).get("bytes", 0) for card in cards]
-        return directory_bytes(saved) + sum(referred)
+        return model_bytes(Path(model.save(Path(folder) / "model")))
 
 
 # As text, since the process that waits for the numbers imports no model.

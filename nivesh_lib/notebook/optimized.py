@@ -17,7 +17,7 @@ import pandas as pd
 
 from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.evaluation.benchmark import benchmark_served, race
+from nivesh_lib.evaluation.benchmark import benchmark_served, model_bytes, race
 from nivesh_lib.evaluation.compression.cascade import (
     CascadeThreshold,
     cascade_answers,
@@ -37,7 +37,6 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     probabilities,
 )
 from nivesh_lib.evaluation.scores import headline_mask
-from nivesh_lib.evaluation.summary import plain_rows
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.wrappers.cascade import Cascade
 from nivesh_lib.models.wrappers.selective import Calibrated
@@ -46,7 +45,7 @@ from nivesh_lib.notebook.session import RecordedModel, Run
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult
 
-_STEP, _REFERENCE, _WHOLE = "05_distilbert", "transformer", "whole"
+_STEP, _REFERENCE = "05_distilbert", "transformer"
 
 
 def _release_memory() -> None:
@@ -100,11 +99,13 @@ class Optimization:
             n_boot=self.n_boot,
             seed=run.seed,
         )
-        self._kept = TemporaryDirectory()
+        # On disk, so that few models are in memory; removed at the end, or by the next run.
+        self._folder = TemporaryDirectory(dir=run.directory.partial("models").parent)
+        self._unsaved: dict[str, Any] = {}
         self._thresholds: dict[str, CascadeThreshold] = {}
         self._choices: list[Choice] = []
         self._whole, self._folds, oof = self._found() or self._trained()
-        self.study.add_answers(_REFERENCE, load_model(self._whole), oof)
+        self.study.add_answers(_REFERENCE, oof, size_bytes=model_bytes(self._whole))
 
     def _found(self) -> tuple[Path, Path, pd.DataFrame] | None:
         """Return model, folder of the folds' models and answers that notebook 05 left."""
@@ -122,11 +123,10 @@ class Optimization:
             epochs=params["EPOCHS"],
             random_state=self.run.seed,
         )
-        folds = Path(self._kept.name) / _REFERENCE
+        folds = self._place(_REFERENCE, None).parent
         cv = cross_validate(fresh, train, labels=self.data.labels, models_to=folds)
-        whole = folds / _WHOLE
-        fresh.fit(train["query"].tolist(), train["intent"].tolist()).save(whole)
-        return whole, folds, cv.oof
+        fresh.fit(train["query"].tolist(), train["intent"].tolist())
+        return fresh.save(self._place(_REFERENCE, None)), folds, cv.oof
 
     def _part(self, fold: int | None) -> Part:
         train = self.data.train
@@ -134,16 +134,24 @@ class Optimization:
         directory = self._whole if fold is None else fold_directory(self._folds, fold)
         return Part(fold, rows["query"].tolist(), rows["intent"].tolist(), directory)
 
+    def _place(self, name: str, fold: int | None) -> Path:
+        folder = Path(self._folder.name) / name
+        return folder / "whole" if fold is None else fold_directory(folder, fold)
+
     # --- techniques ------------------------------------------------------------------------------
 
-    def model(self, name: str) -> Any:
-        """Return the model of a technique that learned from all rows; ``transformer`` as it is."""
-        return self.study.candidates[name].model
+    def model(self, name: str, fold: int | None = None) -> Any:
+        """Load the model of a technique: of all rows, or of a fold where these were kept."""
+        if name in self._unsaved:
+            return self._unsaved[name]
+        own = self._part(fold).directory if name == _REFERENCE else self._place(name, fold)
+        return load_model(own)
 
     def reference(self) -> Finding:
         """What the model reaches that everything is made from."""
         one = self.study.reference
-        return self._add(compression.reference(one.name, one.scores["accuracy"], one.size_bytes))
+        found = compression.reference(one.name, one.scores["accuracy"], one.size_bytes)
+        return self.run.add(found)
 
     def add(self, name: str, technique: Callable[[Part], Any], *, keep: bool = False) -> Finding:
         """Apply a technique to all rows and to those outside of each fold, and judge it.
@@ -151,26 +159,36 @@ class Optimization:
         Parameters
         ----------
         keep
-            Keep the models of the folds on disk while the notebook runs, for `of_each` and
-            `cascade`.
+            Keep the models of the folds while the notebook runs, for `of_each` and `cascade`.
         """
 
         def model_of(fold: int) -> Any:
             _release_memory()  # of the fold before
             made = technique(self._part(fold))
             if keep:
-                made.save(fold_directory(Path(self._kept.name) / name, fold))
+                made.save(self._place(name, fold))
             return made
 
-        self.study.add(name, technique(self._part(None)), model_of)
+        made = technique(self._part(None))
+        saved = not hasattr(made, "size_bytes")
+        size = self._held(name, made)
+        del made
+        self.study.add(name, model_of, size_bytes=size, saved=saved)
         _release_memory()
         return self._judged(name)
+
+    def _held(self, name: str, model: Any) -> int:
+        """Save a model, or hold one that cannot be saved; return its size."""
+        if hasattr(model, "size_bytes"):
+            self._unsaved[name] = model
+            return int(model.size_bytes)
+        return model_bytes(model.save(self._place(name, None)))
 
     def _judged(self, name: str) -> Finding:
         one = self.study.candidates[name]
         if one.decision is None:
             raise ValueError(f"{name!r} is the reference, which is not judged against itself")
-        return self._add(compression.technique(one.decision, one.size_bytes))
+        return self.run.add(compression.technique(one.decision, one.size_bytes))
 
     def of_each(self, name: str, function: Callable[[Any, Part], Any]) -> dict[int | None, Any]:
         """Return fold (None: all rows) -> a function of the model of a kept technique.
@@ -180,12 +198,8 @@ class Optimization:
         function
             Takes a model and the `Part` that it was made from.
         """
-        found = {None: function(self.model(name), self._part(None))}
-        folds = sorted(self.data.train["fold"].unique())
-        return found | {k: function(self._fold_model(name, k), self._part(k)) for k in folds}
-
-    def _fold_model(self, name: str, fold: int) -> Any:
-        return load_model(fold_directory(Path(self._kept.name) / name, fold))
+        folds = [None, *sorted(self.data.train["fold"].unique())]
+        return {k: function(self.model(name, k), self._part(k)) for k in folds}
 
     def cascade(self, student: str, teacher: str) -> Finding:
         """How much a kept student in front of a kept teacher may answer, and what that loses."""
@@ -193,17 +207,15 @@ class Optimization:
         rows = self.data.train
         chosen = choose_threshold(first, second, rows, allowed_loss=self.run.params["CASCADE_LOSS"])
         self._thresholds[student] = chosen
-        fold = self.study.first_fold
-        models = [(self.model(name), self._fold_model(name, fold)) for name in (student, teacher)]
-        whole, of_fold = zip(*models, strict=True)
+        for fold, bar in ((None, chosen.threshold), *chosen.by_fold.items()):
+            pair = self.model(student, fold), self.model(teacher, fold)
+            Cascade.of(*pair, threshold=bar).save(self._place("cascade", fold))
+        size = model_bytes(self._place("cascade", None))
         self.study.add_answers(
-            "cascade",
-            Cascade.of(*whole, threshold=chosen.threshold),
-            cascade_answers(first, second, chosen.by_fold),
-            timed=Cascade.of(*of_fold, threshold=chosen.by_fold[fold]),
+            "cascade", cascade_answers(first, second, chosen.by_fold), size_bytes=size
         )
         curve = cascade_scores(first, second, rows)
-        return self._add(compression.cascade(chosen, curve, student, teacher))
+        return self.run.add(compression.cascade(chosen, curve, student, teacher))
 
     def cascaded(self) -> Finding:
         """The cascade as a technique, against the transformer."""
@@ -215,19 +227,26 @@ class Optimization:
         """Time every model in turns: the techniques, and what the notebooks before left."""
         study = self.study
         others = {name: one for name, one in self.recorded.items() if one.step != _STEP}
-        models = {name: one.timed for name, one in study.candidates.items()}
+        models = {name: self._timed(name) for name in study.candidates}
         models |= {name: load_model(one.directory) for name, one in others.items()}
         calls = {name: model.predict for name, model in models.items()}
         speeds = race(calls, study.queries, calls=self.run.params.get("N_TIMED", 200))
+        del models, calls
+        _release_memory()
+        self.__dict__.pop("calibrations", None)  # of an earlier race
         study.set_speeds(speeds)
         self._choices = [one.as_choice() for one in study.candidates.values()]
         for name, one in others.items():
             size, scores = one.result.metrics.get("size_bytes"), one.result.scores
             bytes_ = float(size) if isinstance(size, int | float) else None
             self._choices.append(Choice(name, one.oof, scores, speeds[name], bytes_))
-        return self._add(compression.race(self._choices))
+        return self.run.add(compression.race(self._choices))
 
-    @cached_property
+    def _timed(self, name: str) -> Any:
+        """Return what the race calls: a cascade is faster on queries that it has learned from."""
+        return self.model(name, self.study.first_fold if name == "cascade" else None)
+
+    @property
     def advice(self) -> Recommendation:
         """The model to serve, and the best of the optimised ones, as `gate.recommended` has it."""
         return recommended(self._choices, self._target)
@@ -243,14 +262,14 @@ class Optimization:
         """Whether the transformer became smaller or faster without losing more than allowed."""
         best = self.advice.optimised and self._choice(self.advice.optimised)
         reference = self._choice(_REFERENCE)
-        return self._add(compression.answer(best or None, reference, self.study.decisions))
+        return self.run.add(compression.answer(best or None, reference, self.study.decisions))
 
     def recommendation(self) -> Finding:
         """The model to serve, and what another one in its place costs."""
         made = compression.recommendation(
             self._choices, self.advice, self.data.train, target_ms=self._target
         )
-        return self._add(made)
+        return self.run.add(made)
 
     # --- the best of the optimised ones ----------------------------------------------------------
 
@@ -273,7 +292,7 @@ class Optimization:
 
     def calibration(self) -> Finding:
         """How far stated confidence is off before and after rescaling."""
-        return self._add(compression.calibration(self.calibrations))
+        return self.run.add(compression.calibration(self.calibrations))
 
     def best(self) -> Optimized:
         """Return the best optimised model, calibrated: the result of the notebook.
@@ -282,7 +301,7 @@ class Optimization:
         """
         name = self.advice.optimised or _REFERENCE
         one, calibration = self.study.candidates[name], self.calibrations[name]
-        model = Calibrated.of(one.model, temperature=calibration.temperature)
+        model = Calibrated.of(self.model(name), temperature=calibration.temperature)
         cv = CrossValidation(calibration.applied(one.oof), ())
         made = Optimized.with_answers(self.run, model, self.data, cv, name=name)
         made.choice = self._choice(name)
@@ -293,13 +312,13 @@ class Optimization:
         rows = []
         names = dict.fromkeys([self.advice.model, self.advice.optimised or _REFERENCE, _REFERENCE])
         for name in names:
-            known = self.study.candidates.get(name)
-            model = known.timed if known else load_model(self.recorded[name].directory)
+            known = name in self.study.candidates
+            model = self._timed(name) if known else load_model(self.recorded[name].directory)
             (speed,), peak = benchmark_served(
                 model, self.study.queries, threads=(1,), batch_sizes=(32,), seconds=0.5
             )
             rows.append({"model": name, "peak_bytes": peak, **speed.as_dict()})
-        return self._add(compression.serving(rows))
+        return self.run.add(compression.serving(rows))
 
     def records(self) -> dict[str, Any]:
         """Return what the record of the run keeps beside the findings and the best model."""
@@ -315,15 +334,11 @@ class Optimization:
                 "sentence": claim,
             },
             "gates": [decision.as_dict() for decision in self.study.decisions],
-            "techniques": plain_rows(self.study.table().reset_index()),
             "cascades": [{"model": name, **one.as_dict()}
                          for name, one in self._thresholds.items()],
             "race": [{"model": one.name, "step": steps.get(one.name, ""), **one.speed.as_dict()}
                      for one in self._choices],
         }  # fmt: skip
-
-    def _add(self, finding: Finding) -> Finding:
-        return self.run.add(finding)
 
 
 @dataclass(eq=False, repr=False)

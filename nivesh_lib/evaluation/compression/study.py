@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nivesh_lib.evaluation.benchmark import Speed, saved_bytes
+from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.compression.gate import Choice, GateDecision, decide
 from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
 from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, out_of_fold
@@ -16,30 +16,29 @@ from nivesh_lib.evaluation.summary import headline_scores
 from nivesh_lib.records.estimate import Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A model of the study, with out-of-fold answers of the same technique applied to each fold.
 
-    ``decision`` is None for the reference, ``speed`` before the race. ``timed`` is what the race
-    calls in place of ``model``.
+    ``decision`` is None for the reference, ``speed`` before the race. What cannot be ``saved``
+    cannot be served.
     """
 
     name: str
-    model: Any
-    timed: Any
     oof: pd.DataFrame
     scores: dict[str, Estimate]
     size_bytes: int
     decision: GateDecision | None
+    saved: bool = True
     speed: Speed | None = None
 
     @property
     def verdict(self) -> str:
-        """The verdict of the gate, ``reference``, or ``not saved`` for what cannot be served."""
+        """The verdict of the gate, ``reference``, or ``not saved`` for what it would have kept."""
         if self.decision is None:
             return "reference"
-        unsaved = hasattr(self.model, "size_bytes") and self.decision.verdict == "kept"
-        return "not saved" if unsaved else self.decision.verdict
+        kept = self.decision.verdict == "kept"
+        return self.decision.verdict if self.saved or not kept else "not saved"
 
     def as_choice(self) -> Choice:
         """Return it as a model that could be served.
@@ -53,23 +52,6 @@ class Candidate:
             raise ValueError(f"{self.name!r} has not been timed; race the models first")
         verdict = "" if self.decision is None else self.verdict
         return Choice(self.name, self.oof, self.scores, self.speed, self.size_bytes, verdict)
-
-    def as_row(self) -> dict[str, Any]:
-        """Return one row of a table: scores, difference in points, size, verdict, and speed."""
-        decision = self.decision
-        row: dict[str, Any] = {
-            "model": self.name,
-            **{name: estimate.value for name, estimate in self.scores.items()},
-            "difference": 100 * decision.difference.value if decision else 0.0,
-            "agreement": decision.agreement.value if decision else 1.0,
-            "megabytes": self.size_bytes / 1e6,
-            "verdict": self.verdict,
-        }
-        if self.speed is None:
-            return row
-        fast = decision.times_as_fast if decision else 1.0
-        return row | {"p50_ms": self.speed.p50_ms, "p95_ms": self.speed.p95_ms,
-                      "times_as_fast": fast}  # fmt: skip
 
 
 class CompressionStudy:
@@ -111,42 +93,36 @@ class CompressionStudy:
             raise ValueError("the study is empty; add the reference model first")
         return next(iter(self.candidates.values()))
 
-    def add(self, name: str, model: Any, model_of: Callable[[int], Any]) -> Candidate:
-        """Evaluate a model.
+    def add(
+        self, name: str, model_of: Callable[[int], Any], *, size_bytes: int, saved: bool = True
+    ) -> Candidate:
+        """Evaluate a model, in place of an earlier one of its name.
 
         Parameters
         ----------
         model_of
-            Returns the same technique applied to the model trained without the rows of a fold;
-            called for one fold after the other, so that one is in memory at a time.
+            Returns the technique applied to the model trained without the rows of a fold; called
+            for one fold after the other, so that one is in memory at a time.
+        size_bytes
+            Of the technique applied to the model trained on all rows, as `saved_bytes` returns it.
 
         Raises
         ------
         ValueError
-            The name is taken.
+            The name is that of the reference.
         """
-        self._check(name)
         oof = out_of_fold(model_of, self.frame, labels=self.labels)
-        return self.add_answers(name, model, oof)
+        return self.add_answers(name, oof, size_bytes=size_bytes, saved=saved)
 
     def add_answers(
-        self, name: str, model: Any, oof: pd.DataFrame, *, timed: Any = None
+        self, name: str, oof: pd.DataFrame, *, size_bytes: int, saved: bool = True
     ) -> Candidate:
-        """Add a model whose out-of-fold answers are known.
-
-        Parameters
-        ----------
-        timed
-            What the race calls in its place: for a cascade one that has not learned from the
-            queries of the race, since it is faster on those that it has.
-        """
-        self._check(name)
-        size = saved_bytes(model)
+        """Add a model whose out-of-fold answers are known; see `add`."""
+        if self.candidates and name == self.reference.name:
+            raise ValueError(f"{name!r} is the reference; give this one another name")
         common: dict[str, Any] = {"n_boot": self.n_boot, "seed": self.seed}
-        if not self.candidates:
-            scores = headline_scores(self.frame, CrossValidation(oof, ()), **common)
-            decision = None
-        else:
+        decision = None
+        if self.candidates:
             first = self.reference
             decision = decide(
                 name,
@@ -155,19 +131,13 @@ class CompressionStudy:
                 self.frame,
                 reference=first.name,
                 allowed_loss=self.allowed_loss,
-                times_as_small=first.size_bytes / size,
+                times_as_small=first.size_bytes / size_bytes,
                 **common,
             )
-            scores = decision.scores
-        added = Candidate(
-            name, model, model if timed is None else timed, oof, scores, size, decision
-        )
-        self.candidates[name] = added
+        cv = CrossValidation(oof, ())
+        scores = decision.scores if decision else headline_scores(self.frame, cv, **common)
+        added = self.candidates[name] = Candidate(name, oof, scores, size_bytes, decision, saved)
         return added
-
-    def _check(self, name: str) -> None:
-        if name in self.candidates:
-            raise ValueError(f"{name!r} is in the study already; give this one another name")
 
     def set_speeds(self, speeds: Mapping[str, Speed]) -> None:
         """Take the speed of each candidate from one race, and decide which are faster.
@@ -192,11 +162,6 @@ class CompressionStudy:
     def first_fold(self) -> int:
         """The fold whose queries are timed."""
         return int(min(self.frame["fold"]))
-
-    def table(self) -> pd.DataFrame:
-        """Return one row for each candidate, in the order in which they were added."""
-        rows = [candidate.as_row() for candidate in self.candidates.values()]
-        return pd.DataFrame(rows, columns=list(self.reference.as_row())).set_index("model")
 
     @property
     def decisions(self) -> list[GateDecision]:
