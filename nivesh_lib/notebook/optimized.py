@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import shutil
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import pandas as pd
@@ -100,7 +102,8 @@ class Optimization:
             seed=run.seed,
         )
         # On disk, so that few models are in memory; removed at the end, or by the next run.
-        self._folder = TemporaryDirectory(dir=run.directory.partial("models").parent)
+        self._folder = Path(mkdtemp(dir=run.directory.partial("models").parent))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._unsaved: dict[str, Any] = {}
         self._thresholds: dict[str, CascadeThreshold] = {}
         self._choices: list[Choice] = []
@@ -135,7 +138,7 @@ class Optimization:
         return Part(fold, rows["query"].tolist(), rows["intent"].tolist(), directory)
 
     def _place(self, name: str, fold: int | None) -> Path:
-        folder = Path(self._folder.name) / name
+        folder = self._folder / name
         return folder / "whole" if fold is None else fold_directory(folder, fold)
 
     # --- techniques ------------------------------------------------------------------------------
