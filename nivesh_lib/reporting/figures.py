@@ -672,6 +672,8 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "risk_coverage": lambda curves: risk_coverage(_tables(curves)),
     "sizes": lambda curves: size_curves(_tables(curves)),
     "words": word_bars,
+    "cascade": lambda curve, **chosen: cascade_curve(pd.DataFrame(curve), **chosen),
+    "costs": cost_scatter,
     "before_and_now": before_and_now,
     "distances": distance_bars,
 }
