@@ -205,7 +205,10 @@ class Optimization:
         return {k: function(self.model(name, k), self._part(k)) for k in folds}
 
     def cascade(self, student: str, teacher: str) -> Finding:
-        """How much a kept student in front of a kept teacher may answer, and what that loses."""
+        """How much a kept student in front of a kept teacher may answer, and what that loses.
+
+        The cascade is judged against the transformer too, as a technique.
+        """
         first, second = (self.study.candidates[name].oof for name in (student, teacher))
         rows = self.data.train
         chosen = choose_threshold(first, second, rows, allowed_loss=self.run.params["CASCADE_LOSS"])
@@ -217,12 +220,9 @@ class Optimization:
         self.study.add_answers(
             "cascade", cascade_answers(first, second, chosen.by_fold), size_bytes=size
         )
+        self._judged("cascade")
         curve = cascade_scores(first, second, rows)
         return self.run.add(compression.cascade(chosen, curve, student, teacher))
-
-    def cascaded(self) -> Finding:
-        """The cascade as a technique, against the transformer."""
-        return self._judged("cascade")
 
     # --- all of them -----------------------------------------------------------------------------
 
@@ -354,6 +354,10 @@ class Optimized(Evaluated):
     def latency(self) -> dict[str, float]:
         """As `Evaluated.latency`."""
         return super().latency if self.choice is None else self.choice.speed.latency()
+
+    def training(self) -> dict[str, Any]:
+        """Return hyper-parameters and architecture; what the parts took to train is theirs."""
+        return super().training() | {"training": {}}
 
     def result(self) -> ModelResult:
         """Return the evaluation under the name ``optimised (<technique>)``."""

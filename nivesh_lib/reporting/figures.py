@@ -391,8 +391,8 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
     Parameters
     ----------
     points : sequence of mapping
-        ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` for one query and
-        ``bytes`` on disk. The last point is highlighted.
+        ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` within which 95
+        of 100 queries are answered, and ``bytes`` on disk. The last point is highlighted.
     """
     axes = _axes(9, 4.8)
     largest = max(point["bytes"] for point in points)
@@ -413,7 +413,7 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
             zorder=2 + 1 / area,  # a small dot stays visible on a large one
         )
     _widen(axes, [point["ms"] for point in points])
-    axes.set_xlabel("milliseconds for one query (logarithmic)")
+    axes.set_xlabel("milliseconds within which 95 of 100 queries are answered (logarithmic)")
     axes.set_ylabel("accuracy, with 95 % interval")
     names = shortened([point["name"] for point in points], 28)
     sized = [f"{n}, {_megabytes(p['bytes'])}" for n, p in zip(names, points, strict=True)]

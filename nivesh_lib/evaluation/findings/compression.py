@@ -50,13 +50,12 @@ def technique(decision: GateDecision, size_bytes: float) -> Finding:
 
     The interval gives the verdict, the point the decision of the gate; the claim has both.
     """
-    kept = decision.verdict != "refused"
+    what = "left out, beyond" if decision.verdict == "refused" else "kept, within"
     allowed = f"the {100 * decision.allowed_loss:g} points that are allowed"
     judged = {
         "met": f"no more is lost than {allowed}",
         "not met": f"more is lost than {allowed}, so it is left out",
-        "undecided": f"it is {'kept' if kept else 'left out'} by its point, and whether more is "
-        f"lost than {allowed}, these rows cannot tell",
+        "undecided": f"by its point it is {what} {allowed}, which these rows cannot settle",
     }[_verdict(decision)]
     return Finding(
         name=f"technique_{decision.name}",
@@ -90,8 +89,11 @@ def _resolution(decision: GateDecision) -> list[str]:
     """Return how small a loss these rows could show, where they leave the question open."""
     if _verdict(decision) != "undecided":
         return []
-    reach = 100 * (decision.difference.high - decision.difference.value)
-    return [f"{decision.difference.n:,} queries show no loss of fewer than {reach:.1f} points."]
+    needed = decision.allowed_loss + decision.difference.high - decision.difference.value
+    return [
+        f"With {decision.difference.n:,} queries, only a loss of about {100 * needed:.1f} points "
+        "would be shown to exceed what is allowed."
+    ]
 
 
 def cascade(

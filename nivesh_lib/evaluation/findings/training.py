@@ -109,14 +109,9 @@ def word_order(model: str, frame: pd.DataFrame) -> Finding:
         mark="word order helps by more than chance",
         verdict=verdict,
         cells=[
-            {
-                "queries": half,
-                "rows": int(rows.sum()),
-                "as written": before[rows].mean(),
-                "words shuffled": after[rows].mean(),
-                **worth[half].columns("difference"),
-            }
-            for half, rows in halves.items()
+            {"queries": half, "rows": one.n, "as written": before[halves[half]].mean()}
+            | {"words shuffled": after[halves[half]].mean(), **one.columns("difference")}
+            for half, one in worth.items()
         ],
         plot=Plot(
             kind="differences",

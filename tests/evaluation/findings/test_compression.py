@@ -68,8 +68,8 @@ def recommendation(*choices, target_ms=100):
     [
         (0.0, 0.2, "met", "no more is lost than the 0.5 points"),
         (-0.25, 0.25, "met", "no more is lost"),
-        (0.8, 2.9, "undecided", "it is kept by its point, and whether more"),
-        (-1.2, 1.1, "undecided", "it is left out by its point, and whether more"),
+        (0.8, 2.9, "undecided", "by its point it is kept, within the 0.5"),
+        (-1.2, 1.1, "undecided", "by its point it is left out, beyond the 0.5"),
         (-4.0, 2.6, "not met", "more is lost than the 0.5 points that are allowed, so it is left"),
     ],
 )
