@@ -11,7 +11,6 @@ from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.compression.cascade import NEVER, CascadeThreshold
 from nivesh_lib.evaluation.compression.gate import Choice, GateDecision, Recommendation
 from nivesh_lib.evaluation.confidence.calibration import Calibration
-from nivesh_lib.evaluation.findings.wording import model_name, of_100, points, sentence, the
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference
 from nivesh_lib.evaluation.objectives import BUSY
 from nivesh_lib.evaluation.resampling.cross_validation import aligned, predicted_labels
@@ -19,6 +18,7 @@ from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding, Plot, Verdict
 from nivesh_lib.records.results import HEADLINE
+from nivesh_lib.wording import model_name, of_100, points, sentence, the
 
 _GATE = "nivesh_lib.evaluation.compression.gate"
 _CASCADE = "nivesh_lib.evaluation.compression.cascade"
