@@ -409,8 +409,8 @@ def _finish(run: RunDirectory, record: RunRecord, *, whole: bool) -> RunRecord:
     status = "done" if good else "failed"
     record = record.changed(status=status, complete=good and whole, ended=_now())
     write_report(run, record)
+    run.remove_partial()  # before the record, since later runs look into unfinished ones only
     run.write_record(record)
-    run.remove_partial()
     if record.complete:
         point_latest(run)
     return record

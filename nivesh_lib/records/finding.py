@@ -86,13 +86,21 @@ class Finding(Record):
     @field_validator("estimate", mode="before")
     @classmethod
     def _estimate(cls, value: Any) -> Any:
-        return Estimate(**value) if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            return value
+        try:
+            found, low, high = (float(value[name]) for name in ("value", "low", "high"))
+            return Estimate(found, low, high, int(value["n"]))
+        except (KeyError, TypeError, OverflowError):
+            raise ValueError("no estimate: it needs value, low, high and n") from None
 
     @field_validator("cells", mode="before")
     @classmethod
     def _rows(cls, value: Any) -> Any:
         if hasattr(value, "to_dict"):  # a DataFrame; its index is not kept
             value = value.to_dict("records")
+        if not isinstance(value, list) or not all(isinstance(row, Mapping) for row in value):
+            raise ValueError("not a list of rows")
         return [{str(key): _cell(cell) for key, cell in row.items()} for row in value]
 
     @field_validator("claim")

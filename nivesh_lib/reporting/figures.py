@@ -19,6 +19,7 @@ from nivesh_lib.records.finding import Finding
 
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
 _COLOURS = (ACCENT, WARM, INK, SOFT)  # of groups, in their order
+_OF_GROUPS = {"before": INK, "now": ACCENT}  # wherever they are drawn
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -113,7 +114,8 @@ def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
     ordered = counts.sort_values()
     axes = _axes(8, 0.8 + 0.27 * len(ordered))
     bars = axes.barh(range(len(ordered)), ordered.to_numpy(), color=ACCENT, height=0.7)
-    axes.set_yticks(range(len(ordered)), shortened(ordered.index))
+    axes.set_yticks(range(len(ordered)), shortened(str(n).replace("_", " ") for n in ordered.index))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.bar_label(bars, padding=3, fontsize=9)
     axes.set_xlabel(unit)
     axes.tick_params(axis="y", length=0)
@@ -134,7 +136,8 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
     groups = zip(shortened(lengths), lengths.values(), itertools.cycle(_COLOURS), strict=False)
     for name, values, colour in groups:
         shares = np.full(len(values), 1 / max(len(values), 1))
-        outline: Any = {"histtype": "step", "lw": 2, "label": name, "color": colour}
+        outline: Any = {"histtype": "step", "lw": 2, "label": name}
+        outline["color"] = _OF_GROUPS.get(name, colour)
         axes.hist(values, bins=bins, weights=shares, **outline)
     axes.set_xlabel("words in the query")
     axes.set_ylabel("share of queries")
@@ -143,17 +146,17 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
     return axes
 
 
-def calendar_bars(dates: pd.Series) -> Axes:
+def calendar_bars(months: Mapping[str, int]) -> Axes:
     """Draw the number of rows for each month.
 
     Parameters
     ----------
-    dates : Series (n,)
-        ISO 8601 dates as text, with or without a time; missing ones are left out.
+    months : mapping
+        Month, such as ``2026-01`` -> number of rows, in their order.
     """
-    months = dates.dropna().str[:7].value_counts().sort_index()
     axes = _axes(8, 2.8)
-    axes.bar(months.index, months.to_numpy(), color=ACCENT, width=0.8)
+    axes.bar(list(months), list(months.values()), color=ACCENT, width=0.8)
+    axes.set_xticks(range(0, len(months), 1 + len(months) // 40))
     axes.set_ylabel("rows")
     axes.tick_params(axis="x", rotation=60, labelsize=8)
     return axes
@@ -320,7 +323,7 @@ def reliability_of(bins: Mapping[str, pd.DataFrame]) -> Axes:
     """
     axes = _axes(5, 4.2)
     axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
-    colours = (ACCENT,) if len(bins) == 1 else (WARM, ACCENT, INK)
+    colours = (ACCENT,) if len(bins) == 1 else (INK, ACCENT, WARM)
     for (name, table), colour in zip(bins.items(), itertools.cycle(colours), strict=False):
         axes.plot(table["confidence"], table["accuracy"], "o-", ms=5, color=colour, label=name)
         if "low" in table:
@@ -343,7 +346,7 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
         Name -> ``coverage`` and ``risk``, both shares; coverage rises.
     """
     axes = _axes(7, 3.8)
-    styles = itertools.cycle(zip(_COLOURS, ("-", "--", "-.", ":"), strict=True))
+    styles = itertools.cycle(zip((INK, ACCENT, WARM, SOFT), ("-", "--", "-.", ":"), strict=True))
     series = zip(curves.values(), shortened(curves), styles, strict=False)
     for table, name, (colour, line) in series:
         # Each step holds until the next, less certain answers are added.
@@ -388,8 +391,8 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
     Parameters
     ----------
     points : sequence of mapping
-        ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` for one query and
-        ``bytes`` on disk. The last point is highlighted.
+        ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` within which 95
+        of 100 queries are answered, and ``bytes`` on disk. The last point is highlighted.
     """
     axes = _axes(9, 4.8)
     largest = max(point["bytes"] for point in points)
@@ -410,7 +413,7 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
             zorder=2 + 1 / area,  # a small dot stays visible on a large one
         )
     _widen(axes, [point["ms"] for point in points])
-    axes.set_xlabel("milliseconds for one query (logarithmic)")
+    axes.set_xlabel("milliseconds within which 95 of 100 queries are answered (logarithmic)")
     axes.set_ylabel("accuracy, with 95 % interval")
     names = shortened([point["name"] for point in points], 28)
     sized = [f"{n}, {_megabytes(p['bytes'])}" for n, p in zip(names, points, strict=True)]
@@ -543,21 +546,34 @@ def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
     groups : mapping of Series
         Group -> the value of each of its rows, such as a label.
     """
-    table = pd.DataFrame({name: s.value_counts(normalize=True) for name, s in groups.items()})
-    table = table.fillna(0.0).sort_values(next(iter(groups)))
+    shares = {name: s.value_counts(normalize=True) for name, s in groups.items()}
+    return share_bars(pd.DataFrame(shares).fillna(0.0))
+
+
+def share_bars(shares: pd.DataFrame) -> Axes:
+    """Draw shares, with one bar for each group beside the others.
+
+    Parameters
+    ----------
+    shares : DataFrame (n_values, n_groups)
+        Share of each value, such as a label, in each group.
+    """
+    table = shares.sort_values(shares.columns[0])
     axes = _axes(8, 1.0 + 0.34 * len(table))
     position = np.arange(len(table))
-    height = 0.8 / len(groups)
-    middle = (len(groups) - 1) / 2
-    colours = itertools.cycle((SOFT, ACCENT, WARM))
+    height = 0.8 / table.shape[1]
+    middle = (table.shape[1] - 1) / 2
+    colours = itertools.cycle((INK, ACCENT, SOFT))
     for i, (name, shown, colour) in enumerate(
-        zip(groups, shortened(groups), colours, strict=False)
+        zip(table, shortened(table.columns), colours, strict=False)
     ):
-        at = position + (i - middle) * height
-        axes.barh(at, table[name], height=height, label=shown, color=colour)
-    axes.set_yticks(position, shortened(table.index), fontsize=9)
+        at = position + (middle - i) * height
+        bar: Any = {"height": height, "label": shown, "color": _OF_GROUPS.get(str(name), colour)}
+        axes.barh(at, table[name], **bar)
+    names = shortened(str(value).replace("_", " ") for value in table.index)
+    axes.set_yticks(position, names, fontsize=9)
     axes.set_xlabel("share of queries")
-    axes.figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
+    axes.figure.legend(loc="outside lower center", ncols=table.shape[1], frameon=False)
     return axes
 
 
@@ -587,6 +603,50 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
     return axes
 
 
+def before_and_now(measures: Mapping[str, Mapping[str, Any]]) -> Axes:
+    """Draw each measure before and now with its interval, the first on top.
+
+    Parameters
+    ----------
+    measures : mapping
+        Name -> ``before`` and ``now``, each with value, low and high, as shares of 1.
+    """
+    axes = _axes(8, 1.6 + 0.6 * len(measures))
+    for row, group in itertools.product(range(len(measures)), _OF_GROUPS):
+        one, at = [*measures.values()][row][group], row + (0.15 if group == "now" else -0.15)
+        style: Any = {"color": _OF_GROUPS[group], "label": group if row == 0 else None}
+        axes.plot([100 * one["low"], 100 * one["high"]], [at, at], lw=2, **{**style, "label": None})
+        axes.plot([100 * one["value"]], [at], "o", ms=6, **style)
+    axes.set_yticks(range(len(measures)), shortened(measures))
+    axes.set_ylim(len(measures) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("of 100, with 95 % interval")
+    axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return axes
+
+
+def distance_bars(distances: Mapping[str, float], thresholds: Mapping[str, float]) -> Axes:
+    """Draw the distance of each column between two samples, the first on top.
+
+    Parameters
+    ----------
+    distances, thresholds : mapping
+        Column -> its distance, and the one from which it has moved, a dashed line.
+    """
+    axes = _axes(8, 0.9 + 0.36 * len(distances))
+    rows = range(len(distances))
+    axes.barh(rows, list(distances.values()), height=0.6, color=SOFT)
+    for row, column in zip(rows, distances, strict=True):
+        mark = thresholds[column]
+        name = "has moved from here on" if row == 0 else None
+        axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5, label=name)
+    axes.set_yticks(rows, shortened(distances))
+    axes.set_ylim(len(distances) - 0.4, -0.6)
+    axes.set_xlabel("distance between before and now")
+    axes.figure.legend(loc="outside lower center", frameon=False)
+    return axes
+
+
 def _tables(tables: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(table) for name, table in tables.items()}
 
@@ -600,8 +660,22 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "differences": difference_dots,
     "epochs": learning_curves,
     "intervals": interval_dots,
+    "shares": lambda shares: share_bars(pd.DataFrame(shares).fillna(0.0)),
+    "lengths": lambda rows: length_histogram(
+        {
+            name: np.repeat([int(n) for n in of], list(of.values())).tolist()
+            for name, of in rows.items()
+        }
+    ),
+    "months": calendar_bars,
     "reliability": lambda bins: reliability_of(_tables(bins)),
+    "risk_coverage": lambda curves: risk_coverage(_tables(curves)),
+    "sizes": lambda curves: size_curves(_tables(curves)),
     "words": word_bars,
+    "cascade": lambda curve, **chosen: cascade_curve(pd.DataFrame(curve), **chosen),
+    "costs": cost_scatter,
+    "before_and_now": before_and_now,
+    "distances": distance_bars,
 }
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from nivesh_lib.records.finding import Finding
-from nivesh_lib.reporting.figures import figure_of
 from nivesh_lib.reporting.markup import plain_links
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIGNS = {"met": "✔ Met", "not met": "✘ Not met", "undecided": "~ Undecided", "": ""}
 
 
 def show_finding(finding: Finding) -> None:
     """Display a finding as outputs of a cell; what is text is the same for the same values."""
+    import pandas as pd
     from IPython.display import display
+
+    from nivesh_lib.reporting.figures import figure_of
 
     show_markdown(_headline(finding))
     if finding.plot is not None:
@@ -46,18 +49,21 @@ def show_in_notebooks() -> None:
 
 def shown_table(finding: Finding) -> pd.DataFrame:
     """Return the table for readers: two decimals, an interval in the cell of its value."""
+    import pandas as pd
+
     raw = finding.table
-    shown = {}
+    shown: dict[str, pd.Series] = {}
+    ends: set[str] = set()  # in the cell of their value
     for name in raw.columns:
-        ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-        if (name in ("low", "high") and "value" in raw) or name.endswith(("_low", "_high")):
-            continue  # in the cell of the value
-        shown[str(name).replace("_", " ")] = raw[name].map(_rounded)
-        if set(ends) <= set(raw.columns):
-            low, high = (raw[end].map(_rounded) for end in ends)
-            shown[str(name).replace("_", " ")] += " [" + low + ", " + high + "]"
-    table = pd.DataFrame(shown)
-    return table.set_index(table.columns[0])
+        low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+        column = raw[name].map(_rounded)
+        if {low, high} <= set(raw.columns):
+            interval = " [" + raw[low].map(_rounded) + ", " + raw[high].map(_rounded) + "]"
+            column += interval.where(raw[low].notna(), "")
+            ends |= {low, high}
+        shown[str(name)] = column
+    table = pd.DataFrame({n.replace("_", " "): c for n, c in shown.items() if n not in ends})
+    return table.set_index(table.columns[0]) if len(table.columns) else table
 
 
 def _rounded(cell: Any) -> str:

@@ -13,7 +13,7 @@ from nivesh_lib.records.results import REQUIRED_SCORES, StepResult
 Results = Mapping[str, StepResult]
 Evaluation = Mapping[str, Any]  # what the notebook that evaluates the models together recorded
 
-# The result of one model has none of these; `sections.KEYS` lists those that it may have too.
+# The result of one model has none of these.
 EVALUATION_KEYS = (
     *("comparison", "calibration", "routing", "segments", "gaps", "flips", "behaviour"),
     *("overlaps", "flipped", "leaks", "help"),

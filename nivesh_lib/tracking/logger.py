@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nivesh_lib import paths
-from nivesh_lib.files import link_equal, tree_files
+from nivesh_lib.files import link_equal, remove_abandoned, tree_files
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.metrics import flat_metrics
 from nivesh_lib.records.results import ModelResult, StepResult
@@ -274,12 +274,16 @@ def close_runs_of(run: str) -> None:
     """Set what a dead pipeline run left open to KILLED: the MLflow runs with its name as a tag.
 
     A notebook that is killed while its MLflow run is being opened has left no other note of it.
+    Unfinished files of dead processes among the artifacts, where they are on this machine, go.
     """
     store = client()
-    experiments = [experiment.experiment_id for experiment in store.search_experiments()]
+    experiments = store.search_experiments()
     left = f"tags.`nivesh.run` = '{run}' AND attributes.status = 'RUNNING'"
-    for found in store.search_runs(experiments, filter_string=left):
+    for found in store.search_runs([one.experiment_id for one in experiments], filter_string=left):
         store.set_terminated(found.info.run_id, "KILLED")
+    for address in {one.artifact_location for one in experiments}:
+        if folder := local_path(address):
+            remove_abandoned(folder)
 
 
 def attach(run_id: str, files: Sequence[Path], folder: str = "notebook") -> None:

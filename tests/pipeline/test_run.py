@@ -422,12 +422,30 @@ def test_leftovers_of_killed_processes_are_removed_at_the_next_run(ran, change):
     left = [dead.partial("03_c.job.json"), dead.model(f".03_c.x1.{mark}") / "model" / "f"]
     left += [dead.path / "results" / f".03_c.json.{mark}", ran / "reports" / f".latest.{mark}"]
     left.append(ran / "reports" / "scratch" / "models" / f".03_c.x2.{mark}" / "f")
+    artifacts = Path(client().search_experiments()[0].artifact_location.removeprefix("file://"))
+    left.append(artifacts / "models" / "m-1" / f".model.json.{mark}")
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     run_pipeline(dataset=DATASET)
     assert not any(path.exists() for path in left)
     assert dead.record().status == "killed"
+
+
+def test_a_run_that_is_killed_before_its_record_is_closed_leaves_nothing_unfinished(
+    ran, change, monkeypatch
+):
+    change(ran, "03_c", [RECORD.format(name="03_c") + "# changed"])
+    write_record, left = RunDirectory.write_record, []
+
+    def watched(run, record):
+        if record.status == "done":
+            left.append(list(run.path.glob(".partial")))
+        write_record(run, record)
+
+    monkeypatch.setattr(RunDirectory, "write_record", watched)
+    run_pipeline(dataset=DATASET)
+    assert left == [[]]
 
 
 def test_a_run_that_does_not_fit_on_the_disk_says_so_before_it_starts(ran, change, monkeypatch):

@@ -235,7 +235,7 @@ def changes(
         cells=changed_confusions(true, before, now, labels).assign(
             true=lambda t: t["true"].map(shown), predicted=lambda t: t["predicted"].map(shown)
         ),
-        examples=_examples(frame, now, np.flatnonzero(won)[:2], np.flatnonzero(lost)[:1]),
+        examples=examples_of(frame, now, np.flatnonzero(won)[:2], np.flatnonzero(lost)[:1]),
         source="nivesh_lib.evaluation.scores.changed_confusions",
     )
 
@@ -313,7 +313,9 @@ def confusions(frame: pd.DataFrame, predicted: np.ndarray, labels: Sequence[str]
         )
         pair = (true == first["true"]) & (predicted == first["predicted"])
         right = (true == first["true"]) & (predicted == first["true"])
-        examples = _examples(frame, predicted, np.flatnonzero(pair)[:2], np.flatnonzero(right)[:1])
+        examples = examples_of(
+            frame, predicted, np.flatnonzero(pair)[:2], np.flatnonzero(right)[:1]
+        )
     return Finding(
         name="confusions",
         claim=claim,
@@ -328,7 +330,7 @@ def confusions(frame: pd.DataFrame, predicted: np.ndarray, labels: Sequence[str]
     )
 
 
-def _examples(frame: pd.DataFrame, predicted: np.ndarray, *groups: np.ndarray) -> list[Example]:
+def examples_of(frame: pd.DataFrame, predicted: np.ndarray, *groups: np.ndarray) -> list[Example]:
     """Return anonymised rows by number, with the true label and what it was taken for."""
     found = []
     for row in np.concatenate(groups):
