@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Where the stages meet.
     "notebook": CORE
     | {"data.versions", "data.leakage", "data.validation", "evaluation", "evaluation.findings"}
+    | {"data.schema", "data.splits", "models.neural"}
     | {"evaluation.resampling", "evaluation.robustness", "evaluation.confidence"}
     | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
     | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"},

@@ -72,9 +72,10 @@ def before_and_now(rows: pd.DataFrame, parent: pd.DataFrame | None = None) -> Sa
     return Samples(
         rows[~held].reset_index(drop=True),
         rows[held].reset_index(drop=True),
-        f"{(~held).sum():,} rows with the {held.sum():,} rows of one fold",
+        f"{(~held).sum():,} rows with the {held.sum():,} rows of one fold, as neither dates nor an "
+        "earlier version give enough to compare",
         "queries of one fold",
-        "self-test without dates or an earlier version, one fold against the others",
+        "self-test of one fold against the others",
     )
 
 

@@ -11,12 +11,13 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
 from nivesh_lib.records.metrics import estimate_in, flat_metrics
 
+Status = Literal["met", "not met", "undecided"]
 _UNITS = {"p95_ms": " ms"}
 _KNOWN = (
     "accuracy_target",
@@ -63,7 +64,7 @@ class Judgement:
     """
 
     objective: Objective
-    status: str
+    status: Status
     value: float
     low: float
     high: float
@@ -203,8 +204,8 @@ def judge(
     """
     best, worst = (low, high) if objective.at_most else (-high, -low)
     target = objective.target if objective.at_most else -objective.target
-    missed = "undecided" if slowdown > BUSY else "not met"
-    status = "met" if worst <= target else "undecided" if best <= target else missed
+    missed: Status = "undecided" if slowdown > BUSY else "not met"
+    status: Status = "met" if worst <= target else "undecided" if best <= target else missed
     return Judgement(objective, status, value, low, high, slowdown)
 
 

@@ -19,7 +19,6 @@ from nivesh_lib.evaluation.objectives import (
 )
 from nivesh_lib.evaluation.resampling.cross_validation import (
     CrossValidation,
-    aligned,
     predicted_labels,
 )
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
@@ -31,7 +30,6 @@ from nivesh_lib.evaluation.scores import (
     headline_mask,
     masks_by_column,
     masks_by_tag,
-    paired_difference,
     per_class,
     score,
 )
@@ -48,27 +46,6 @@ def headline_scores(
     """Return accuracy and macro-F1 over the rows that headline scores use."""
     rows = headline_mask(train)
     return score(train["intent"][rows], cv.predicted[rows], n_boot=n_boot, seed=seed)
-
-
-def gain_over(
-    other: pd.DataFrame,
-    train: pd.DataFrame,
-    cv: CrossValidation,
-    *,
-    metric: str = "macro_f1",
-    n_boot: int = 2000,
-    seed: int = 42,
-) -> Estimate:
-    """Return ``metric`` of ``cv`` minus that of another out-of-fold table, on the same rows."""
-    rows = headline_mask(train)
-    return paired_difference(
-        train["intent"][rows],
-        cv.predicted[rows],
-        predicted_labels(aligned(other, train["id"][rows])),
-        metric=metric,
-        n_boot=n_boot,
-        seed=seed,
-    )
 
 
 def averaged(several: Sequence[CrossValidation]) -> CrossValidation:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
+from nivesh_lib.notebook.compared import Compared, RecordedModel
 from nivesh_lib.notebook.evaluated import Evaluated
 from nivesh_lib.privacy import show
 from nivesh_lib.records.base import first_flaw, plain
@@ -39,17 +40,6 @@ if TYPE_CHECKING:
 
 def _mode() -> str:
     return os.environ.get("NIVESH_MODE") or "interactive"
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedModel:
-    """A model that a step recorded: result, out-of-fold table, answers to test cases, directory."""
-
-    step: str
-    result: ModelResult
-    oof: pd.DataFrame
-    case_answers: pd.DataFrame | None
-    directory: Path
 
 
 @dataclass(eq=False, repr=False)
@@ -175,6 +165,19 @@ class Run:
         """Return the cross-validated model, whose methods are findings (`Evaluated.of`)."""
         return Evaluated.of(self, model, data, name=name, **options)
 
+    def compare(self, data: Dataset, *steps: str) -> Compared:
+        """Return the models of steps with lower numbers; its methods are findings.
+
+        Parameters
+        ----------
+        steps
+            Where models are expected; what has no results is named, with how to make them.
+        """
+        for step in steps:
+            self.upstream(step)
+        known = self.recorded_models().items()
+        return Compared(self, data, {name: one for name, one in known if one.step < self.step})
+
     def combine(self, *members: Evaluated) -> Evaluated:
         """Return the average of evaluated models, as a further model of the notebook."""
         return Evaluated.average_of(members)
@@ -184,13 +187,15 @@ class Run:
         kept = self.findings[finding.name] = finding.changed(step=self.step)
         return kept
 
-    def finish(self, main: Evaluated | None = None, *others: Evaluated, **recorded: Any) -> None:
+    def finish(
+        self, main: Evaluated | Compared | None = None, *others: Evaluated, **recorded: Any
+    ) -> None:
         """Show every mark with its verdict, and record the findings and the evaluated models.
 
         Parameters
         ----------
         main
-            The model that is the result of the notebook.
+            The model, or the comparison of models, that is the result of the notebook.
         others
             Further models, recorded as parts.
         recorded
@@ -209,7 +214,7 @@ class Run:
         for one in others:
             self.log(one.result(), **one.files(), part=one.name)
             self.logger.log_params({one.name: one.training()})
-        if main:
+        if isinstance(main, Evaluated):
             self.logger.log_params(main.training())
         arguments = {key: recorded.pop(key) for key in _LOGGED if key in recorded}
         found: dict[str, Any] = {"findings": [one.as_dict() for one in self.findings.values()]}

@@ -323,7 +323,7 @@ def reliability_of(bins: Mapping[str, pd.DataFrame]) -> Axes:
     """
     axes = _axes(5, 4.2)
     axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
-    colours = (ACCENT,) if len(bins) == 1 else (WARM, ACCENT, INK)
+    colours = (ACCENT,) if len(bins) == 1 else (INK, ACCENT, WARM)
     for (name, table), colour in zip(bins.items(), itertools.cycle(colours), strict=False):
         axes.plot(table["confidence"], table["accuracy"], "o-", ms=5, color=colour, label=name)
         if "low" in table:
@@ -346,7 +346,7 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
         Name -> ``coverage`` and ``risk``, both shares; coverage rises.
     """
     axes = _axes(7, 3.8)
-    styles = itertools.cycle(zip(_COLOURS, ("-", "--", "-.", ":"), strict=True))
+    styles = itertools.cycle(zip((INK, ACCENT, WARM, SOFT), ("-", "--", "-.", ":"), strict=True))
     series = zip(curves.values(), shortened(curves), styles, strict=False)
     for table, name, (colour, line) in series:
         # Each step holds until the next, less certain answers are added.
@@ -671,6 +671,8 @@ KINDS: dict[str, Callable[..., Axes]] = {
     ),
     "months": calendar_bars,
     "reliability": lambda bins: reliability_of(_tables(bins)),
+    "risk_coverage": lambda curves: risk_coverage(_tables(curves)),
+    "sizes": lambda curves: size_curves(_tables(curves)),
     "words": word_bars,
     "cascade": lambda curve, **chosen: cascade_curve(pd.DataFrame(curve), **chosen),
     "costs": cost_scatter,

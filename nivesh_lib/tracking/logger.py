@@ -281,8 +281,8 @@ def close_runs_of(run: str) -> None:
     left = f"tags.`nivesh.run` = '{run}' AND attributes.status = 'RUNNING'"
     for found in store.search_runs([one.experiment_id for one in experiments], filter_string=left):
         store.set_terminated(found.info.run_id, "KILLED")
-    for location in {one.artifact_location for one in experiments}:
-        if folder := local_path(location):
+    for address in {one.artifact_location for one in experiments}:
+        if folder := local_path(address):
             remove_abandoned(folder)
 
 

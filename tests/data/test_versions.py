@@ -379,6 +379,14 @@ def test_a_fifth_of_new_natural_rows_is_held_out(first, make_rows):
     assert (held_out(second).dropna()["selection"] == "natural").all()
 
 
+def test_the_rows_of_the_version_before_are_loaded_with_those_of_the_next(first, make_rows):
+    new = make_rows(20, seed=1).assign(query=lambda rows: "another " + rows["query"])
+    publish(new, "intents", "1.1.0", description="", parent="intents@1.0.0")
+    second = load_dataset("intents@1.1.0")
+    assert second.parent_rows()["id"].tolist() == load_dataset("intents@1.0.0").train["id"].tolist()
+    assert load_dataset("intents@1.0.0").parent_rows() is None
+
+
 def test_a_new_row_near_a_training_row_joins_its_fold(first, make_rows):
     train = load_dataset("intents").train
     new = train[["query", "intent"]].assign(query=train["query"] + " ok").head(30)

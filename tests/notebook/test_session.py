@@ -248,3 +248,14 @@ def test_what_a_step_left_is_found_by_the_next_one_for_the_same_dataset_only(hom
     assert later.upstream_path("folds", "05_toy", "transformer") == kept
     other = start_run("07_toy", {**PARAMS, "DATASET": "other@1.0.0"})
     assert other.upstream_path("folds", "05_toy", "transformer") is None
+
+
+def test_a_notebook_that_judges_no_model_sets_its_own_marks_only(home, capsys):
+    (home / "data" / "toy" / "objectives.toml").write_text(
+        "[intent_classifier]\naccuracy_target = 0.9"
+    )
+    run = start_run("08_drift", PARAMS)
+    run.set_marks(own="a mark")
+    assert set(run.marks) == {"accuracy", "own"}
+    run.set_marks(objectives=False, own="a mark")
+    assert run.marks == {"own": "a mark"}

@@ -196,7 +196,7 @@ def test_a_value_beside_its_interval_is_drawn():
     interval_dots({"rare labels": estimate(0.7, 0.72, 0.8)}, unit="F1").figure.canvas.draw()
 
 
-def test_a_confusion_cell_shows_its_count_and_shade_its_share():
+def test_a_confusion_cell_shows_its_count_and_an_error_its_share():
     table = pd.DataFrame([[3, 1], [0, 0]], index=["tax", "loan"], columns=["tax", "loan"])
     axes = confusion_heatmap(table)
     assert [text.get_text() for text in axes.texts] == ["3", "1"]

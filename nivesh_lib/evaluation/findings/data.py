@@ -150,8 +150,8 @@ def _with_shown_labels(message: str, labels: Sequence[str]) -> str:
 
 
 def _rows_of(issues: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[Example]:
-    """Return up to three anonymised rows that checks object to."""
-    ids = [row for issue in issues for row in issue["rows"]]
+    """Return up to three anonymised rows of the first issue that names any."""
+    ids: list[Any] = next((issue["rows"] for issue in issues if issue["rows"]), [])
     rows = frame.loc[frame["id"].isin(ids), ["query", "intent"]].head(3)
     return [
         Example(query=anonymize_query(str(query)), note=shown(label))
@@ -207,8 +207,9 @@ def fit_to_train(ref: str, checked: Mapping[str, Any], checks: Mapping[str, Find
         mark="every check passes",
         verdict=verdict,
         cells=[
-            {"check": _CHECKS[name].title, "found": one.claim, "verdict": one.verdict}
+            {"check": _CHECKS[name].title, "found": found, "verdict": one.verdict}
             for name, one in checks.items()
+            for found in [row["found"] for row in one.cells if "found" in row] or [one.claim]
         ],
         examples=[one.examples[0] for one in checks.values() if one.examples],
         caveats=[caveat for one in checks.values() for caveat in one.caveats]

@@ -10,12 +10,25 @@ import pandas as pd
 
 from nivesh_lib.evaluation.drift import FLOOR, Samples, accuracy_change, mean_change
 from nivesh_lib.evaluation.findings.quality import examples_of
-from nivesh_lib.evaluation.findings.wording import joined, of_100, percent, points, sentence, shown
+from nivesh_lib.evaluation.findings.wording import (
+    joined,
+    of_100,
+    percent,
+    points,
+    sentence,
+    shown,
+    signed,
+)
 from nivesh_lib.evaluation.intervals import Z, share_of
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 
+ALLOWED_LOSS = 0.05  # accuracy, absolute
+MARKS = {
+    "accuracy": f"at most {100 * ALLOWED_LOSS:g} of 100 answers lost",
+    "columns": f"no column further away than {FLOOR:g}, or than chance takes it",
+}
 _HERE = "nivesh_lib.evaluation.drift"
 _SHOWN = 20  # labels in the figure
 _NOT_PRODUCTION = "not production"
@@ -41,7 +54,7 @@ def _limited(samples: Samples, claim: str) -> str:
     return sentence(f"{samples.limit}: {claim}; {_NOT_PRODUCTION}" if samples.limit else claim)
 
 
-def accuracy(samples: Samples, *, allowed_loss: float = 0.05) -> Finding:
+def accuracy(samples: Samples) -> Finding:
     """Judge how many answers are right now, against before.
 
     Rows that are not of production decide nothing about it: the verdict is undecided then.
@@ -50,25 +63,22 @@ def accuracy(samples: Samples, *, allowed_loss: float = 0.05) -> Finding:
     ----------
     samples
         As `drift.answered` returns them.
-    allowed_loss
-        The accuracy, absolute, that may be lost.
     """
     before, now = share_of(samples.right_before), share_of(samples.right_now)
     change = accuracy_change(samples.right_before, samples.right_now)
-    verdict, words = _loss(change, allowed_loss)
-    claim = (
-        f"{of_100(now, samples.noun)} are right, against {of_100(before, 'earlier ones')}{words}"
-    )
+    verdict, words = _loss(change)
+    against = f"are right, against {of_100(before)} before"
+    claim = f"{of_100(now, samples.noun)} {against}{words}"
     if samples.limit:
         verdict = "undecided"
-        claim = f"{of_100(now)} are right, against {of_100(before, 'earlier ones')}"
+        claim = f"{of_100(now)} {against}"
     wrong, right = np.flatnonzero(~samples.right_now), np.flatnonzero(samples.right_now)
     predicted = samples.now["predicted"].to_numpy(dtype=object)
     return Finding(
         name="accuracy",
         claim=_limited(samples, claim),
         estimate=change,
-        mark=f"at most {100 * allowed_loss:g} of 100 answers lost",
+        mark=MARKS["accuracy"],
         verdict=verdict,
         cells=[
             {"answers": when, **_times_100(one).columns("right of 100"), "queries": one.n}
@@ -86,11 +96,11 @@ def accuracy(samples: Samples, *, allowed_loss: float = 0.05) -> Finding:
     )
 
 
-def _loss(change: Estimate, allowed: float) -> tuple[Verdict, str]:
-    lost = f"more than {100 * allowed:g} of 100 are lost"
-    if change.low >= -allowed:
+def _loss(change: Estimate) -> tuple[Verdict, str]:
+    lost = f"more than {100 * ALLOWED_LOSS:g} of 100 are lost"
+    if change.low >= -ALLOWED_LOSS:
         return "met", f"; no {lost}"
-    if change.high < -allowed:
+    if change.high < -ALLOWED_LOSS:
         return "not met", f"; {lost}"
     return "undecided", f"; whether {lost}, these rows cannot tell"
 
@@ -115,14 +125,18 @@ def columns(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> Finding:
         first = f"{joined(moved[:3])} the furthest" if len(moved) > 3 else joined(moved)
         claim = f"{len(moved)} of {len(rows)} columns moved, {first}"
     else:
-        claim = f"none of the {len(rows)} columns moved further than {FLOOR:g} or than chance"
+        claim = f"none of the {len(rows)} columns moved further than {FLOOR:g}"
         if blind:
-            claim += f"; whether {joined(blind)} moved by {FLOOR:g}, these rows cannot tell"
+            first = joined([*blind[:3], f"{len(blind) - 3} more"] if len(blind) > 4 else blind)
+            claim = (
+                f"none of the {len(rows)} columns moved further than chance; whether {first} "
+                f"moved by {FLOOR:g}, these rows cannot tell"
+            )
     names = {row["column"]: shown(row["column"]) for row in ordered}
     return Finding(
         name="columns",
         claim=_limited(samples, claim),
-        mark=f"no column further away than {FLOOR:g}, or than chance takes it",
+        mark=MARKS["columns"],
         verdict="undecided" if samples.limit else verdict,
         cells=[
             {"column": names[row["column"]], "distance": row["value"], "threshold":
@@ -199,7 +213,7 @@ def lengths(samples: Samples) -> Finding:
         for when, frame in (("before", samples.before), ("now", samples.now))
     }
     change = mean_change(words["before"], words["now"])
-    value, low, high = (f"{x:+.1f}" for x in (change.value, change.low, change.high))
+    value, low, high = map(signed, (change.value, change.low, change.high))
     means = f"{words['now'].mean():.1f} words on average, against {words['before'].mean():.1f}"
     direction = "longer" if change.low > 0 else "shorter" if change.high < 0 else ""
     claim = f"{samples.noun} are {direction} than before: {means} ({value}, {low} to {high})"

@@ -86,50 +86,61 @@ def word_order(model: str, frame: pd.DataFrame) -> Finding:
     if frame.empty:
         claim = "No query was asked with its words shuffled, so word order is not judged."
         return Finding(name=name, claim=claim, source=source)
-    before, after = (frame[column] == frame["intent"] for column in ("predicted", "answer"))
-    worth = paired_accuracy_difference(before.to_numpy(), after.to_numpy())
-    verdict: Verdict = "met" if worth.low > 0 else "not met" if worth.high < 0 else "undecided"
+    before, after = (frame[c].to_numpy() == frame["intent"] for c in ("predicted", "answer"))
+    halves = _halves(frame["query"])
+    worth = {
+        half: paired_accuracy_difference(before[rows].to_numpy(), after[rows].to_numpy())
+        for half, rows in halves.items()
+    }
+    overall = worth["all queries"]
+    verdict: Verdict = "met" if overall.low > 0 else "not met" if overall.high < 0 else "undecided"
     helps = {
         "met": f"word order helps {the(model)} by more than chance",
         "not met": f"word order misleads {the(model)} by more than chance",
         "undecided": f"whether word order helps {the(model)}, these rows cannot tell",
     }[verdict]
-    safe = frame["query"].map(anonymize_query) == frame["query"]  # shuffled, it would be missed
     return Finding(
         name=name,
         claim=sentence(
             f"{helps}: {100 * before.mean():.0f} of 100 queries are answered rightly as written "
-            f"and {100 * after.mean():.0f} with their words shuffled, {points(worth)} points"
+            f"and {100 * after.mean():.0f} with their words shuffled, {points(overall)} points"
         ),
-        estimate=worth,
+        estimate=overall,
         mark="word order helps by more than chance",
         verdict=verdict,
         cells=[
-            {"what": "accuracy as written", "found": before.mean()},
-            {"what": "accuracy with the words shuffled", "found": after.mean()},
-            {
-                "what": "share of answers that shuffling changes",
-                "found": (frame["predicted"] != frame["answer"]).mean(),
-            },
+            {"queries": half, "rows": one.n, "as written": before[halves[half]].mean()}
+            | {"words shuffled": after[halves[half]].mean(), **one.columns("difference")}
+            for half, one in worth.items()
         ],
         plot=Plot(
             kind="differences",
-            data={
-                "differences": {"as written over shuffled": worth},
-                "unit": "points of accuracy that word order is worth",
-            },
-            alt=f"Word order is worth {points(worth)} points of accuracy.",
+            data={"differences": worth, "unit": "points of accuracy that word order is worth"},
+            alt="; ".join(f"{half} {points(one)}" for half, one in worth.items()) + " points.",
         ),
-        examples=[
-            Example(
-                query=row["query"],
-                note=f"{shown(row['intent'])}; as “{row['asked']}” taken for "
-                f"{shown(row['answer'])}",
-            )
-            for row in frame[before & ~after & safe].head(2).to_dict("records")
-        ],
+        examples=_misled(frame[before & ~after]),
         source=source,
     )
+
+
+def _halves(queries: pd.Series) -> dict[str, pd.Series]:
+    """Return masks of all queries, and of the shorter and the longer ones where they differ."""
+    words = queries.map(lambda query: len(query.split()))
+    middle = int(words.median())
+    halves = {f"up to {middle} words": words <= middle, f"more than {middle}": words > middle}
+    return {"all queries": words > 0} | (halves if (words > middle).any() else {})
+
+
+def _misled(frame: pd.DataFrame) -> list[Example]:
+    """Return two queries without personal data, which would not be found among shuffled words."""
+    safe = frame[frame["query"].map(anonymize_query) == frame["query"]].head(2)
+    return [
+        Example(
+            query=row["query"],
+            note=f"{shown(row['intent'])}; as “{row['asked']}” taken for {shown(row['answer'])}",
+        )
+        for row in safe.to_dict("records")
+    ]
 
 
 def spellings(model: str, views: pd.DataFrame) -> Finding:

@@ -74,9 +74,28 @@ def interval(estimate: Estimate, *, digits: int = 2) -> str:
 def points(difference: Estimate) -> str:
     """Return a difference of shares in percentage points: ``+3.1 (1.2 to 5.2)``."""
     value, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
-    return f"{_signed(value)} ({_signed(low)} to {_signed(high)})"
+    return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
-def _signed(value: float) -> str:
+def unseen(differences: Iterable[float]) -> str:
+    """Return how small a difference would stay unseen, to end a claim that none is shown.
+
+    Parameters
+    ----------
+    differences
+        The smallest that each comparison detects, as shares of 1; NaN where none would be.
+    """
+    least = [100 * one for one in differences]
+    if not least:
+        return ""
+    if any(one != one for one in least):
+        return "; so few rows would show none"
+    low, high = f"{min(least):.0f}", f"{max(least):.0f}"
+    ends = low if low == high else f"{low} to {high}"
+    return f"; a gap below {ends} points would stay unseen"
+
+
+def signed(value: float) -> str:
+    """Return a change with its sign and one decimal; zero has none."""
     rounded = f"{value:+.1f}"
     return "0.0" if float(rounded) == 0 else rounded

@@ -161,6 +161,16 @@ def test_a_version_is_judged_by_all_checks_together(issues, verdict, claim):
     assert sum(found.table["verdict"] == "met") == 7 - len(issues)
 
 
+def test_everything_that_was_found_is_in_the_table_of_the_version():
+    issues = [("giveaway", "error", f"Word {n}") for n in range(3)]
+    table = overall(*issues).table
+    assert table.loc[table["check"] == "labels given away", "found"].tolist() == [
+        "Word 0",
+        "Word 1",
+        "Word 2",
+    ]
+
+
 def test_near_duplicates_alone_ask_for_care_and_do_not_send_a_version_back():
     found = overall(("near_duplicates", "warning", "x"), near=9)
     assert found.verdict == "undecided" and "with care" in found.claim

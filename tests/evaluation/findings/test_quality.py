@@ -125,3 +125,37 @@ def test_a_busy_machine_leaves_the_latency_undecided_and_says_why():
     beside = {"reference_ms": 2.0, "reference_ms_low": 1.0, "reference_ms_high": 4.0}
     found = quality.cost("tfidf", {**LATENCY, **beside, "reference_ms_n": 9}, WITHIN, None, None)
     assert found.verdict == "undecided" and "busy" in found.caveats[0]
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "verdict", "said"),
+    [
+        (
+            TRUE,
+            {"rules": WRONG},
+            "met",
+            "is ahead of each of 1 models by more than chance; the clo",
+        ),
+        (TRUE, {"rules": WRONG, "lstm": TRUE}, "undecided", "ahead of the LSTM, these rows cannot"),
+        (WRONG, {"rules": TRUE, "tfidf": WRONG}, "not met", "is behind the rule set by more than"),
+    ],
+)
+def test_a_model_is_ahead_of_all_only_where_it_is_ahead_of_each(mine, others, verdict, said):
+    found = quality.ahead_of_all("ensemble", TRUE, mine, others, n_boot=200)
+    assert found.verdict == verdict and said in found.claim
+    assert "the rule set" in found.mark and len(found.plot.data["differences"]) == len(others)
+
+
+def test_changes_count_both_ways_with_queries_of_each():
+    rows = frame(["a_b", "a_b", "c", "c"]).assign(predicted=["a_b", "c", "c", "c"])
+    found = quality.changes("lstm", "tfidf", rows, np.array(["c", "a_b", "c", "a_b"]), ["a_b", "c"])
+    assert found.claim == (
+        "Of 4 queries the LSTM answers 2 rightly that the bag of words answers wrongly, and 1 the "
+        "other way round."
+    )
+    assert [one.query for one in found.examples] == ["query 0", "query 3", "query 1"]
+    assert found.estimate.value == 0.25
+
+
+def test_a_model_without_words_shows_none():
+    assert quality.learned({}).claim == "The model has no weights of words to show."

@@ -90,6 +90,15 @@ def test_the_examples_of_word_order_show_both_texts_and_no_personal_data():
     assert not word_order("lstm", rows.assign(query="call 98765 43210")).examples
 
 
+def test_short_and_long_queries_are_shown_apart_where_there_are_both():
+    rows = shuffled(0, 20)
+    assert list(word_order("lstm", rows).plot.data["differences"]) == ["all queries"]
+    longer = rows.assign(query=["my tax"] * 60 + ["my tax this year"] * 40)
+    shown = word_order("lstm", longer).table.set_index("queries")
+    assert shown["rows"].to_dict() == {"all queries": 100, "up to 2 words": 60, "more than 2": 40}
+    assert shown.loc["more than 2", "difference"] == 0
+
+
 def test_without_shuffled_queries_word_order_is_not_judged():
     found = word_order("lstm", shuffled(0, 0, same=0))
     assert "not judged" in found.claim and not found.verdict and found.plot is None
