@@ -82,3 +82,13 @@ def test_a_cell_that_runs_twice_replaces_its_model(study):
     first = study.add("small", lambda part: part.transformer)
     again = study.add("small", lambda part: part.transformer)
     assert first == again and list(study.study.candidates) == ["transformer", "small", "same"]
+
+
+def test_without_a_model_of_step_05_one_is_trained(data, monkeypatch):
+    words = get_model("tfidf")
+    monkeypatch.setattr("nivesh_lib.notebook.optimized.get_model", lambda kind, **_: words)
+    run = start_run("07_optimization", PARAMS | {"BACKBONE": "any", "EPOCHS": 1})
+    study = Optimization(run, data)
+    assert "as it is, routes" in study.reference().claim and not study.recorded
+    study.add("same", lambda part: part.transformer)
+    assert study.study.decisions[0].agreement.value == 1
