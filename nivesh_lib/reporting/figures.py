@@ -406,6 +406,8 @@ def _widen(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _megabytes(size: float) -> str:
+    if size < 5e4:
+        return f"{size / 1e3:.0f} kB"
     return f"{size / 1e6:.0f} MB" if size >= 9.5e6 else f"{size / 1e6:.1f} MB"
 
 
