@@ -244,20 +244,3 @@ def file_of(dataset: str) -> str:
 def none_set(dataset: str) -> str:
     """Return the message for a dataset without objectives, with the file to write them to."""
     return f"No objective is set for {dataset.partition('@')[0]}; write {file_of(dataset)}."
-
-
-def listed(objectives: list[Objective], *, dataset: str) -> str:
-    """Return the objectives as a Markdown list, or the message that there are none."""
-    return "\n".join(f"- {objective}" for objective in objectives) or f"- {none_set(dataset)}"
-
-
-def verdict(metrics: Mapping[str, Any], objectives: list[Objective], *, dataset: str) -> str:
-    """Return the judgements as a Markdown list, with the values found."""
-    if not objectives:
-        return f"- {none_set(dataset)}"
-    marks = {"met": "✔ **Met**", "not met": "✘ **Not met**", "undecided": "~ **Undecided**"}
-    lines = [
-        f"- {marks[judged.status]}: {judged.objective} (found {judged.found})"
-        for judged in judge_all(metrics, objectives)
-    ]
-    return "\n".join(lines) or "- Nothing that the objectives name was measured here."

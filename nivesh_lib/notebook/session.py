@@ -248,7 +248,6 @@ class Run:
         model: TextClassifier | None = None,
         oof: pd.DataFrame | None = None,
         case_answers: pd.DataFrame | None = None,
-        figures: Mapping[str, Any] | None = None,
         history: Sequence[Mapping[str, float]] = (),
         part: str = "",
     ) -> dict[str, Any]:
@@ -269,8 +268,6 @@ class Run:
         case_answers : DataFrame, optional
             Answers to behavioural test cases, without the texts, written to
             ``probes/<step>.parquet``.
-        figures : mapping, optional
-            Name -> (Axes, alternative text); written as PNG.
         history : sequence of mapping
             What training measured in each ``epoch``; becomes metrics with steps.
         part : str
@@ -278,7 +275,7 @@ class Run:
             ``<step>.<part>``, its metrics begin with ``<part>_``, and the run stays open.
         """
         name = f"{self.step}.{part}" if part else self.step
-        drawn = self._write_figures(figures or {}) + self._write_findings(result)
+        drawn = self._write_findings(result)
         record = self._record(name, result, drawn)
         self._write(name, record, {"oof": oof, "probes": case_answers}, model)
         if dataset is not None:
@@ -317,17 +314,6 @@ class Run:
             return kind_of(contents).model_validate(plain(contents))
         except ValidationError as error:
             raise ValueError(f"{name}: cannot be recorded ({first_flaw(error)})") from None
-
-    def _write_figures(self, figures: Mapping[str, Any]) -> list[dict[str, str]]:
-        shown = []
-        for name, (axes, alt) in figures.items():
-            path = self.path("figures", f"{name}.png")
-            axes.figure.savefig(path, dpi=110, bbox_inches="tight")
-            file = path.relative_to(self.directory.path).as_posix()
-            shown.append(
-                {"name": name, "file": file, "title": axes.get_title(loc="left"), "alt": alt}
-            )
-        return shown
 
     def _write_findings(self, result: StepResult | Mapping[str, Any]) -> list[dict[str, str]]:
         """Write the figures of a result's findings; return their entries."""
@@ -372,7 +358,7 @@ def _close_unlogged() -> None:
         _unlogged.discard(run_id)
 
 
-_LOGGED = ("model", "oof", "case_answers", "history", "figures")  # arguments of `log`
+_LOGGED = ("model", "oof", "case_answers", "history")  # arguments of `log`
 
 
 def start_run(

@@ -15,11 +15,11 @@ from nivesh_lib.errors import NiveshError, SpecError
 from nivesh_lib.files import write_text
 from nivesh_lib.pipeline.refresh import take_over
 from nivesh_lib.pipeline.spec import load_pipeline
-from nivesh_lib.reporting.display import human_bytes, milliseconds
 from nivesh_lib.runs.comparison import score_title
 from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import leaderboard, score_names
+from nivesh_lib.wording import human_bytes, milliseconds
 
 
 def example() -> RunDirectory:

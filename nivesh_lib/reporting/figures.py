@@ -66,31 +66,7 @@ def _axes(width: float = 8.0, height: float = 4.0) -> Axes:
     return axes
 
 
-def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
-    """Display a figure with its main finding as title.
-
-    Parameters
-    ----------
-    axes : Axes
-        Of the figure, which is closed afterwards.
-    alt : str
-        Alternative text of the image: the content of the figure in words.
-
-    Returns
-    -------
-    tuple
-        ``axes`` and ``alt``, as ``run.log`` takes them.
-    """
-    from IPython.display import display
-
-    figure: Any = axes.get_figure(root=True)
-    _set_title(axes, title)
-    display(figure, metadata={"image/png": {"alt": alt}})
-    plt.close(figure)
-    return axes, alt
-
-
-def _set_title(axes: Axes, title: str) -> None:
+def set_title(axes: Axes, title: str) -> None:
     """Set a title, wrapped to the room beside the tick labels."""
     figure: Any = axes.get_figure(root=True)
     figure.draw_without_rendering()  # the room is known then
@@ -430,6 +406,8 @@ def _widen(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _megabytes(size: float) -> str:
+    if size < 5e4:
+        return f"{size / 1e3:.0f} kB"
     return f"{size / 1e6:.0f} MB" if size >= 9.5e6 else f"{size / 1e6:.1f} MB"
 
 
@@ -536,18 +514,6 @@ def cascade_curve(curve: pd.DataFrame, *, chosen: Mapping[str, Any], allowed_los
     axes.set_xlabel("of 100 queries, those that the student answers")
     axes.set_ylabel("accuracy against the\nteacher alone, points")
     return axes
-
-
-def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
-    """Draw the share of each value, with one bar for each named group.
-
-    Parameters
-    ----------
-    groups : mapping of Series
-        Group -> the value of each of its rows, such as a label.
-    """
-    shares = {name: s.value_counts(normalize=True) for name, s in groups.items()}
-    return share_bars(pd.DataFrame(shares).fillna(0.0))
 
 
 def share_bars(shares: pd.DataFrame) -> Axes:
@@ -691,7 +657,7 @@ def figure_of(finding: Finding) -> Figure:
         kind = finding.plot and finding.plot.kind
         raise ValueError(f"{finding.name} has no figure: {kind!r} is none of {sorted(KINDS)}")
     axes = KINDS[finding.plot.kind](**finding.plot.data)
-    _set_title(axes, finding.title)
+    set_title(axes, finding.title)
     figure: Any = axes.get_figure(root=True)
     plt.close(figure)
     return figure

@@ -8,7 +8,6 @@ from typing import Any
 from nivesh_lib.files import write_text
 from nivesh_lib.records.results import ModelResult
 from nivesh_lib.records.run import RunRecord
-from nivesh_lib.reporting.display import human_bytes, milliseconds
 from nivesh_lib.reporting.holdout import holdout
 from nivesh_lib.reporting.markup import cleaned, content_policy
 from nivesh_lib.reporting.steps import findings, source_of, steps
@@ -22,6 +21,7 @@ from nivesh_lib.runs.leaderboard import (
     score_names,
     verdict_of,
 )
+from nivesh_lib.wording import human_bytes, milliseconds
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _ABOUT_INTENTS = "about-intents"  # tag of cells that are true of the shipped data only

@@ -25,15 +25,16 @@ def data(home, make_rows, monkeypatch):
     return load_dataset("toy@1.0.0")
 
 
+def leave(step, data, model, **options):
+    run = start_run(step, PARAMS)
+    done = run.evaluate(get_model(model), data, **options)
+    run.log(done.result(), **done.files())
+
+
 @pytest.fixture
 def study(data):
-    """A study of what step 05 left, a bag of words in place of a transformer, and of step 02."""
-    for step, model in (("02_baseline", "rules"), ("05_distilbert", "tfidf")):
-        run = start_run(step, PARAMS)
-        kept = step == "05_distilbert"
-        name = "transformer" if kept else ""
-        done = run.evaluate(get_model(model), data, name=name, keep_folds=kept)
-        run.log(done.result(), **done.files())
+    """A study of what step 05 left, a bag of words in place of a transformer."""
+    leave("05_distilbert", data, "tfidf", name="transformer", keep_folds=True)
     study = Optimization(start_run("07_optimization", PARAMS), data)
     words = get_model("tfidf", char_ngram_max=0, word_ngram_max=1)
     study.add("small", lambda part: clone(words).fit(part.texts, part.labels), keep=True)
@@ -56,8 +57,9 @@ def test_a_function_of_each_model_is_given_its_own_rows(study):
     assert found == {fold: (fold, "tfidf") for fold in (None, 0, 1, 2, 3, 4)}
 
 
-def test_one_model_has_one_latency_and_one_recommendation(study):
-    run = study.run
+def test_one_model_has_one_latency_and_one_recommendation(study, data):
+    leave("02_baseline", data, "rules")
+    run, study.recorded = study.run, study.run.recorded_models()
     study.cascade("small", "same")
     study.race()
     recommended, best = study.recommendation(), study.best()
@@ -80,3 +82,13 @@ def test_a_cell_that_runs_twice_replaces_its_model(study):
     first = study.add("small", lambda part: part.transformer)
     again = study.add("small", lambda part: part.transformer)
     assert first == again and list(study.study.candidates) == ["transformer", "small", "same"]
+
+
+def test_without_a_model_of_step_05_one_is_trained(data, monkeypatch):
+    words = get_model("tfidf")
+    monkeypatch.setattr("nivesh_lib.notebook.optimized.get_model", lambda kind, **_: words)
+    run = start_run("07_optimization", PARAMS | {"BACKBONE": "any", "EPOCHS": 1})
+    study = Optimization(run, data)
+    assert "as it is, routes" in study.reference().claim and not study.recorded
+    study.add("same", lambda part: part.transformer)
+    assert study.study.decisions[0].agreement.value == 1

@@ -13,8 +13,8 @@ from nivesh_lib.errors import NiveshError
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.notebook.session import start_run
 from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Finding, Plot
 from nivesh_lib.records.results import StepResult
-from nivesh_lib.reporting.figures import label_bars
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.tracking.logger import PARENT
 from nivesh_lib.tracking.store import tracking_uri
@@ -43,15 +43,15 @@ def test_a_run_leaves_everything_in_the_directory_and_in_mlflow(home):
     run = start_run("03_toy", PARAMS)
     model = get_model("rules").fit(data.train["query"], data.train["intent"])
     oof = pd.DataFrame({"id": ["a"], "fold": [0], "save": [0.4], "spend": [0.6]})
-    axes = label_bars(data.train["intent"].value_counts())
+    plot = Plot(kind="bars", data={"counts": {"save": 3}, "unit": "rows"}, alt="Bars.")
+    finding = Finding(name="labels", claim="Three rows.", plot=plot).as_dict()
     metrics = {"share": Estimate(0.5, 0.4, 0.6, 9), "rows": 9}
     run.log(
-        {"metrics": metrics, "headline": "said"},
+        {"metrics": metrics, "headline": "said", "findings": [finding]},
         dataset=data,
         model=model,
         oof=oof,
         case_answers=oof.assign(probe="typos"),
-        figures={"labels": (axes, "bars")},
     )
     folder = home / "run"
     record = json.loads((folder / "results" / "03_toy.json").read_text())

@@ -14,15 +14,15 @@ from nivesh_lib.reporting.figures import (
     confusion_heatmap,
     cost_scatter,
     difference_dots,
-    grouped_shares,
     interval_dots,
     label_bars,
     learning_curves,
     length_histogram,
-    present,
     reliability,
     reliability_of,
     risk_coverage,
+    set_title,
+    share_bars,
     shortened,
     size_curves,
     word_bars,
@@ -58,9 +58,7 @@ BY_LABEL = {
     "label_bars": lambda n: label_bars(pd.Series(range(1, n + 1), index=names(n))),
     "confusion_heatmap": lambda n: confusion_heatmap(confusion_of(n)),
     "interval_dots": lambda n: interval_dots(dict.fromkeys(names(n), estimate()), unit="F1"),
-    "grouped_shares": lambda n: grouped_shares(
-        {"a": pd.Series(names(n)), "b": pd.Series(names(1))}
-    ),
+    "share_bars": lambda n: share_bars(pd.DataFrame({"a": 1 / n, "b": 0.0}, index=names(n))),
 }
 
 
@@ -81,14 +79,14 @@ MATH = [r"$\frac$", r"$$", r"a_$x^2$", "₹5 or $5 & <b>"]
         lambda: label_bars(pd.Series(range(4), index=MATH), unit=MATH[0]),
         lambda: confusion_heatmap(pd.DataFrame(np.eye(4, dtype=int), index=MATH, columns=MATH)),
         lambda: interval_dots(dict.fromkeys(MATH, estimate()), unit=MATH[0]),
-        lambda: grouped_shares({name: pd.Series(MATH) for name in MATH}),
+        lambda: share_bars(pd.DataFrame(0.25, index=MATH, columns=MATH)),
         lambda: word_bars({name: (MATH, [0.1] * 4) for name in MATH}),
         lambda: cost_scatter([cost(name, 1, 1) for name in MATH]),
     ],
 )
-def test_a_label_is_never_read_as_mathematics(draw, monkeypatch):
-    monkeypatch.setattr("IPython.display.display", lambda *args, **kw: None)
-    axes, _ = present(draw(), f"Most often wrong: {MATH[0]}", "Labels.")
+def test_a_label_is_never_read_as_mathematics(draw):
+    axes = draw()
+    set_title(axes, f"Most often wrong: {MATH[0]}")
     axes.figure.canvas.draw()
     texts = [text for text in axes.figure.findobj(Text) if "$" in text.get_text()]
     assert len(texts) > 4 and not any(text.get_parse_math() for text in texts)
@@ -124,16 +122,15 @@ WITH_LONG_LABELS = {
         pd.DataFrame(np.eye(14, dtype=int) + 1, index=LONG, columns=LONG)
     ),
     "interval_dots": lambda: interval_dots(dict.fromkeys(LONG, estimate()), unit="F1"),
-    "grouped_shares": lambda: grouped_shares({LONG[0]: pd.Series(LONG), LONG[1]: pd.Series(LONG)}),
+    "share_bars": lambda: share_bars(pd.DataFrame(0.1, index=LONG, columns=LONG[:2])),
     "length_histogram": lambda: length_histogram({name: [1, 2] for name in LONG[:2]}),
 }
 
 
 @pytest.mark.parametrize("draw", WITH_LONG_LABELS.values(), ids=WITH_LONG_LABELS)
-def test_long_labels_leave_most_of_the_figure_to_the_picture(draw, monkeypatch):
-    monkeypatch.setattr("IPython.display.display", lambda *args, **kw: None)
+def test_long_labels_leave_most_of_the_figure_to_the_picture(draw):
     axes = draw()
-    present(axes, f"Most often confused: {LONG[0]} taken for {LONG[1]}", "Long labels.")
+    set_title(axes, f"Most often confused: {LONG[0]} taken for {LONG[1]}")
     axes.figure.canvas.draw()
     width, height = axes.figure.get_size_inches() * axes.figure.dpi
     box, tight = axes.get_window_extent(), axes.figure.get_tightbbox()
@@ -243,28 +240,12 @@ def test_each_risk_is_drawn_against_its_coverage(n):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_every_group_of_shares_is_drawn_around_its_tick(n):
-    axes = grouped_shares({f"g{i}": pd.Series(["a", "a", "b", None]) for i in range(n)})
+    shares = pd.DataFrame({f"g{i}": [2 / 3, 1 / 3] for i in range(n)}, index=["a", "b"])
+    axes = share_bars(shares)
     assert [c.get_label() for c in axes.containers] == [f"g{i}" for i in range(n)]
     assert values(axes.containers[-1]) == pytest.approx([1 / 3, 2 / 3])
     middles = [c[0].get_y() + c[0].get_height() / 2 for c in axes.containers]
     assert np.mean(middles) == pytest.approx(0)
-
-
-def test_a_presented_figure_has_title_and_alternative_text(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda *args, **kw: shown.append((args, kw)))
-    axes = label_bars(pd.Series({"tax": 9}))
-    assert present(axes, "Tax leads", "One bar, tax, 9 rows.") == (axes, "One bar, tax, 9 rows.")
-    assert axes.get_title(loc="left") == "Tax leads"
-    assert shown == [
-        ((axes.figure,), {"metadata": {"image/png": {"alt": "One bar, tax, 9 rows."}}})
-    ]
-
-
-def test_a_presented_figure_is_closed_so_that_it_shows_once(monkeypatch):
-    monkeypatch.setattr("IPython.display.display", lambda *args, **kw: None)
-    present(label_bars(pd.Series({"tax": 9})), "Tax leads", "One bar.")
-    assert plt.get_fignums() == []
 
 
 def test_drawing_leaves_the_style_of_others_alone():

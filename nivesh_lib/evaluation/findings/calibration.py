@@ -14,13 +14,13 @@ from nivesh_lib.evaluation.confidence.calibration import (
     reliability_bins,
 )
 from nivesh_lib.evaluation.confidence.selective import AbstentionPolicy, Costs, risk_coverage
-from nivesh_lib.evaluation.findings.wording import model_name, of_100, percent, sentence, shown, the
 from nivesh_lib.evaluation.objectives import Objective, judge
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
 from nivesh_lib.evaluation.scores import Column
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Example, Finding, Plot
+from nivesh_lib.wording import model_name, of_100, percent, sentence, shown, the
 
 _HERE = "nivesh_lib.evaluation.confidence"
 _POINTS = 200  # of a curve that is drawn

@@ -10,7 +10,11 @@ import pandas as pd
 
 from nivesh_lib.evaluation.comparison import Comparison, Difference, Ranked
 from nivesh_lib.evaluation.errors import Flips
-from nivesh_lib.evaluation.findings.wording import (
+from nivesh_lib.evaluation.scores import METRICS, rare_labels
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
+from nivesh_lib.wording import (
     joined,
     model_name,
     of_100,
@@ -19,10 +23,6 @@ from nivesh_lib.evaluation.findings.wording import (
     shown,
     the,
 )
-from nivesh_lib.evaluation.scores import METRICS, rare_labels
-from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 
 _MARK = "ahead of every other model by more than chance"
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

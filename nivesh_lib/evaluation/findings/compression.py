@@ -11,7 +11,6 @@ from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.compression.cascade import NEVER, CascadeThreshold
 from nivesh_lib.evaluation.compression.gate import Choice, GateDecision, Recommendation
 from nivesh_lib.evaluation.confidence.calibration import Calibration
-from nivesh_lib.evaluation.findings.wording import model_name, of_100, points, sentence, the
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference
 from nivesh_lib.evaluation.objectives import BUSY
 from nivesh_lib.evaluation.resampling.cross_validation import aligned, predicted_labels
@@ -19,6 +18,7 @@ from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding, Plot, Verdict
 from nivesh_lib.records.results import HEADLINE
+from nivesh_lib.wording import human_bytes, model_name, of_100, points, sentence, the
 
 _GATE = "nivesh_lib.evaluation.compression.gate"
 _CASCADE = "nivesh_lib.evaluation.compression.cascade"
@@ -37,7 +37,7 @@ def reference(name: str, accuracy: Estimate, size_bytes: float) -> Finding:
         name="reference",
         claim=sentence(
             f"{the(name)}, as it is, routes {of_100(accuracy)} rightly and takes "
-            f"{_megabytes(size_bytes)}"
+            f"{_size(size_bytes)}"
         ),
         estimate=accuracy,
         cells=[_row(name, accuracy, size_bytes)],
@@ -60,7 +60,7 @@ def technique(decision: GateDecision, size_bytes: float) -> Finding:
     return Finding(
         name=f"technique_{decision.name}",
         claim=sentence(
-            f"{the(decision.name)} takes {_megabytes(size_bytes)} and changes accuracy by "
+            f"{the(decision.name)} takes {_size(size_bytes)} and changes accuracy by "
             f"{points(decision.difference)} points: {judged}"
         ),
         estimate=decision.difference,
@@ -113,15 +113,15 @@ def cascade(
         else "not met" if threshold.loss.low > threshold.allowed_loss else "undecided"
     )  # fmt: skip
     judged = {
-        "met": f"no more than the {allowed} that may be lost",
+        "met": f"and at most {allowed} may be lost",
         "not met": f"more than the {allowed} that may be lost",
-        "undecided": f"whether more than the {allowed} that may be lost, these rows cannot tell",
+        "undecided": f"and whether more than {allowed} are lost, these rows cannot tell",
     }[verdict]
     claim = (
         f"for a loss of at most {allowed}, {the(student)} may answer nothing"
         if threshold.threshold >= NEVER
-        else f"in front, {the(student)} answers {of_100(threshold.share)}; against "
-        f"{the(teacher)} alone, accuracy changes by {points(change)} points, {judged}"
+        else f"in front, {the(student)} answers {of_100(threshold.share)}; accuracy "
+        f"changes by {points(change)} points, {judged}"
     )
     plain = threshold.as_dict()
     return Finding(
@@ -201,7 +201,7 @@ def race(choices: Sequence[Choice]) -> Finding:
         name="race",
         claim=sentence(
             f"of {len(ordered)} models, {the(first.name)} answers fastest, 95 of 100 queries "
-            f"within {_ms(first.speed.p95_ms)}, and {the(last.name)} takes "
+            f"within {_ms(first.speed.p95_ms)}, and the slowest, {the(last.name)}, takes "
             f"{_ms(last.speed.p95_ms)}"
         ),
         estimate=_p95(first.speed),
@@ -253,9 +253,9 @@ def answer(
     return Finding(
         claim=sentence(
             f"{the(optimised.name)} answers 95 of 100 queries within "
-            f"{_ms(optimised.speed.p95_ms)} and takes {_megabytes(optimised.size_bytes)}, where "
+            f"{_ms(optimised.speed.p95_ms)} and takes {_size(optimised.size_bytes)}, where "
             f"{the(reference.name)} needs {_ms(reference.speed.p95_ms)} and "
-            f"{_megabytes(reference.size_bytes)}; accuracy changes by "
+            f"{_size(reference.size_bytes)}; accuracy changes by "
             f"{points(decision.difference)} points: {judged}"
         ),
         estimate=decision.difference,
@@ -300,7 +300,7 @@ def recommendation(
     )  # fmt: skip
     claim = (slow or f"serve {the(best.name)}") + (
         f": it routes {of_100(best.scores['accuracy'])} rightly, 95 of 100 within "
-        f"{_ms(best.speed.p95_ms)}, from {_megabytes(best.size_bytes)}"
+        f"{_ms(best.speed.p95_ms)}, from {_size(best.size_bytes)}"
     )
     if optimised is None:
         claim += "; no optimised model was kept"
@@ -308,7 +308,7 @@ def recommendation(
         claim += (
             f"; {the(optimised.name)} in its place changes accuracy by "
             f"{points(apart[optimised.name])} points and needs {_ms(optimised.speed.p95_ms)} and "
-            f"{_megabytes(optimised.size_bytes)}"
+            f"{_size(optimised.size_bytes)}"
         )
     ordered = sorted(choices, key=lambda one: -one.scores[HEADLINE].value)
     return Finding(
@@ -339,13 +339,15 @@ def recommendation(
 def _decision(one: Choice, advice: Recommendation, target_ms: float | None) -> str:
     if one.name == advice.model:
         return "recommended"
-    if one.in_time(target_ms) != "met":
-        return "not known to be in time"
+    if (status := one.in_time(target_ms)) != "met":
+        return "too slow" if status == "not met" else "not known to be in time"
     return "best optimised" if one.name == advice.optimised else _DECISIONS.get(one.verdict, "kept")
 
 
 def _difference(one: Choice, best: Choice, frame: pd.DataFrame) -> Estimate:
     rows = frame[headline_mask(frame)]
+    if one is best:
+        return Estimate(0.0, 0.0, 0.0, len(rows))
     right = [
         predicted_labels(aligned(choice.oof, rows["id"])) == rows["intent"].to_numpy(dtype=object)
         for choice in (one, best)
@@ -368,7 +370,7 @@ def serving(rows: Sequence[Mapping[str, Any]]) -> Finding:
         ``batch_size``; at least one row.
     """
     needs = [
-        f"{the(row['model'])} holds up to {_megabytes(row['peak_bytes'])} of memory and answers "
+        f"{the(row['model'])} holds up to {_size(row['peak_bytes'])} of memory and answers "
         f"{row['per_second']:,.0f} queries a second"
         for row in rows
     ]
@@ -424,7 +426,5 @@ def _ms(value: float) -> str:
     return f"{value:.{2 if value < 1 else 1 if value < 9.95 else 0}f} ms"
 
 
-def _megabytes(size: float | None) -> str:
-    if size is None:
-        return "an unknown size"
-    return f"{size / 1e6:.{0 if size >= 9.95e6 else 1}f} MB"
+def _size(size: float | None) -> str:
+    return "an unknown size" if size is None else human_bytes(size)

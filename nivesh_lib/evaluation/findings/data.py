@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from scipy.stats import PermutationMethod, chi2_contingency
 
-from nivesh_lib.evaluation.findings.wording import joined, percent, sentence, shown
 from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
+from nivesh_lib.wording import joined, percent, sentence, shown
 
 # The marks of a version; the finding of the same name judges each.
 MARKS = {

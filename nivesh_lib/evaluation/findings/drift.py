@@ -10,7 +10,11 @@ import pandas as pd
 
 from nivesh_lib.evaluation.drift import FLOOR, Samples, accuracy_change, mean_change
 from nivesh_lib.evaluation.findings.quality import examples_of
-from nivesh_lib.evaluation.findings.wording import (
+from nivesh_lib.evaluation.intervals import Z, share_of
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
+from nivesh_lib.wording import (
     joined,
     of_100,
     percent,
@@ -19,10 +23,6 @@ from nivesh_lib.evaluation.findings.wording import (
     shown,
     signed,
 )
-from nivesh_lib.evaluation.intervals import Z, share_of
-from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 
 ALLOWED_LOSS = 0.05  # accuracy, absolute
 MARKS = {

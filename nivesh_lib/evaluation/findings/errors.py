@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.findings.wording import (
+from nivesh_lib.evaluation.intervals import share_of
+from nivesh_lib.evaluation.scores import headline_mask
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records.estimate import Estimate, from_columns
+from nivesh_lib.records.finding import Example, Finding, Plot
+from nivesh_lib.wording import (
     joined,
     model_name,
     of_100,
@@ -18,11 +23,6 @@ from nivesh_lib.evaluation.findings.wording import (
     shown,
     the,
 )
-from nivesh_lib.evaluation.intervals import share_of
-from nivesh_lib.evaluation.scores import headline_mask
-from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate, from_columns
-from nivesh_lib.records.finding import Example, Finding, Plot
 
 _HERE = "nivesh_lib.evaluation.errors"
 

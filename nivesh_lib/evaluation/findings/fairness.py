@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.findings.wording import joined, of_100, points, sentence, shown, unseen
 from nivesh_lib.evaluation.robustness.fairness import (
     CONTROL,
     MARGIN,
@@ -20,6 +19,7 @@ from nivesh_lib.evaluation.robustness.fairness import (
 from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Finding, Plot, Verdict
+from nivesh_lib.wording import joined, of_100, points, sentence, shown, unseen
 
 _HERE = "nivesh_lib.evaluation.robustness.fairness"
 _ALPHA = 0.05

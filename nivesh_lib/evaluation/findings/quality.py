@@ -9,17 +9,6 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.confidence.calibration import is_right, reliability_bins
-from nivesh_lib.evaluation.findings.wording import (
-    human_bytes,
-    interval,
-    joined,
-    of_100,
-    percent,
-    points,
-    sentence,
-    shown,
-    the,
-)
 from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.evaluation.objectives import Judgement, Objective, judge_all
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
@@ -36,6 +25,17 @@ from nivesh_lib.evaluation.scores import (
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
+from nivesh_lib.wording import (
+    human_bytes,
+    interval,
+    joined,
+    of_100,
+    percent,
+    points,
+    sentence,
+    shown,
+    the,
+)
 
 _HERE = "nivesh_lib.evaluation.findings.quality"
 _FEW = 20  # rows; a label with fewer says little

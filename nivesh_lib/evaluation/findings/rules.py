@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.findings.wording import of_100, sentence, shown
 from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.records.finding import Finding, Plot
+from nivesh_lib.wording import of_100, sentence, shown
 
 _LONGEST = 60  # characters of a pattern in a table
 

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.findings.wording import (
+from nivesh_lib.evaluation.resampling.learning_curve import WORTH, LearningCurve
+from nivesh_lib.evaluation.robustness.fairness import accuracy_gaps
+from nivesh_lib.evaluation.scores import METRICS
+from nivesh_lib.records.estimate import Estimate, from_columns
+from nivesh_lib.records.finding import Finding, Plot
+from nivesh_lib.wording import (
     interval,
     joined,
     model_name,
@@ -17,11 +22,6 @@ from nivesh_lib.evaluation.findings.wording import (
     the,
     unseen,
 )
-from nivesh_lib.evaluation.resampling.learning_curve import WORTH, LearningCurve
-from nivesh_lib.evaluation.robustness.fairness import accuracy_gaps
-from nivesh_lib.evaluation.scores import METRICS
-from nivesh_lib.records.estimate import Estimate, from_columns
-from nivesh_lib.records.finding import Finding, Plot
 
 _PACKAGE = "nivesh_lib.evaluation.resampling"
 _QUESTIONS = {

@@ -8,7 +8,11 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.errors import Attribution, attribute
-from nivesh_lib.evaluation.findings.wording import (
+from nivesh_lib.evaluation.intervals import paired_accuracy_difference
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
+from nivesh_lib.wording import (
     joined,
     percent,
     points,
@@ -16,10 +20,6 @@ from nivesh_lib.evaluation.findings.wording import (
     shown,
     the,
 )
-from nivesh_lib.evaluation.intervals import paired_accuracy_difference
-from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], *, limit: int | None = None) -> Finding:

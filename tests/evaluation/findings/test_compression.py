@@ -76,7 +76,9 @@ def recommendation(*choices, target_ms=100):
 def test_a_technique_is_judged_by_its_interval_and_kept_by_its_point(points, spread, verdict, said):
     found = compression.technique(decision(points, spread), 23e6)
     assert (found.verdict, bool(found.caveats)) == (verdict, verdict == "undecided")
-    assert said in found.claim and found.claim.startswith("The int8 graph takes 23 MB and changes")
+    assert said in found.claim and found.claim.startswith(
+        "The int8 graph takes 23.0 MB and changes"
+    )
 
 
 @pytest.mark.parametrize("points", [-0.0, -0.0001, 1.5, -1.5])
@@ -96,7 +98,7 @@ def test_the_reference_is_what_everything_is_made_from():
     found = compression.reference("transformer", estimate(0.84, 0.02), 92e6)
     assert found.claim == (
         "The fine-tuned transformer, as it is, routes 84 of 100 queries (82 to 86) rightly and "
-        "takes 92 MB."
+        "takes 92.0 MB."
     )
 
 
@@ -114,8 +116,16 @@ def cascade(**fields):
 @pytest.mark.parametrize(
     ("loss", "verdict", "said"),
     [
-        (Estimate(-0.01, -0.02, 0.002, 400), "met", "by +1.0 (-0.2 to +2.0) points, no more than"),
-        (Estimate(0.01, -0.01, 0.03, 400), "undecided", "by -1.0 (-3.0 to +1.0) points, whether"),
+        (
+            Estimate(-0.01, -0.02, 0.002, 400),
+            "met",
+            "by +1.0 (-0.2 to +2.0) points, and at most 0.2",
+        ),
+        (
+            Estimate(0.01, -0.01, 0.03, 400),
+            "undecided",
+            "by -1.0 (-3.0 to +1.0) points, and whether",
+        ),
         (Estimate(0.02, 0.01, 0.03, 400), "not met", "by -2.0 (-3.0 to -1.0) points, more than"),
     ],
 )
@@ -155,7 +165,7 @@ def test_the_race_names_the_fastest_and_the_slowest():
     found = compression.race([ENSEMBLE, TABLE, TRANSFORMER])
     assert found.claim == (
         "Of 3 models, the token table answers fastest, 95 of 100 queries within 0.30 ms, and the "
-        "combined model takes 25 ms."
+        "slowest, the combined model, takes 25 ms."
     )
     assert found.table["95 of 100 within, ms"].tolist() == [0.3, 12, 25]
 
@@ -176,7 +186,7 @@ def test_the_answer_is_the_best_that_was_kept(points, verdict):
     found = compression.answer(TABLE, TRANSFORMER, [judged, decision(-4, 1)])
     assert found.verdict == verdict and ("cannot tell" in found.claim) == (verdict == "undecided")
     assert (
-        "within 0.30 ms and takes 1.7 MB, where the fine-tuned transformer needs 12 ms and 92"
+        "within 0.30 ms and takes 1.7 MB, where the fine-tuned transformer needs 12 ms and 92.0"
         in (found.claim)
     )
 
@@ -244,6 +254,6 @@ def test_what_a_server_needs_is_said_of_each_model():
     row = {"model": "ensemble", "peak_bytes": 697e6, "per_second": 102.2, "batch_size": 32}
     found = compression.serving([row, {**row, "model": "token table", "per_second": 13875}])
     assert found.claim == (
-        "The combined model holds up to 697 MB of memory and answers 102 queries a second; the "
-        "token table holds up to 697 MB of memory and answers 13,875 queries a second."
+        "The combined model holds up to 697.0 MB of memory and answers 102 queries a second; the "
+        "token table holds up to 697.0 MB of memory and answers 13,875 queries a second."
     )

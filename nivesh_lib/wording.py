@@ -50,13 +50,20 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def human_bytes(size: float) -> str:
-    """Return a size in bytes as text such as ``1.4 MB``."""
+def human_bytes(size: float | None) -> str:
+    """Return a size in bytes as text such as ``1.4 MB``; None is ``not measured``."""
+    if size is None:
+        return "not measured"
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def milliseconds(value: float | None, missing: str = "not measured") -> str:
+    """Return a time in milliseconds as text such as ``1.4 ms``; None is ``missing``."""
+    return missing if value is None else f"{value:.1f} ms"
 
 
 def of_100(share: Estimate, what: str = "queries") -> str:
