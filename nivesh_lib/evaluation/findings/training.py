@@ -234,13 +234,13 @@ def looks_at(
 
 
 def _heaviest(model: str, weight: float, found: Attribution) -> str:
-    if weight <= 0:
-        return f"no single word of these queries makes {the(model)} surer of its answer"
+    before, after = percent(found.confidence), percent(found.confidence - weight)
+    if weight <= 0 or before == after:
+        return f"no single word of these queries makes {the(model)} any surer of its answer"
     word = found.words[found.weights.index(weight)].strip(".,?!")
     return (
         f"of all words of these queries, “{word}” weighs most: without it, the confidence of "
-        f"{the(model)} in {shown(found.label)} falls from {percent(found.confidence)} to "
-        f"{percent(found.confidence - weight)}"
+        f"{the(model)} in {shown(found.label)} falls from {before} to {after}"
     )
 
 

@@ -163,10 +163,10 @@ def test_the_heaviest_word_is_named_with_what_the_confidence_falls_to():
     assert [example.note for example in found.examples] == ["tax, and fees"] * 2
 
 
-@pytest.mark.parametrize("weight", [0.0, -0.05])
+@pytest.mark.parametrize("weight", [0.0, -0.05, 0.001])
 def test_no_word_is_named_where_none_adds_to_the_confidence(weight):
     found = looks_at("lstm", rests_on("emi", weight), ["a", "b"], ["emi"])
-    assert found.claim == "No single word of these queries makes the LSTM surer of its answer."
+    assert found.claim == "No single word of these queries makes the LSTM any surer of its answer."
 
 
 def test_without_queries_no_word_is_weighed():
