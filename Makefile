@@ -58,10 +58,10 @@ nbval: $(INSTALLED) ## execute the committed notebooks and compare their checked
 	  OMP_NUM_THREADS=2 $(BIN)/python -m pytest -p no:xdist -p no:cacheprovider -W default --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout=1200 $$($(BIN)/python -m nivesh_lib.pipeline.refresh --list $(ONLY))
 
-notebooks: $(INSTALLED) ## re-execute the committed notebooks whose source changed
+notebooks: $(INSTALLED) ## run the pipeline and keep its executed notebooks, where one changed
 	@$(BIN)/python -m nivesh_lib.pipeline.refresh
 
-showcase: $(INSTALLED) ## copy the last report to reports/example and its figures into the README
+showcase: $(INSTALLED) ## copy the last run to notebooks/, reports/example and the README
 	@$(BIN)/python -m nivesh_lib.pipeline.showcase
 
 lab: $(INSTALLED) ## open JupyterLab on the notebooks

@@ -198,6 +198,41 @@ def machine() -> dict[str, Any]:
     }
 
 
+def gpu() -> str:
+    """Return the name of the first GPU, as its driver gives it, or ``CPU``."""
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in file.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "Model":
+                return value.strip()
+    return "CPU"
+
+
+def memory_bytes() -> int:
+    """Return the memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def money_for(processor_seconds: float) -> float | None:
+    """Return what processor time costs at ``NIVESH_CPU_HOUR_COST``, or None where none is set.
+
+    Raises
+    ------
+    ValueError
+        The setting is no number from 0.
+    """
+    rate = os.environ.get("NIVESH_CPU_HOUR_COST", "")
+    if not rate:
+        return None
+    try:
+        cost = float(rate)
+    except ValueError:
+        cost = -1.0
+    if not 0 <= cost < float("inf"):
+        raise ValueError(f"NIVESH_CPU_HOUR_COST={rate} is no number from 0. Set what an hour costs")
+    return cost * processor_seconds / 3600
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
@@ -213,6 +248,8 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": machine(),
         "cores": os.cpu_count(),
+        "gpu": gpu(),
+        "memory_bytes": memory_bytes(),
         "threads": os.environ.get("NIVESH_THREADS", "unset"),
         "packages": {package: _version(package) for package in _PACKAGES},
     }

@@ -166,9 +166,9 @@ def _new_answer(run: RunDirectory, step: str, query: str) -> Example:
 
 
 def _print_board(board: list[LeaderboardEntry]) -> None:
-    from nivesh_lib.reporting.display import human_bytes, milliseconds
     from nivesh_lib.runs.comparison import score_title
     from nivesh_lib.runs.leaderboard import score_names
+    from nivesh_lib.wording import human_bytes, milliseconds
 
     if not board:
         return
@@ -206,7 +206,7 @@ def prune(
     Example: nivesh prune --keep 3
     """
     from nivesh_lib.pipeline.pruning import prune as remove
-    from nivesh_lib.reporting.display import human_bytes
+    from nivesh_lib.wording import human_bytes
 
     gone = remove(keep)
     named = f": {', '.join(gone.runs)}" if gone.runs else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,10 @@ def validate_intent_data(
     delimiter: str | None = None,
     leaks: bool = False,
 ) -> dict[str, Any]:
-    """Return ``valid``, ``issues`` and ``warnings`` (sentences) and ``stats`` (JSON-serialisable).
+    """Return ``valid``, ``issues`` and ``warnings`` (sentences), ``checks`` and ``stats``.
+
+    All of it can be written as JSON. ``checks`` are the same issues and warnings with the check
+    that found each, its severity, and the first three rows.
 
     Parameters
     ----------
@@ -68,6 +72,7 @@ def validate_intent_data(
         "valid": not errors,
         "issues": errors,
         "warnings": [issue.message for issue in issues if issue.severity == "warning"],
+        "checks": [asdict(issue) | {"rows": list(issue.rows[:3])} for issue in issues],
         "stats": describe(measures, reference=earlier),
     }
 
@@ -264,6 +269,12 @@ def length_shift(frame: pd.DataFrame, reference: pd.DataFrame) -> tuple[float, f
     return float(result.statistic), float(result.pvalue)
 
 
+def changes_since_parent(data: Dataset) -> dict[str, Any] | None:
+    """Compare a version with its parent, as `compare_versions`; None for a first version."""
+    parent = data.version.parent_ref
+    return None if parent is None else compare_versions(load_dataset(parent), data)
+
+
 def compare_versions(old: Dataset, new: Dataset) -> dict[str, Any]:
     """Compare two versions by row id; of held-out rows only ids and counts are used.
 
@@ -272,8 +283,8 @@ def compare_versions(old: Dataset, new: Dataset) -> dict[str, Any]:
     dict
         ``old``, ``new`` (references), ``added``, ``removed`` (counts over both sides of the
         split), ``relabelled`` (training rows: id, from, to, anonymised query), ``reworded`` (ids
-        of training rows), ``labels`` (label -> counts in the old and the new version) and
-        ``length_shift`` (statistic and p of the training queries).
+        of training rows), ``labels`` (label -> counts in the old and the new version),
+        ``mean_words`` of the training queries (old, new) and ``length_shift`` (statistic and p).
     """
     from nivesh_lib.privacy import anonymize_query
 
@@ -300,8 +311,14 @@ def compare_versions(old: Dataset, new: Dataset) -> dict[str, Any]:
             label: [old.version.count(label), new.version.count(label)]
             for label in dict.fromkeys(old.labels + new.labels)
         },
+        "mean_words": [_mean_words(before), _mean_words(after)],
         "length_shift": {"statistic": statistic, "p": p},
     }
+
+
+def _mean_words(frame: pd.DataFrame) -> float:
+    lengths = Measures(frame).lengths
+    return sum(lengths) / max(1, len(lengths))
 
 
 def _as_frame(

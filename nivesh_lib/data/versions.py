@@ -125,6 +125,11 @@ class DataVersion:
         return self.manifest["parent"]
 
     @property
+    def parent_ref(self) -> str | None:
+        """Return ``name@version`` of the version that this one extends."""
+        return None if self.parent is None else full_ref(self.name, self.parent)
+
+    @property
     def changes(self) -> list[dict[str, Any]]:
         """Return the changes of a review to the parent's rows: id, column, from, to, who, when."""
         return list(self.manifest.get("changes", []))
@@ -197,15 +202,20 @@ class Dataset:
         return self.version.manifest
 
     @property
-    def rules_path(self) -> Path | None:
-        """Return ``data/<name>/rules.toml`` where the dataset has one."""
+    def rules_file(self) -> str | None:
+        """Return the path of ``data/<name>/rules.toml`` where the dataset has one."""
         path = self.version.folder.parent / "rules.toml"
-        return path if path.exists() else None
+        return str(path) if path.exists() else None
 
     @property
     def n_folds(self) -> int:
         """Return the number of folds that are part of the version."""
         return len(self.manifest["folds"])
+
+    def parent_rows(self) -> pd.DataFrame | None:
+        """Return the training rows of the version that this one extends, if it extends one."""
+        parent = self.version.parent
+        return load_dataset(full_ref(self.name, parent)).train if parent else None
 
     def examples(self) -> list[dict[str, str]]:
         """Return ``label`` and anonymised ``query`` of a training row of each of five labels."""

@@ -85,19 +85,6 @@ class Speed:
         return {k: v for k, v in row.items() if k in ("n", "threads") or "_ms" in k}
 
 
-@dataclass(frozen=True)
-class RelativeSpeed:
-    """The speed of one model relative to the first in `benchmark_interleaved`.
-
-    ``ms`` is the median over rounds, ``times_as_fast`` as the first model the median of the
-    rounds' ratios.
-    """
-
-    model: str
-    ms: float
-    times_as_fast: float
-
-
 def measure_latency(
     predict: Predict,
     queries: Sequence[str],
@@ -171,46 +158,48 @@ def speed_of(
         ]
 
 
-def benchmark_interleaved(
-    models: Mapping[str, Predict],
-    queries: Sequence[str],
-    *,
-    rounds: int = 7,
-    calls: int = 30,
-    batch_size: int = 1,
-) -> list[RelativeSpeed]:
-    """Time several models in turn, round after round, so that other load slows all of them.
+def race(
+    models: Mapping[str, Predict], queries: Sequence[str], *, calls: int = 200
+) -> dict[str, Speed]:
+    """Time single queries of several models in turn, so that other load slows all of them.
 
-    Each round gives every model the same batches, in reverse order every other round, and takes
-    the median of its calls. Ratios are taken within a round, so they are stable where times are
-    not.
+    Each round gives every model the same queries, in reverse order every other round, with the
+    reference loop before each of its turns.
 
     Parameters
     ----------
     models : mapping
-        Name -> callable that takes a list of queries. The first one is the reference.
-    rounds, calls : int
-        Measured rounds, after one of warm-up; calls of each model in a round.
+        Name -> callable that takes a list of queries.
+    queries : sequence of str
+        Distinct queries, used in turn.
+    calls : int
+        Timed calls of each model, at least; a multiple of the rounds is made.
 
     Raises
     ------
     ValueError
-        No model, no round, or fewer distinct queries than a batch holds.
+        No model, no query or no call.
     """
-    if not models or rounds < 1 or calls < 1:
-        raise ValueError(f"{len(models)} models, {rounds} rounds, {calls} calls: need one of each")
-    _check(queries, batch_size)
-    names, times = list(models), np.empty((rounds + 1, len(models)))
-    with _frozen_objects():
-        for lap in range(rounds + 1):
-            for at in range(len(names))[:: -1 if lap % 2 else 1]:
-                predict = models[names[at]]
-                elapsed = _elapsed_ms(predict, queries, batch_size, warmup=1, repeats=calls)
-                times[lap, at] = np.median(elapsed)
-    times = times[1:]
-    medians = np.median(times, axis=0), np.median(times[:, :1] / times, axis=0)
-    rows = np.column_stack(medians).tolist()
-    return [RelativeSpeed(name, *row) for name, row in zip(names, rows, strict=True)]
+    if not models:
+        raise ValueError("there is no model to time")
+    _check(queries, repeats=calls)
+    endless, per_turn = _batches(queries, 1), math.ceil(calls / _ROUNDS)
+    elapsed: dict[str, list[int]] = {name: [] for name in models}
+    beside: dict[str, list[int]] = {name: [] for name in models}
+    with _frozen_objects(), reference_loop() as loop:
+        for predict in models.values():
+            _calls(predict, islice(_batches(queries, 1), _FEWEST))
+        for lap in range(math.ceil(calls / per_turn)):
+            asked = list(islice(endless, per_turn))
+            for name in list(models)[:: -1 if lap % 2 else 1]:
+                time.sleep(_PAUSE)
+                beside[name] += [_nanoseconds(loop) for _ in range(min(per_turn, _REFERENCES))]
+                models[name](asked[0])  # not timed: the loop has left the caches cold
+                elapsed[name] += _calls(models[name], iter(asked))
+    return {
+        name: _speed(np.array(elapsed[name]) / 1e6, np.array(beside[name]) / 1e6, 1)
+        for name in models
+    }
 
 
 def _check(queries: Sequence[str], batch_size: int = 1, repeats: int = 1) -> None:
@@ -287,19 +276,6 @@ def _elapsed_beside(
     return np.array(elapsed) / 1e6, np.array(beside) / 1e6
 
 
-def _elapsed_ms(
-    predict: Predict,
-    queries: Sequence[str],
-    size: int,
-    *,
-    warmup: int,
-    repeats: int,
-) -> np.ndarray:
-    """Return the milliseconds of each measured call, shape (n,)."""
-    _calls(predict, islice(_batches(queries, size), warmup))
-    return np.array(_calls(predict, islice(_batches(queries, size), repeats))) / 1e6
-
-
 def _calls(
     predict: Predict,
     batches: Iterator[list[str]],
@@ -363,18 +339,22 @@ def directory_bytes(directory: Path | str) -> int:
     return sum(path.stat().st_size for path in Path(directory).rglob("*") if path.is_file())
 
 
-def saved_bytes(model: Any) -> int:
-    """Return the bytes of the files that ``model.save`` writes, or ``model.size_bytes``.
+def model_bytes(saved: Path) -> int:
+    """Return the size of a model directory, in bytes.
 
     An encoder that a model refers to counts as if each part that uses it had its own copy.
     """
-    if hasattr(model, "size_bytes"):
+    cards = [json.loads(card.read_text("utf-8")) for card in saved.rglob("model.json")]
+    referred = [card.get("state", {}).get("encoder", {}).get("bytes", 0) for card in cards]
+    return directory_bytes(saved) + sum(referred)
+
+
+def saved_bytes(model: Any) -> int:
+    """Return the `model_bytes` of what ``model.save`` writes, or ``model.size_bytes``."""
+    if hasattr(model, "size_bytes"):  # it cannot be saved
         return int(model.size_bytes)
     with tempfile.TemporaryDirectory() as folder:
-        saved = Path(model.save(Path(folder) / "model"))
-        cards = [json.loads(card.read_text("utf-8")) for card in saved.rglob("model.json")]
-        referred = [card.get("state", {}).get("encoder", {}).get("bytes", 0) for card in cards]
-        return directory_bytes(saved) + sum(referred)
+        return model_bytes(Path(model.save(Path(folder) / "model")))
 
 
 # As text, since the process that waits for the numbers imports no model.

@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
@@ -20,7 +19,7 @@ from nivesh_lib.evaluation.scores import (
     paired_difference,
     score,
 )
-from nivesh_lib.records.estimate import Estimate, as_columns
+from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.results import HEADLINE
 
 ALPHA = 0.05
@@ -70,16 +69,6 @@ class Ranked:
         scores = plain.pop("scores")
         return {"rank": plain.pop("rank"), "model": plain.pop("model"), **scores, **plain}
 
-    def as_row(self) -> dict[str, Any]:
-        """Return one row of `Comparison.table`."""
-        row: dict[str, Any] = {"rank": self.rank, "model": self.model, **as_columns(self.scores)}
-        if (apart := self.to_champion) is not None:
-            row |= apart.value.columns("difference")
-            row |= {"only_this": apart.only_this, "only_champion": apart.only_other}
-            row |= {"p_mcnemar": apart.p_mcnemar_corrected, "p": apart.p_corrected}
-            row["differs"] = apart.differs
-        return row
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -96,16 +85,6 @@ class Comparison:
         """Return plain values and the sentence, ready for JSON."""
         models = [model.as_dict() for model in self.models]
         return asdict(self) | {"models": models, "sentence": self.sentence}
-
-    def table(self) -> pd.DataFrame:
-        """Return one row for each model, best first.
-
-        ``rank``, ``model``, each metric with ``_low`` and ``_high``, and against the champion:
-        ``difference`` of the metric with its interval, ``only_this`` and ``only_champion`` (rows
-        that one alone got right), ``p_mcnemar`` and ``p`` (of the metric), both corrected, and
-        ``differs``; these are missing for the champion itself.
-        """
-        return pd.DataFrame([model.as_row() for model in self.models])
 
     @property
     def ties(self) -> tuple[str, ...]:

@@ -1,73 +1,156 @@
-"""Verdicts on drift, from distances between columns and from the change of accuracy."""
+"""Drift: what is compared with what, distances between columns, and changes of means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
+from sklearn.base import clone
 from statsmodels.stats.proportion import confint_proportions_2indep
 
+from nivesh_lib.evaluation.intervals import Z
+from nivesh_lib.evaluation.resampling.cross_validation import cross_validate
+from nivesh_lib.evaluation.scores import MIN_ROWS, headline_mask
 from nivesh_lib.records.estimate import Estimate
 
 FLOOR = 0.1  # a smaller distance is no drift, however significant
 
 
-@dataclass(frozen=True)
-class DriftVerdict:
-    """Which columns moved, of how many compared, and the change of accuracy."""
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Rows from before and from now, with the columns of a version's training rows.
 
-    drifted: tuple[str, ...]
-    compared: int
-    accuracy_change: Estimate | None
+    ``origin`` says where they come from, ``noun`` what the rows of now are. ``limit`` is empty
+    where they are of production; else it says what comparing them is instead.
+    """
+
+    before: pd.DataFrame
+    now: pd.DataFrame
+    origin: str
+    noun: str = "new queries"
+    limit: str = ""
 
     @property
-    def any(self) -> bool:
-        """Whether at least one column moved."""
-        return bool(self.drifted)
+    def right_before(self) -> np.ndarray:
+        """Whether each answer to a row from before is right, after `answered`; shape (n,)."""
+        return (self.before["predicted"] == self.before["intent"]).to_numpy()
 
-    def sentences(self) -> list[str]:
-        """Return the verdict as sentences with their numbers."""
-        lines = [f"None of the {self.compared} columns moved."]
-        if self.drifted:
-            names = ", ".join(self.drifted)
-            lines = [f"{len(self.drifted)} of {self.compared} columns moved: {names}."]
-        change = self.accuracy_change
-        if change is not None:
-            value, low, high = (f"{100 * x:+.1f}" for x in (change.value, change.low, change.high))
-            significant = change.high < 0 or change.low > 0
-            lines.append(
-                f"Accuracy on the new rows against the old: {value} points [{low}, {high}]"
-                + (", a real change." if significant else ", which may be chance.")
-            )
-        return lines
+    @property
+    def right_now(self) -> np.ndarray:
+        """Whether each answer to a row of now is right, after `answered`; shape (m,)."""
+        return (self.now["predicted"] == self.now["intent"]).to_numpy()
 
 
-def drift_verdict(
-    rows: Sequence[Mapping[str, Any]], accuracy_change: Estimate | None = None
-) -> DriftVerdict:
-    """Return the verdict over rows of ``column``, ``value``, ``threshold``, ``drifted``."""
-    moved = tuple(str(row["column"]) for row in rows if row["drifted"])
-    return DriftVerdict(moved, len(rows), accuracy_change)
+def before_and_now(rows: pd.DataFrame, parent: pd.DataFrame | None = None) -> Samples:
+    """Return what to compare: two versions, else two halves of the dates, else folds.
+
+    Rows that were selected because a model failed on them are left out of now; where nothing else
+    is new, they are compared as the stress test that they are.
+
+    Parameters
+    ----------
+    rows, parent
+        The training rows of a version and of the one that it extends: id, query, intent, fold, and
+        where the data has them, created_at and selection.
+    """
+    if parent is not None:
+        now = rows[~rows["id"].isin(parent["id"])]
+        if _comparable_sizes(parent, now):
+            return _natural_first(parent, now, "of the earlier version", "that were added since")
+    if "created_at" in rows and rows["created_at"].nunique() > 1:
+        dates = rows["created_at"].dropna().sort_values()
+        middle = max(dates.iloc[len(dates) // 2], dates.unique()[1])
+        before, now = rows[rows["created_at"] < middle], rows[rows["created_at"] >= middle]
+        if _comparable_sizes(before, now):
+            return _natural_first(before, now, f"before {middle}", "since then")
+    held = rows["fold"] == rows["fold"].min()
+    return Samples(
+        rows[~held].reset_index(drop=True),
+        rows[held].reset_index(drop=True),
+        f"{(~held).sum():,} rows with the {held.sum():,} rows of one fold, as neither dates nor an "
+        "earlier version give enough to compare",
+        "queries of one fold",
+        "self-test of one fold against the others",
+    )
 
 
-def accuracy_change(correct_before: np.ndarray, correct_now: np.ndarray) -> Estimate:
-    """Return accuracy now minus before, for two independent samples.
+def _comparable_sizes(before: pd.DataFrame, now: pd.DataFrame) -> bool:
+    """Return whether there are enough rows on both sides, and labels to tell apart."""
+    return min(len(before), len(now)) >= MIN_ROWS and before["intent"].nunique() > 1
+
+
+def _natural_first(before: pd.DataFrame, now: pd.DataFrame, when: str, since: str) -> Samples:
+    noun, limit = "new queries", ""
+    if "selection" in now:
+        hard = now["selection"] == "hard"
+        if (~hard).sum() >= min(MIN_ROWS, hard.sum()):
+            now = now[~hard]
+        else:
+            now, since = now[hard], f"{since}, all of them chosen for being hard"
+            noun = "queries chosen for being hard"
+            limit = "stress test on rows chosen for being hard"
+    origin = f"{len(before):,} rows {when} with {len(now):,} rows {since}"
+    return Samples(before.reset_index(drop=True), now.reset_index(drop=True), origin, noun, limit)
+
+
+def answered(samples: Samples, model: Any) -> Samples:
+    """Return samples with the columns ``predicted`` and ``confidence`` of a model of before.
+
+    The rows from before are answered out of fold, and those kept that count for scores. Those of
+    now are answered by a model that was trained on all folds but one, as the models behind the
+    out-of-fold answers were: one that saw more would be more certain, which would look like drift.
+
+    Parameters
+    ----------
+    model
+        A classifier of texts with ``predict_proba``; it stays as it is.
+    """
+    before, now = samples.before, samples.now
+    if before["fold"].nunique() < 2:
+        before = before.assign(fold=np.arange(len(before)) % 5)
+    cv = cross_validate(model, before, labels=sorted(before["intent"].unique()))
+    seen = before[before["fold"] != before["fold"].min()]
+    fitted = clone(model).fit(seen["query"].tolist(), seen["intent"].tolist())
+    proba = fitted.predict_proba(now["query"].tolist())
+    counted = headline_mask(before)
+    scored = before.assign(predicted=cv.predicted, confidence=cv.confidence)
+    return replace(
+        samples,
+        before=scored[counted | ~counted.any()].reset_index(drop=True),
+        now=now.assign(
+            predicted=fitted.classes_[proba.argmax(axis=1)], confidence=proba.max(axis=1)
+        ),
+    )
+
+
+def accuracy_change(
+    correct_before: np.ndarray, correct_now: np.ndarray, *, alpha: float = 0.05
+) -> Estimate:
+    """Return accuracy now minus before, or the change of any share, for two independent samples.
 
     The interval is Newcombe's (1998, method 10), which holds with few rows and with
-    none wrong.
+    none wrong. Divide ``alpha`` by the number of shares that are compared at once.
     """
     low, high = confint_proportions_2indep(
         *(int(correct_now.sum()), len(correct_now), int(correct_before.sum()), len(correct_before)),
         method="newcomb",
         compare="diff",
+        alpha=alpha,
     )
     change = float(correct_now.mean() - correct_before.mean())
     return Estimate(change, float(low), float(high), len(correct_now))
+
+
+def mean_change(before: np.ndarray, now: np.ndarray) -> Estimate:
+    """Return the mean of now minus that of before with its normal interval; (n,) and (m,)."""
+    change = float(now.mean() - before.mean())
+    half = Z * float(np.sqrt(before.var(ddof=1) / len(before) + now.var(ddof=1) / len(now)))
+    return Estimate(change, change - half, change + half, len(now))
 
 
 def _numeric_distance(before: np.ndarray, now: np.ndarray) -> float:

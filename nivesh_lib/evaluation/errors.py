@@ -98,20 +98,6 @@ def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -
     return pd.DataFrame(rows, columns=columns)
 
 
-def confused_within(y_true: Column, y_pred: Column, pairs: pd.DataFrame) -> np.ndarray:
-    """Return in which rows one label of a pair was predicted as the other, shape (n,).
-
-    Parameters
-    ----------
-    pairs
-        ``first`` and ``second``, such as the head of `overlapping_intents`.
-    """
-    either = {frozenset(pair) for pair in zip(pairs["first"], pairs["second"], strict=True)}
-    return np.array(
-        [frozenset(pair) in either for pair in zip(y_true, y_pred, strict=True)], dtype=bool
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Flips:
     """Rows that one model predicts correctly and another does not.
@@ -124,13 +110,6 @@ class Flips:
     won: pd.DataFrame  # was wrong, now right
     negative_rate: Estimate
     positive_rate: Estimate
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Return the counts and rates as one flat row, without the rows themselves."""
-        row: dict[str, float | int] = {"lost": len(self.lost), "won": len(self.won)}
-        for name, rate in (("negative", self.negative_rate), ("positive", self.positive_rate)):
-            row |= rate.columns(f"{name}_rate") | {"rows": rate.n}
-        return row
 
 
 def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips:

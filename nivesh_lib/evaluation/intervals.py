@@ -57,12 +57,6 @@ def share_of(mask: np.ndarray, n: int | None = None) -> Estimate:
     return Estimate(share, *wilson(share, units), units)
 
 
-def points(difference: float) -> str:
-    """Return a difference of shares as text in signed percentage points: ``−1.2``, ``+0.3``."""
-    text = f"{100 * difference:+.1f}".replace("-", "−")
-    return text[1:] if float(text[1:]) == 0 else text
-
-
 # --- bootstrap -------------------------------------------------------------------
 
 

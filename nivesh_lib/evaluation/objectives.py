@@ -11,12 +11,13 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
 from nivesh_lib.records.metrics import estimate_in, flat_metrics
 
+Status = Literal["met", "not met", "undecided"]
 _UNITS = {"p95_ms": " ms"}
 _KNOWN = (
     "accuracy_target",
@@ -63,7 +64,7 @@ class Judgement:
     """
 
     objective: Objective
-    status: str
+    status: Status
     value: float
     low: float
     high: float
@@ -203,8 +204,8 @@ def judge(
     """
     best, worst = (low, high) if objective.at_most else (-high, -low)
     target = objective.target if objective.at_most else -objective.target
-    missed = "undecided" if slowdown > BUSY else "not met"
-    status = "met" if worst <= target else "undecided" if best <= target else missed
+    missed: Status = "undecided" if slowdown > BUSY else "not met"
+    status: Status = "met" if worst <= target else "undecided" if best <= target else missed
     return Judgement(objective, status, value, low, high, slowdown)
 
 
@@ -243,20 +244,3 @@ def file_of(dataset: str) -> str:
 def none_set(dataset: str) -> str:
     """Return the message for a dataset without objectives, with the file to write them to."""
     return f"No objective is set for {dataset.partition('@')[0]}; write {file_of(dataset)}."
-
-
-def listed(objectives: list[Objective], *, dataset: str) -> str:
-    """Return the objectives as a Markdown list, or the message that there are none."""
-    return "\n".join(f"- {objective}" for objective in objectives) or f"- {none_set(dataset)}"
-
-
-def verdict(metrics: Mapping[str, Any], objectives: list[Objective], *, dataset: str) -> str:
-    """Return the judgements as a Markdown list, with the values found."""
-    if not objectives:
-        return f"- {none_set(dataset)}"
-    marks = {"met": "✔ **Met**", "not met": "✘ **Not met**", "undecided": "~ **Undecided**"}
-    lines = [
-        f"- {marks[judged.status]}: {judged.objective} (found {judged.found})"
-        for judged in judge_all(metrics, objectives)
-    ]
-    return "\n".join(lines) or "- Nothing that the objectives name was measured here."

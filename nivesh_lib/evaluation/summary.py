@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.intervals import share_of
+from nivesh_lib.evaluation.intervals import paired_accuracy_difference, share_of
 from nivesh_lib.evaluation.objectives import (
     Judgement,
     Objective,
@@ -19,7 +19,6 @@ from nivesh_lib.evaluation.objectives import (
 )
 from nivesh_lib.evaluation.resampling.cross_validation import (
     CrossValidation,
-    aligned,
     predicted_labels,
 )
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
@@ -31,7 +30,6 @@ from nivesh_lib.evaluation.scores import (
     headline_mask,
     masks_by_column,
     masks_by_tag,
-    paired_difference,
     per_class,
     score,
 )
@@ -48,27 +46,6 @@ def headline_scores(
     """Return accuracy and macro-F1 over the rows that headline scores use."""
     rows = headline_mask(train)
     return score(train["intent"][rows], cv.predicted[rows], n_boot=n_boot, seed=seed)
-
-
-def gain_over(
-    other: pd.DataFrame,
-    train: pd.DataFrame,
-    cv: CrossValidation,
-    *,
-    metric: str = "macro_f1",
-    n_boot: int = 2000,
-    seed: int = 42,
-) -> Estimate:
-    """Return ``metric`` of ``cv`` minus that of another out-of-fold table, on the same rows."""
-    rows = headline_mask(train)
-    return paired_difference(
-        train["intent"][rows],
-        cv.predicted[rows],
-        predicted_labels(aligned(other, train["id"][rows])),
-        metric=metric,
-        n_boot=n_boot,
-        seed=seed,
-    )
 
 
 def averaged(several: Sequence[CrossValidation]) -> CrossValidation:
@@ -93,29 +70,49 @@ def _mean_table(tables: Sequence[pd.DataFrame], keys: list[str]) -> pd.DataFrame
 
 
 def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:
-    """Return accuracy on each perturbation of natural rows, and the share of changed answers.
+    """Return accuracy on each perturbation of natural rows against that on the rows as written.
 
     Returns
     -------
     DataFrame
-        ``view`` (the perturbation), ``rows`` whose text it changes, ``accuracy`` with its interval
-        ``low`` and ``high``, ``as_written`` (accuracy on the unchanged texts of the same rows),
-        ``changed`` (share of rows with another predicted label).
+        ``view`` (the perturbation), ``rows`` whose text it changes, ``as_written`` (accuracy on
+        the unchanged texts of these rows), ``accuracy``, ``difference`` between the two with its
+        interval (paired, ``_low`` and ``_high``), ``changed`` (share of rows with another
+        predicted label).
     """
-    true = train[headline_mask(train)].set_index("id")["intent"]
     answers = pd.DataFrame({"probe": []}) if cv.case_answers is None else cv.case_answers
     table = []
     for name in (name for name in answers["probe"].unique() if name.startswith(PERTURBATION)):
-        asked = answers_to(answers, name)
-        asked = asked[asked["id"].isin(true.index)]
-        wanted, predicted = true[asked["id"]].to_numpy(), predicted_labels(asked)
-        before = predicted_labels(aligned(cv.oof, asked["id"]))
-        right = share_of(predicted == wanted)
-        shares = (float((before == wanted).mean()), float((predicted != before).mean()))
-        view = name.removeprefix(PERTURBATION)
-        table.append((view, right.n, right.value, right.low, right.high, *shares))
-    columns = ["view", "rows", "accuracy", "low", "high", "as_written", "changed"]
-    return pd.DataFrame(table, columns=columns)
+        rows = answers_by_row(train, cv, name)
+        if rows.empty:
+            continue
+        true = rows["intent"].to_numpy()
+        as_written, right = (rows[c].to_numpy() == true for c in ("predicted", "answer"))
+        table.append(
+            {"view": name.removeprefix(PERTURBATION), "rows": len(rows)}
+            | {"as_written": as_written.mean(), "accuracy": right.mean()}
+            | paired_accuracy_difference(right, as_written).columns("difference")
+            | {"changed": (rows["answer"] != rows["predicted"]).mean()}
+        )
+    columns = ["view", "rows", "as_written", "accuracy", "difference"]
+    return pd.DataFrame(table, columns=[*columns, "difference_low", "difference_high", "changed"])
+
+
+def answers_by_row(train: pd.DataFrame, cv: CrossValidation, case: str) -> pd.DataFrame:
+    """Return the natural rows that a test case was made from, with the answers to both texts.
+
+    Returns
+    -------
+    DataFrame
+        The columns of ``train``, ``predicted`` (for the text as written) and ``answer`` (for that
+        of the test case). Empty where ``cv`` has no answers to it.
+    """
+    rows = train.assign(predicted=cv.predicted)[headline_mask(train)]
+    known = pd.DataFrame(columns=["probe", "id"]) if cv.case_answers is None else cv.case_answers
+    asked = answers_to(known, case)
+    asked = asked[asked["id"].isin(rows["id"])]
+    found = rows.set_index("id", drop=False).loc[asked["id"]].reset_index(drop=True)
+    return found.assign(answer=predicted_labels(asked) if len(asked) else "")
 
 
 def slice_scores(train: pd.DataFrame, cv: CrossValidation, *, n_boot: int = 1000) -> pd.DataFrame:
@@ -134,7 +131,7 @@ def result_of(
     labels: Sequence[str],
     scores: Mapping[str, Estimate],
     latency: Mapping[str, float],
-    size_bytes: int,
+    size_bytes: int | None,
     slices: pd.DataFrame | None = None,
 ) -> ModelResult:
     """Return the result of an evaluated model, ready for ``run.log``.

@@ -141,6 +141,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(axis=1)]
 
+    def architecture(self) -> dict[str, Any]:
+        """Return ``n_parameters``, the number of learned values, and what else sets it up."""
+        learned = (value for name, value in vars(self).items() if name.endswith("_"))
+        arrays = (value for value in learned if getattr(value, "dtype", None) is not None)
+        return {"n_parameters": sum(array.size for array in arrays if array.dtype.kind == "f")}
+
     def _check(self) -> None:
         """Raise ValueError where an argument is out of range; before fitting and on loading."""
         for name, (low, high) in self.ranges.items():

@@ -17,8 +17,10 @@ from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError, StepFailed
 from nivesh_lib.files import atomic_path
 from nivesh_lib.pipeline.cache import sha256_source
+from nivesh_lib.pipeline.run import raise_for_failures, run_pipeline
 from nivesh_lib.pipeline.spec import load_pipeline, read_notebook
 from nivesh_lib.reproducibility import disable_telemetry, thread_environment
+from nivesh_lib.runs.layout import RunDirectory
 
 _TEMPLATE = "_template"
 
@@ -58,8 +60,8 @@ def strip(notebook: Any) -> Any:
     return notebook
 
 
-def execute(notebook: Path, *, keep: bool) -> None:
-    """Execute a notebook at its default parameters; with ``keep``, write its outputs back.
+def execute(notebook: Path) -> None:
+    """Execute a notebook at its default parameters, and write its outputs back.
 
     Raises
     ------
@@ -83,35 +85,61 @@ def execute(notebook: Path, *, keep: bool) -> None:
         client.execute()
     except CellExecutionError as error:
         raise StepFailed(f"{notebook.name}: {error.ename}: {error.evalue}") from None
-    if not keep:
-        return
     loaded.metadata["nivesh"] = {"executed_at": source}
     with atomic_path(notebook) as partial:
         nbformat.write(strip(loaded), partial)
 
 
+def take_over(run: RunDirectory) -> None:
+    """Write the executed notebooks of a run into the committed ones: all are of one run.
+
+    Raises
+    ------
+    StepFailed
+        A notebook changed since the run, or the run was made with other parameters.
+    """
+    import nbformat
+
+    for step in load_pipeline(paths.notebooks_dir()).steps:
+        executed, source = run.notebook(step.name), sha256_source(step.notebook)
+        if not executed.is_file() or sha256_source(executed) != source:
+            raise StepFailed(
+                f"{step.notebook.name} is not what the run {run.path.name} executed. `nivesh run` "
+                "at default parameters executes it"
+            )
+        loaded = nbformat.read(executed, as_version=4)
+        loaded.metadata["nivesh"] = {"executed_at": source}
+        with atomic_path(step.notebook) as partial:
+            nbformat.write(strip(loaded), partial)
+
+
 def refresh(report: Any = sys.stdout.write) -> int:
-    """Execute the stale notebooks and the steps that they need, in a temporary run directory."""
+    """Run the pipeline where a notebook is stale, and take its executed notebooks over."""
     wanted = stale()
-    pipeline = load_pipeline(paths.notebooks_dir())
-    names = [n.stem for n in wanted if n.stem != _TEMPLATE]
-    steps = pipeline.with_needs(names) if names else ()
-    chain = [(step.notebook, step.threads) for step in steps]
-    chain += [(notebook, 1) for notebook in wanted if notebook.stem == _TEMPLATE]
     disable_telemetry()
+    if any(notebook.stem != _TEMPLATE for notebook in wanted):
+        made = run_pipeline(report=lambda line: report(f"{line}\n"))
+        assert made is not None  # only a dry run makes none
+        raise_for_failures(*made)
+        take_over(made[1])
+    for notebook in (notebook for notebook in wanted if notebook.stem == _TEMPLATE):
+        report(f"  {notebook.name}\n")
+        _execute_apart(notebook)
+    if not wanted:
+        report("Every committed notebook was executed at its present source.\n")
+    return len(wanted)
+
+
+def _execute_apart(notebook: Path) -> None:
+    """Execute a notebook that is no step in a temporary run directory."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {
             "NIVESH_MODE": "nbval",
             "NIVESH_RUN_DIR": folder,
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            **thread_environment(1),
         }
-        for notebook, threads in chain:
-            os.environ |= thread_environment(threads)
-            report(f"  {notebook.name}\n")
-            execute(notebook, keep=notebook in wanted)
-    if not wanted:
-        report("Every committed notebook was executed at its present source.\n")
-    return len(wanted)
+        execute(notebook)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""Update the committed example report and the README's tables: ``make showcase``.
+"""Update notebooks, example report and README's tables from one run: ``make showcase``.
 
-The example report is a copy of the last good run's pages; the tables of the README
-are written from it and from ``pipeline.toml``.
+The example report is a copy of the last good run's pages, the committed notebooks are those that
+it executed; the tables of the README are written from it and from ``pipeline.toml``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import shutil
 import sys
 
 from nivesh_lib import paths
-from nivesh_lib.errors import SpecError
+from nivesh_lib.errors import NiveshError, SpecError
 from nivesh_lib.files import write_text
+from nivesh_lib.pipeline.refresh import take_over
 from nivesh_lib.pipeline.spec import load_pipeline
-from nivesh_lib.reporting.display import human_bytes, milliseconds
 from nivesh_lib.runs.comparison import score_title
 from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import leaderboard, score_names
+from nivesh_lib.wording import human_bytes, milliseconds
 
 
 def example() -> RunDirectory:
@@ -77,10 +78,15 @@ def filled(readme: str) -> str:
 
 
 def main() -> int:
-    """Copy the last good run and rewrite the README's tables."""
+    """Copy the last good run and its notebooks, and rewrite the README's tables."""
     run = latest_run()
     if not run.index.is_file():
         sys.stderr.write("error: no good run yet. `make run` makes one\n")
+        return 1
+    try:
+        take_over(run)
+    except NiveshError as error:
+        sys.stderr.write(f"error: {error}\n")
         return 1
     copy_example(run)
     readme = paths.home() / "README.md"

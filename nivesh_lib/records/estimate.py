@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class Estimate:
     def columns(self, name: str) -> dict[str, float]:
         """Return ``name``, ``name_low`` and ``name_high``, as columns of one row of a table."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def from_columns(row: Mapping[Any, Any], name: str = "", *, n: int) -> Estimate:
+    """Return the estimate in the columns ``name``, ``name_low`` and ``name_high`` of a row.
+
+    Without a name they are ``value``, ``low`` and ``high``.
+    """
+    keys = (name, f"{name}_low", f"{name}_high") if name else ("value", "low", "high")
+    value, low, high = (float(row[key]) for key in keys)
+    return Estimate(value, low, high, int(n))
 
 
 def as_columns(estimates: Mapping[str, Estimate]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from pydantic import field_validator
 
 from nivesh_lib.records.base import Record, read_json, validated
 from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.metrics import estimate_in, scores_in
 
 # The scores that every evaluated model has, with their titles; the first ranks models unless
@@ -83,6 +84,7 @@ class StepResult(Record):
     headline: str = ""
     metrics: dict[str, Any] = {}
     figures: list[Figure] = []
+    findings: list[Finding] = []
     validation: Validation | None = None
     drift: Drift | None = None
     data_card: dict[str, str] | None = None

@@ -13,11 +13,14 @@ import pandas as pd
 
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import write_text
+from nivesh_lib.reporting.figures import ACCENT, INK, SOFT
 from nivesh_lib.reporting.markup import content_policy
 from nivesh_lib.reproducibility import disable_telemetry
 
 NUMERICAL = ["words", "characters", "digits_share", "confidence"]
 CATEGORICAL = ["intent", "predicted", "language", "income_segment"]
+# Evidently's colours of current and reference -> ours of now and before.
+_COLOURS = {"#ed0400": ACCENT, "#4d4d4d": INK, "green": INK, "LightGreen": SOFT}
 # The report in Evidently's page: two variables, each with JSON that has no line break.
 _REPORT = re.compile(r"^( *var (?:additional_graphs_)?metric_\w+ = )(.*);$", re.MULTILINE)
 
@@ -136,14 +139,32 @@ def _plain_figures(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if value.keys() >= {"data", "layout"}:
-        return value | {"data": _escaped(value["data"])}
+        return _in_percent(value | {"data": _escaped(value["data"])})
     return {key: _plain_figures(one) for key, one in value.items()}
 
 
+def _in_percent(figure: dict[str, Any]) -> dict[str, Any]:
+    """Return a figure that opens on shares: counts of unequal samples cannot be compared."""
+    for menu in figure["layout"].get("updatemenus", []):
+        for number, button in enumerate(menu["buttons"]):
+            if button["label"] == "perc":
+                traces, axes = button["args"]
+                shown = zip(figure["data"], traces["visible"], strict=True)
+                figure["data"] = [trace | {"visible": visible} for trace, visible in shown]
+                figure["layout"] |= axes
+                menu["active"] = number
+    return figure
+
+
 def _escaped(value: Any) -> Any:
-    """Return a value of JSON with all its texts escaped."""
+    """Return a value of JSON with all its texts escaped, and the colours of our figures."""
     if isinstance(value, str):
         return escape(value, quote=False)
     if isinstance(value, list):
         return [_escaped(one) for one in value]
-    return {k: _escaped(v) for k, v in value.items()} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    escaped = {key: _escaped(one) for key, one in value.items()}
+    if isinstance(colour := value.get("color"), str):
+        escaped["color"] = _COLOURS.get(colour, escaped["color"])
+    return escaped

@@ -11,11 +11,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from nivesh_lib.records.finding import Finding
+
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
 _COLOURS = (ACCENT, WARM, INK, SOFT)  # of groups, in their order
+_OF_GROUPS = {"before": INK, "now": ACCENT}  # wherever they are drawn
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -62,33 +66,15 @@ def _axes(width: float = 8.0, height: float = 4.0) -> Axes:
     return axes
 
 
-def present(axes: Axes, title: str, alt: str) -> tuple[Axes, str]:
-    """Display a figure with its main finding as title.
-
-    Parameters
-    ----------
-    axes : Axes
-        Of the figure, which is closed afterwards.
-    alt : str
-        Alternative text of the image: the content of the figure in words.
-
-    Returns
-    -------
-    tuple
-        ``axes`` and ``alt``, as ``run.log`` takes them.
-    """
-    from IPython.display import display
-
+def set_title(axes: Axes, title: str) -> None:
+    """Set a title, wrapped to the room beside the tick labels."""
     figure: Any = axes.get_figure(root=True)
-    figure.draw_without_rendering()  # the room beside the tick labels is known then
+    figure.draw_without_rendering()  # the room is known then
     room = figure.get_size_inches()[0] - axes.get_window_extent().x0 / figure.dpi
     words = " ".join(shortened(title.split()))  # a label among them may be very long
     lines = textwrap.wrap(words, max(30, int(10 * room)), break_long_words=False)
     with plt.rc_context(_STYLE):
         axes.set_title("\n".join(lines), loc="left")
-    display(figure, metadata={"image/png": {"alt": alt}})
-    plt.close(figure)
-    return axes, alt
 
 
 def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
@@ -104,7 +90,8 @@ def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
     ordered = counts.sort_values()
     axes = _axes(8, 0.8 + 0.27 * len(ordered))
     bars = axes.barh(range(len(ordered)), ordered.to_numpy(), color=ACCENT, height=0.7)
-    axes.set_yticks(range(len(ordered)), shortened(ordered.index))
+    axes.set_yticks(range(len(ordered)), shortened(str(n).replace("_", " ") for n in ordered.index))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.bar_label(bars, padding=3, fontsize=9)
     axes.set_xlabel(unit)
     axes.tick_params(axis="y", length=0)
@@ -125,7 +112,8 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
     groups = zip(shortened(lengths), lengths.values(), itertools.cycle(_COLOURS), strict=False)
     for name, values, colour in groups:
         shares = np.full(len(values), 1 / max(len(values), 1))
-        outline: Any = {"histtype": "step", "lw": 2, "label": name, "color": colour}
+        outline: Any = {"histtype": "step", "lw": 2, "label": name}
+        outline["color"] = _OF_GROUPS.get(name, colour)
         axes.hist(values, bins=bins, weights=shares, **outline)
     axes.set_xlabel("words in the query")
     axes.set_ylabel("share of queries")
@@ -134,23 +122,29 @@ def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
     return axes
 
 
-def calendar_bars(dates: pd.Series) -> Axes:
+def calendar_bars(months: Mapping[str, int]) -> Axes:
     """Draw the number of rows for each month.
 
     Parameters
     ----------
-    dates : Series (n,)
-        ISO 8601 dates as text, with or without a time; missing ones are left out.
+    months : mapping
+        Month, such as ``2026-01`` -> number of rows, in their order.
     """
-    months = dates.dropna().str[:7].value_counts().sort_index()
     axes = _axes(8, 2.8)
-    axes.bar(months.index, months.to_numpy(), color=ACCENT, width=0.8)
+    axes.bar(list(months), list(months.values()), color=ACCENT, width=0.8)
+    axes.set_xticks(range(0, len(months), 1 + len(months) // 40))
     axes.set_ylabel("rows")
     axes.tick_params(axis="x", rotation=60, labelsize=8)
     return axes
 
 
-def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, unit: str) -> Axes:
+def interval_dots(
+    estimates: Mapping[str, Any],
+    *,
+    target: float | None = None,
+    targets: Mapping[str, float] | None = None,
+    unit: str,
+) -> Axes:
     """Draw each named estimate with its interval, the first on top.
 
     Parameters
@@ -158,7 +152,9 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
     estimates : mapping
         Name -> value, low and high, in the unit of the axis.
     target : float, optional
-        A dashed line.
+        A dashed line through all rows.
+    targets : mapping, optional
+        Name -> the mark of that row, a dashed line in it.
     unit : str
         Of the axis, such as macro-F1.
     """
@@ -166,15 +162,15 @@ def interval_dots(estimates: Mapping[str, Any], *, target: float | None = None, 
     # With many rare labels a bootstrap interval can lie beside its value; matplotlib refuses that.
     reach = np.maximum([values - low, high - values], 0)
     axes.errorbar(values, range(len(values)), xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
+    rows = {name: row for row, name in enumerate(list(estimates)[::-1])}
+    for name, mark in (targets or {}).items():
+        row = rows[name]
+        axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5)
+        axes.annotate(f" mark {mark:g}", (mark, row + 0.4), va="top", color=WARM, fontsize=9)
     if target is not None:
         axes.axvline(target, color=WARM, ls="--", lw=1.5)
-        axes.annotate(
-            f" mark {target:g}",
-            (target, 1),
-            xycoords=("data", "axes fraction"),
-            va="top",
-            color=WARM,
-        )
+        place: Any = {"xycoords": ("data", "axes fraction"), "va": "top", "color": WARM}
+        axes.annotate(f" mark {target:g}", (target, 1), **place)
     return axes
 
 
@@ -243,7 +239,9 @@ def difference_dots(
 
 
 def confusion_heatmap(table: pd.DataFrame) -> Axes:
-    """Draw a confusion matrix, coloured by the share of the true label, with the counts.
+    """Draw a confusion matrix; errors are coloured by the share of the true label, with counts.
+
+    Right answers, on the diagonal, have no colour: they would outshine every error.
 
     Parameters
     ----------
@@ -251,26 +249,25 @@ def confusion_heatmap(table: pd.DataFrame) -> Axes:
         Counts; true labels as rows, predicted labels as columns. Of more than 20 labels the 20
         with the most errors are drawn.
     """
-    counts = table.copy()
+    errors = table - np.diag(np.diag(table))
     which = ""
-    if len(counts) > 20:
-        off = counts.sum(axis=1) - np.diag(counts)
-        worst = off.sort_values(ascending=False).index[:20]
-        counts = counts.loc[worst, worst]
-        which = f", the 20 of {len(table)} labels with most errors"
-    shares = counts.div(table.sum(axis=1).loc[counts.index].clip(lower=1), axis=0).to_numpy()
-    names = shortened(counts.index)
-    size = max(2.6, 0.6 + 0.08 * max(map(len, names))) + 0.38 * len(counts)
+    if len(table) > 20:
+        kept = errors.sum(axis=1).sort_values(ascending=False, kind="stable").index[:20]
+        errors, which = errors.loc[kept, kept], f", the 20 of {len(table)} labels with most errors"
+    shares = errors.div(table.sum(axis=1).loc[errors.index].clip(lower=1), axis=0).to_numpy()
+    names = shortened(str(label).replace("_", " ") for label in errors.index)
+    size = max(2.6, 0.6 + 0.08 * max(map(len, names))) + 0.38 * len(errors)
     axes = _axes(size + 1.2, size)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(counts.to_numpy()), strict=True):
-        colour = "white" if shares[row, column] > 0.55 else INK
-        count = str(counts.iat[row, column])
-        axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+    axes.imshow(shares, cmap="Oranges", vmin=0, vmax=max(0.2, shares.max(initial=0)))
+    for row, column in np.ndindex(shares.shape):
+        count = table.loc[errors.index[row], errors.index[column]]
+        if count:
+            colour = SOFT if row == column else INK
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(
-        range(len(counts)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8
+        range(len(errors)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8
     )
-    axes.set_yticks(range(len(counts)), names, fontsize=8)
+    axes.set_yticks(range(len(errors)), names, fontsize=8)
     axes.set_xlabel(f"predicted{which}")
     axes.set_ylabel(f"true{which}")
     axes.tick_params(length=0)
@@ -302,7 +299,7 @@ def reliability_of(bins: Mapping[str, pd.DataFrame]) -> Axes:
     """
     axes = _axes(5, 4.2)
     axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
-    colours = (ACCENT,) if len(bins) == 1 else (WARM, ACCENT, INK)
+    colours = (ACCENT,) if len(bins) == 1 else (INK, ACCENT, WARM)
     for (name, table), colour in zip(bins.items(), itertools.cycle(colours), strict=False):
         axes.plot(table["confidence"], table["accuracy"], "o-", ms=5, color=colour, label=name)
         if "low" in table:
@@ -325,7 +322,7 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
         Name -> ``coverage`` and ``risk``, both shares; coverage rises.
     """
     axes = _axes(7, 3.8)
-    styles = itertools.cycle(zip(_COLOURS, ("-", "--", "-.", ":"), strict=True))
+    styles = itertools.cycle(zip((INK, ACCENT, WARM, SOFT), ("-", "--", "-.", ":"), strict=True))
     series = zip(curves.values(), shortened(curves), styles, strict=False)
     for table, name, (colour, line) in series:
         # Each step holds until the next, less certain answers are added.
@@ -370,8 +367,8 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
     Parameters
     ----------
     points : sequence of mapping
-        ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` for one query and
-        ``bytes`` on disk. The last point is highlighted.
+        ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` within which 95
+        of 100 queries are answered, and ``bytes`` on disk. The last point is highlighted.
     """
     axes = _axes(9, 4.8)
     largest = max(point["bytes"] for point in points)
@@ -392,7 +389,7 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
             zorder=2 + 1 / area,  # a small dot stays visible on a large one
         )
     _widen(axes, [point["ms"] for point in points])
-    axes.set_xlabel("milliseconds for one query (logarithmic)")
+    axes.set_xlabel("milliseconds within which 95 of 100 queries are answered (logarithmic)")
     axes.set_ylabel("accuracy, with 95 % interval")
     names = shortened([point["name"] for point in points], 28)
     sized = [f"{n}, {_megabytes(p['bytes'])}" for n, p in zip(names, points, strict=True)]
@@ -409,6 +406,8 @@ def _widen(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _megabytes(size: float) -> str:
+    if size < 5e4:
+        return f"{size / 1e3:.0f} kB"
     return f"{size / 1e6:.0f} MB" if size >= 9.5e6 else f"{size / 1e6:.1f} MB"
 
 
@@ -517,29 +516,30 @@ def cascade_curve(curve: pd.DataFrame, *, chosen: Mapping[str, Any], allowed_los
     return axes
 
 
-def grouped_shares(groups: Mapping[str, pd.Series]) -> Axes:
-    """Draw the share of each value, with one bar for each named group.
+def share_bars(shares: pd.DataFrame) -> Axes:
+    """Draw shares, with one bar for each group beside the others.
 
     Parameters
     ----------
-    groups : mapping of Series
-        Group -> the value of each of its rows, such as a label.
+    shares : DataFrame (n_values, n_groups)
+        Share of each value, such as a label, in each group.
     """
-    table = pd.DataFrame({name: s.value_counts(normalize=True) for name, s in groups.items()})
-    table = table.fillna(0.0).sort_values(next(iter(groups)))
+    table = shares.sort_values(shares.columns[0])
     axes = _axes(8, 1.0 + 0.34 * len(table))
     position = np.arange(len(table))
-    height = 0.8 / len(groups)
-    middle = (len(groups) - 1) / 2
-    colours = itertools.cycle((SOFT, ACCENT, WARM))
+    height = 0.8 / table.shape[1]
+    middle = (table.shape[1] - 1) / 2
+    colours = itertools.cycle((INK, ACCENT, SOFT))
     for i, (name, shown, colour) in enumerate(
-        zip(groups, shortened(groups), colours, strict=False)
+        zip(table, shortened(table.columns), colours, strict=False)
     ):
-        at = position + (i - middle) * height
-        axes.barh(at, table[name], height=height, label=shown, color=colour)
-    axes.set_yticks(position, shortened(table.index), fontsize=9)
+        at = position + (middle - i) * height
+        bar: Any = {"height": height, "label": shown, "color": _OF_GROUPS.get(str(name), colour)}
+        axes.barh(at, table[name], **bar)
+    names = shortened(str(value).replace("_", " ") for value in table.index)
+    axes.set_yticks(position, names, fontsize=9)
     axes.set_xlabel("share of queries")
-    axes.figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
+    axes.figure.legend(loc="outside lower center", ncols=table.shape[1], frameon=False)
     return axes
 
 
@@ -567,3 +567,97 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return axes
+
+
+def before_and_now(measures: Mapping[str, Mapping[str, Any]]) -> Axes:
+    """Draw each measure before and now with its interval, the first on top.
+
+    Parameters
+    ----------
+    measures : mapping
+        Name -> ``before`` and ``now``, each with value, low and high, as shares of 1.
+    """
+    axes = _axes(8, 1.6 + 0.6 * len(measures))
+    for row, group in itertools.product(range(len(measures)), _OF_GROUPS):
+        one, at = [*measures.values()][row][group], row + (0.15 if group == "now" else -0.15)
+        style: Any = {"color": _OF_GROUPS[group], "label": group if row == 0 else None}
+        axes.plot([100 * one["low"], 100 * one["high"]], [at, at], lw=2, **{**style, "label": None})
+        axes.plot([100 * one["value"]], [at], "o", ms=6, **style)
+    axes.set_yticks(range(len(measures)), shortened(measures))
+    axes.set_ylim(len(measures) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("of 100, with 95 % interval")
+    axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return axes
+
+
+def distance_bars(distances: Mapping[str, float], thresholds: Mapping[str, float]) -> Axes:
+    """Draw the distance of each column between two samples, the first on top.
+
+    Parameters
+    ----------
+    distances, thresholds : mapping
+        Column -> its distance, and the one from which it has moved, a dashed line.
+    """
+    axes = _axes(8, 0.9 + 0.36 * len(distances))
+    rows = range(len(distances))
+    axes.barh(rows, list(distances.values()), height=0.6, color=SOFT)
+    for row, column in zip(rows, distances, strict=True):
+        mark = thresholds[column]
+        name = "has moved from here on" if row == 0 else None
+        axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5, label=name)
+    axes.set_yticks(rows, shortened(distances))
+    axes.set_ylim(len(distances) - 0.4, -0.6)
+    axes.set_xlabel("distance between before and now")
+    axes.figure.legend(loc="outside lower center", frameon=False)
+    return axes
+
+
+def _tables(tables: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    return {name: pd.DataFrame(table) for name, table in tables.items()}
+
+
+# Kind of a finding's plot -> its drawing from plain data.
+KINDS: dict[str, Callable[..., Axes]] = {
+    "bars": lambda counts, unit: label_bars(pd.Series(counts), unit=unit),
+    "confusions": lambda labels, counts: confusion_heatmap(
+        pd.DataFrame(counts, index=labels, columns=labels)
+    ),
+    "differences": difference_dots,
+    "epochs": learning_curves,
+    "intervals": interval_dots,
+    "shares": lambda shares: share_bars(pd.DataFrame(shares).fillna(0.0)),
+    "lengths": lambda rows: length_histogram(
+        {
+            name: np.repeat([int(n) for n in of], list(of.values())).tolist()
+            for name, of in rows.items()
+        }
+    ),
+    "months": calendar_bars,
+    "reliability": lambda bins: reliability_of(_tables(bins)),
+    "risk_coverage": lambda curves: risk_coverage(_tables(curves)),
+    "sizes": lambda curves: size_curves(_tables(curves)),
+    "words": word_bars,
+    "cascade": lambda curve, **chosen: cascade_curve(pd.DataFrame(curve), **chosen),
+    "costs": cost_scatter,
+    "before_and_now": before_and_now,
+    "distances": distance_bars,
+}
+
+
+def figure_of(finding: Finding) -> Figure:
+    """Return the figure of a finding, with its claim as title.
+
+    Raises
+    ------
+    ValueError
+        The finding has no plot, or one of an unknown kind.
+    """
+    if finding.plot is None or finding.plot.kind not in KINDS:
+        kind = finding.plot and finding.plot.kind
+        raise ValueError(f"{finding.name} has no figure: {kind!r} is none of {sorted(KINDS)}")
+    axes = KINDS[finding.plot.kind](**finding.plot.data)
+    set_title(axes, finding.title)
+    figure: Any = axes.get_figure(root=True)
+    plt.close(figure)
+    return figure

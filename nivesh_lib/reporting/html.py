@@ -8,11 +8,9 @@ from typing import Any
 from nivesh_lib.files import write_text
 from nivesh_lib.records.results import ModelResult
 from nivesh_lib.records.run import RunRecord
-from nivesh_lib.reporting.display import human_bytes, milliseconds
 from nivesh_lib.reporting.holdout import holdout
 from nivesh_lib.reporting.markup import cleaned, content_policy
-from nivesh_lib.reporting.sections import sections, unread
-from nivesh_lib.reporting.steps import figures, source_of, steps
+from nivesh_lib.reporting.steps import findings, source_of, steps
 from nivesh_lib.runs.comparison import Results, evaluation_of, p_value, score_title
 from nivesh_lib.runs.layout import RunDirectory, notebook_of
 from nivesh_lib.runs.leaderboard import (
@@ -23,6 +21,7 @@ from nivesh_lib.runs.leaderboard import (
     score_names,
     verdict_of,
 )
+from nivesh_lib.wording import human_bytes, milliseconds
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _ABOUT_INTENTS = "about-intents"  # tag of cells that are true of the shipped data only
@@ -119,13 +118,6 @@ def _objectives(results: Results) -> Any:
     return next(found, {"file": "", "missing": ""})
 
 
-def _drift(run: RunDirectory, results: Results) -> dict[str, Any] | None:
-    for step, result in results.items():
-        if result.drift:
-            return {**dict(result.drift), "step": step, "page": run.drift_page(step)}
-    return None
-
-
 def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
     """Write ``index.html`` of a run directory from its records and results; return its path.
 
@@ -159,16 +151,13 @@ def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
         evaluated=(evaluation_of(results) or ("",))[0],
         judgements=_judgements(results, board),
         objectives=_objectives(results),
-        sections=sections(results),
-        unread=unread(results),
+        findings=findings(run, results),
         damaged=_damaged(run, record),
         sources={name: source_of(run, name, record, results.get(name)) for name in names},
         p_value=p_value,
         human_bytes=human_bytes,
         milliseconds=milliseconds,
         card=next((r.data_card for r in results.values() if r.data_card), None),
-        drift=_drift(run, results),
-        figures=figures(run, results),
         steps=steps(run, record, results),
         holdout=holdout(record.dataset.ref),
     )

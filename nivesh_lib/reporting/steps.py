@@ -1,14 +1,15 @@
-"""The steps of a run as the report shows them: pages, outcomes, MLflow runs and figures."""
+"""The steps of a run as the report shows them: pages, outcomes, MLflow runs and findings."""
 
 from __future__ import annotations
 
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
 
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import StepResult
 from nivesh_lib.records.run import RunRecord, StepRecord
+from nivesh_lib.reporting.findings import shown_table
 from nivesh_lib.runs.comparison import Results
 from nivesh_lib.runs.layout import RunDirectory, notebook_of
 
@@ -75,24 +76,67 @@ def _small_png(run: RunDirectory, name: str) -> bytes | None:
     return buffer.getvalue()
 
 
-def figures(run: RunDirectory, results: Results) -> list[dict[str, Any]]:
-    """Return the figures of all steps, in the order of the steps.
+@dataclass(frozen=True)
+class ShownFinding:
+    """A finding with its table as text, the first column first, and its figure, if it has them."""
 
-    Returns
-    -------
-    list of dict
-        The fields of the recorded figure (name, file, title, alternative text), ``data`` (base64
-        of the PNG), ``id`` (target of links on the page), ``step`` and ``page``.
+    finding: Finding
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    figure: ShownFigure | None
+
+
+@dataclass(frozen=True)
+class ShownFigure:
+    """A figure as base64 of its PNG, with its alternative text."""
+
+    data: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class StepFindings:
+    """What one result holds for readers; ``figures`` are those that belong to no finding.
+
+    ``drift_page`` is the address of Evidently's page, or empty.
     """
-    shown: list[dict[str, Any]] = []
-    for step, result in results.items():
-        for figure in result.figures:
-            png = _small_png(run, figure.file)
-            if png:
-                data = base64.b64encode(png).decode()
-                at = {"id": f"figure-{len(shown) + 1}", "step": step, "page": run.page(step)}
-                shown.append({**dict(figure), "data": data, **at})
+
+    name: str
+    headline: str
+    findings: tuple[ShownFinding, ...]
+    figures: tuple[ShownFigure, ...]
+    drift_page: str
+
+
+def findings(run: RunDirectory, results: Results) -> list[StepFindings]:
+    """Return findings and figures of each result that has any, in the order of the steps."""
+    shown = []
+    for name, result in results.items():
+        pictures = _figures(run, result)
+        own = tuple(_shown(one, pictures.pop(one.name, None)) for one in result.findings)
+        page = run.drift_page(name)
+        if own or pictures or page:
+            others = tuple(pictures.values())
+            shown.append(StepFindings(name, result.headline, own, others, page))
     return shown
+
+
+def _figures(run: RunDirectory, result: StepResult) -> dict[str, ShownFigure]:
+    """Return the figures of a result by name."""
+    files = {figure.name: (_small_png(run, figure.file), figure.alt) for figure in result.figures}
+    return {
+        name: ShownFigure(base64.b64encode(png).decode(), alt)
+        for name, (png, alt) in files.items()
+        if png
+    }
+
+
+def _shown(finding: Finding, figure: ShownFigure | None) -> ShownFinding:
+    if not any(finding.cells):
+        return ShownFinding(finding, (), (), figure)
+    table = shown_table(finding).reset_index()
+    rows = tuple(tuple(map(str, row)) for row in table.itertuples(index=False))
+    return ShownFinding(finding, tuple(map(str, table.columns)), rows, figure)
 
 
 def _outcome(entry: StepRecord, result: StepResult | None) -> str:

@@ -13,12 +13,6 @@ from nivesh_lib.records.results import REQUIRED_SCORES, StepResult
 Results = Mapping[str, StepResult]
 Evaluation = Mapping[str, Any]  # what the notebook that evaluates the models together recorded
 
-# The result of one model has none of these; `sections.KEYS` lists those that it may have too.
-EVALUATION_KEYS = (
-    *("comparison", "calibration", "routing", "segments", "gaps", "flips", "behaviour"),
-    *("overlaps", "flipped", "leaks", "help"),
-)
-
 
 class Interval(Record):
     """A value with its 95 % interval."""
@@ -77,7 +71,7 @@ class RecordedComparison(Record):
 def evaluation_of(results: Results) -> tuple[str, Evaluation] | None:
     """Return the step that evaluated the models together and what it recorded, if one did."""
     for step, result in results.items():
-        if set(EVALUATION_KEYS) & set(result.model_extra or ()):
+        if "comparison" in (result.model_extra or ()):
             return step, dict(result)
     return None
 

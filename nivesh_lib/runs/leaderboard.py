@@ -37,6 +37,8 @@ _VERDICTS = {
 class LeaderboardEntry:
     """An evaluated model: its scores by name, latency in milliseconds and size, if measured.
 
+    The latency is that of a race of all models, where a step recorded one (`raced`).
+
     ``rank`` is such as ``2=`` and empty without a comparison; ``to_champion`` and ``to_next``
     (the next lower score) are paired differences, or None.
     """
@@ -59,6 +61,7 @@ class LeaderboardEntry:
 def leaderboard(results: Results) -> list[LeaderboardEntry]:
     """Return the evaluated models, best macro-F1 first, or as a paired comparison has them."""
     models = _models(results)
+    times = raced(results)
     comparison = comparison_of(results)
     ranked = {model.model: model for model in comparison.models} if comparison else {}
     order = {name: place for place, name in enumerate(ranked)}
@@ -70,13 +73,30 @@ def leaderboard(results: Results) -> list[LeaderboardEntry]:
             step,
             result.model,
             result.scores,
-            cast(float | None, result.metrics.get("p95_ms")),
+            times.get(step, cast(float | None, result.metrics.get("p95_ms"))),
             cast(float | None, result.metrics.get("size_bytes")),
             *((here.rank, here.to_champion, here.to_next) if here else ()),
         )
         board.append((order.get(name, len(order)), entry))
     board.sort(key=lambda placed: (placed[0], -placed[1].headline.value))
     return [entry for _, entry in board]
+
+
+def raced(results: Results) -> dict[str, float]:
+    """Return the p95 in milliseconds of the results whose models took part in a race, by name.
+
+    A step that races models records ``race``: rows with ``step``, the name of a result, and
+    ``p95_ms``. One model then has one latency in a run. Damaged rows are left out.
+    """
+    races = [(result.model_extra or {}).get("race") for result in results.values()]
+    rows = [row for race in races if isinstance(race, list) for row in race]
+    return {
+        row["step"]: float(row["p95_ms"])
+        for row in rows
+        if isinstance(row, dict)
+        and isinstance(row.get("step"), str)
+        and type(row.get("p95_ms")) in (int, float)
+    }
 
 
 def score_names(scores: Iterable[Mapping[str, Estimate]]) -> list[str]:

@@ -16,7 +16,7 @@ from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.metrics import flat_metrics
 from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.records.schema import NUMBER
-from nivesh_lib.reproducibility import environment, git_state
+from nivesh_lib.reproducibility import author, environment, git_state
 from nivesh_lib.tracking.store import client, create_experiment, local_path
 
 if TYPE_CHECKING:
@@ -140,12 +140,28 @@ class RunLogger:
         values = ((k, v, int(epoch["epoch"])) for epoch in history for k, v in epoch.items())
         _log_series(self.run_id, (value for value in values if value[0] != "epoch"))
 
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log further parameters; nested names get dots."""
+        log_model_params(params, self.run_id)
+
     def log_dataset(self, dataset: Dataset) -> None:
-        """Log a dataset as the input, with version and checksum, without its queries."""
+        """Log a dataset as the input, with sizes, version and checksum, without its queries.
+
+        A model is trained on all folds but one and validated on that one.
+        """
         from mlflow.data.pandas_dataset import from_pandas
         from mlflow.entities import DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
+        rows, folds = len(dataset.train), max(dataset.n_folds, 1)
+        sizes = {
+            "num_labels": len(dataset.labels),
+            "train_size": rows,
+            "val_size": round(rows / folds),
+            "test_size": len(dataset.manifest["holdout"]),
+            "data_version": dataset.version.version,
+        }
+        self.log_params({"data": sizes})
         source = str(dataset.manifest["path"])
         train = dataset.train.drop(columns=[c for c in ("query",) if c in dataset.train])
         with warnings.catch_warnings():  # two of MLflow's sources claim every local path
@@ -217,13 +233,23 @@ def open_logger(
         "nivesh.mode": mode,
         "nivesh.step": step,
         "nivesh.run": run,
+        "stage": "experimental",
+        "developer": author(),
+        "git_commit": git["commit"],
     }
     tags = {name: value for name, value in tags.items() if value}
     experiment_id, store = create_experiment(experiment), client()
     name = run_name(step, experiment_id)
     run_id = store.create_run(experiment_id, run_name=name, tags=tags).info.run_id
-    log_model_params(params, run_id)
-    store.log_dict(run_id, environment(), "environment.json")
+    machine = environment()
+    system = {
+        "gpu": machine["gpu"],
+        "memory_gb": round(machine["memory_bytes"] / 1e9, 1),
+        "python_version": machine["python"],
+        "pytorch_version": machine["packages"]["torch"],
+    }
+    log_model_params({**params, "system": system}, run_id)
+    store.log_dict(run_id, machine, "environment.json")
     if git["patch"]:
         store.log_text(run_id, git["patch"], "dirty.patch")
     return RunLogger(run_id, experiment_id, tags | {_NAME: name})

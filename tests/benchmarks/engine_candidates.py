@@ -324,12 +324,11 @@ def _make_other_folds(order: Order, target: Path) -> None:
     student = cross_validate(get_model("static"), rest, **common).oof
     network = get_model("transformer", epochs=order.epochs)
     before = cross_validate(network, rest, models_to=target, **common).oof
-    small = {
-        k: OnnxClassifier.of(
-            load_model(fold_directory(target, k)), texts=rest.loc[rest["fold"] != k, "query"]
-        )
-        for k in sorted(rest["fold"].unique())
-    }
+
+    def small(fold: int) -> OnnxClassifier:
+        others = rest.loc[rest["fold"] != fold, "query"]
+        return OnnxClassifier.of(load_model(fold_directory(target, fold)), texts=others)
+
     after = out_of_fold(small, rest, **common)
     split = choose_threshold(student, after, rest, allowed_loss=CASCADE_LOSS)
     rows = headline_mask(rest)

@@ -8,7 +8,12 @@ import pytest
 from nivesh_lib import privacy
 from nivesh_lib.data import validation
 from nivesh_lib.data.publishing import publish
-from nivesh_lib.data.validation import Measures, find_issues, validate_intent_data
+from nivesh_lib.data.validation import (
+    Measures,
+    changes_since_parent,
+    find_issues,
+    validate_intent_data,
+)
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError
 
@@ -148,6 +153,22 @@ def test_issues_name_ids_where_there_are_some(make_rows):
     rows = with_cell(make_rows(30, id=[f"r{n}" for n in range(30)]), 3, "query", "")
     [issue] = find_issues(Measures(rows))
     assert (issue.rows, issue.severity, issue.check) == (("r3",), "error", "cells")
+
+
+def test_checks_say_what_found_an_issue_and_name_at_most_three_rows(make_rows):
+    rows = make_rows(30).assign(intent="one")
+    rows.loc[:8, "query"] = ""
+    blank, single = validate_intent_data(rows)["checks"]
+    assert (blank["check"], blank["severity"], blank["rows"]) == ("cells", "error", [0, 1, 2])
+    assert (single["check"], single["rows"]) == ("balance", [])
+
+
+def test_a_version_is_compared_with_its_parent_where_it_has_one(home, make_rows):
+    publish(make_rows(50), "mine", "1.0.0", description="")
+    publish(make_rows(20, seed=1), "mine", "1.1.0", description="", parent="1.0.0")
+    changes = changes_since_parent(load_dataset("mine@1.1.0"))
+    assert (changes["old"], changes["added"], len(changes["mean_words"])) == ("mine@1.0.0", 20, 2)
+    assert changes_since_parent(load_dataset("mine@1.0.0")) is None
 
 
 def test_no_rows_are_an_error(make_rows):

@@ -76,7 +76,7 @@ def test_a_dataset_is_its_training_rows_with_folds(first):
     assert list(data.train) == ["id", "query", "intent", "fold"]
     assert data.train.index.tolist() == list(range(80))
     assert sorted(data.train["fold"].unique()) == [0, 1, 2, 3, 4]
-    assert (data.n_folds, data.rules_path) == (5, None)
+    assert (data.n_folds, data.rules_file) == (5, None)
 
 
 def test_no_held_out_row_is_in_training(first):
@@ -87,7 +87,7 @@ def test_no_held_out_row_is_in_training(first):
 
 def test_rules_are_found_beside_the_versions(first):
     (first.folder.parent / "rules.toml").write_text("")
-    assert load_dataset("intents").rules_path == first.folder.parent / "rules.toml"
+    assert load_dataset("intents").rules_file == str(first.folder.parent / "rules.toml")
 
 
 def test_a_bare_name_means_the_newest_that_is_no_draft(first, make_rows):
@@ -377,6 +377,14 @@ def test_a_fifth_of_new_natural_rows_is_held_out(first, make_rows):
     added = set(second.manifest["holdout"]) - set(first.manifest["holdout"])
     assert len(added) == 10
     assert (held_out(second).dropna()["selection"] == "natural").all()
+
+
+def test_the_rows_of_the_version_before_are_loaded_with_those_of_the_next(first, make_rows):
+    new = make_rows(20, seed=1).assign(query=lambda rows: "another " + rows["query"])
+    publish(new, "intents", "1.1.0", description="", parent="intents@1.0.0")
+    second = load_dataset("intents@1.1.0")
+    assert second.parent_rows()["id"].tolist() == load_dataset("intents@1.0.0").train["id"].tolist()
+    assert load_dataset("intents@1.0.0").parent_rows() is None
 
 
 def test_a_new_row_near_a_training_row_joins_its_fold(first, make_rows):

@@ -17,8 +17,8 @@ from nivesh_lib.evaluation import scores
 from nivesh_lib.evaluation.resampling.cross_validation import cross_validate
 from nivesh_lib.evaluation.summary import headline_scores, result_of
 from nivesh_lib.models.base import get_model
+from nivesh_lib.notebook.session import start_run
 from nivesh_lib.runs.leaderboard import leaderboard, score_names
-from nivesh_lib.runs.session import start_run
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "adding_a_metric.md").read_text(encoding="utf-8")

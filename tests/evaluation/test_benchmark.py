@@ -16,10 +16,10 @@ import pytest
 from nivesh_lib.errors import ModelError
 from nivesh_lib.evaluation import benchmark
 from nivesh_lib.evaluation.benchmark import (
-    benchmark_interleaved,
     benchmark_served,
     directory_bytes,
     measure_latency,
+    race,
     saved_bytes,
     speed_of,
 )
@@ -211,26 +211,31 @@ def test_a_machine_that_computes_something_else_is_busy():
     assert judge_all(found, [at_most])[0].status == "undecided"
 
 
-def test_interleaved_models_take_turns_and_the_first_is_the_reference(clock):
-    models = {"slow": clock("slow", 4), "fast": clock("fast", 1)}
-    slow, fast = benchmark_interleaved(models, QUERIES, rounds=3, calls=5)
-    assert [name for name, _ in itertools.groupby(clock.called)] == ["slow", "fast"] * 2 + ["slow"]
-    assert (slow.ms, slow.times_as_fast, fast.ms, fast.times_as_fast) == (4, 1, 1, 4)
+def test_models_of_a_race_take_turns_beside_the_reference_loop(clock, beside):
+    beside([1])
+    found = race({"slow": clock("slow", 4), "fast": clock("fast", 1)}, QUERIES, calls=20)
+    turns = [name for name, _ in itertools.groupby(clock.called) if name != "loop"]
+    assert turns == ["slow", *["fast", "slow"] * 10, "fast"][: len(turns)] or turns[:2] == [
+        "slow",
+        "fast",
+    ]
+    assert [(one.p50_ms, one.p95_ms, one.n, one.reference_ms) for one in found.values()] == [
+        (4, 4, 20, 1),
+        (1, 1, 20, 1),
+    ]
 
 
-def test_a_round_that_is_slow_for_all_changes_no_ratio(clock):
-    # Six calls a round, one of them not counted; the third of four rounds takes ten times as long.
-    pace = [1] * 12 + [10] * 6 + [1] * 6
-    models = {"one": clock("one", *(2 * ms for ms in pace)), "two": clock("two", *pace)}
-    one, two = benchmark_interleaved(models, QUERIES, rounds=3, calls=5)
-    assert (one.ms, two.ms, two.times_as_fast) == (2, 1, 2)
+def test_models_of_a_race_are_asked_the_same_queries():
+    asked = {"one": [], "two": []}
+    race({name: asked[name].extend for name in asked}, QUERIES, calls=15)
+    assert asked["one"] == asked["two"] and set(asked["one"]) == set(QUERIES)
 
 
-@pytest.mark.parametrize("odd", [{"models": {}}, {"rounds": 0}, {"calls": 0}, {"batch_size": 11}])
-def test_an_interleaved_benchmark_of_nothing_is_refused(odd):
-    given = {"models": {"one": len}, "queries": QUERIES, "rounds": 1, "calls": 1, **odd}
-    with pytest.raises(ValueError, match=r"need one of each|do not fill"):
-        benchmark_interleaved(given.pop("models"), given.pop("queries"), **given)
+@pytest.mark.parametrize("odd", [{"models": {}}, {"calls": 0}, {"queries": []}])
+def test_a_race_of_nothing_is_refused(odd):
+    given = {"models": {"one": len}, "queries": QUERIES, "calls": 1, **odd}
+    with pytest.raises(ValueError, match=r"no model|at least one"):
+        race(given.pop("models"), given.pop("queries"), **given)
 
 
 def test_a_directory_is_as_large_as_its_files(tmp_path):

@@ -198,13 +198,3 @@ def test_what_cannot_be_compared_is_refused(change, message):
     arguments = {"y_true": ["x", "y"], "predictions": {"a": ["x", "y"]}} | change
     with pytest.raises(ValueError, match=message):
         compare(**arguments)
-
-
-def test_the_table_is_flat_and_has_no_difference_for_the_champion(models):
-    true, columns = models
-    found = compare(true, columns, n_boot=100)
-    table = found.table()
-    assert table["model"].tolist() == [one.model for one in found.models]
-    assert table["difference"].isna().tolist() == [one.to_champion is None for one in found.models]
-    poor = table.set_index("model").loc["poor"]
-    assert poor["p"] == found.models[-1].to_champion.p_corrected and poor["differs"]

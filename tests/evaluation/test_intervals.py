@@ -11,7 +11,6 @@ from nivesh_lib.evaluation.intervals import (
     NADEAU_BENGIO,
     fold_interval,
     paired_accuracy_difference,
-    points,
     wilson,
 )
 
@@ -148,10 +147,3 @@ def test_it_holds_the_truth_also_where_models_hardly_differ(only_one, only_other
 def test_columns_that_do_not_match_are_refused(one, other):
     with pytest.raises(ValueError, match="equally long"):
         paired_accuracy_difference(np.array(one), np.array(other))
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(-0.012, "−1.2"), (0.003, "+0.3"), (0, "0.0"), (-0.0004, "0.0")]
-)
-def test_a_difference_is_shown_in_points(share, text):
-    assert points(share) == text

@@ -10,6 +10,7 @@ import pytest
 
 from nivesh_lib.errors import DataError
 from nivesh_lib.reporting.drift import describe_texts, drift_report
+from nivesh_lib.reporting.figures import ACCENT, INK
 from tests.reporting.pages import HOSTILE, check_page, opened
 
 # Importing Evidently 0.7 warns, from its own lines and from litestar's.
@@ -86,6 +87,13 @@ def test_in_a_browser_no_label_runs_and_all_are_shown_as_they_are(hostile):
     assert page.count(">Drift in column '") == 3
     drawn = {unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", page)}
     assert drawn >= set(HOSTILE)
+
+
+def test_the_page_opens_on_shares_in_the_colours_of_our_figures(moved):
+    page = moved[1].read_text(encoding="utf-8")
+    assert not {"#ed0400", "#4d4d4d"} & set(re.findall(r'"color": "(#\w{6})"', page))
+    assert page.count(f'"color": "{ACCENT}"') > 4 and page.count(f'"color": "{INK}"') > 4
+    assert page.count('"active": 1') == 5
 
 
 def test_a_page_of_another_form_is_not_written(hostile, monkeypatch):

@@ -15,7 +15,7 @@ from nivesh_lib.privacy import show
 from nivesh_lib.reporting.html import render_notebook, write_report
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import verdict_of
-from tests.reporting.pages import HOSTILE, check_page
+from tests.reporting.pages import HOSTILE, Elements, check_page
 from tests.runs.examples import comparison, contents, estimate
 
 
@@ -113,6 +113,11 @@ def test_a_run_without_models_says_so(run):
         {"figures": [{"name": "f"}]},
         {"drift": {"rows": []}},
         {"data_card": []},
+        {"findings": [{"name": "a", "claim": "no sentence"}]},
+        {"findings": [{"name": "a", "claim": "Cells.", "cells": "odd"}]},
+        {"findings": [{"name": "a", "claim": "Cells.", "cells": ["odd"]}]},
+        {"findings": [{"name": "a", "claim": "Estimate.", "estimate": {"value": 1}}]},
+        {"findings": [{"name": "a", "claim": "Verdict.", "verdict": "met"}]},
     ],
 )
 def test_damaged_results_are_left_out_and_can_be_named(run, odd):
@@ -125,7 +130,7 @@ def test_damaged_results_are_left_out_and_can_be_named(run, odd):
     assert "left no results that can be read" in page
 
 
-def test_a_damaged_record_is_reported_in_place_of_its_sections(run):
+def test_a_damaged_record_is_reported_in_place_of_its_findings(run):
     assert 'id="damaged"' not in page_of(run)
     path = run / "results" / "03_tfidf.embedding.json"  # of a part: no row of the steps table
     path.write_text('{"model": "embed')
@@ -192,28 +197,107 @@ def test_the_page_shows_ranks_differences_and_which_runs_they_came_from(run):
     assert 'title="MLflow run abc123"' in page  # of a model
 
 
-def test_sections_are_on_the_page_as_tables_that_a_phone_can_show(run):
-    flips = {"attribute": "region <b>", "rows": 90, "flipped": 0.1}
-    record = {"flips": [{**flips, "flipped_low": 0.05, "flipped_high": 0.2}], "gaps": "odd"}
-    (run / "results" / "01_data.json").write_text(json.dumps(record))
-    page = page_of(run)
-    assert '<h2 id="segments">For whom does it fail?</h2>' in page
-    assert '<td data-label="Another answer, of 100">' in page
-    assert 'aria-label="region &lt;b&gt;: 10.0, from 5.0 to 20.0"' in page
-    assert "not of a shape that this report shows: gaps." in page
-    assert page.index('id="objectives"') < page.index('id="segments"') < page.index('id="holdout"')
+FINDING = {
+    "name": "gaps",
+    "claim": "South is served worse.",
+    "mark": "no region served worse",
+    "verdict": "not met",
+    "cells": [
+        {"region": "south", "right": 0.512, "right_low": 0.4, "right_high": 0.6, "rows": 1200},
+        {"region": "north", "right": None, "right_low": None, "right_high": None, "rows": 3},
+    ],
+    "plot": {"kind": "bars", "data": {}, "alt": "dots"},
+    "examples": [{"query": "rent?", "note": "rent, rightly"}, {"query": "tax?"}],
+    "caveats": ["Synthetic data.", "Few rows."],
+}
 
 
-def test_a_section_links_to_the_figure_that_its_step_left(run):
-    folder = run / "figures" / "01_data"
+def with_findings(run, *findings, step="01_data", figures=("gaps",)):
+    """Give a step findings and figures, and return the page."""
+    folder = run / "figures" / step
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in figures:
+        Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+    entries = [
+        {"name": name, "file": f"figures/{step}/{name}.png", "title": "t", "alt": f"of {name}"}
+        for name in figures
+    ]
+    record = {"findings": list(findings), "figures": entries, "headline": "a headline"}
+    (run / "results" / f"{step}.json").write_text(json.dumps(record))
+    return page_of(run)
+
+
+def test_a_finding_is_shown_with_all_that_it_rests_on(run):
+    page = with_findings(run, FINDING)
+    assert page.index('id="objectives"') < page.index("<h3>South") < page.index('id="holdout"')
+    assert "<h3>South is served worse.</h3>" in page
+    assert '<span class="notmet">✘ not met</span>: no region served worse.' in page
+    assert '<td data-label="right"><span class="value">0.51 [0.40, 0.60]</span>' in page
+    assert '<td data-label="right"><span class="value"></span>' in page and ">1,200<" in page
+    assert '<li>“rent?” <span class="soft">(rent, rightly)</span></li>' in page
+    assert "<li>“tax?”</li>" in page and "Synthetic data. Few rows.</p>" in page
+    assert len(Elements(page).of("img")) == 1 and 'alt="of gaps"' in page
+
+
+def test_a_finding_may_be_a_claim_alone(run):
+    page = with_findings(run, {"name": "a", "claim": "No column."}, figures=())
+    assert "<h3>No column.</h3>" in page and "Not judged" not in page
+    assert not Elements(page).of("img") and not Elements(page).of("details")
+
+
+def test_a_mark_that_was_not_judged_is_shown_as_such(run):
+    page = with_findings(run, {"name": "a", "claim": "No column.", "mark": "one"}, figures=())
+    assert "Not judged: one." in page
+
+
+def test_a_long_table_can_be_opened(run):
+    cells = [{"label": f"label {k}", "rows": k} for k in range(20)]
+    page = with_findings(run, {"name": "a", "claim": "Many.", "cells": cells})
+    assert "<details><summary>Table, 20 rows</summary>" in page
+
+
+@pytest.mark.parametrize("cells", [[], [{}], [{"a_low": 1}], [{"a": 1}, {"b": [1]}], [{"low": 1}]])
+def test_a_table_may_be_odd(run, cells):
+    assert "<h3>Odd.</h3>" in with_findings(run, {"name": "a", "claim": "Odd.", "cells": cells})
+
+
+def test_steps_come_in_order_with_a_link_to_their_page(run):
+    (run / "notebooks").mkdir()
+    (run / "notebooks" / "02_rules.html").write_text("page")
+    with_findings(run, FINDING, step="02_rules")
+    page = with_findings(run, {"name": "a", "claim": "First."})
+    assert page.index("<h3>First.</h3>") < page.index("<h3>South")
+    assert '<h2 id="02_rules"><a href="notebooks/02_rules.html">02_rules</a></h2>' in page
+    assert '<h2 id="01_data">01_data</h2>' in page
+
+
+def test_figures_of_runs_without_findings_are_shown_with_their_headline(run):
+    page = with_findings(run, figures=("one", "two"))
+    assert 'alt="of one"' in page and 'alt="of two"' in page and "<p>a headline</p>" in page
+
+
+def test_a_step_links_to_its_drift_page(run):
+    assert "Evidently" not in page_of(run)
+    folder = run / "drift" / "01_data"
     folder.mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(folder / "flips.png")
-    figure = {"name": "flips", "file": "figures/01_data/flips.png", "title": "Who asks", "alt": "a"}
-    record = {"flips": [{"attribute": "region", "rows": 90, "flipped": 0.1}], "figures": [figure]}
-    (run / "results" / "01_data.json").write_text(json.dumps(record))
-    page = page_of(run)
-    assert 'Figure: <a href="#figure-1">Who asks</a>' in page
-    assert '<figure id="figure-1">' in page
+    (folder / "evidently.html").write_text("page")
+    assert 'href="drift/01_data/evidently.html"' in page_of(run)
+
+
+def test_no_text_of_a_finding_becomes_markup(run):
+    text = " ".join(HOSTILE)
+    finding = {
+        "name": text,
+        "claim": f"A {text}.",
+        "mark": text,
+        "verdict": "met",
+        "cells": [{text: text}],
+        "examples": [{"query": text, "note": text}],
+        "caveats": [text],
+    }
+    elements = check_page(with_findings(run, finding))
+    assert not elements.of("b") and not elements.of("script")
+    assert all(img["src"].startswith("data:image/png") for img in elements.of("img"))
 
 
 def test_an_objective_is_judged_once_for_a_model_the_best_model_first(run):

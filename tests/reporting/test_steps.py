@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from nivesh_lib.records.results import StepResult
-from nivesh_lib.reporting.steps import figures
+from nivesh_lib.reporting.steps import findings
 from nivesh_lib.runs.layout import RunDirectory
 
 
@@ -21,12 +21,12 @@ def run(tmp_path):
 def shown(run, file):
     figure = {"name": "f", "file": file, "title": "t", "alt": "a"}
     result = StepResult.model_validate({"figures": [figure]})
-    return figures(RunDirectory(run), {"03_toy": result})
+    return findings(RunDirectory(run), {"03_toy": result})
 
 
 def test_a_figure_of_the_run_is_embedded(run):
     (found,) = shown(run, "figures/03_toy/scores.png")
-    assert found["data"] and found["step"] == "03_toy"
+    assert found.figures[0].data and found.name == "03_toy"
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,24 @@ def test_the_step_that_compares_is_no_model_of_its_own():
     assert [entry.step for entry in leaderboard({**TWO, "06": judge})] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("race", "ms"),
+    [
+        ([{"model": "tfidf", "step": "b", "p95_ms": 0.5}], [9.0, 0.5]),
+        ([{"model": "other", "step": "", "p95_ms": 0.5}], [9.0, 9.0]),
+        (
+            [{"step": "b", "p95_ms": "fast"}, {"step": "b"}, "odd", {"step": [], "p95_ms": 1}],
+            [9.0, 9.0],
+        ),
+        ("odd", [9.0, 9.0]),
+    ],
+)
+def test_a_model_has_the_latency_of_the_race_where_there_was_one(race, ms):
+    results = {step: one | {"metrics": {**one.metrics, "p95_ms": 9.0}} for step, one in TWO.items()}
+    board = leaderboard(results | {"07": StepResult.model_validate({"race": race})})
+    assert {entry.step: entry.p95_ms for entry in board} == dict(zip("ab", ms, strict=True))
+
+
 NONE_SET = {"file": "data/mine/objectives.toml", "missing": "No objective is set for mine."}
 
 

@@ -18,7 +18,7 @@ MODEL = """
 import pandas as pd
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.models.text.tfidf import TfidfClassifier
-from nivesh_lib.runs.session import start_run
+from nivesh_lib.notebook.session import start_run
 run = start_run("{name}", {{"DATASET": DATASET}})
 data = load_dataset(DATASET)
 model = TfidfClassifier(word_ngram_max=1, char_ngram_max=0)
@@ -29,7 +29,7 @@ result = {{"headline": "a model", "metrics": {{"mean": float(proba.iloc[:, 0].me
 run.log(result, dataset=data, model=model, oof=table)
 """
 RESULT = """
-from nivesh_lib.runs.session import start_run
+from nivesh_lib.notebook.session import start_run
 run = start_run("{name}", {{"DATASET": DATASET}})
 run.log({{"headline": "said by {name}", "metrics": {{"one": 1.0}}}})
 """

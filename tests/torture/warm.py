@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 from tests.torture.processes import apart
 
 LIBRARIES = (
-    *("nivesh_lib.cli.app", "nivesh_lib.pipeline.run", "nivesh_lib.runs.session"),
+    *("nivesh_lib.cli.app", "nivesh_lib.pipeline.run", "nivesh_lib.notebook.session"),
     *("nivesh_lib.models.text.tfidf", "nivesh_lib.reporting.html", "nivesh_lib.data.validation"),
     *("nivesh_lib.data.publishing", "nivesh_lib.pipeline.worker", "pyarrow.parquet"),
     *("ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline"),

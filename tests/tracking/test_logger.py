@@ -73,10 +73,16 @@ def test_a_dataset_that_another_process_logs_at_the_same_time_is_logged_by_both(
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", too_late_once)
     version = SimpleNamespace(sha256="f" * 64, version="1.0.0")
+    manifest = {"path": "toy.json", "holdout": []}
     train = pd.DataFrame({"id": ["a"], "query": ["b"]})
     run.log_dataset(
         SimpleNamespace(
-            manifest={"path": "toy.json"}, train=train, ref="toy@1.0.0", version=version
+            manifest=manifest,
+            train=train,
+            ref="toy@1.0.0",
+            version=version,
+            labels=["c"],
+            n_folds=2,
         )
     )
     assert len(client().get_run(run.run_id).inputs.dataset_inputs) == 1

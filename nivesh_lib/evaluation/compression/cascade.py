@@ -6,13 +6,14 @@ where the student's confidence reaches the threshold, and with the teacher below
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.intervals import paired_accuracy_difference, points, share_of
+from nivesh_lib.evaluation.intervals import paired_accuracy_difference, share_of
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned_pair,
     confidence_of,
@@ -50,25 +51,9 @@ class CascadeThreshold:
         """Whether the cross-fitted loss is allowed."""
         return self.loss.value <= self.allowed_loss + _ROUNDING
 
-    @property
-    def sentence(self) -> str:
-        """Threshold, share and loss in one sentence."""
-        allowed = f"{100 * self.allowed_loss:.1f}"
-        if self.threshold >= NEVER:
-            return f"For a loss of at most {allowed} points the student may answer nothing."
-        change, low, high = (
-            points(-end) for end in (self.loss.value, self.loss.high, self.loss.low)
-        )
-        within = "within" if self.holds else "more than"
-        return (
-            f"From a confidence of {self.threshold:.2f} on the student answers, "
-            f"{100 * self.share.value:.0f} of 100 queries; against the teacher alone that changes "
-            f"accuracy by {change} points [{low}, {high}], {within} the {allowed} that may be lost."
-        )
-
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values and the sentence, ready for JSON."""
-        return asdict(self) | {"holds": self.holds, "sentence": self.sentence}
+        """Return plain values, ready for JSON."""
+        return asdict(self) | {"holds": self.holds}
 
 
 def _answers(
@@ -97,6 +82,28 @@ def _answers(
 def _labels_at(answers: pd.DataFrame, threshold: float | np.ndarray) -> np.ndarray:
     """Return the label that the cascade predicts for each row, shape (n,)."""
     return np.where(answers["confidence"] >= threshold, answers["student"], answers["teacher"])
+
+
+def cascade_answers(
+    student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, thresholds: Mapping[int, float]
+) -> pd.DataFrame:
+    """Return the out-of-fold table of a cascade: the student's rows where it is confident.
+
+    Parameters
+    ----------
+    thresholds
+        Fold -> the student's least confidence, as `CascadeThreshold.by_fold`.
+
+    Raises
+    ------
+    ValueError
+        The two have different labels or folds, or lack a row.
+    """
+    student, teacher = aligned_pair(
+        student_oof, teacher_oof, teacher_oof["id"], names=("student", "teacher")
+    )
+    confident = confidence_of(probabilities(student)) >= teacher["fold"].map(thresholds)
+    return teacher.where(~confident, student)
 
 
 def cascade_scores(

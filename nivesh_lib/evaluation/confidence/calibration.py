@@ -27,7 +27,7 @@ from nivesh_lib.records.estimate import Estimate
 
 N_BINS = 15  # Guo et al. 2017
 NEIGHBOURS = 2  # bins on either side whose gaps help to estimate the sign of a bin's own
-LARGE = 0.08  # a calibration error that temperature scaling has to reduce to a quarter
+LARGE = 0.08  # a calibration error, a quarter of which is acceptable
 SMALLEST = 1e-12  # lower bound of probabilities in logarithms
 _LOG_TEMPERATURES = (-3.0, 3.0)  # 0.05 to 20
 
@@ -52,8 +52,8 @@ class Calibration:
 
     @property
     def goal(self) -> float:
-        """The largest acceptable error afterwards: a quarter of a large one, else the same."""
-        return self.before.value / 4 if self.before.value >= LARGE else max(self.before.value, 0.0)
+        """The largest acceptable error afterwards: a quarter of that before, or of a large one."""
+        return max(self.before.value, LARGE) / 4
 
     def applied(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return probabilities of the folds' models, each scaled by the temperature of its fold.
@@ -71,14 +71,6 @@ class Calibration:
                 values = table.loc[held, labels].to_numpy()
                 calibrated.loc[held, labels] = scaled(values, temperature)
         return calibrated
-
-    def __str__(self) -> str:
-        if not self.helped:
-            return f"temperature 1: no other one lowers the calibration error, {self.before}"
-        return (
-            f"temperature {self.temperature:.2f}: calibration error {self.before} before, "
-            f"{self.after} after"
-        )
 
 
 def is_right(proba: pd.DataFrame, y: Column) -> np.ndarray:

@@ -23,7 +23,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     predicted_labels,
     probabilities,
 )
-from nivesh_lib.records.estimate import Estimate, as_columns
+from nivesh_lib.records.estimate import Estimate
 
 ACCEPTED = 0.95  # share of in-scope queries that must be answered
 
@@ -75,12 +75,6 @@ class AbstentionPolicy:
     acceptance_95: Estimate
     recall_95: Estimate
     by_kind: pd.DataFrame
-
-    def as_row(self) -> dict[str, float]:
-        """Return thresholds, cost and estimates (with ``_low`` and ``_high``) as one flat row."""
-        row = {"threshold": self.threshold, "threshold_95": self.threshold_95, "cost": self.cost}
-        names = ("acceptance", "recall", "acceptance_95", "recall_95")
-        return row | as_columns({name: getattr(self, name) for name in names})
 
 
 # --- risk and coverage -----------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def cross_validate(
 
 
 def out_of_fold(
-    models: Mapping[int, Any],
+    model_of: Callable[[int], Any],
     frame: pd.DataFrame,
     *,
     labels: Sequence[str],
@@ -200,18 +200,18 @@ def out_of_fold(
 
     Parameters
     ----------
-    models
-        Fold -> the model that was fitted without the rows of that fold.
+    model_of
+        Returns the model that was fitted without the rows of a fold. Folds are asked one after
+        the other and their models not kept, so that one is in memory at a time.
 
     Raises
     ------
     ValueError
-        A fold of ``frame`` has no model, or a model has a class that is not among ``labels``.
+        A model has a class that is not among ``labels``.
     """
-    if missing := sorted(set(frame["fold"]) - set(models)):
-        raise ValueError(f"no model was given for fold {missing[0]}; there are {sorted(models)}")
     proba = pd.DataFrame(0.0, index=frame.index, columns=sorted(labels))
-    for k, model in models.items():
+    for k in sorted(frame["fold"].unique()):
+        model = model_of(int(k))
         if unknown := sorted(set(model.classes_) - set(labels)):
             raise ValueError(
                 f"the model of fold {k} has the class {unknown[0]!r}, not a label here"
@@ -219,6 +219,7 @@ def out_of_fold(
         held = (frame["fold"] == k).to_numpy()
         predicted = model.predict_proba(frame.loc[held, "query"].tolist())
         proba.loc[held, list(model.classes_)] = predicted
+        del model  # before the next one is made
     return pd.concat([frame[["id", "fold"]], proba], axis=1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from nivesh_lib.evaluation.scores import METRICS, headline_mask, paired_difference, score
+from nivesh_lib.evaluation.scores import headline_mask, paired_difference, score
 from nivesh_lib.records.estimate import Estimate, as_columns
 from nivesh_lib.records.results import HEADLINE
 
@@ -30,20 +30,6 @@ class LearningCurve:
     metric: str
     last_gain: Estimate
     predictions: dict[float, np.ndarray]
-
-    @property
-    def reading(self) -> str:
-        """One sentence on whether more labels or a better model would help."""
-        half, whole = (round(rows) for rows in self.table["rows"].iloc[-2:])
-        name, gain = METRICS[self.metric].title, self.last_gain
-        change = f"From {half:,} to {whole:,} rows {name} rose by {gain}: ".replace(
-            "rose by -", "changed by -"
-        )
-        if gain.low > 0:
-            return change + "more labels still help."
-        if gain.high < WORTH:
-            return change + "more labels of this kind add little; look for a better model."
-        return change + "too few rows to say whether more labels would help."
 
 
 def learning_curve(

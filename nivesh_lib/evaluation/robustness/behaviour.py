@@ -6,7 +6,7 @@ a sentence that asks for or excludes an intent must not move its probability the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -69,22 +69,6 @@ def behaviour(
     return pd.DataFrame(rows, columns=["kind", "test", "rows", "failed", "low", "high"])
 
 
-def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the failure rates of several models as text, one column each, in per cent.
-
-    Parameters
-    ----------
-    tables
-        Model -> table, as `behaviour` returns it.
-    """
-    shown = {}
-    for name, table in tables.items():
-        rates = 100 * table.set_index(["kind", "test"])[["failed", "low", "high"]]
-        text = [f"{rate:.0f} [{low:.0f}, {high:.0f}]" for rate, low, high in rates.to_numpy(float)]
-        shown[name] = pd.Series(text, index=rates.index, dtype=object)
-    return pd.concat(shown, axis=1, names=["model"], sort=False).fillna("")
-
-
 _Found = list[tuple[str, str, Estimate]]
 
 
@@ -115,10 +99,10 @@ def _direction(
     withdrawn = back.assign(target=back["id"].map(intent))
     ruled_out = answers_by_target(case_answers, RULED_OUT)
     tests: list[tuple[str, pd.DataFrame, Callable[[np.ndarray], np.ndarray]]] = [
-        ("own wish added: its probability falls", own, lambda move: move < -tolerance),
-        ("taken back: the old wish gains", withdrawn, lambda move: move > tolerance),
-        ("taken back: the new wish loses", back, lambda move: move < -tolerance),
-        ("ruled out: what is not wanted gains", ruled_out, lambda move: move > tolerance),
+        ("a stated wish gets less likely", own, lambda move: move < -tolerance),
+        ("a wish taken back gets likelier", withdrawn, lambda move: move > tolerance),
+        ("a new wish gets less likely", back, lambda move: move < -tolerance),
+        ("a topic ruled out gets likelier", ruled_out, lambda move: move > tolerance),
     ]
     return [("direction", test, _failed(wrong(_moves(oof, asked)))) for test, asked, wrong in tests]
 
@@ -144,9 +128,9 @@ def _paraphrase(paraphrases: pd.DataFrame, case_answers: pd.DataFrame) -> _Found
     true = en["id"].map(intent).to_numpy()
     in_english, in_hinglish = predicted_labels(en), predicted_labels(hinglish)
     tests = [
-        ("invariance", "the other language is answered otherwise", in_english != in_hinglish),
-        ("accuracy", "English answered wrong", in_english != true),
-        ("accuracy", "Hinglish answered wrong", in_hinglish != true),
+        ("invariance", "the language changes the answer", in_english != in_hinglish),
+        ("accuracy", "English pair answered wrong", in_english != true),
+        ("accuracy", "Hinglish pair answered wrong", in_hinglish != true),
     ]
     n = int(en["id"].nunique())
-    return [(kind, f"paraphrase: {test}", _failed(mask, n)) for kind, test, mask in tests]
+    return [(kind, test, _failed(mask, n)) for kind, test, mask in tests]

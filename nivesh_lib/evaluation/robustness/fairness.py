@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from fairlearn.metrics import MetricFrame, count
 from scipy.optimize import brentq
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, fisher_exact
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import confint_proportions_2indep
@@ -44,15 +44,12 @@ _POWER = 0.8
 
 # What differs between two texts -> their tests; "" is the unchanged text.
 CONTROL = "another name (control)"
-_PEOPLE = {
+COUNTERFACTUALS = {
+    CONTROL: (INTRODUCED, "person: another name"),
     "gender of the name": (INTRODUCED, "person: other gender"),
     "community of the name": (INTRODUCED, "person: other community"),
     "region": (INTRODUCED, "person: other region"),
     "small town or large city": (INTRODUCED, "person: large city"),
-}
-COUNTERFACTUALS = {
-    CONTROL: (INTRODUCED, "person: another name"),
-    **_PEOPLE,
     "polite or casual": (POLITE, CASUAL),
     "style of amounts": ("", f"{PERTURBATION}amount spelling"),
 }
@@ -66,7 +63,7 @@ def segment_scores(
     oof: pd.DataFrame,
     masks: Mapping[str, np.ndarray],
     *,
-    threshold: float | None = None,
+    abstained: np.ndarray | None = None,
     n_boot: int = 1000,
     seed: int = 42,
 ) -> pd.DataFrame:
@@ -79,15 +76,14 @@ def segment_scores(
     masks
         Name -> rows, as `scores.masks_by_column` returns them; masks of fewer than
         ``MIN_ROWS`` rows are left out.
-    threshold
-        Confidence below which the model abstains; without it ``abstained`` is left out.
+    abstained
+        Which rows the model abstains from, shape (n,); without it the column is left out.
 
     Returns
     -------
     DataFrame
         The columns of `scores.by_slice`; ``confidence``, its mean; ``calibration``, that mean
-        minus accuracy (above 0: overconfident); ``abstained``, the share of rows below the
-        threshold.
+        minus accuracy (above 0: overconfident); ``abstained``, a share of rows.
     """
     true, predicted, confidence = _labels_and_confidence(frame, oof)
     scores = by_slice(true, predicted, masks, n_boot=n_boot, seed=seed)
@@ -97,8 +93,8 @@ def segment_scores(
         mask = masks[name]
         gap = _mean(confidence[mask] - right[mask], n_boot=n_boot, seed=seed)
         row = {"confidence": float(confidence[mask].mean()), **gap.columns("calibration")}
-        if threshold is not None:
-            row |= share_of(confidence[mask] < threshold).columns("abstained")
+        if abstained is not None:
+            row |= share_of(abstained[mask]).columns("abstained")
         rows.append(row)
     return pd.concat([scores, pd.DataFrame(rows)], axis=1)
 
@@ -174,20 +170,13 @@ class Gap:
 
     segment: str
     difference: Estimate
-    rest: int
     verdict: str
     detectable: float
 
-    def sentence(self) -> str:
-        """Return the verdict as a sentence with its numbers."""
+    def mirrored(self) -> Gap:
+        """Return the gap in the complementary share, such as of errors."""
         d = self.difference
-        points = f"{100 * d.value:+.1f} points [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
-        power = (
-            "no difference would be sure with so few rows"
-            if np.isnan(self.detectable)
-            else f"so many rows show {100 * self.detectable:.1f} points or more"
-        )
-        return f"{self.segment} ({d.n} rows): {points} against the rest, {self.verdict}; {power}."
+        return replace(self, difference=Estimate(-d.value, -d.high, -d.low, d.n))
 
 
 def accuracy_gaps(
@@ -285,7 +274,7 @@ def _gap(name: str, counts: _Counts, alpha: float, margin: float) -> Gap:
         else "cannot tell"
     )
     difference = Estimate(right_in / n_in - right_out / n_out, low, high, n_in)
-    return Gap(name, difference, n_out, verdict, detectable(right_out / n_out, n_in, n_out))
+    return Gap(name, difference, verdict, detectable(right_out / n_out, n_in, n_out))
 
 
 def detectable(accuracy: float, n: int, rest: int) -> float:
@@ -306,21 +295,6 @@ def _effect(n: int, rest: int) -> float:
     return float(found)
 
 
-def gap_table(gaps: Sequence[Gap]) -> pd.DataFrame:
-    """Return the gaps as a table, in shares of 1."""
-    return pd.DataFrame(
-        {
-            "segment": gap.segment,
-            "rows": gap.difference.n,
-            "rest": gap.rest,
-            **gap.difference.columns("difference"),
-            "detectable": gap.detectable,
-            "verdict": gap.verdict,
-        }
-        for gap in gaps
-    )
-
-
 # --- counterfactual pairs ----------------------------------------------------------------------
 
 
@@ -328,14 +302,15 @@ def flip_rates(oof: pd.DataFrame, case_answers: pd.DataFrame) -> pd.DataFrame:
     """Return how often the predicted label changes when only the asker or the style does.
 
     Any change of a text may flip its label, so exchanging one first name for another of the same
-    gender and community is the control of the changes of the asker.
+    gender and community is the control.
 
     Returns
     -------
     DataFrame
         ``attribute``, ``rows``, ``flipped`` with its Wilson interval, and ``p_control``, the
-        p-value of more flips than under the control: an exact one-sided McNemar test on the same
-        rows, Holm-corrected; missing where there is no such control.
+        one-sided p-value of more flips than under the control, Holm-corrected: McNemar's exact
+        test where the control has the same rows, else Fisher's, which ignores that some are
+        shared and so errs on the side of no difference; missing without a control.
     """
     flips = {name: _flips(oof, case_answers, pair) for name, pair in COUNTERFACTUALS.items()}
     flips = {name: flipped for name, flipped in flips.items() if len(flipped)}
@@ -353,12 +328,12 @@ def flip_rates(oof: pd.DataFrame, case_answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against_control(flips: Mapping[str, pd.Series]) -> dict[str, float]:
-    people = [name for name in _PEOPLE if name in flips and CONTROL in flips]
-    if not people:
+    others = [name for name in flips if name != CONTROL]
+    if not others or CONTROL not in flips:
         return {}
-    p_values = [_more_than(flips[name], flips[CONTROL]) for name in people]
+    p_values = [_more_than(flips[name], flips[CONTROL]) for name in others]
     corrected = multipletests(p_values, method="holm")[1]
-    return dict(zip(people, map(float, corrected), strict=True))
+    return dict(zip(others, map(float, corrected), strict=True))
 
 
 def _flips(oof: pd.DataFrame, case_answers: pd.DataFrame, pair: tuple[str, str]) -> pd.Series:
@@ -369,7 +344,9 @@ def _flips(oof: pd.DataFrame, case_answers: pd.DataFrame, pair: tuple[str, str])
 
 
 def _more_than(flipped: pd.Series, control: pd.Series) -> float:
-    both = flipped.index.intersection(control.index)
-    mine, theirs = flipped[both].to_numpy(), control[both].to_numpy()
+    if set(flipped.index) != set(control.index):
+        table = [[int(part.sum()), int((~part).sum())] for part in (flipped, control)]
+        return float(fisher_exact(table, alternative="greater").pvalue)
+    mine, theirs = flipped.to_numpy(), control[flipped.index].to_numpy()
     only, n = int((mine & ~theirs).sum()), int((mine != theirs).sum())
     return float(binomtest(only, n, alternative="greater").pvalue) if n else 1.0

@@ -80,6 +80,12 @@ class NeuralClassifier(TextClassifier):
     _tokenizer: SubwordTokenizer
     _network: Any
 
+    def architecture(self) -> dict[str, Any]:
+        """Return the number of weights, the kind of network and the optimiser."""
+        weights = sum(weight.numel() for weight in self._network.parameters())
+        network = type(self._network).__name__
+        return {"n_parameters": weights, "network": network, "optimizer": "AdamW"}
+
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         """Return the token ids of prepared texts, glossed first where ``glosses``."""
         texts = [glossed(text) for text in texts] if self.glosses else texts

@@ -135,6 +135,20 @@ class TransformerClassifier(NeuralClassifier):
     random_state: int | None = 42
     verbose: bool = False
 
+    @classmethod
+    def of_preset(cls, preset: str, *, epochs: int = 0, **settings: Any) -> Self:
+        """Return an unfitted model with the settings of one of `PRESETS`.
+
+        Parameters
+        ----------
+        epochs
+            0 leaves it to the preset.
+        settings
+            Further arguments, in place of the preset's.
+        """
+        own = {"epochs": epochs} if epochs else {}
+        return cls(**(PRESETS[preset] | settings | own))
+
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fine-tune on the labels."""
         return self._fit(X, y, self.typo_rate)

@@ -1,34 +1,29 @@
 from __future__ import annotations
 
+import functools
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.compression.study import CompressionStudy
 
-pytestmark = pytest.mark.usefixtures("no_collection")
 LABELS = ["loan", "tax"]
 
 
 class Reader:
     """Reads the label off the query, and is wrong about the given rows."""
 
-    def __init__(self, size=100, wrong=()):
-        self.size, self.wrong = size, set(wrong)
+    def __init__(self, wrong=()):
+        self.wrong = set(wrong)
         self.classes_ = np.array(LABELS, dtype=object)
 
     def predict_proba(self, X):
         right = [LABELS.index(text.split()[0]) for text in X]
         flipped = [code ^ (text in self.wrong) for text, code in zip(X, right, strict=True)]
         return np.where(np.eye(2)[flipped] > 0, 0.9, 0.1)
-
-    def predict(self, X):
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
-    def save(self, directory):
-        directory.mkdir()
-        (directory / "weights.txt").write_text("w" * self.size)
-        return directory
 
 
 @pytest.fixture
@@ -40,78 +35,87 @@ def frame():
 
 
 def of_folds(model):
-    return dict.fromkeys(range(5), model)
+    return lambda fold: model
+
+
+def speed(ms):
+    return Speed(1, 1, ms, 2 * ms, 3 * ms, 1000 / ms, 200, "Some CPU", ())
 
 
 @pytest.fixture
 def study(frame):
-    study = CompressionStudy(frame, labels=LABELS, calls=10, rounds=1, n_boot=20)
-    study.add("whole", Reader(size=1000), of_folds(Reader(size=1000)))
+    study = CompressionStudy(frame, labels=LABELS, n_boot=20)
+    study.add("whole", of_folds(Reader()), size_bytes=1000)
     return study
 
 
 def test_the_first_model_is_the_reference_and_gets_no_decision(study):
     assert study.reference.name == "whole" and study.decisions == []
-    assert study.table().loc["whole", "verdict"] == "reference"
+    assert study.reference.verdict == "reference"
 
 
 def test_a_smaller_model_that_answers_alike_is_kept(study):
-    small = Reader(size=100)
-    found = study.add("small", small, of_folds(small)).decision
+    found = study.add("small", of_folds(Reader()), size_bytes=100).decision
     assert (found.verdict, found.agreement.value, found.times_as_small) == ("kept", 1.0, 10.0)
 
 
 def test_a_model_that_loses_too_much_out_of_fold_is_refused(study, frame):
-    small = Reader(size=100)  # right itself: only the out-of-fold models are wrong
-    folds = of_folds(small) | {0: Reader(wrong=frame["query"][frame["fold"] == 0][:4])}
-    study.add("small", small, folds)
-    row = study.table().loc["small"]
-    assert row["verdict"] == "refused" and row["lost"] == pytest.approx(2.0)
+    good, bad = Reader(), Reader(wrong=frame["query"][frame["fold"] == 0][:4])
+    found = study.add("small", lambda fold: good if fold else bad, size_bytes=100)
+    assert found.verdict == "refused" and found.decision.difference.value == pytest.approx(-0.02)
 
 
-def test_a_point_of_the_figure_is_the_row_of_the_table(study):
-    (point,), row = study.points(), study.table().loc["whole"]
-    assert point["accuracy"]["value"] == row["accuracy"] == 1.0
-    assert (point["ms"], point["bytes"]) == (row["p50_ms"], 1e6 * row["megabytes"])
+def test_one_model_of_a_fold_is_held_at_a_time(study):
+    alive = []
+
+    def model_of(fold):
+        assert not any(made() for made in alive)
+        made = Reader()
+        alive.append(weakref.ref(made))
+        return made
+
+    study.add("small", model_of, size_bytes=100)
+    assert len(alive) == 5
 
 
-def test_a_name_occurs_once_and_every_fold_needs_a_model(study):
-    with pytest.raises(ValueError, match="'whole' is in the study already"):
-        study.add("whole", Reader(), of_folds(Reader()))
-    with pytest.raises(ValueError, match="no model was given for fold 0"):
-        study.add("small", Reader(), {})
+@pytest.mark.parametrize(("ms", "size", "verdict"), [(1, 1000, "kept"), (4, 1000, "no gain"),
+                                                     (4, 100, "kept")])  # fmt: skip
+def test_the_race_decides_what_is_faster(study, ms, size, verdict):
+    study.add("other", of_folds(Reader()), size_bytes=size)
+    study.set_speeds({"whole": speed(4), "other": speed(ms)})
+    (decision,), choice = study.decisions, study.candidates["other"].as_choice()
+    assert (decision.verdict, decision.times_as_fast) == (verdict, 4 / ms)
+    assert (choice.verdict, choice.speed.p50_ms, choice.size_bytes) == (verdict, ms, size)
 
 
-def test_the_title_of_the_figure_is_the_result_of_the_latest_model(study):
-    small = Reader(size=100)
-    study.add("small", small, of_folds(small))
-    assert study.finding.startswith("small: ") and study.finding.endswith("10 % of the size, kept")
-    assert study.alt_text.count(" MB") == 2
+def test_what_cannot_be_saved_cannot_be_served(study):
+    add = functools.partial(study.add, size_bytes=100, saved=False)
+    assert add("unsaved", of_folds(Reader())).verdict == "not saved"
 
 
-def test_few_queries_make_smaller_batches(frame):
-    few = frame.head(60)
-    study = CompressionStudy(few, labels=LABELS, calls=5, rounds=1, n_boot=20)
-    added = study.add("whole", Reader(), of_folds(Reader()))
-    assert added.speeds[1].batch_size == len(study.queries) == 12
+def test_before_the_race_a_model_is_no_choice(study):
+    with pytest.raises(ValueError, match="'whole' has not been timed"):
+        study.reference.as_choice()
 
 
-def test_an_empty_study_has_nothing_to_show(frame, study):
-    empty = CompressionStudy(frame, labels=LABELS)
-    for show in (lambda: empty.reference, empty.table):
-        with pytest.raises(ValueError, match="the study is empty"):
-            show()
-    with pytest.raises(ValueError, match="no decision yet"):
-        _ = study.finding
+def test_a_model_that_is_added_again_replaces_its_namesake_and_never_the_reference(study):
+    for size in (1000, 500):
+        study.add("small", of_folds(Reader()), size_bytes=size)
+    assert [one.times_as_small for one in study.decisions] == [2.0]
+    with pytest.raises(ValueError, match="'whole' is the reference"):
+        study.add("whole", of_folds(Reader()), size_bytes=1)
 
 
-@pytest.mark.parametrize("odd", [{"calls": 0}, {"rounds": 0}])
-def test_no_call_and_no_round_are_refused(frame, odd):
-    with pytest.raises(ValueError, match="neither may be below 1"):
-        CompressionStudy(frame, labels=LABELS, **odd)
+def test_models_are_timed_on_queries_of_the_first_fold(study, frame):
+    assert study.queries == frame["query"][frame["fold"] == 0].tolist()
+
+
+def test_an_empty_study_has_no_reference(frame):
+    with pytest.raises(ValueError, match="the study is empty"):
+        _ = CompressionStudy(frame, labels=LABELS).reference
 
 
 def test_a_model_with_an_unknown_class_is_refused(frame):
-    study = CompressionStudy(frame, labels=["tax"], calls=10, rounds=1, n_boot=20)
+    study = CompressionStudy(frame, labels=["tax"], n_boot=20)
     with pytest.raises(ValueError, match="has the class 'loan'"):
-        study.add("whole", Reader(), of_folds(Reader()))
+        study.add("whole", of_folds(Reader()), size_bytes=1)

@@ -271,9 +271,3 @@ def test_a_row_outside_without_an_answer_of_its_fold_is_refused():
     nothing = np.zeros(1), np.zeros(1)
     with pytest.raises(ValueError, match="have no out-of-fold probabilities"):
         recorded_scope_scores(frame, oof, others, oof.assign(id="o"), ood_scores=nothing)
-
-
-def test_a_policy_is_one_flat_row():
-    row = cross_fitted_policy(*scored(apart=2.0), costs=COSTS).as_row()
-    assert row["recall_low"] <= row["recall"] <= row["recall_high"]
-    assert all(isinstance(value, float) for value in row.values())

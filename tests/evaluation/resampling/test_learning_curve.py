@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 
-from nivesh_lib.evaluation.resampling.learning_curve import LearningCurve, learning_curve
+from nivesh_lib.evaluation.resampling.learning_curve import learning_curve
 from nivesh_lib.evaluation.scores import score
-from nivesh_lib.records.estimate import Estimate
 
 
 class Words(BaseEstimator):
@@ -62,7 +61,7 @@ def test_a_model_that_learns_from_each_row_wants_more_labels(frame):
     assert curve.table["rows"].tolist() == [5, 10, 20, 40]
     assert curve.table["accuracy"].is_monotonic_increasing
     assert curve.table["accuracy"].iloc[-1] == 1 > curve.table["accuracy"].iloc[0]
-    assert curve.reading.endswith("more labels still help.")
+    assert curve.last_gain.low > 0
 
 
 def test_scores_and_last_gain_are_those_of_the_predictions(frame):
@@ -85,21 +84,6 @@ def test_the_seed_decides_the_parts(frame):
         for seed in (1, 1, 2)
     )
     assert (first == again).all() and (first != other).any()
-
-
-@pytest.mark.parametrize(
-    ("gain", "text"),
-    [
-        ((0.03, 0.01, 0.05), "rose by 0.030 [0.010, 0.050]: more labels still help."),
-        ((0.0, -0.01, 0.01), "add little; look for a better model."),
-        ((0.01, -0.03, 0.05), "too few rows to say whether more labels would help."),
-        ((-0.02, -0.06, 0.03), "macro-F1 changed by -0.020 [-0.060, 0.030]: too few rows"),
-    ],
-)
-def test_the_interval_of_the_last_doubling_is_read(gain, text):
-    table = pd.DataFrame({"rows": [480.0, 960.0]})
-    reading = LearningCurve(table, "macro_f1", Estimate(*gain, 100), {}).reading
-    assert reading.startswith("From 480 to 960 rows macro-F1 ") and text in reading
 
 
 @pytest.mark.parametrize(("halvings", "message"), [(0, "need 1 halving"), (8, "fewer halvings")])

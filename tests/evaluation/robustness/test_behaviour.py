@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.intervals import wilson
-from nivesh_lib.evaluation.robustness.behaviour import behaviour, changed, side_by_side
+from nivesh_lib.evaluation.robustness.behaviour import behaviour, changed
 from nivesh_lib.evaluation.robustness.cases import EN, HINGLISH, OWN_WISH
 
 FRAME = pd.DataFrame({"id": list("abcd"), "intent": ["loan", "loan", "tax", "tax"]})
@@ -35,14 +35,14 @@ def test_rows_are_matched_by_id_not_by_place():
     ("test", "p_tax", "failed"),
     [
         # Of its own intent, loan for a and b, tax for c and d, each loses 0.2, 0.05, 0.2, 0.
-        (OWN_WISH, [0.4, 0.25, 0.6, 0.8], {"own wish added: its probability falls": 0.5}),
+        (OWN_WISH, [0.4, 0.25, 0.6, 0.8], {"a stated wish gets less likely": 0.5}),
         # Tax, which is not wanted, gains 0.2 and 0.1 (within the tolerance) and loses 0.2 twice.
-        ("ruled out: tax", [0.4, 0.3, 0.6, 0.6], {"ruled out: what is not wanted gains": 0.25}),
+        ("ruled out: tax", [0.4, 0.3, 0.6, 0.6], {"a topic ruled out gets likelier": 0.25}),
         # The new wish is tax; the old one is loan for a and b.
         (
             "taken back for: tax",
             [0.05, 0.3, 0.8, 0.8],
-            {"taken back: the old wish gains": 0.25, "taken back: the new wish loses": 0.25},
+            {"a wish taken back gets likelier": 0.25, "a new wish gets less likely": 0.25},
         ),
     ],
 )
@@ -81,13 +81,3 @@ def test_the_interval_over_pairs_covers_when_models_of_a_pair_agree():
 
 def test_tests_without_answers_are_left_out():
     assert behaviour(FRAME, OOF, table([], ids="", probe="other")).empty
-
-
-def test_models_stand_side_by_side_in_per_cent_and_a_missing_test_is_empty():
-    one = pd.DataFrame([("direction", "a", 10, 0.1, 0.02, 0.4)], columns=COLUMNS)
-    two = pd.DataFrame([("invariance", "b", 10, 0.5, 0.24, 0.76)], columns=COLUMNS)
-    found = side_by_side({"x": one, "y": two})
-    assert found.to_numpy().tolist() == [["10 [2, 40]", ""], ["", "50 [24, 76]"]]
-
-
-COLUMNS = ["kind", "test", "rows", "failed", "low", "high"]

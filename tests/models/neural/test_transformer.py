@@ -47,6 +47,12 @@ def test_the_seed_preset_is_the_guide_s_settings_1pre():
     assert params | guide | {"max_length": 128} == params
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [(0, 3), (5, 5)])
+def test_epochs_of_0_leave_them_to_the_preset_1pre(epochs, expected):
+    model = TransformerClassifier.of_preset("seed", epochs=epochs, dropout=0.2)
+    assert (model.epochs, model.dropout, model.batch_size) == (expected, 0.2, 16)
+
+
 def test_frozen_embeddings_stay_and_the_layers_move_1pre():
     from nivesh_lib.models.neural.backbones import find_backbone, load_encoder
 

@@ -17,9 +17,15 @@ from pydantic import ValidationError
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
+from nivesh_lib.notebook.compared import Compared, RecordedModel
+from nivesh_lib.notebook.evaluated import Evaluated
+from nivesh_lib.privacy import show
 from nivesh_lib.records.base import first_flaw, plain
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.metrics import flat_metrics
 from nivesh_lib.records.results import ModelResult, StepResult, is_evaluation, kind_of
+from nivesh_lib.reporting.figures import figure_of
+from nivesh_lib.reporting.findings import SIGNS, show_in_notebooks, show_markdown
 from nivesh_lib.reproducibility import disable_telemetry, set_seeds
 from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
@@ -36,17 +42,6 @@ def _mode() -> str:
     return os.environ.get("NIVESH_MODE") or "interactive"
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedModel:
-    """A model that a step recorded: result, out-of-fold table, answers to test cases, directory."""
-
-    step: str
-    result: ModelResult
-    oof: pd.DataFrame
-    case_answers: pd.DataFrame | None
-    directory: Path
-
-
 @dataclass(eq=False, repr=False)
 class Run:
     """The session of a notebook. Made by `start_run`."""
@@ -55,7 +50,11 @@ class Run:
     params: dict[str, Any]
     directory: RunDirectory
     logger: RunLogger
+    seed: int = 42
+    marks: dict[str, str] = field(init=False, default_factory=dict)
+    findings: dict[str, Finding] = field(init=False, default_factory=dict)
     _started: float = field(init=False, default_factory=time.time)
+    _data: Dataset | None = field(init=False, default=None)
 
     def __repr__(self) -> str:
         return f"Run({self.step!r}, mode={_mode()!r})"
@@ -128,6 +127,111 @@ class Run:
             )
         return found
 
+    # --- findings --------------------------------------------------------------------------------
+
+    def load(self, ref: str) -> Dataset:
+        """Return a dataset, after showing its size and five anonymised training rows."""
+        from IPython.display import display
+
+        from nivesh_lib.data.versions import load_dataset
+
+        data = self._data = load_dataset(ref)
+        show_markdown(
+            f"{data.ref}: {len(data.train):,} training rows in {data.n_folds} folds, "
+            f"{len(data.labels)} labels."
+        )
+        display(show(data.train.sample(min(5, len(data.train)), random_state=self.seed)))
+        return data
+
+    def set_marks(self, *, objectives: bool = True, **own: str) -> None:
+        """Set and show what the notebook must reach: the dataset's objectives, and its own marks.
+
+        Parameters
+        ----------
+        objectives
+            Set those of the dataset; False for a notebook that judges no model.
+        own
+            Name of the finding that will be judged -> the mark, in words.
+        """
+        from nivesh_lib.evaluation.objectives import none_set, objectives_for
+
+        dataset = str(self._dataset)
+        found = objectives_for(self.step, dataset=dataset) if objectives else []
+        self.marks = {one.metric: str(one) for one in found} | own
+        lines = [*([none_set(dataset)] if objectives and not found else []), *self.marks.values()]
+        show_markdown("\n".join(f"- {line}" for line in lines))
+
+    def evaluate(self, model: Any, data: Dataset, *, name: str = "", **options: Any) -> Evaluated:
+        """Return the cross-validated model, whose methods are findings (`Evaluated.of`)."""
+        return Evaluated.of(self, model, data, name=name, **options)
+
+    def compare(self, data: Dataset, *steps: str) -> Compared:
+        """Return the models of steps with lower numbers; its methods are findings.
+
+        Parameters
+        ----------
+        steps
+            Where models are expected; what has no results is named, with how to make them.
+        """
+        for step in steps:
+            self.upstream(step)
+        known = self.recorded_models().items()
+        return Compared(self, data, {name: one for name, one in known if one.step < self.step})
+
+    def combine(self, *members: Evaluated) -> Evaluated:
+        """Return the average of evaluated models, as a further model of the notebook."""
+        return Evaluated.average_of(members)
+
+    def add(self, finding: Finding) -> Finding:
+        """Keep a finding for the record, in place of an earlier one of its name; return it."""
+        kept = self.findings[finding.name] = finding.changed(step=self.step)
+        return kept
+
+    def finish(
+        self, main: Evaluated | Compared | None = None, *others: Evaluated, **recorded: Any
+    ) -> None:
+        """Show every mark with its verdict, and record the findings and the evaluated models.
+
+        Parameters
+        ----------
+        main
+            The model, or the comparison of models, that is the result of the notebook.
+        others
+            Further models, recorded as parts.
+        recorded
+            Further arguments of `log`, such as ``history``, or fields of the result.
+
+        Raises
+        ------
+        NiveshError
+            A mark was set, and no finding of its name was made.
+        """
+        if unjudged := sorted(set(self.marks) - set(self.findings)):
+            raise NiveshError(
+                f"{self.step} sets the mark {unjudged[0]!r} ({self.marks[unjudged[0]]}) and no "
+                "finding of that name judges it. Add the finding, or do not set the mark"
+            )
+        for one in others:
+            self.log(one.result(), **one.files(), part=one.name)
+            self.logger.log_params({one.name: one.training()})
+        if isinstance(main, Evaluated):
+            self.logger.log_params(main.training())
+        arguments = {key: recorded.pop(key) for key in _LOGGED if key in recorded}
+        found: dict[str, Any] = {"findings": [one.as_dict() for one in self.findings.values()]}
+        result = (main.result() | found) if main else found
+        files = main.files() if main else {}
+        self.log(result | recorded, dataset=self._data, **(files | arguments))
+        self._show_verdict()
+
+    def _show_verdict(self) -> None:
+        lines = []
+        for name, words in self.marks.items():
+            finding = self.findings[name]
+            sign = SIGNS[finding.verdict] or "Not judged"
+            lines.append(f"- **{sign}**: {words}. {finding.claim}")
+        if lines:
+            show_markdown("\n".join(lines))
+
     # --- recording results ---------------------------------------------------------------------
 
     def path(self, kind: str, name: str) -> Path:
@@ -144,7 +248,6 @@ class Run:
         model: TextClassifier | None = None,
         oof: pd.DataFrame | None = None,
         case_answers: pd.DataFrame | None = None,
-        figures: Mapping[str, Any] | None = None,
         history: Sequence[Mapping[str, float]] = (),
         part: str = "",
     ) -> dict[str, Any]:
@@ -165,8 +268,6 @@ class Run:
         case_answers : DataFrame, optional
             Answers to behavioural test cases, without the texts, written to
             ``probes/<step>.parquet``.
-        figures : mapping, optional
-            Name -> (Axes, alternative text); written as PNG.
         history : sequence of mapping
             What training measured in each ``epoch``; becomes metrics with steps.
         part : str
@@ -174,7 +275,8 @@ class Run:
             ``<step>.<part>``, its metrics begin with ``<part>_``, and the run stays open.
         """
         name = f"{self.step}.{part}" if part else self.step
-        record = self._record(name, result, self._write_figures(figures or {}))
+        drawn = self._write_findings(result)
+        record = self._record(name, result, drawn)
         self._write(name, record, {"oof": oof, "probes": case_answers}, model)
         if dataset is not None:
             self.logger.log_dataset(dataset)
@@ -213,15 +315,17 @@ class Run:
         except ValidationError as error:
             raise ValueError(f"{name}: cannot be recorded ({first_flaw(error)})") from None
 
-    def _write_figures(self, figures: Mapping[str, Any]) -> list[dict[str, str]]:
+    def _write_findings(self, result: StepResult | Mapping[str, Any]) -> list[dict[str, str]]:
+        """Write the figures of a result's findings; return their entries."""
+        found = dict(result).get("findings", [])
+        findings = [Finding.model_validate(one) for one in found if dict(one).get("plot")]
         shown = []
-        for name, (axes, alt) in figures.items():
-            path = self.path("figures", f"{name}.png")
-            axes.figure.savefig(path, dpi=110, bbox_inches="tight")
+        for finding, plot in ((one, one.plot) for one in findings if one.plot):
+            path = self.path("figures", f"{finding.name}.png")
+            figure_of(finding).savefig(path, dpi=110, bbox_inches="tight")
             file = path.relative_to(self.directory.path).as_posix()
-            shown.append(
-                {"name": name, "file": file, "title": axes.get_title(loc="left"), "alt": alt}
-            )
+            names = {"name": finding.name, "title": finding.title, "alt": plot.alt}
+            shown.append({**names, "file": file})
         return shown
 
     def _write(
@@ -254,12 +358,16 @@ def _close_unlogged() -> None:
         _unlogged.discard(run_id)
 
 
+_LOGGED = ("model", "oof", "case_answers", "history")  # arguments of `log`
+
+
 def start_run(
     step: str,
-    params: Mapping[str, Any],
+    params: Mapping[str, Any] | None = None,
     *,
     experiment: str = "baseline_experiments",
     seed: int = 42,
+    **parameters: Any,
 ) -> Run:
     """Open the session of one notebook: seeds, run directory, MLflow run with its provenance.
 
@@ -267,11 +375,14 @@ def start_run(
     ----------
     step : str
         The notebook's name without suffix, such as ``03_tfidf``.
-    params : mapping
-        The notebook's parameters. ``DATASET`` decides which upstream results fit.
+    params, parameters
+        The notebook's parameters. ``DATASET`` decides which upstream results fit, ``SEED`` is
+        the seed of everything random.
     experiment : str
         Leaf of the tree of MLflow experiments.
     """
+    parameters = {**(params or {}), **parameters}
+    seed = parameters.pop("SEED", seed)
     disable_telemetry()
     set_seeds(seed)
     place = os.environ.get("NIVESH_RUN_DIR") or paths.scratch_dir()
@@ -281,7 +392,7 @@ def start_run(
             shutil.rmtree(directory.folder(kind, step), ignore_errors=True)
     logger = open_logger(
         step,
-        {**params, "seed": seed},
+        {**parameters, "seed": seed},
         experiment=experiment,
         mode=mode,
         run=os.environ.get("NIVESH_RUN_ID", ""),
@@ -291,4 +402,5 @@ def start_run(
     else:
         _close_unlogged()  # the notebook was started again
         _unlogged.add(logger.run_id)
-    return Run(step, dict(params), directory, logger)
+    show_in_notebooks()
+    return Run(step, parameters, directory, logger, seed)

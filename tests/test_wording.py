@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nivesh_lib.reporting.display import human_bytes, milliseconds, percent, say
+from nivesh_lib.wording import human_bytes, milliseconds, percent
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,3 @@ def test_a_missing_time_is_not_measured():
 )
 def test_a_percentage_has_no_needless_digits(share, text):
     assert percent(share) == text
-
-
-def test_text_is_displayed_as_markdown(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    say("**3** rows of [x](javascript:y) [0, 1]")
-    assert [o._repr_markdown_() for o in shown] == ["**3** rows of [x&#93;(javascript:y) [0, 1]"]

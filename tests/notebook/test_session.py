@@ -11,11 +11,11 @@ from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.notebook.session import start_run
 from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Finding, Plot
 from nivesh_lib.records.results import StepResult
-from nivesh_lib.reporting.figures import label_bars
 from nivesh_lib.runs.layout import RunDirectory
-from nivesh_lib.runs.session import start_run
 from nivesh_lib.tracking.logger import PARENT
 from nivesh_lib.tracking.store import tracking_uri
 from tests.runs.examples import contents, estimate, result
@@ -43,15 +43,15 @@ def test_a_run_leaves_everything_in_the_directory_and_in_mlflow(home):
     run = start_run("03_toy", PARAMS)
     model = get_model("rules").fit(data.train["query"], data.train["intent"])
     oof = pd.DataFrame({"id": ["a"], "fold": [0], "save": [0.4], "spend": [0.6]})
-    axes = label_bars(data.train["intent"].value_counts())
+    plot = Plot(kind="bars", data={"counts": {"save": 3}, "unit": "rows"}, alt="Bars.")
+    finding = Finding(name="labels", claim="Three rows.", plot=plot).as_dict()
     metrics = {"share": Estimate(0.5, 0.4, 0.6, 9), "rows": 9}
     run.log(
-        {"metrics": metrics, "headline": "said"},
+        {"metrics": metrics, "headline": "said", "findings": [finding]},
         dataset=data,
         model=model,
         oof=oof,
         case_answers=oof.assign(probe="typos"),
-        figures={"labels": (axes, "bars")},
     )
     folder = home / "run"
     record = json.loads((folder / "results" / "03_toy.json").read_text())
@@ -248,3 +248,14 @@ def test_what_a_step_left_is_found_by_the_next_one_for_the_same_dataset_only(hom
     assert later.upstream_path("folds", "05_toy", "transformer") == kept
     other = start_run("07_toy", {**PARAMS, "DATASET": "other@1.0.0"})
     assert other.upstream_path("folds", "05_toy", "transformer") is None
+
+
+def test_a_notebook_that_judges_no_model_sets_its_own_marks_only(home, capsys):
+    (home / "data" / "toy" / "objectives.toml").write_text(
+        "[intent_classifier]\naccuracy_target = 0.9"
+    )
+    run = start_run("08_drift", PARAMS)
+    run.set_marks(own="a mark")
+    assert set(run.marks) == {"accuracy", "own"}
+    run.set_marks(objectives=False, own="a mark")
+    assert run.marks == {"own": "a mark"}

@@ -1,0 +1,1 @@
+"""Findings: what an analysis found, judged and put into words by one function each."""

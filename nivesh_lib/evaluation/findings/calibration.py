@@ -1,0 +1,272 @@
+"""Findings about confidence: calibration, the threshold of confidence, when to abstain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nivesh_lib.evaluation.confidence.calibration import (
+    Calibration,
+    is_right,
+    reliability_bins,
+)
+from nivesh_lib.evaluation.confidence.selective import AbstentionPolicy, Costs, risk_coverage
+from nivesh_lib.evaluation.objectives import Objective, judge
+from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
+from nivesh_lib.evaluation.scores import Column
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Example, Finding, Plot
+from nivesh_lib.wording import model_name, of_100, percent, sentence, shown, the
+
+_HERE = "nivesh_lib.evaluation.confidence"
+_POINTS = 200  # of a curve that is drawn
+
+
+def calibration(
+    model: str,
+    found: Calibration,
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    true: Column,
+    table: pd.DataFrame,
+) -> Finding:
+    """Say how far confidence is off, before and after its correction, and judge the latter.
+
+    Parameters
+    ----------
+    before, after
+        Out-of-fold probabilities of the rows that count, one column for each label.
+    table
+        Of all models, as `confidence.calibration.calibration_table` returns it.
+    """
+    judged = judge(
+        Objective(model, "calibration_error", found.goal, at_most=True),
+        *(found.after.value, found.after.low, found.after.high),
+    )
+    n_bins = 10
+    bins = {"as it is": reliability_bins(confidence_of(before), is_right(before, true),
+                                         n_bins=n_bins)}  # fmt: skip
+    if found.helped:
+        corrected = reliability_bins(confidence_of(after), is_right(after, true), n_bins=n_bins)
+        bins["corrected"] = corrected
+    off = confidence_of(before) - is_right(before, true)
+    return Finding(
+        name="calibration_error",
+        claim=sentence(f"the confidence of {the(model)} {_off(found, off)}"),
+        estimate=found.after,
+        mark=f"off by at most {100 * found.goal:.1f} points",
+        verdict=judged.status,
+        cells=[_calibrated(row) for row in table.to_dict("records")],
+        plot=Plot(
+            kind="reliability",
+            data={"bins": {name: one.to_dict("list") for name, one in bins.items()}},
+            alt=f"Calibration error {found.before} as it is, {found.after} corrected.",
+        ),
+        caveats=["Each fold is corrected by a temperature from the other folds."],
+        source=f"{_HERE}.calibration.cross_fitted_temperature",
+    )
+
+
+def _off(found: Calibration, off: np.ndarray) -> str:
+    """Return what is said of a model's confidence, as it is and corrected."""
+    if found.before.low <= 0:
+        first = f"shows no error (at most {_in_points(found.before.high)} points)"
+    else:
+        half = 1.96 * off.std() / len(off) ** 0.5
+        way = "low" if off.mean() + half < 0 else "high" if off.mean() - half > 0 else ""
+        first = f"is {_in_points(found.before.value)} points " + (f"too {way}" if way else "off")
+    if not found.helped:
+        return f"{first}, and no temperature makes it truer"
+    if found.after.low <= 0:
+        return f"{first}; corrected, no error shows (at most {_in_points(found.after.high)} points)"
+    after = (found.after.value, found.after.low, found.after.high)
+    value, low, high = map(_in_points, after)
+    return f"{first}; corrected, {value} points ({low} to {high}) remain"
+
+
+def _in_points(share: float) -> str:
+    return f"{100 * max(share, 0.0):.0f}" if share >= 0.095 else f"{100 * max(share, 0.0):.1f}"
+
+
+def _calibrated(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a model's row, in points of 100."""
+    cells = {"model": model_name(row["model"])}
+    for when, what in (("before", "off as it is, points"), ("after", "off corrected, points")):
+        for end in ("", "_low", "_high"):
+            cells[f"{what}{end}"] = 100 * row[f"ece_{when}{end}"]
+    more = ("temperature", "brier_before", "brier_after")
+    return cells | {name: row[name] for name in more}
+
+
+def at_threshold(model: str, table: pd.DataFrame, threshold: float | None) -> Finding:
+    """Say what a threshold of confidence does before and after calibration.
+
+    Parameters
+    ----------
+    table
+        Of all models, as `confidence.calibration.calibration_table` returns it.
+    threshold
+        The least confidence of an answer; None where no objective names one.
+    """
+    source = f"{_HERE}.calibration.calibration_table"
+    if threshold is None:
+        claim = "The objectives of this dataset set no least confidence."
+        return Finding(name="min_confidence", claim=claim, source=source)
+    own = table[table["model"] == model].iloc[0]
+    before, after = (f"{100 * own[f'answered_{when}']:.0f}" for when in ("before", "after"))
+    right = [own[f"right_{when}"] for when in ("before", "after")]
+    claim = f"at a confidence of {threshold:g}, {the(model)} answers {before} of 100 queries as it "
+    claim += f"is and {after} of 100 corrected"
+    if not np.isnan(right).any():  # where nothing is answered, nothing is right
+        claim += f"; {percent(right[0])} and {percent(right[1])} of these answers are right"
+    names = {"answered": "answered of 100", "right": "right of 100 answers"}
+    return Finding(
+        name="min_confidence",
+        claim=sentence(claim),
+        cells=[
+            {"model": model_name(row["model"])}
+            | {f"{words}, {label}": 100 * row[f"{name}_{when}"]
+               for when, label in (("before", "as it is"), ("after", "corrected"))
+               for name, words in names.items()}
+            for row in table.to_dict("records")
+        ],
+        source=source,
+    )  # fmt: skip
+
+
+# --- abstaining ----------------------------------------------------------------------------------
+
+
+def not_asked(name: str) -> Finding:
+    """Say that no off-topic queries were answered, so that abstaining cannot be judged."""
+    claim = "No off-topic queries were answered (no `probes.toml` names any), so this is left out."
+    return Finding(name=name, claim=claim)
+
+
+def out_of_scope(
+    policies: Mapping[str, AbstentionPolicy],
+    aurocs: Mapping[str, Estimate],
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> Finding:
+    """Judge how many off-topic queries get through where in-scope ones are answered as often.
+
+    Parameters
+    ----------
+    policies, aurocs
+        ``confidence`` and ``certainty`` -> as `confidence.selective` returns them.
+    curves
+        The same names -> the score of each query, and whether its answer is right; off-topic
+        queries are never right. Shapes (n,).
+    """
+    alone, both = (let_through(policies[name]) for name in ("confidence", "certainty"))
+    judged = judge(
+        Objective("", "let_through", alone.value / 2, at_most=True), both.value, both.low, both.high
+    )
+    drawn = {_SCORES[name]: _thinned(risk_coverage(*curve)) for name, curve in curves.items()}
+    return Finding(
+        name="out_of_scope",
+        claim=sentence(
+            f"where 95 of 100 in-scope queries are answered, {of_100(both, 'off-topic ones')} get "
+            f"through, against {100 * alone.value:.0f} of 100 by confidence alone"
+        ),
+        estimate=both,
+        mark=f"lets at most {50 * alone.value:.0f} of 100 through, half as many as confidence does",
+        verdict=judged.status,
+        cells=[
+            {"score": _SCORES[name], **aurocs[name].columns("AUROC")}
+            | {f"off-topic, let through of 100{end}": 100 * x
+               for end, x in _ends(let_through(one)).items()}
+            for name, one in policies.items()
+        ],
+        plot=Plot(
+            kind="risk_coverage",
+            data={"curves": {name: one.to_dict("list") for name, one in drawn.items()}},
+            alt="Share of wrong answers by share of queries answered; off-topic queries let "
+            f"through: {alone} by confidence alone, {both} by certainty.",
+        ),
+        caveats=["Thresholds come from folds and kinds of query other than those they are tried "
+                 "on.", "The half is that of an estimate, which has an interval too."],
+        source=f"{_HERE}.selective.cross_fitted_policy",
+    )  # fmt: skip
+
+
+_SCORES = {
+    "confidence": "confidence alone",
+    "certainty": "with the OOD score",
+}
+
+
+def let_through(policy: AbstentionPolicy) -> Estimate:
+    """Return the share of off-topic queries answered where 95 of 100 in-scope ones are."""
+    one = policy.recall_95
+    return Estimate(1 - one.value, 1 - one.high, 1 - one.low, one.n)
+
+
+def _ends(estimate: Estimate) -> dict[str, float]:
+    return {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
+
+
+def _thinned(curve: pd.DataFrame) -> pd.DataFrame:
+    rows = np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))
+    return curve.iloc[rows][["coverage", "risk"]]
+
+
+def abstention(
+    model: str,
+    policy: AbstentionPolicy,
+    *,
+    costs: Costs,
+    outside_share: float,
+    outside: pd.DataFrame,
+    certainty: np.ndarray,
+) -> Finding:
+    """Say how much is handed to a person at the threshold of least cost.
+
+    Parameters
+    ----------
+    outside_share
+        Assumed share of off-topic queries in traffic.
+    outside, certainty
+        The off-topic queries (columns query and kind, m rows) and their certainty, shape (m,).
+    """
+    handed, kinds = policy.recall, policy.by_kind.sort_values("recall", kind="stable")
+    least = kinds.iloc[0]
+    return Finding(
+        name="abstention",
+        claim=sentence(
+            f"at the threshold of least cost, {the(model)} answers "
+            f"{of_100(policy.acceptance, 'in-scope queries')} and hands over "
+            f"{of_100(handed, 'off-topic ones')}"
+        ),
+        estimate=handed,
+        cells=[
+            {"kind of off-topic query": shown(row["kind"]), "queries": row["rows"],
+             "handed over of 100": 100 * row["recall"]}
+            for row in kinds.to_dict("records")
+        ],
+        examples=_asked(outside, certainty, policy.threshold),
+        caveats=[
+            f"Least cost with {costs.wrong:g} for a wrong answer, {costs.abstain:g} for one handed "
+            f"over, and {100 * outside_share:g} of 100 queries off-topic, which are assumptions: "
+            f"a query then costs {policy.cost:.2f}.",
+            "Each kind was left out when its threshold was chosen; "
+            f"“{shown(least['kind'])}” is caught least.",
+        ],
+        source=f"{_HERE}.selective.cross_fitted_policy",
+    )  # fmt: skip
+
+
+def _asked(outside: pd.DataFrame, certainty: np.ndarray, threshold: float) -> list[Example]:
+    """Return the off-topic queries of most certainty, and one of least."""
+    order = np.argsort(-certainty, kind="stable")
+    return [
+        Example(
+            query=anonymize_query(outside["query"].iloc[row]),
+            note=f"off-topic, {'answered' if certainty[row] >= threshold else 'handed over'}",
+        )
+        for row in dict.fromkeys([*order[:2].tolist(), *order[-1:].tolist()])
+    ]

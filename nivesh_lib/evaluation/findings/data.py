@@ -1,0 +1,402 @@
+"""Findings about a dataset: the checks, judged, and what its rows are like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+from scipy.stats import PermutationMethod, chi2_contingency
+
+from nivesh_lib.evaluation.scores import MIN_ROWS
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
+from nivesh_lib.wording import joined, percent, sentence, shown
+
+# The marks of a version; the finding of the same name judges each.
+MARKS = {
+    "cells": "every row has a text and a label",
+    "duplicates": "no text occurs twice, and none has two labels",
+    "near_duplicates": "at most one row in a hundred nearly repeats another",
+    "balance": "no label is more than ten times as frequent as another",
+    "both_sides": "no text, and no copy of one, is on both sides of the split or in two folds",
+    "giveaways": "no text gives its label away",
+    "personal_data": "no text holds personal data",
+}
+
+
+class _Check(NamedTuple):
+    """How a mark is judged: its name in a sentence, and the checks of `nivesh_lib.data` for it."""
+
+    title: str
+    checks: tuple[str, ...]
+    passed: str = ""  # what is said of the rows where none objects
+    doubt: str = ""  # what the rows cannot tell where one only warns
+    caveat: str = ""
+
+
+_CHECKS = {
+    "cells": _Check("missing cells", ("cells", "rows"), "every one has a text and a label"),
+    "duplicates": _Check("repeated texts", ("duplicates", "conflicts"), "no text occurs twice"),
+    "near_duplicates": _Check("near-duplicates", ("near_duplicates",)),
+    "balance": _Check("balance of the labels", ("balance",)),
+    "both_sides": _Check(
+        "rows on both sides",
+        ("fold_pairs", "split", "ids", "augmented"),
+        "no text is on both sides of the split or in two folds",
+        "whether that flatters the scores",
+    ),
+    "giveaways": _Check(
+        "labels given away",
+        ("stated_label", "giveaway"),
+        "no text gives its label away, by naming it or by a word that no other label has",
+        "whether that is a leak or the way people ask",
+        "Words that occur in a few rows only are not tested.",
+    ),
+    "personal_data": _Check(
+        "personal data",
+        ("personal_data",),
+        "none holds personal data that the search knows",
+        caveat="The search knows numbers and addresses by their form, and no names of people.",
+    ),
+}
+_OPTIONAL = {  # column -> what later notebooks do with it
+    "income_segment": "compares people",
+    "created_at": "shows seasons and drift",
+    "language": "compares languages",
+    "selection": "keeps rows picked for being hard out of the scores",
+    "source": "finds copies among the rows",
+    "traits": "compares kinds of queries",
+}
+_SURE = 0.01  # p-value below which a difference is called more than chance
+_SHUFFLES = 999
+_VALIDATE = "nivesh_lib.data.validation.validate_intent_data"
+
+
+# --- the checks, judged --------------------------------------------------------------------------
+
+
+def check_findings(
+    checked: Mapping[str, Any], frame: pd.DataFrame, labels: Sequence[str]
+) -> dict[str, Finding]:
+    """Judge each of `MARKS` by the checks that belong to it.
+
+    One that a check refuses is not met; one that is only warned about is undecided, except for
+    near-duplicates, which are counted.
+
+    Parameters
+    ----------
+    checked
+        As `data.validation.validate_intent_data` returns it, searched for leaks.
+    frame
+        The rows that were checked, n rows with the columns id, query and intent.
+    labels
+        In the order of their ids.
+    """
+    found = {}
+    for name, check in _CHECKS.items():
+        issues = [issue for issue in checked["checks"] if issue["check"] in check.checks]
+        messages = [_with_shown_labels(issue["message"], labels) for issue in issues]
+        verdict = _verdict(name, issues)
+        found[name] = Finding(
+            name=name,
+            claim=sentence(_claim(name, verdict, messages, checked["stats"])),
+            mark=MARKS[name],
+            verdict=verdict,
+            cells=[{"found": message} for message in messages],
+            examples=_rows_of(issues, frame),
+            caveats=[check.caveat] if check.caveat else [],
+            source=_VALIDATE,
+        )
+    return found | {"balance": _with_labels(found["balance"], checked["stats"], labels)}
+
+
+def _verdict(name: str, issues: Sequence[Mapping[str, Any]]) -> Verdict:
+    if not issues:
+        return "met"
+    refused = any(issue["severity"] == "error" for issue in issues)
+    return "not met" if refused or name == "near_duplicates" else "undecided"
+
+
+def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str, Any]) -> str:
+    check, counts = _CHECKS[name], stats["label_distribution"]
+    if name == "near_duplicates":
+        near = stats["near_duplicates"]
+        some = (
+            f"{near['rows']:,} of {stats['rows']:,} rows ({percent(near['share'])}) nearly repeat"
+        )
+        none = f"none of {stats['rows']:,} rows nearly repeats"
+        return f"{some if near['rows'] else none} another"
+    if name == "balance" and len(counts) > 1:
+        most, least = max(counts, key=counts.get), min(counts, key=counts.get)
+        return (
+            f"the most frequent label, {shown(most)}, has {stats['imbalance_ratio']:.1f} times the "
+            f"rows of the rarest, {shown(least)} ({counts[most]:,} and {counts[least]:,})"
+        )
+    if verdict == "met":
+        return f"among {stats['rows']:,} rows, {check.passed}"
+    more = f", and {len(messages) - 1} more that the table lists" if messages[1:] else ""
+    doubt = f"; {check.doubt}, these rows cannot tell" if verdict == "undecided" else ""
+    return messages[0] + more + doubt
+
+
+def _with_shown_labels(message: str, labels: Sequence[str]) -> str:
+    for label in sorted(labels, key=len, reverse=True):
+        message = re.sub(
+            rf"(?<!\w){re.escape(label)}(?!\w)", lambda found: shown(found[0]), message
+        )
+    return message
+
+
+def _rows_of(issues: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[Example]:
+    """Return up to three anonymised rows of the first issue that names any."""
+    ids: list[Any] = next((issue["rows"] for issue in issues if issue["rows"]), [])
+    rows = frame.loc[frame["id"].isin(ids), ["query", "intent"]].head(3)
+    return [
+        Example(query=anonymize_query(str(query)), note=shown(label))
+        for query, label in rows.itertuples(index=False)
+    ]
+
+
+def _with_labels(balance: Finding, stats: Mapping[str, Any], labels: Sequence[str]) -> Finding:
+    """Return the finding on balance with the rows of each label, and their figure."""
+    counts = {label: stats["label_distribution"].get(label, 0) for label in labels}
+    without = joined(shown(label) for label, rows in counts.items() if not rows)
+    return balance.changed(
+        cells=[
+            {"id": number, "label": shown(label), "training rows": rows}
+            for number, (label, rows) in enumerate(counts.items())
+        ],
+        plot=Plot(
+            kind="bars",
+            data={"counts": counts, "unit": "training rows"},
+            alt="; ".join(f"{shown(label)} {rows}" for label, rows in counts.items()) + ".",
+        ),
+        caveats=[f"No training row has the label {without}."] if without else [],
+    )
+
+
+def fit_to_train(ref: str, checked: Mapping[str, Any], checks: Mapping[str, Finding]) -> Finding:
+    """Judge a version by all of its checks together.
+
+    Parameters
+    ----------
+    ref
+        Such as ``intents@1.1.0``.
+    checked
+        As `data.validation.validate_intent_data` returns it.
+    checks
+        As `check_findings` returns them.
+    """
+    passed = sum(one.verdict == "met" for one in checks.values())
+    open_ones = [_CHECKS[name].title for name, one in checks.items() if one.verdict != "met"]
+    verdict: Verdict = "not met" if not checked["valid"] else "undecided" if open_ones else "met"
+    says = {
+        "met": "is fit to train on",
+        "undecided": "can be used with care",
+        "not met": "should go back",
+    }[verdict]
+    what = f"all {passed} checks pass"
+    if open_ones:
+        verb = "asks" if len(open_ones) == 1 else "ask"
+        what = f"{passed} of {len(checks)} checks pass, and {joined(open_ones)} {verb} for a look"
+    return Finding(
+        name="fit_to_train",
+        claim=sentence(f"{shown(ref).replace('@', ' ')} {says}: {what}"),
+        mark="every check passes",
+        verdict=verdict,
+        cells=[
+            {"check": _CHECKS[name].title, "found": found, "verdict": one.verdict}
+            for name, one in checks.items()
+            for found in [row["found"] for row in one.cells if "found" in row] or [one.claim]
+        ],
+        examples=[one.examples[0] for one in checks.values() if one.examples],
+        caveats=[caveat for one in checks.values() for caveat in one.caveats]
+        + ["No check of the rows can tell whether people will ask like this."],
+        source=_VALIDATE,
+    )
+
+
+# --- what the rows are like ----------------------------------------------------------------------
+
+
+def completeness(frame: pd.DataFrame) -> Finding:
+    """Say which optional columns are there, and how complete they are; n rows."""
+    filled = {name: frame[name].notna().mean() for name in _OPTIONAL if name in frame}
+    parts = [
+        f"{shown(name)} is filled in for {percent(share)} of the rows"
+        for name, share in filled.items()
+        if share < 1
+    ]
+    whole = f"{len(filled) - len(parts)} of {len(_OPTIONAL)} optional columns are complete"
+    return Finding(
+        name="completeness",
+        claim=sentence("; ".join([whole, *parts]))
+        if filled
+        else "The data has texts and labels only, so scores cannot be sliced by anything else.",
+        cells=[
+            {"column": shown(name), "what it is for": use, "share filled": filled.get(name, 0.0)}
+            for name, use in _OPTIONAL.items()
+        ],
+        source="pandas.DataFrame.notna",
+    )
+
+
+def lengths(frame: pd.DataFrame) -> Finding:
+    """Say how many words the queries have, for each selection of rows where there are several.
+
+    Parameters
+    ----------
+    frame
+        Column query, and perhaps selection; n rows.
+    """
+    words = pd.Series([len(text.split()) for text in frame["query"]], index=frame.index)
+    groups = {"rows": words}
+    if "selection" in frame and frame["selection"].nunique() > 1:
+        order = frame["selection"].value_counts().index  # the largest first
+        groups = {f"{shown(kind)} rows": words[frame["selection"] == kind] for kind in order}
+    medians = {name: f"{one.median():.0f}" for name, one in groups.items()}
+    apart = f" ({', '.join(f'{name} {one}' for name, one in medians.items())})" * (len(groups) > 1)
+    return Finding(
+        name="lengths",
+        claim=f"Half of the queries have {words.median():.0f} words or fewer{apart}, and the "
+        f"longest has {words.max():.0f}.",
+        cells=[
+            {"rows": name, "number": len(one), "shortest": one.min(), "median": one.median(),
+             "mean": one.mean(), "longest": one.max()}
+            for name, one in groups.items()
+        ],
+        plot=Plot(
+            kind="lengths",
+            data={"rows": {name: one.value_counts().to_dict() for name, one in groups.items()}},
+            alt="Median number of words: "
+            + ", ".join(f"{name} {one}" for name, one in medians.items())
+            + ".",
+        ),
+        source=_VALIDATE,
+    )  # fmt: skip
+
+
+def against_parent(changes: Mapping[str, Any] | None) -> Finding:
+    """Say what a version changed in the one before it.
+
+    Parameters
+    ----------
+    changes
+        As `data.validation.changes_since_parent` returns them; None for a first version.
+    """
+    name, source = "against_parent", "nivesh_lib.data.validation.compare_versions"
+    if changes is None:
+        return Finding(
+            name=name, claim="This is a first version: there is none before it to compare it with."
+        )
+    old, new = (shown(changes[side]).replace("@", " ") for side in ("old", "new"))
+    counts = pd.DataFrame(changes["labels"], index=[old, new]).T
+    shares = counts / counts.sum()
+    grown: Any = (shares[new] - shares[old]).idxmax()
+    edited = {*(row["id"] for row in changes["relabelled"]), *changes["reworded"]}
+    other = f", removes {changes['removed']:,} and edits {len(edited):,}"
+    if not changes["removed"] and not edited:
+        other = " and changes none of them"
+    before, now = changes["mean_words"]
+    if changes["length_shift"]["p"] < _SURE:
+        than = "longer" if now > before else "shorter"
+        length = f"queries are {than} ({now:.1f} words on average, {before:.1f} before)"
+    else:
+        length = "whether queries became longer or shorter, these rows cannot tell"
+    return Finding(
+        name=name,
+        claim=sentence(
+            f"{new} adds {changes['added']:,} rows to {old}{other}; {shown(grown)} grew most, from "
+            f"{percent(shares[old][grown])} to {percent(shares[new][grown])} of the rows, and "
+            f"{length}"
+        ),
+        cells=[
+            {"label": shown(str(label)), **rows} for label, rows in counts.to_dict("index").items()
+        ],
+        plot=Plot(
+            kind="shares",
+            data={"shares": shares.to_dict()},
+            alt=f"Share of each label in {old} and {new}; {shown(grown)} grew most.",
+        ),
+        source=source,
+    )
+
+
+def dates(frame: pd.DataFrame) -> Finding:
+    """Say which months the rows are from.
+
+    Parameters
+    ----------
+    frame
+        n rows, perhaps with ISO 8601 dates in the column created_at.
+    """
+    if "created_at" not in frame or not frame["created_at"].notna().any():
+        return Finding(name="dates", claim="The data has no dates, so seasons cannot be seen.")
+    months = pd.PeriodIndex(frame["created_at"].dropna().str[:7], freq="M").value_counts()
+    months = months.reindex(pd.period_range(months.index.min(), months.index.max()), fill_value=0)
+    first, last = (month.strftime("%B %Y") for month in months.index[[0, -1]])
+    counts = {str(month): int(rows) for month, rows in months.items()}
+    return Finding(
+        name="dates",
+        claim=f"The rows are from {first} to {last}, {months.min():,} to {months.max():,} a month."
+        if len(months) > 1
+        else f"All dated rows are from {first}.",
+        plot=Plot(
+            kind="months",
+            data={"months": counts},
+            alt="; ".join(f"{month} {rows}" for month, rows in counts.items()) + ".",
+        ),
+        source="pandas.Series.value_counts",
+    )
+
+
+def segments(frame: pd.DataFrame, *, column: str = "income_segment", seed: int = 42) -> Finding:
+    """Say whether segments ask for different things (permutation test of independence).
+
+    Parameters
+    ----------
+    frame
+        n rows with the column intent, and perhaps ``column``. Segments of fewer than
+        `scores.MIN_ROWS` rows are left out.
+    """
+    name = "segments"
+    if column not in frame:
+        return Finding(name=name, claim="The data has no segments, so it cannot be sliced by them.")
+    counts = pd.crosstab(frame["intent"], frame[column])
+    sizes = counts.sum().sort_values(ascending=False, kind="stable")
+    counts = counts[sizes.index[sizes >= MIN_ROWS]]
+    counts = counts[counts.sum(axis=1) > 0]
+    if counts.shape[1] < 2 or len(counts) < 2:
+        return Finding(name=name, claim=f"No two segments have {MIN_ROWS} rows to compare.")
+    shares = counts / counts.sum()
+    widest: Any = (shares.max(axis=1) - shares.min(axis=1)).idxmax()
+    high: Any = shares.loc[widest].idxmax()
+    low: Any = shares.loc[widest].idxmin()
+    often, rarely = (f"{100 * shares.loc[widest, one]:.0f}" for one in (high, low))
+    gap = (
+        f"{shown(widest)} is {often} of 100 queries in the segment {shown(high)}, and {rarely} of "
+        f"100 in the segment {shown(low)}"
+    )
+    shuffled = PermutationMethod(n_resamples=_SHUFFLES, rng=seed)
+    p = chi2_contingency(counts, correction=False, method=shuffled).pvalue
+    differ = (
+        f"segments ask for different things: {gap}"
+        if p < _SURE
+        else f"whether segments ask for different things, these rows cannot tell; {gap}"
+    )
+    return Finding(
+        name=name,
+        claim=sentence(differ),
+        cells=[
+            {"label": shown(str(label)), **{shown(str(one)): share for one, share in row.items()}}
+            for label, row in shares.iterrows()
+        ],
+        plot=Plot(
+            kind="shares",
+            data={"shares": shares[shares.columns[:3]].to_dict()},
+            alt=f"Share of each label in the largest segments; {gap}.",
+        ),
+        source="scipy.stats.chi2_contingency",
+    )

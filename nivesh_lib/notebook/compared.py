@@ -1,0 +1,591 @@
+"""All models that were recorded for a dataset; each method adds a finding to the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nivesh_lib.data.leakage import find_leaks
+from nivesh_lib.data.schema import Issue
+from nivesh_lib.data.splits import mask_amounts, near_duplicate_groups, near_duplicate_pairs
+from nivesh_lib.data.versions import Dataset, load_dataset
+from nivesh_lib.evaluation.comparison import Comparison, compare
+from nivesh_lib.evaluation.confidence.calibration import (
+    Calibration,
+    calibration_table,
+    cross_fitted_temperature,
+)
+from nivesh_lib.evaluation.confidence.selective import (
+    AbstentionPolicy,
+    Costs,
+    auroc,
+    certainty_of,
+    cross_fitted_policy,
+    fold_ood_scores,
+    recorded_scope_scores,
+)
+from nivesh_lib.evaluation.errors import (
+    Flips,
+    flips,
+    likely_label_errors,
+    overlapping_intents,
+    shares_of_errors,
+)
+from nivesh_lib.evaluation.findings import (
+    calibration,
+    comparison,
+    errors,
+    fairness,
+    quality,
+    stability,
+)
+from nivesh_lib.evaluation.objectives import objectives_for, values_for
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    aligned,
+    confidence_of,
+    predicted_labels,
+    probabilities,
+)
+from nivesh_lib.evaluation.resampling.learning_curve import LearningCurve, learning_curve
+from nivesh_lib.evaluation.resampling.repeated import fold_table, repeated_cross_validate
+from nivesh_lib.evaluation.resampling.temporal import accuracy_over_time, temporal_scores
+from nivesh_lib.evaluation.robustness.behaviour import behaviour
+from nivesh_lib.evaluation.robustness.cases import (
+    OUT_OF_SCOPE,
+    CaseTexts,
+    answers_to,
+    read_case_texts,
+)
+from nivesh_lib.evaluation.robustness.fairness import (
+    flip_rates,
+    intersectional_scores,
+    segment_scores,
+)
+from nivesh_lib.evaluation.scores import (
+    headline_mask,
+    masks_by_column,
+    masks_by_rule,
+    masks_by_tag,
+)
+from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.models.neural.embedding import cached_features
+from nivesh_lib.models.wrappers.ood import OodScorer
+from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
+from nivesh_lib.notebook.evaluated import Session
+from nivesh_lib.records.finding import Finding
+from nivesh_lib.records.results import ModelResult, StepResult
+
+SEGMENTS = ("income_segment", "language")
+_RULES = {
+    "an amount in it": lambda text: mask_amounts(text) != text,
+    "six words or fewer": lambda text: len(text.split()) <= 6,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedModel:
+    """A model that a step recorded: result, out-of-fold table, answers to test cases, directory."""
+
+    step: str
+    result: ModelResult
+    oof: pd.DataFrame
+    case_answers: pd.DataFrame | None
+    directory: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Abstention:
+    """When the best model abstains: fitted scorer, off-topic queries, and results by score.
+
+    ``policies`` and ``certainties`` have the keys ``confidence`` and ``certainty``; the latter
+    hold the scores of in-scope (n,) and off-topic queries (m,).
+    """
+
+    scorer: OodScorer
+    outside: pd.DataFrame
+    policies: dict[str, AbstentionPolicy]
+    certainties: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(eq=False, repr=False)
+class Compared:
+    """The recorded models of a dataset on the same queries. Made by `session.Run.compare`."""
+
+    run: Session
+    data: Dataset
+    models: Mapping[str, RecordedModel]
+
+    def __repr__(self) -> str:
+        return f"Compared({', '.join(self.models)}; best: {self.best})"
+
+    def _param(self, name: str, default: Any) -> Any:
+        return self.run.params.get(name, default)
+
+    @property
+    def n_boot(self) -> int:
+        """Bootstrap draws behind each interval."""
+        return int(self._param("N_BOOT", 2000))
+
+    # --- columns ---------------------------------------------------------------------------------
+
+    @cached_property
+    def natural(self) -> np.ndarray:
+        """The training rows that count for scores, a mask."""
+        return headline_mask(self.data.train)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The training rows that count for scores."""
+        return self.data.train[self.natural].reset_index(drop=True)
+
+    @cached_property
+    def true(self) -> np.ndarray:
+        """The labels of ``rows``, shape (n,)."""
+        return self.rows["intent"].to_numpy(dtype=object)
+
+    @cached_property
+    def oof(self) -> dict[str, pd.DataFrame]:
+        """Model -> out-of-fold probabilities of all training rows, in their order."""
+        return {name: aligned(one.oof, self.data.train["id"]) for name, one in self.models.items()}
+
+    @cached_property
+    def predicted(self) -> dict[str, np.ndarray]:
+        """Model -> its answers to ``rows``, shape (n,)."""
+        return {name: predicted_labels(oof)[self.natural] for name, oof in self.oof.items()}
+
+    @cached_property
+    def board(self) -> Comparison:
+        """The models ranked, as `evaluation.comparison.compare`."""
+        return compare(self.true, self.predicted, n_boot=self.n_boot, seed=self.run.seed)
+
+    @property
+    def best(self) -> str:
+        """The name of the model that leads."""
+        return self.board.champion
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the best model answers each of ``rows`` rightly, shape (n,)."""
+        return np.asarray(self.predicted[self.best] == self.true)
+
+    @cached_property
+    def _texts(self) -> CaseTexts:
+        return read_case_texts(self.data.ref)
+
+    # --- who leads -------------------------------------------------------------------------------
+
+    def leaks(self) -> Finding:
+        """Whether rows or words give answers away."""
+        found = [{"severity": one.severity, "message": one.message} for one in self._leaks]
+        made = errors.leaks(found, len(self.data.train), len(self._pairs))
+        return self.run.add(made)
+
+    @cached_property
+    def _pairs(self) -> list[tuple[int, int, float]]:
+        return list(near_duplicate_pairs([mask_amounts(text) for text in self.data.train["query"]]))
+
+    @cached_property
+    def _leaks(self) -> list[Issue]:
+        return find_leaks(
+            self.data.train,
+            pairs=self._pairs,
+            held_ids=self.data.manifest["holdout"],
+            recorded=self.data.manifest["cross_split_duplicates"],
+        )
+
+    def answer(self) -> Finding:
+        """The scores of the best model against the objectives; shows the accuracy."""
+        first = next(one for one in self.board.models if one.model == self.best)
+        found = quality.scores(self.best, first.scores, self._objectives)
+        judged = [one for one in found if one.verdict or one.name == "accuracy"]
+        added = {one.name: self.run.add(one) for one in judged}
+        return added["accuracy"]
+
+    @property
+    def _objectives(self) -> list[Any]:
+        return objectives_for(self.run.step, dataset=self.data.ref)
+
+    def leader(self) -> Finding:
+        """Who leads, and whether by more than chance."""
+        return self.run.add(comparison.leader(self.board))
+
+    def gains(self) -> Finding:
+        """How far the others are behind, query by query."""
+        p95 = {name: one.result.metrics.get("p95_ms") for name, one in self.models.items()}
+        return self.run.add(comparison.gains(self.board, self.true, p95))
+
+    def replaced(self, before: str = "tfidf") -> Finding:
+        """What users would notice if the best model replaced a simpler one."""
+        found = self._flips(before)
+        if found is None:
+            return self.run.add(comparison.nothing_replaced(self.best, before))
+        return self.run.add(comparison.replaced(self.best, before, found, self.rows))
+
+    def _flips(self, before: str) -> Flips | None:
+        if before == self.best or before not in self.models:
+            return None
+        return flips(self.rows, self.oof[before], self.oof[self.best])
+
+    def cost(self) -> Finding:
+        """What an answer of the best model costs, as its notebook measured it."""
+        metrics = self.models[self.best].result.metrics
+        latency = {**metrics, "n": metrics["p95_ms_n"]}
+        size, seconds = metrics.get("size_bytes"), metrics.get("fit_seconds")
+        made = quality.cost(self.best, latency, self._objectives, size, seconds)  # type: ignore[arg-type]
+        return self.run.add(made)
+
+    # --- other rows, seeds and dates -------------------------------------------------------------
+
+    def folds(self) -> Finding:
+        """What it would score if it were trained on other rows."""
+        return self.run.add(stability.folds(self._folds, self.best))
+
+    @cached_property
+    def _folds(self) -> pd.DataFrame:
+        return fold_table(self.oof, self.data.train)
+
+    def over_time(self) -> Finding:
+        """Whether a period is harder than the others."""
+        return self.run.add(stability.over_time(self._over_time, self.best))
+
+    @cached_property
+    def _over_time(self) -> pd.DataFrame:
+        return accuracy_over_time(self.rows, self.right)
+
+    def repeats(self) -> Finding:
+        """What other folds and seeds would give; trains where ``REPEATS`` says so."""
+        times = self._param("REPEATS", 0)
+        made = stability.repeats(self._repeats, times) if self._repeats else None
+        return self.run.add(made or stability.not_trained("repeats"))
+
+    def learning(self) -> Finding:
+        """Whether more labels would help; trains where ``LEARNING_CURVES`` says so."""
+        made = stability.learning(self._curves) if self._curves else None
+        return self.run.add(made or stability.not_trained("learning"))
+
+    def temporal(self) -> Finding:
+        """How models age; trains where ``TEMPORAL`` says so."""
+        made = stability.temporal(self._temporal) if self._temporal else None
+        return self.run.add(made or stability.not_trained("temporal"))
+
+    def _to_train(self, wanted: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the ``MODELS`` by name, to be fitted."""
+        names = self._param("MODELS", "").split(",") if wanted else []
+        with cached_features():
+            for name in filter(None, map(str.strip, names)):
+                yield name, get_model(name, random_state=self.run.seed)
+
+    @cached_property
+    def _repeats(self) -> list[dict[str, Any]]:
+        times, train = self._param("REPEATS", 0), self.data.train
+        found = []
+        for name, model in self._to_train(times):
+            grouped = train.assign(group=near_duplicate_groups(train["query"]))
+            again = repeated_cross_validate(
+                model,
+                grouped,
+                labels=self.data.labels,
+                repeats=times,
+                seed=self.run.seed,
+                group="group",
+            )
+            found.append({"model": name, **again.intervals["macro_f1"].as_dict()})
+        return found
+
+    @cached_property
+    def _curves(self) -> dict[str, LearningCurve]:
+        wanted = self._to_train(self._param("LEARNING_CURVES", False))
+        return {
+            name: learning_curve(model, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
+            for name, model in wanted
+        }
+
+    @cached_property
+    def _temporal(self) -> dict[str, pd.DataFrame]:
+        wanted = self._to_train(self._param("TEMPORAL", False))
+        return {
+            name: temporal_scores(model, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
+            for name, model in wanted
+        }
+
+    # --- confidence ------------------------------------------------------------------------------
+
+    def calibration(self) -> Finding:
+        """How far confidence is off, before and after its correction."""
+        before, after = (
+            table[self.natural]
+            for table in (probabilities(self.oof[self.best]), self.calibrations[self.best].proba)
+        )
+        made = calibration.calibration(
+            self.best,
+            self.calibrations[self.best],
+            before,
+            after,
+            self.true,
+            self._calibrated,
+        )
+        return self.run.add(made)
+
+    @cached_property
+    def calibrations(self) -> dict[str, Calibration]:
+        """Model -> its cross-fitted temperature."""
+        return {
+            name: cross_fitted_temperature(
+                probabilities(oof),
+                self.data.train["intent"],
+                oof["fold"].to_numpy(),
+                rows=self.natural,
+                n_boot=self.n_boot,
+                seed=self.run.seed,
+            )
+            for name, oof in self.oof.items()
+        }
+
+    @property
+    def _threshold(self) -> float | None:
+        return values_for(self.data.ref).get("min_confidence")
+
+    @cached_property
+    def _calibrated(self) -> pd.DataFrame:
+        return calibration_table(
+            self.calibrations,
+            {name: probabilities(oof) for name, oof in self.oof.items()},
+            self.data.train["intent"],
+            rows=self.natural,
+            bar=self._threshold,
+        )
+
+    def min_confidence(self) -> Finding:
+        """What the confidence that the objectives ask for does, before and after correction."""
+        return self.run.add(calibration.at_threshold(self.best, self._calibrated, self._threshold))
+
+    @cached_property
+    def corrected(self) -> pd.DataFrame:
+        """The corrected out-of-fold probabilities of the best model for ``rows``."""
+        table = self.calibrations[self.best].applied(self.oof[self.best])
+        return table[self.natural].reset_index(drop=True)
+
+    # --- abstaining ------------------------------------------------------------------------------
+
+    @property
+    def costs(self) -> Costs:
+        """What a wrong answer and a query handed over cost."""
+        return Costs(self._param("COST_WRONG", 1.0), self._param("COST_HAND_OVER", 0.3))
+
+    @cached_property
+    def abstaining(self) -> Abstention | None:
+        """When the best model abstains; None where no off-topic queries were answered."""
+        answers = self.models[self.best].case_answers
+        if not self._texts.out_of_scope or answers is None:
+            return None
+        train, oof = self.data.train, self.oof[self.best]
+        outside = load_dataset(self._texts.out_of_scope).train
+        asked, fitted = answers_to(answers, OUT_OF_SCOPE), self.calibrations[self.best]
+        scorer = OodScorer(random_state=self.run.seed)
+        with cached_features():
+            ood_scores = fold_ood_scores(scorer, train, outside)
+            scorer.fit(train["query"])
+        policies, certainties = {}, {}
+        for name, own, other in (
+            ("confidence", oof, asked),
+            ("certainty", fitted.applied(oof), fitted.applied(asked)),
+        ):
+            inner, outer = recorded_scope_scores(train, own, outside, other, ood_scores=ood_scores)
+            policies[name] = line = cross_fitted_policy(
+                inner[self.natural],
+                outer,
+                costs=self.costs,
+                outside_share=self._param("OUTSIDE_SHARE", 0.1),
+                use_ood_score=name == "certainty",
+            )
+            certainties[name] = (
+                certainty_of(inner[self.natural], line.in_scope),
+                certainty_of(outer, line.in_scope),
+            )
+        return Abstention(scorer, outside, policies, certainties)
+
+    @property
+    def _aurocs(self) -> dict[str, Any]:
+        found = self.abstaining
+        return {name: auroc(*both) for name, both in found.certainties.items()} if found else {}
+
+    def out_of_scope(self) -> Finding:
+        """How many off-topic queries get through, with and without the OOD score."""
+        found = self.abstaining
+        if found is None:
+            return self.run.add(calibration.not_asked("out_of_scope"))
+        right = np.append(self.right, np.zeros(len(found.outside)))
+        curves = {name: (np.concatenate(both), right) for name, both in found.certainties.items()}
+        return self.run.add(calibration.out_of_scope(found.policies, self._aurocs, curves))
+
+    def abstention(self) -> Finding:
+        """What is handed to a person at the threshold of least cost."""
+        found = self.abstaining
+        if found is None:
+            return self.run.add(calibration.not_asked("abstention"))
+        made = calibration.abstention(
+            self.best,
+            found.policies["certainty"],
+            costs=self.costs,
+            outside_share=self._param("OUTSIDE_SHARE", 0.1),
+            outside=found.outside,
+            certainty=found.certainties["certainty"][1],
+        )
+        return self.run.add(made)
+
+    @cached_property
+    def deployed(self) -> Calibrated | Abstaining | None:
+        """The saved best model with its temperature and threshold; None where it was not saved."""
+        folder, fitted = self.models[self.best].directory, self.calibrations[self.best]
+        if not folder.is_dir():
+            return None
+        calibrated = Calibrated.of(load_model(folder), temperature=fitted.temperature)
+        found = self.abstaining
+        if found is None:
+            return calibrated
+        line = found.policies["certainty"]
+        in_scope = asdict(line.in_scope) if line.in_scope else {}
+        return Abstaining.of(calibrated, found.scorer, threshold=line.threshold, **in_scope)
+
+    @cached_property
+    def handed(self) -> np.ndarray | None:
+        """Which of ``rows`` are handed over; None where nothing decides it."""
+        found = self.abstaining
+        if found is not None:
+            return found.certainties["certainty"][0] < found.policies["certainty"].threshold
+        if self._threshold is None:
+            return None
+        return confidence_of(probabilities(self.corrected)) < self._threshold
+
+    # --- for whom --------------------------------------------------------------------------------
+
+    @cached_property
+    def masks(self) -> dict[str, np.ndarray]:
+        """The segments of ``rows``: name -> mask."""
+        return masks_by_column(self.rows, SEGMENTS)
+
+    @property
+    def _sources(self) -> list[str]:
+        """What the manifest says of where the rows come from, as a caveat about people."""
+        sources = self.data.manifest.get("sources", [])
+        return [f"Sources of the rows: {'; '.join(sources)}."] if sources else []
+
+    def fairness(self) -> Finding:
+        """Whether any segment is answered worse or better than the rest."""
+        return self.run.add(fairness.fairness(self.right, self.masks, caveats=self._sources))
+
+    def handover_by_segment(self) -> Finding:
+        """Whether any segment is handed over more often than the rest."""
+        return self.run.add(
+            fairness.handover_by_segment(self.handed, self.masks, caveats=self._sources)
+        )
+
+    @cached_property
+    def _segments(self) -> pd.DataFrame:
+        return segment_scores(
+            self.rows,
+            self.corrected,
+            self.masks | masks_by_rule(self.rows, _RULES),
+            abstained=self.handed,
+            n_boot=self.n_boot,
+            seed=self.run.seed,
+        )
+
+    def segments(self) -> Finding:
+        """Scores, calibration and hand-over of each segment by itself."""
+        return self.run.add(fairness.segments(self._segments))
+
+    def intersections(self) -> Finding:
+        """Accuracy where segments meet."""
+        return self.run.add(fairness.intersections(self._crossed, SEGMENTS))
+
+    @cached_property
+    def _crossed(self) -> pd.DataFrame:
+        found = intersectional_scores(self.rows, self.corrected, SEGMENTS)
+        return found.sort_values("accuracy")
+
+    def counterfactuals(self) -> Finding:
+        """Whether who asks, or how, changes answers."""
+        return self.run.add(fairness.counterfactuals(self._flip_rates))
+
+    @cached_property
+    def _flip_rates(self) -> pd.DataFrame:
+        answers = self.models[self.best].case_answers
+        if answers is None:
+            return pd.DataFrame(columns=["attribute", "p_control"])
+        return flip_rates(self.oof[self.best], answers)
+
+    # --- errors ----------------------------------------------------------------------------------
+
+    def behaviour(self) -> Finding:
+        """Which behavioural tests fail."""
+        return self.run.add(errors.behaviour(self._behaviour, self.best))
+
+    @cached_property
+    def _behaviour(self) -> dict[str, pd.DataFrame]:
+        pairs = self._texts.paraphrases
+        return {
+            name: behaviour(self.data.train, self.oof[name], one.case_answers, paraphrases=pairs)
+            for name, one in self.models.items()
+            if one.case_answers is not None
+        }
+
+    def overlaps(self) -> Finding:
+        """Which labels are taken for each other in both directions."""
+        return self.run.add(errors.overlaps(self.rows, self.predicted[self.best], self._overlaps))
+
+    @cached_property
+    def _overlaps(self) -> pd.DataFrame:
+        return overlapping_intents(self.true, self.predicted[self.best], self.data.labels)
+
+    def doubtful_labels(self) -> Finding:
+        """Which labels are likely wrong."""
+        target = values_for(self.data.ref).get("accuracy_target")
+        made = errors.doubtful_labels(self._doubted, self.data.train, target=target)
+        return self.run.add(made)
+
+    @cached_property
+    def _doubted(self) -> pd.DataFrame:
+        return likely_label_errors(self.data.train, self.oof[self.best])
+
+    def would_help(self) -> Finding:
+        """Which group of queries costs most accuracy."""
+        return self.run.add(errors.would_help(self._help, len(self.rows)))
+
+    @cached_property
+    def _help(self) -> pd.DataFrame:
+        groups = self.masks | masks_by_rule(self.rows, _RULES) | masks_by_tag(self.rows)
+        return shares_of_errors(self.right, groups, n_boot=self.n_boot, seed=self.run.seed)
+
+    # --- the record ------------------------------------------------------------------------------
+
+    def result(self) -> StepResult:
+        """Return the evaluation as the run directory keeps it; tables are those of the findings."""
+        fitted = self.calibrations[self.best]
+        metrics: dict[str, Any] = {
+            "calibration_error_before": fitted.before,
+            "calibration_error": fitted.after,
+            "temperature": fitted.temperature,
+            "labels_in_doubt": len(self._doubted),
+        }
+        if self.abstaining:
+            line = self.abstaining.policies["certainty"]
+            metrics["let_through"] = calibration.let_through(line)
+            metrics |= {"accepted": line.acceptance.value, "cost": line.cost}
+        contents = {
+            "model": self.best,
+            "headline": comparison.leader(self.board).title,
+            "metrics": metrics,
+            "comparison": self.board.as_dict(),
+        }
+        return StepResult.model_validate(contents)
+
+    def files(self) -> dict[str, Any]:
+        """Return what goes with the result: the model to deploy, where the best one was saved."""
+        return {"model": self.deployed}

@@ -1,0 +1,364 @@
+"""Models that a notebook makes from a fine-tuned transformer; each method adds a finding."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import shutil
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pandas as pd
+
+from nivesh_lib.data.versions import Dataset
+from nivesh_lib.errors import NiveshError
+from nivesh_lib.evaluation.benchmark import benchmark_served, model_bytes, race
+from nivesh_lib.evaluation.compression.cascade import (
+    CascadeThreshold,
+    cascade_answers,
+    cascade_scores,
+    choose_threshold,
+)
+from nivesh_lib.evaluation.compression.gate import Choice, Recommendation, recommended
+from nivesh_lib.evaluation.compression.study import CompressionStudy
+from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted_temperature
+from nivesh_lib.evaluation.findings import compression
+from nivesh_lib.evaluation.objectives import allowed_loss_for, values_for
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    CrossValidation,
+    aligned,
+    cross_validate,
+    fold_directory,
+    probabilities,
+)
+from nivesh_lib.evaluation.scores import headline_mask
+from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.models.wrappers.cascade import Cascade
+from nivesh_lib.models.wrappers.selective import Calibrated
+from nivesh_lib.notebook.evaluated import Evaluated
+from nivesh_lib.notebook.session import RecordedModel, Run
+from nivesh_lib.records.finding import Finding
+from nivesh_lib.records.results import ModelResult
+
+_STEP, _REFERENCE = "05_distilbert", "transformer"
+
+
+def _release_memory() -> None:
+    """Collect garbage and give what was freed back to the system, which glibc would keep."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
+        if trim is not None:
+            trim(0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Training rows, all of them or those outside of a fold, and the transformer fitted on them."""
+
+    fold: int | None
+    texts: list[str]
+    labels: list[str]
+    directory: Path
+
+    @property
+    def transformer(self) -> Any:
+        """The transformer, loaded anew each time, so that it is held no longer than needed."""
+        return load_model(self.directory)
+
+
+class Optimization:
+    """A compression study of the transformer of notebook 05, or of one that is trained here.
+
+    A technique is a function of a `Part`. It is applied to all rows, which gives the model that
+    would be served, and to the rows outside of each fold, one fold after the other, which gives
+    the answers that it is judged by.
+
+    Parameters
+    ----------
+    run
+        Its parameters BACKBONE and EPOCHS are those of a transformer that is trained here,
+        CASCADE_LOSS, N_BOOT and N_TIMED those of the analyses.
+    """
+
+    def __init__(self, run: Run, data: Dataset) -> None:
+        self.run, self.data = run, data
+        self.recorded: dict[str, RecordedModel] = {}
+        with contextlib.suppress(NiveshError):  # no model was recorded
+            self.recorded = run.recorded_models()
+        self.n_boot = int(run.params.get("N_BOOT", 2000))
+        self.study = CompressionStudy(
+            data.train,
+            labels=data.labels,
+            allowed_loss=allowed_loss_for(data.ref),
+            n_boot=self.n_boot,
+            seed=run.seed,
+        )
+        # On disk, so that few models are in memory; removed at the end, or by the next run.
+        self._folder = Path(mkdtemp(dir=run.directory.partial("models").parent))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._unsaved: dict[str, Any] = {}
+        self._thresholds: dict[str, CascadeThreshold] = {}
+        self._choices: list[Choice] = []
+        self._whole, self._folds, oof = self._found() or self._trained()
+        self.study.add_answers(_REFERENCE, oof, size_bytes=model_bytes(self._whole))
+
+    def _found(self) -> tuple[Path, Path, pd.DataFrame] | None:
+        """Return model, folder of the folds' models and answers that notebook 05 left."""
+        folds = self.run.upstream_path("folds", _STEP, _REFERENCE)
+        whole, oof = self.run.upstream_path("models", _STEP, ""), self.run.upstream_oof(_STEP)
+        if folds is None or whole is None or oof is None:
+            return None
+        return whole, folds, aligned(oof, self.data.train["id"])
+
+    def _trained(self) -> tuple[Path, Path, pd.DataFrame]:
+        params, train = self.run.params, self.data.train
+        fresh = get_model(
+            _REFERENCE,
+            backbone=params["BACKBONE"],
+            epochs=params["EPOCHS"],
+            random_state=self.run.seed,
+        )
+        folds = self._place(_REFERENCE, None).parent
+        cv = cross_validate(fresh, train, labels=self.data.labels, models_to=folds)
+        fresh.fit(train["query"].tolist(), train["intent"].tolist())
+        return fresh.save(self._place(_REFERENCE, None)), folds, cv.oof
+
+    def _part(self, fold: int | None) -> Part:
+        train = self.data.train
+        rows = train if fold is None else train[train["fold"] != fold]
+        directory = self._whole if fold is None else fold_directory(self._folds, fold)
+        return Part(fold, rows["query"].tolist(), rows["intent"].tolist(), directory)
+
+    def _place(self, name: str, fold: int | None) -> Path:
+        folder = self._folder / name
+        return folder / "whole" if fold is None else fold_directory(folder, fold)
+
+    # --- techniques ------------------------------------------------------------------------------
+
+    def model(self, name: str, fold: int | None = None) -> Any:
+        """Load the model of a technique: of all rows, or of a fold where these were kept."""
+        if name in self._unsaved:
+            return self._unsaved[name]
+        own = self._part(fold).directory if name == _REFERENCE else self._place(name, fold)
+        return load_model(own)
+
+    def reference(self) -> Finding:
+        """What the model reaches that everything is made from."""
+        one = self.study.reference
+        found = compression.reference(one.name, one.scores["accuracy"], one.size_bytes)
+        return self.run.add(found)
+
+    def add(self, name: str, technique: Callable[[Part], Any], *, keep: bool = False) -> Finding:
+        """Apply a technique to all rows and to those outside of each fold, and judge it.
+
+        Parameters
+        ----------
+        keep
+            Keep the models of the folds while the notebook runs, for `of_each` and `cascade`.
+        """
+
+        def model_of(fold: int) -> Any:
+            _release_memory()  # of the fold before
+            made = technique(self._part(fold))
+            if keep:
+                made.save(self._place(name, fold))
+            return made
+
+        made = technique(self._part(None))
+        saved = not hasattr(made, "size_bytes")
+        size = self._held(name, made)
+        del made
+        self.study.add(name, model_of, size_bytes=size, saved=saved)
+        _release_memory()
+        return self._judged(name)
+
+    def _held(self, name: str, model: Any) -> int:
+        """Save a model, or hold one that cannot be saved; return its size."""
+        if hasattr(model, "size_bytes"):
+            self._unsaved[name] = model
+            return int(model.size_bytes)
+        return model_bytes(model.save(self._place(name, None)))
+
+    def _judged(self, name: str) -> Finding:
+        one = self.study.candidates[name]
+        if one.decision is None:
+            raise ValueError(f"{name!r} is the reference, which is not judged against itself")
+        return self.run.add(compression.technique(one.decision, one.size_bytes))
+
+    def of_each(self, name: str, function: Callable[[Any, Part], Any]) -> dict[int | None, Any]:
+        """Return fold (None: all rows) -> a function of the model of a kept technique.
+
+        Parameters
+        ----------
+        function
+            Takes a model and the `Part` that it was made from.
+        """
+        folds = [None, *sorted(self.data.train["fold"].unique())]
+        return {k: function(self.model(name, k), self._part(k)) for k in folds}
+
+    def cascade(self, student: str, teacher: str) -> Finding:
+        """How much a kept student in front of a kept teacher may answer, and what that loses.
+
+        The cascade is judged against the transformer too, as a technique.
+        """
+        first, second = (self.study.candidates[name].oof for name in (student, teacher))
+        rows = self.data.train
+        chosen = choose_threshold(first, second, rows, allowed_loss=self.run.params["CASCADE_LOSS"])
+        self._thresholds[student] = chosen
+        for fold, bar in ((None, chosen.threshold), *chosen.by_fold.items()):
+            pair = self.model(student, fold), self.model(teacher, fold)
+            Cascade.of(*pair, threshold=bar).save(self._place("cascade", fold))
+        size = model_bytes(self._place("cascade", None))
+        self.study.add_answers(
+            "cascade", cascade_answers(first, second, chosen.by_fold), size_bytes=size
+        )
+        self._judged("cascade")
+        curve = cascade_scores(first, second, rows)
+        return self.run.add(compression.cascade(chosen, curve, student, teacher))
+
+    # --- all of them -----------------------------------------------------------------------------
+
+    def race(self) -> Finding:
+        """Time every model in turns: the techniques, and what the notebooks before left."""
+        study = self.study
+        others = {name: one for name, one in self.recorded.items() if one.step != _STEP}
+        models = {name: self._timed(name) for name in study.candidates}
+        models |= {name: load_model(one.directory) for name, one in others.items()}
+        calls = {name: model.predict for name, model in models.items()}
+        speeds = race(calls, study.queries, calls=self.run.params.get("N_TIMED", 200))
+        del models, calls
+        _release_memory()
+        self.__dict__.pop("calibrations", None)  # of an earlier race
+        study.set_speeds(speeds)
+        self._choices = [one.as_choice() for one in study.candidates.values()]
+        for name, one in others.items():
+            size, scores = one.result.metrics.get("size_bytes"), one.result.scores
+            bytes_ = float(size) if isinstance(size, int | float) else None
+            self._choices.append(Choice(name, one.oof, scores, speeds[name], bytes_))
+        return self.run.add(compression.race(self._choices))
+
+    def _timed(self, name: str) -> Any:
+        """Return what the race calls: a cascade is faster on queries that it has learned from."""
+        return self.model(name, self.study.first_fold if name == "cascade" else None)
+
+    @property
+    def advice(self) -> Recommendation:
+        """The model to serve, and the best of the optimised ones, as `gate.recommended` has it."""
+        return recommended(self._choices, self._target)
+
+    @property
+    def _target(self) -> float | None:
+        return values_for(self.data.ref).get("latency_target_ms")
+
+    def _choice(self, name: str) -> Choice:
+        return next(one for one in self._choices if one.name == name)
+
+    def answer(self) -> Finding:
+        """Whether the transformer became smaller or faster without losing more than allowed."""
+        best = self.advice.optimised and self._choice(self.advice.optimised)
+        reference = self._choice(_REFERENCE)
+        return self.run.add(compression.answer(best or None, reference, self.study.decisions))
+
+    def recommendation(self) -> Finding:
+        """The model to serve, and what another one in its place costs."""
+        made = compression.recommendation(
+            self._choices, self.advice, self.data.train, target_ms=self._target
+        )
+        return self.run.add(made)
+
+    # --- the best of the optimised ones ----------------------------------------------------------
+
+    @cached_property
+    def calibrations(self) -> dict[str, Calibration]:
+        """Temperature scaling of the reference and of each technique that is kept."""
+        train = self.data.train
+        return {
+            name: cross_fitted_temperature(
+                probabilities(one.oof),
+                train["intent"],
+                train["fold"].to_numpy(),
+                rows=headline_mask(train),
+                n_boot=self.n_boot,
+                seed=self.run.seed,
+            )
+            for name, one in self.study.candidates.items()
+            if one.verdict in ("reference", "kept")
+        }
+
+    def calibration(self) -> Finding:
+        """How far stated confidence is off before and after rescaling."""
+        return self.run.add(compression.calibration(self.calibrations))
+
+    def best(self) -> Optimized:
+        """Return the best optimised model, calibrated: the result of the notebook.
+
+        It is the transformer itself where nothing was kept.
+        """
+        name = self.advice.optimised or _REFERENCE
+        one, calibration = self.study.candidates[name], self.calibrations[name]
+        model = Calibrated.of(self.model(name), temperature=calibration.temperature)
+        cv = CrossValidation(calibration.applied(one.oof), ())
+        made = Optimized.with_answers(self.run, model, self.data, cv, name=name)
+        made.choice = self._choice(name)
+        return made
+
+    def serving(self) -> Finding:
+        """Memory and throughput of processes that serve the models between which to choose."""
+        rows = []
+        names = dict.fromkeys([self.advice.model, self.advice.optimised or _REFERENCE, _REFERENCE])
+        for name in names:
+            known = name in self.study.candidates
+            model = self._timed(name) if known else load_model(self.recorded[name].directory)
+            (speed,), peak = benchmark_served(
+                model, self.study.queries, threads=(1,), batch_sizes=(32,), seconds=0.5
+            )
+            rows.append({"model": name, "peak_bytes": peak, **speed.as_dict()})
+        return self.run.add(compression.serving(rows))
+
+    def records(self) -> dict[str, Any]:
+        """Return what the record of the run keeps beside the findings and the best model."""
+        steps = {name: one.step for name, one in self.recorded.items()}
+        steps = {_REFERENCE: _STEP} | steps | {self.advice.optimised: self.run.step}
+        claim = self.recommendation().claim
+        return {
+            "headline": claim,
+            "recommendation": {
+                "model": self.advice.model,
+                "optimised": self.advice.optimised,
+                "meets_latency": self.advice.meets_latency,
+                "sentence": claim,
+            },
+            "gates": [decision.as_dict() for decision in self.study.decisions],
+            "cascades": [{"model": name, **one.as_dict()}
+                         for name, one in self._thresholds.items()],
+            "race": [{"model": one.name, "step": steps.get(one.name, ""), **one.speed.as_dict()}
+                     for one in self._choices],
+        }  # fmt: skip
+
+
+@dataclass(eq=False, repr=False)
+class Optimized(Evaluated):
+    """The best optimised model. Its latency is that of the race, the only one that it has."""
+
+    choice: Choice | None = None
+
+    @cached_property
+    def latency(self) -> dict[str, float]:
+        """As `Evaluated.latency`."""
+        return super().latency if self.choice is None else self.choice.speed.latency()
+
+    def training(self) -> dict[str, Any]:
+        """Return hyper-parameters and architecture; what the parts took to train is theirs."""
+        return super().training() | {"training": {}}
+
+    def result(self) -> ModelResult:
+        """Return the evaluation under the name ``optimised (<technique>)``."""
+        return super().result() | {"model": f"optimised ({self.name})"}

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from nivesh_lib.evaluation.drift import Samples
+from nivesh_lib.evaluation.findings import drift
+from nivesh_lib.reporting.figures import ACCENT, INK, figure_of
+
+LIMIT = "stress test on rows chosen for being hard"
+
+
+def side(right, n, *, words=3, sure=0.8, label="tax_planning", other="loans, cards"):
+    """``n`` answered rows, the first ``right`` rightly, one query in ten a word longer."""
+    numbers = np.arange(n)
+    return pd.DataFrame(
+        {
+            "query": ["tax " * (words + (k % 10 == 0)) for k in numbers],
+            "intent": label,
+            "predicted": np.where(numbers < right, label, other),
+            "confidence": np.where(numbers % 2 == 0, sure, sure - 0.1),
+        }
+    )
+
+
+def samples(before, now, *, limit=""):
+    noun = "queries chosen for being hard" if limit else "new queries"
+    return Samples(before, now, "some rows with others", noun, limit)
+
+
+def row(column, value, threshold=0.1):
+    return {
+        "column": column,
+        "method": "wasserstein",
+        "value": value,
+        "threshold": threshold,
+        "drifted": value >= threshold,
+    }
+
+
+@pytest.mark.parametrize(
+    ("right_now", "n_now", "verdict", "words"),
+    [
+        (800, 1000, "met", "; no more than 5 of 100 are lost."),
+        (900, 1000, "met", "; no more than 5 of 100 are lost."),
+        (600, 1000, "not met", "; more than 5 of 100 are lost."),
+        (30, 40, "undecided", "; whether more than 5 of 100 are lost, these rows cannot tell."),
+        (740, 1000, "undecided", "these rows cannot tell."),
+    ],
+)
+def test_the_loss_of_accuracy_is_judged_by_its_interval(right_now, n_now, verdict, words):
+    found = drift.accuracy(samples(side(800, 1000), side(right_now, n_now)))
+    assert found.verdict == verdict and found.claim.endswith(words)
+    assert found.claim.startswith(f"{100 * right_now / n_now:.0f} of 100 new queries (")
+    assert found.estimate.value == pytest.approx(right_now / n_now - 0.8)
+
+
+def test_rows_chosen_for_being_hard_decide_nothing_about_production():
+    found = drift.accuracy(samples(side(77, 100), side(22, 100), limit=LIMIT))
+    assert found.claim.startswith("Stress test on rows chosen for being hard: 22 of 100 queries")
+    assert "against 77 of 100 queries" in found.claim
+    assert found.claim.endswith("; not production.")
+    assert found.verdict == "undecided" and "lost" not in found.claim
+    assert found.caveats == ["Stress test on rows chosen for being hard, not production."]
+
+
+def test_no_finding_on_hard_rows_asks_for_training_or_calls_them_new():
+    both = samples(side(77, 100), side(22, 100, words=9, sure=0.3), limit=LIMIT)
+    found = [drift.compared(both), drift.accuracy(both), drift.columns(both, [row("words", 0.9)])]
+    found += [drift.labels(both), drift.lengths(both), drift.confidence(both)]
+    for one in found:
+        assert one.verdict in ("", "undecided") and one.caveats
+        assert "etrain" not in one.claim and "new queries" not in one.claim
+
+
+def test_wrong_and_right_answers_are_shown_with_display_names():
+    found = drift.accuracy(samples(side(8, 10), side(1, 10)))
+    notes = [example.note for example in found.examples]
+    assert notes == ["tax planning, taken for loans, cards"] * 2 + ["tax planning, rightly"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "claim"),
+    [
+        (
+            [row("words", 0.05), row("intent", 0.01)],
+            "met",
+            "None of the 2 columns moved further than 0.1.",
+        ),
+        (
+            [row("words", 0.05), row("income_segment", 0.11, 0.2)],
+            "undecided",
+            "None of the 2 columns moved further than chance; whether income segment moved by 0.1, "
+            "these rows cannot tell.",
+        ),
+        (
+            [row(name, 0.1, 0.2) for name in "abcde"],
+            "undecided",
+            "None of the 5 columns moved further than chance; whether a, b, c and 2 more moved by "
+            "0.1, these rows cannot tell.",
+        ),
+        (
+            [row("words", 0.12), row("digits_share", 0.2), row("intent", 0.09)],
+            "not met",
+            "2 of 3 columns moved, digits share and words.",
+        ),
+        (
+            [row(name, 0.3 + k / 10) for k, name in enumerate("abcd")],
+            "not met",
+            "4 of 4 columns moved, d, c and b the furthest.",
+        ),
+    ],
+)
+def test_columns_are_judged_by_distance_and_chance(rows, verdict, claim):
+    found = drift.columns(samples(side(8, 10), side(8, 10)), rows)
+    assert (found.verdict, found.claim) == (verdict, claim)
+    assert [cell["verdict"] == "moved" for cell in found.cells].count(True) == sum(
+        one["drifted"] for one in rows
+    )
+
+
+def mixed(n, share):
+    frame = side(n, n)
+    frame.loc[frame.index % 2 == 0, "intent"] = "debt_advice"
+    frame.loc[: int(n * share) - 1, "intent"] = "loans, cards"
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.6, "“loans, cards” is more frequent among new queries: 60 % against 20 % before"),
+        (0.02, "“loans, cards” is less frequent among new queries: 2.0 % against 20 % before"),
+        (0.22, "Whether any label is more or less frequent among new queries, these rows cannot"),
+    ],
+)
+def test_the_label_that_changed_most_is_named_where_chance_does_not_explain_it(share, words):
+    found = drift.labels(samples(mixed(400, 0.2), mixed(200, share)))
+    assert words in found.claim
+    assert (found.estimate is None) == words.startswith("Whether")
+    assert "corrected for 3 labels" in found.caveats[-1]
+
+
+def test_a_label_that_is_new_or_gone_is_among_the_changes():
+    gone = side(50, 50, label="gone_label")
+    found = drift.labels(samples(gone, side(50, 50, label="new_label")))
+    assert {cell["label"] for cell in found.cells} == {"gone label", "new label"}
+
+
+def test_of_many_labels_those_that_changed_most_are_drawn():
+    many = pd.concat([side(5, 5, label=f"label_{k}") for k in range(60)])
+    found = drift.labels(samples(many, side(50, 50, label="label_7")))
+    assert len(found.plot.data["shares"]["now"]) == 20
+    assert found.plot.data["shares"]["now"]["label 7"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "claim"),
+    [
+        (9, "New queries are longer than before: 9.1 words on average, against 3.1 (+6.0, "),
+        (1, "New queries are shorter than before: 1.1 words on average, against 3.1 (-2.0, "),
+        (3, "Whether new queries are longer or shorter than before, these rows cannot tell: "),
+    ],
+)
+def test_lengths_are_compared_by_their_interval(words, claim):
+    found = drift.lengths(samples(side(50, 50), side(50, 50, words=words)))
+    assert found.claim.startswith(claim)
+
+
+@pytest.mark.parametrize(
+    ("right", "sure", "words"),
+    [
+        (20, 0.4, "it would have warned of the loss."),
+        (20, 0.8, "it gives no warning of the loss."),
+        (99, 0.4, "a false alarm, as more answers are right."),
+        (99, 0.8, "rightly no alarm."),
+        (60, 0.4, "whether fewer answers are right, these rows cannot tell."),
+        (60, 0.8, "whether fewer answers are right, these rows cannot tell."),
+    ],
+)
+def test_confidence_is_judged_by_whether_it_fell_where_accuracy_did(right, sure, words):
+    found = drift.confidence(samples(side(60, 100), side(right, 100, sure=sure)))
+    assert found.claim.endswith(words)
+
+
+def test_what_is_compared_is_shown_without_personal_data():
+    now = side(5, 5).assign(query="call me on 9876543210")
+    found = drift.compared(samples(side(5, 5), now))
+    assert found.claim == "Compared are some rows with others." and not found.caveats
+    assert len(found.examples) == 3 and "9876543210" not in found.examples[0].query
+
+
+@pytest.mark.parametrize("name", ["accuracy", "columns", "labels", "lengths", "confidence"])
+def test_each_figure_is_drawn_with_the_claim_as_title(name):
+    both = samples(side(40, 50), side(20, 50, words=9))
+    arguments = [[row("words", 0.9), row("intent", 0.05)]] if name == "columns" else []
+    found = getattr(drift, name)(both, *arguments)
+    title = figure_of(found).axes[0].get_title(loc="left")
+    assert title.replace("\n", " ") == found.title
+
+
+@pytest.mark.parametrize("name", ["accuracy", "labels", "lengths", "confidence"])
+def test_before_and_now_have_one_colour_each_in_all_figures(name):
+    figure = figure_of(getattr(drift, name)(samples(side(40, 50), side(20, 50, words=9))))
+    axes = figure.axes[0]
+    drawn = [*axes.lines, *axes.patches, *axes.containers, *axes.collections]
+    colours = {
+        one.get_label(): (one[0] if hasattr(one, "patches") else one)
+        for one in drawn
+        if one.get_label() in ("before", "now")
+    }
+    assert {name: colour_of(one) for name, one in colours.items()} == {"before": INK, "now": ACCENT}
+
+
+def colour_of(drawn):
+    own = drawn.get_color() if hasattr(drawn, "get_color") else drawn.get_edgecolor()
+    colour = to_hex(own)
+    return to_hex(drawn.get_facecolor()) if colour == "#000000" else colour
+
+
+def test_the_record_of_the_step_agrees_with_its_findings():
+    both, rows = samples(side(80, 100), side(22, 100), limit=LIMIT), [row("words", 0.9)]
+    recorded = drift.recorded(both, rows)
+    assert recorded["headline"] == drift.accuracy(both).claim
+    assert recorded["metrics"]["accuracy_change"]["value"] == pytest.approx(-0.58)
+    assert recorded["metrics"]["drifted_share"] == 1 and recorded["drift"]["rows"] == rows

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nivesh_lib.evaluation.findings.fairness import (
+    counterfactuals,
+    fairness,
+    handover_by_segment,
+    intersections,
+    segments,
+)
+from nivesh_lib.evaluation.robustness.fairness import CONTROL
+
+NAMES = ("income_segment=high", "lower case, comma")
+
+
+def split(first: tuple[int, int], rest: tuple[int, int]):
+    """Return which of (true, rows) of a segment and of the rest are true, and the masks."""
+    found = np.concatenate([np.arange(n) < true for true, n in (first, rest)])
+    mask = np.arange(len(found)) < first[1]
+    return found, dict(zip(NAMES, (mask, ~mask), strict=True))
+
+
+SIDES = [
+    ((50, 100), (450, 500), "not met", "-40.0 (-49.9 to -29.9) points"),
+    ((98, 100), (350, 500), "not met", "+28.0 (+21.7 to +32.4) points"),
+    ((75, 100), (400, 500), "undecided", "points would stay unseen"),
+    ((4500, 5000), (4505, 5000), "met", "is 5 points from the rest"),
+]
+
+
+@pytest.mark.parametrize(("first", "rest", "verdict", "words"), SIDES)
+def test_a_gap_is_found_excluded_or_not_established(first, rest, verdict, words):
+    found = fairness(*split(first, rest))
+    assert found.verdict == verdict and words in found.claim
+    assert found.mark == "no segment's accuracy is 5 points from the rest"
+    assert ("not established" in found.claim) == (verdict == "undecided")
+    assert found.title + "." == found.claim and found.claim[0].isupper()
+
+
+def test_a_segment_that_is_served_better_is_said_to_be():
+    assert "is answered better than the rest" in fairness(*split((98, 100), (350, 500))).claim
+    assert "is answered worse than the rest" in fairness(*split((50, 100), (450, 500))).claim
+
+
+@pytest.mark.parametrize(("first", "rest", "verdict", "words"), SIDES)
+def test_hand_over_is_judged_in_the_same_way_as_right_answers(first, rest, verdict, words):
+    found = handover_by_segment(*split(first, rest))
+    assert (found.verdict, found.name) == (verdict, "handover_by_segment") and words in found.claim
+    assert found.mark == "no segment's share handed over is 5 points from the rest"
+
+
+def test_a_segment_that_is_handed_over_more_often_is_on_the_right_of_the_band():
+    found = handover_by_segment(*split((60, 100), (50, 500)))
+    assert "handed over more often" in found.claim and "+50.0" in found.claim
+    (row,) = found.cells
+    assert row["handed over, of 100"] == 60 and row["against the rest"] == pytest.approx(50)
+
+
+def test_the_smallest_gap_seen_is_one_of_more_hand_overs():
+    few, many = (handover_by_segment(*split((n // 10, n), (50, 500))) for n in (40, 400))
+    assert few.cells[0]["smallest gap seen"] > many.cells[0]["smallest gap seen"] > 3
+
+
+def test_high_and_medium_income_handed_over_at_different_rates_is_judged():
+    found = handover_by_segment(*split((37, 162), (97, 638)))  # 22.8 against 15.2 of 100
+    assert found.verdict == "undecided"
+    assert "(lower case, comma) to 23 of 100 (income segment: high) are handed" in found.claim
+
+
+def test_so_few_rows_that_nothing_would_show_are_said_to_be():
+    found = fairness(*split((1, 20), (2, 40)))
+    assert found.verdict == "undecided" and found.claim.endswith("so few rows would show none.")
+
+
+@pytest.mark.parametrize("masks", [{}, {"few": np.arange(200) < 5}])
+def test_without_segments_one_line_says_so(masks):
+    found = fairness(np.ones(200), masks)
+    assert found.verdict == "" == found.mark and "no segments of enough rows" in found.claim
+
+
+def test_without_a_threshold_nothing_is_handed_over():
+    assert handover_by_segment(None, {}).verdict == ""
+
+
+def scored(low: float, high: float) -> pd.DataFrame:
+    row = {"slice": "language=hi", "rows": 50, "accuracy": 0.8, "accuracy_low": 0.7}
+    row |= {"accuracy_high": 0.9, "macro_f1": 0.8, "macro_f1_low": 0.7, "macro_f1_high": 0.9}
+    row |= {"calibration": (low + high) / 2, "calibration_low": low, "calibration_high": high}
+    return pd.DataFrame([row])
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((0.02, 0.1), "is off for language: hi (by +6.0 (+2.0 to +10.0) points)."),
+        ((-0.1, -0.02), "is off for language: hi (by -6.0 (-10.0 to -2.0) points)."),
+        ((-0.1, 0.1), "is not shown to be off for any of 1 groups"),
+    ],
+)
+def test_a_segment_whose_confidence_is_off_is_named(ends, words):
+    found = segments(scored(*ends))
+    assert words in found.claim and "handed over" not in found.table
+    assert "no segments" in segments(pd.DataFrame()).claim
+
+
+def test_combinations_go_from_the_worst_to_the_best():
+    columns = ["income_segment", "language"]
+    table = pd.DataFrame([("low", "en", 50, 0.9, 0.8, 0.95), ("high", "hi", 40, 0.7, 0.6, 0.8)])
+    table.columns = [*columns, "rows", "accuracy", "accuracy_low", "accuracy_high"]
+    found = intersections(table, columns)
+    assert found.claim == (
+        "Where income segment and language meet, right answers go from 70 of 100 queries "
+        "(60 to 80) for high and hi to 90 of 100 queries (80 to 95) for low and en."
+    )
+    assert "no rows to compare" in intersections(table.head(1), columns).claim
+
+
+def rates(p_amounts: float) -> pd.DataFrame:
+    rows = [(CONTROL, 200, 0.065, np.nan), ("region", 200, 0.06, 1.0)]
+    rows += [("style of amounts", 200, 0.1, p_amounts)]
+    table = pd.DataFrame(rows, columns=["attribute", "rows", "flipped", "p_control"])
+    return table.assign(flipped_low=0.04, flipped_high=0.15)
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        (0.01, "Style of amounts changes 10 of 100 answers (4 to 15), more than another name does"),
+        (0.4, "Nothing about who asks, or how, is shown to change more answers than another name"),
+    ],
+)
+def test_the_style_of_amounts_is_judged_against_another_name(p, words):
+    found = counterfactuals(rates(p))
+    assert found.claim.startswith(words) and ("stay unseen" in found.claim) == (p > 0.05)
+
+
+@pytest.mark.parametrize("table", [rates(0.4).head(1), rates(0.4).head(0)])
+def test_without_pairs_to_compare_one_line_says_so(table):
+    assert counterfactuals(table).claim.startswith("No answers to pairs that differ")
