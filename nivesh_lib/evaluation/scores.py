@@ -246,16 +246,16 @@ def headline_mask(frame: pd.DataFrame) -> np.ndarray:
 
     Left out are rows picked because a model failed on them, which would bias the score and count
     only as a slice of their own; and, out of fold, the rows of a label that is in one fold only:
-    no model that predicts them has seen their label.
+    no model that predicts them has seen their label. Where that holds for all labels, all count.
     """
     counted = np.ones(len(frame), dtype=bool)
     if "selection" in frame:
         counted &= (frame["selection"] != "hard").to_numpy()
-    if "fold" in frame and frame["fold"].nunique() > 1:
-        counted &= (
-            frame.groupby("intent", dropna=False)["fold"].transform("nunique") > 1
-        ).to_numpy()
-    return counted
+    if "fold" not in frame or frame["fold"].nunique() < 2:
+        return counted
+    folds = frame.groupby("intent", dropna=False)["fold"].transform("nunique")
+    seen = counted & (folds > 1).to_numpy()
+    return seen if seen.any() else counted
 
 
 def masks_by_column(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, np.ndarray]:

@@ -261,6 +261,7 @@ def test_a_label_of_one_fold_stays_out_of_the_headline():
     frame = pd.DataFrame({"intent": list("aabbb"), "fold": [0, 0, 0, 1, 1]})
     assert headline_mask(frame).tolist() == [False, False, True, True, True]
     assert headline_mask(frame[:2]).all()  # one fold is a test set, not a cross-validation
+    assert headline_mask(frame.assign(fold=frame["intent"])).all()  # else nothing would count
 
 
 def test_all_rows_are_in_the_headline_where_none_was_selected():
