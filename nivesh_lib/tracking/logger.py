@@ -264,10 +264,19 @@ def close_run(run_id: str, status: str) -> None:
     store.set_terminated(run_id, status)
     if status == "FINISHED":
         return
+    if status == "KILLED":
+        _remove_unfinished_copies(store.get_run(run_id).info.artifact_uri)
     experiment_id = store.get_run(run_id).info.experiment_id
     below = f"tags.`{PARENT}` = '{run_id}' AND attributes.status = 'RUNNING'"
     for child in store.search_runs([experiment_id], filter_string=below):
         store.set_terminated(child.info.run_id, status)
+
+
+def _remove_unfinished_copies(artifact_uri: str) -> None:
+    """Remove the files that MLflow was copying, where the artifacts are on this machine."""
+    folder = local_path(artifact_uri)
+    for path in folder.rglob(".artifact.uploading.*") if folder else ():
+        path.unlink(missing_ok=True)
 
 
 def close_runs_of(run: str) -> None:
@@ -281,6 +290,7 @@ def close_runs_of(run: str) -> None:
     left = f"tags.`nivesh.run` = '{run}' AND attributes.status = 'RUNNING'"
     for found in store.search_runs([one.experiment_id for one in experiments], filter_string=left):
         store.set_terminated(found.info.run_id, "KILLED")
+        _remove_unfinished_copies(found.info.artifact_uri)
     for address in {one.artifact_location for one in experiments}:
         if folder := local_path(address):
             remove_abandoned(folder)

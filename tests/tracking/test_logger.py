@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
@@ -9,6 +10,7 @@ import pytest
 from nivesh_lib.tracking.logger import (
     PARENT,
     close_run,
+    close_runs_of,
     log_model_metrics,
     log_model_params,
     open_logger,
@@ -58,6 +60,17 @@ def test_a_fold_that_a_killed_process_left_open_is_closed_with_its_run(opened):
     left = client().create_run(run.experiment_id, run_name="left", tags=tags).info.run_id
     close_run(run.run_id, "KILLED")
     assert client().get_run(left).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_mlflow_was_copying_when_a_run_was_killed_is_removed(store, noted):
+    run = open_logger("03_tfidf", {}, experiment="toy", mode="pipeline", run="dead")
+    folder = Path(client().get_run(run.run_id).info.artifact_uri.removeprefix("file://"))
+    left = folder / "results" / ".artifact.uploading.vyi1blq1"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    close_run(run.run_id, "KILLED") if noted else close_runs_of("dead")
+    assert not left.exists()
 
 
 def test_a_dataset_that_another_process_logs_at_the_same_time_is_logged_by_both(
