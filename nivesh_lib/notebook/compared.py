@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.data.leakage import find_leaks
-from nivesh_lib.data.schema import Issue
 from nivesh_lib.data.splits import mask_amounts, near_duplicate_groups, near_duplicate_pairs
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.evaluation.comparison import Comparison, compare
@@ -31,7 +30,6 @@ from nivesh_lib.evaluation.confidence.selective import (
     recorded_scope_scores,
 )
 from nivesh_lib.evaluation.errors import (
-    Flips,
     flips,
     likely_label_errors,
     overlapping_intents,
@@ -52,7 +50,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     predicted_labels,
     probabilities,
 )
-from nivesh_lib.evaluation.resampling.learning_curve import LearningCurve, learning_curve
+from nivesh_lib.evaluation.resampling.learning_curve import learning_curve
 from nivesh_lib.evaluation.resampling.repeated import fold_table, repeated_cross_validate
 from nivesh_lib.evaluation.resampling.temporal import accuracy_over_time, temporal_scores
 from nivesh_lib.evaluation.robustness.behaviour import behaviour
@@ -182,22 +180,16 @@ class Compared:
 
     def leaks(self) -> Finding:
         """Whether rows or words give answers away."""
-        found = [{"severity": one.severity, "message": one.message} for one in self._leaks]
-        made = errors.leaks(found, len(self.data.train), len(self._pairs))
-        return self.run.add(made)
-
-    @cached_property
-    def _pairs(self) -> list[tuple[int, int, float]]:
-        return list(near_duplicate_pairs([mask_amounts(text) for text in self.data.train["query"]]))
-
-    @cached_property
-    def _leaks(self) -> list[Issue]:
-        return find_leaks(
-            self.data.train,
-            pairs=self._pairs,
+        train = self.data.train
+        pairs = near_duplicate_pairs([mask_amounts(text) for text in train["query"]])
+        leaks = find_leaks(
+            train,
+            pairs=pairs,
             held_ids=self.data.manifest["holdout"],
             recorded=self.data.manifest["cross_split_duplicates"],
         )
+        found = [{"severity": one.severity, "message": one.message} for one in leaks]
+        return self.run.add(errors.leaks(found, len(train), len(pairs)))
 
     def answer(self) -> Finding:
         """The scores of the best model against the objectives; shows the accuracy."""
@@ -222,15 +214,10 @@ class Compared:
 
     def replaced(self, before: str = "tfidf") -> Finding:
         """What users would notice if the best model replaced a simpler one."""
-        found = self._flips(before)
-        if found is None:
-            return self.run.add(comparison.nothing_replaced(self.best, before))
-        return self.run.add(comparison.replaced(self.best, before, found, self.rows))
-
-    def _flips(self, before: str) -> Flips | None:
         if before == self.best or before not in self.models:
-            return None
-        return flips(self.rows, self.oof[before], self.oof[self.best])
+            return self.run.add(comparison.nothing_replaced(self.best, before))
+        found = flips(self.rows, self.oof[before], self.oof[self.best])
+        return self.run.add(comparison.replaced(self.best, before, found, self.rows))
 
     def cost(self) -> Finding:
         """What an answer of the best model costs, as its notebook measured it."""
@@ -244,35 +231,38 @@ class Compared:
 
     def folds(self) -> Finding:
         """What it would score if it were trained on other rows."""
-        return self.run.add(stability.folds(self._folds, self.best))
-
-    @cached_property
-    def _folds(self) -> pd.DataFrame:
-        return fold_table(self.oof, self.data.train)
+        return self.run.add(stability.folds(fold_table(self.oof, self.data.train), self.best))
 
     def over_time(self) -> Finding:
         """Whether a period is harder than the others."""
-        return self.run.add(stability.over_time(self._over_time, self.best))
-
-    @cached_property
-    def _over_time(self) -> pd.DataFrame:
-        return accuracy_over_time(self.rows, self.right)
+        return self.run.add(
+            stability.over_time(accuracy_over_time(self.rows, self.right), self.best)
+        )
 
     def repeats(self) -> Finding:
         """What other folds and seeds would give; trains where ``REPEATS`` says so."""
         times = self._param("REPEATS", 0)
-        made = stability.repeats(self._repeats, times) if self._repeats else None
-        return self.run.add(made or stability.not_trained("repeats"))
+        found = self._repeats(times)
+        made = stability.repeats(found, times) if found else stability.not_trained("repeats")
+        return self.run.add(made)
 
     def learning(self) -> Finding:
         """Whether more labels would help; trains where ``LEARNING_CURVES`` says so."""
-        made = stability.learning(self._curves) if self._curves else None
-        return self.run.add(made or stability.not_trained("learning"))
+        curves = {
+            name: learning_curve(model, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
+            for name, model in self._to_train(self._param("LEARNING_CURVES", False))
+        }
+        made = stability.learning(curves) if curves else stability.not_trained("learning")
+        return self.run.add(made)
 
     def temporal(self) -> Finding:
         """How models age; trains where ``TEMPORAL`` says so."""
-        made = stability.temporal(self._temporal) if self._temporal else None
-        return self.run.add(made or stability.not_trained("temporal"))
+        found = {
+            name: temporal_scores(model, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
+            for name, model in self._to_train(self._param("TEMPORAL", False))
+        }
+        made = stability.temporal(found) if found else stability.not_trained("temporal")
+        return self.run.add(made)
 
     def _to_train(self, wanted: Any) -> Iterator[tuple[str, Any]]:
         """Yield the ``MODELS`` by name, to be fitted."""
@@ -281,10 +271,8 @@ class Compared:
             for name in filter(None, map(str.strip, names)):
                 yield name, get_model(name, random_state=self.run.seed)
 
-    @cached_property
-    def _repeats(self) -> list[dict[str, Any]]:
-        times, train = self._param("REPEATS", 0), self.data.train
-        found = []
+    def _repeats(self, times: int) -> list[dict[str, Any]]:
+        train, found = self.data.train, []
         for name, model in self._to_train(times):
             grouped = train.assign(group=near_duplicate_groups(train["query"]))
             again = repeated_cross_validate(
@@ -297,22 +285,6 @@ class Compared:
             )
             found.append({"model": name, **again.intervals["macro_f1"].as_dict()})
         return found
-
-    @cached_property
-    def _curves(self) -> dict[str, LearningCurve]:
-        wanted = self._to_train(self._param("LEARNING_CURVES", False))
-        return {
-            name: learning_curve(model, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
-            for name, model in wanted
-        }
-
-    @cached_property
-    def _temporal(self) -> dict[str, pd.DataFrame]:
-        wanted = self._to_train(self._param("TEMPORAL", False))
-        return {
-            name: temporal_scores(model, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
-            for name, model in wanted
-        }
 
     # --- confidence ------------------------------------------------------------------------------
 
@@ -486,9 +458,9 @@ class Compared:
             fairness.handover_by_segment(self.handed, self.masks, caveats=self._sources)
         )
 
-    @cached_property
-    def _segments(self) -> pd.DataFrame:
-        return segment_scores(
+    def segments(self) -> Finding:
+        """Scores, calibration and hand-over of each segment by itself."""
+        scores = segment_scores(
             self.rows,
             self.corrected,
             self.masks | masks_by_rule(self.rows, _RULES),
@@ -496,53 +468,37 @@ class Compared:
             n_boot=self.n_boot,
             seed=self.run.seed,
         )
-
-    def segments(self) -> Finding:
-        """Scores, calibration and hand-over of each segment by itself."""
-        return self.run.add(fairness.segments(self._segments))
+        return self.run.add(fairness.segments(scores))
 
     def intersections(self) -> Finding:
         """Accuracy where segments meet."""
-        return self.run.add(fairness.intersections(self._crossed, SEGMENTS))
-
-    @cached_property
-    def _crossed(self) -> pd.DataFrame:
         found = intersectional_scores(self.rows, self.corrected, SEGMENTS)
-        return found.sort_values("accuracy")
+        return self.run.add(fairness.intersections(found.sort_values("accuracy"), SEGMENTS))
 
     def counterfactuals(self) -> Finding:
         """Whether who asks, or how, changes answers."""
-        return self.run.add(fairness.counterfactuals(self._flip_rates))
-
-    @cached_property
-    def _flip_rates(self) -> pd.DataFrame:
         answers = self.models[self.best].case_answers
-        if answers is None:
-            return pd.DataFrame(columns=["attribute", "p_control"])
-        return flip_rates(self.oof[self.best], answers)
+        none = pd.DataFrame(columns=["attribute", "p_control"])
+        found = none if answers is None else flip_rates(self.oof[self.best], answers)
+        return self.run.add(fairness.counterfactuals(found))
 
     # --- errors ----------------------------------------------------------------------------------
 
     def behaviour(self) -> Finding:
         """Which behavioural tests fail."""
-        return self.run.add(errors.behaviour(self._behaviour, self.best))
-
-    @cached_property
-    def _behaviour(self) -> dict[str, pd.DataFrame]:
         pairs = self._texts.paraphrases
-        return {
+        found = {
             name: behaviour(self.data.train, self.oof[name], one.case_answers, paraphrases=pairs)
             for name, one in self.models.items()
             if one.case_answers is not None
         }
+        return self.run.add(errors.behaviour(found, self.best))
 
     def overlaps(self) -> Finding:
         """Which labels are taken for each other in both directions."""
-        return self.run.add(errors.overlaps(self.rows, self.predicted[self.best], self._overlaps))
-
-    @cached_property
-    def _overlaps(self) -> pd.DataFrame:
-        return overlapping_intents(self.true, self.predicted[self.best], self.data.labels)
+        predicted = self.predicted[self.best]
+        found = overlapping_intents(self.true, predicted, self.data.labels)
+        return self.run.add(errors.overlaps(self.rows, predicted, found))
 
     def doubtful_labels(self) -> Finding:
         """Which labels are likely wrong."""
@@ -556,12 +512,9 @@ class Compared:
 
     def would_help(self) -> Finding:
         """Which group of queries costs most accuracy."""
-        return self.run.add(errors.would_help(self._help, len(self.rows)))
-
-    @cached_property
-    def _help(self) -> pd.DataFrame:
         groups = self.masks | masks_by_rule(self.rows, _RULES) | masks_by_tag(self.rows)
-        return shares_of_errors(self.right, groups, n_boot=self.n_boot, seed=self.run.seed)
+        found = shares_of_errors(self.right, groups, n_boot=self.n_boot, seed=self.run.seed)
+        return self.run.add(errors.would_help(found, len(self.rows)))
 
     # --- the record ------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import pandas as pd
 from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.evaluation.benchmark import benchmark_served, model_bytes, race
+from nivesh_lib.evaluation.comparison import Comparison, compare
 from nivesh_lib.evaluation.compression.cascade import (
     CascadeThreshold,
     cascade_answers,
@@ -36,6 +37,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
     cross_validate,
     fold_directory,
+    predicted_labels,
     probabilities,
 )
 from nivesh_lib.evaluation.scores import headline_mask
@@ -323,6 +325,17 @@ class Optimization:
             rows.append({"model": name, "peak_bytes": peak, **speed.as_dict()})
         return self.run.add(compression.serving(rows))
 
+    def compared(self) -> Comparison:
+        """Compare the models of the notebooks before and the best optimised one, in pairs."""
+        rows = self.data.train[headline_mask(self.data.train)]
+        oof = {name: one.oof for name, one in self.recorded.items()}
+        best = self.advice.optimised or _REFERENCE
+        oof |= {f"optimised ({best})": self.study.candidates[best].oof}
+        predicted = {
+            name: predicted_labels(aligned(table, rows["id"])) for name, table in oof.items()
+        }
+        return compare(rows["intent"], predicted, n_boot=self.n_boot, seed=self.run.seed)
+
     def records(self) -> dict[str, Any]:
         """Return what the record of the run keeps beside the findings and the best model."""
         steps = {name: one.step for name, one in self.recorded.items()}
@@ -336,6 +349,7 @@ class Optimization:
                 "meets_latency": self.advice.meets_latency,
                 "sentence": claim,
             },
+            "comparison": self.compared().as_dict(),
             "gates": [decision.as_dict() for decision in self.study.decisions],
             "cascades": [{"model": name, **one.as_dict()}
                          for name, one in self._thresholds.items()],

@@ -224,14 +224,14 @@ def difference_dots(
         Name -> value, low and high, as shares of 1.
     margin : float
         Half the width of the shaded band of tolerated differences, as a share of 1. Intervals
-        wholly outside it have another colour.
+        wholly outside it have the colour of warnings.
     """
     axes, shares = _interval_axes(differences, unit)
     axes.axvline(0, color=SOFT, lw=1)
     if margin:
         axes.axvspan(-100 * margin, 100 * margin, color=SOFT, alpha=0.25, lw=0)
     for row, (low, value, high) in enumerate(100 * shares.T):
-        beyond = low > 100 * margin or high < -100 * margin
+        beyond = margin and (low > 100 * margin or high < -100 * margin)
         colour = WARM if beyond else ACCENT
         axes.plot([low, high], [row, row], color=colour, lw=2)
         axes.plot([value], [row], "o", color=colour, ms=6)

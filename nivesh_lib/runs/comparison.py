@@ -69,11 +69,12 @@ class RecordedComparison(Record):
 
 
 def evaluation_of(results: Results) -> tuple[str, Evaluation] | None:
-    """Return the step that evaluated the models together and what it recorded, if one did."""
-    for step, result in results.items():
-        if "comparison" in (result.model_extra or ()):
-            return step, dict(result)
-    return None
+    """Return the last step that compared the models and what it recorded, if one did.
+
+    Steps come in the order of their names, and a later one has more models to compare.
+    """
+    found = [step for step, result in results.items() if "comparison" in (result.model_extra or ())]
+    return (found[-1], dict(results[found[-1]])) if found else None
 
 
 def comparison_in(evaluation: Evaluation) -> RecordedComparison | None:

@@ -105,13 +105,8 @@ def score_names(scores: Iterable[Mapping[str, Estimate]]) -> list[str]:
 
 
 def _models(results: Results) -> dict[str, ModelResult]:
-    """Return the results of models; the step that compares them is none of its own."""
-    evaluation = evaluation_of(results)
-    return {
-        step: result
-        for step, result in results.items()
-        if isinstance(result, ModelResult) and not (evaluation and step == evaluation[0])
-    }
+    """Return the results of models."""
+    return {step: result for step, result in results.items() if isinstance(result, ModelResult)}
 
 
 def comparison_of(results: Results) -> RecordedComparison | None:

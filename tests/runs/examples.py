@@ -25,9 +25,9 @@ def result(model: str, f1: float, **fields: Any) -> ModelResult:
 
 
 def comparison(
-    *, best: str = "rules", other: str = "tfidf", differs: bool = False
+    *, best: str = "rules", other: str = "tfidf", third: str = "", differs: bool = False
 ) -> dict[str, Any]:
-    """Return what a comparison of two models records."""
+    """Return what a comparison of two or three models records."""
     apart = {"value": estimate(-0.02), "p_corrected": 0.3, "p_mcnemar_corrected": 0.2}
     models = [
         {"rank": "1=", "model": best, "to_champion": None, "to_next": None},
@@ -38,5 +38,6 @@ def comparison(
             "to_next": None,
         },
     ]
+    models += [{**models[-1], "model": third}] if third else []
     fields = {"metric": "macro_f1", "champion": best, "n": 100, "pairs": 1, "alpha": 0.05}
     return {"comparison": {**fields, "models": models, "sentence": f"{best} cannot be told."}}

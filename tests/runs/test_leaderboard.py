@@ -78,9 +78,12 @@ def test_two_models_of_one_name_are_told_apart_by_their_steps():
     assert [(entry.step, bool(entry.to_champion)) for entry in board] == [("a", False), ("b", True)]
 
 
-def test_the_step_that_compares_is_no_model_of_its_own():
-    judge = result("tfidf", 0.72, **comparison())
-    assert [entry.step for entry in leaderboard({**TWO, "06": judge})] == ["a", "b"]
+def test_the_last_comparison_counts_since_it_has_more_models():
+    results = {**TWO, "06": comparison_result(), "07": result("new", 0.9)}
+    assert {entry.rank for entry in leaderboard(results)} == {""}
+    results["07"] = result("new", 0.9, **comparison(best="new", other="tfidf", third="rules"))
+    assert [entry.model for entry in leaderboard(results)] == ["new", "tfidf", "rules"]
+    assert all(entry.rank for entry in leaderboard(results))
 
 
 @pytest.mark.parametrize(

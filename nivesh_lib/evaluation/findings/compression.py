@@ -25,7 +25,7 @@ _CASCADE = "nivesh_lib.evaluation.compression.cascade"
 _HERE_ONLY = "Timed on the machine that made this page, one query after the other."
 _DECISIONS = {
     "": "not optimised",
-    "refused": "loses too much",
+    "refused": "left out by its point",
     "no gain": "neither faster nor smaller",
     "not saved": "cannot be saved",
 }
@@ -263,7 +263,7 @@ def answer(
         cells=[
             {
                 "technique": model_name(one.name),
-                "accuracy": _DECISIONS.get(one.verdict, "within the allowed loss"),
+                "decision": _DECISIONS.get(one.verdict, "kept by its point"),
                 **_in_points("points", one.difference),
                 "times as fast": one.times_as_fast,
                 "times as small": one.times_as_small,

@@ -249,6 +249,8 @@ def confidence(samples: Samples) -> Finding:
         warned = "a false alarm, as more answers are right" if fell else "rightly no alarm"
     else:
         warned = "whether fewer answers are right, these rows cannot tell"
+    if samples.limit:  # doubt may have been a reason to choose them
+        warned = "such rows cannot tell whether it would warn"
     means = {when: _mean_of(values) for when, values in stated.items()}
     shares = {"before": share_of(samples.right_before), "now": share_of(samples.right_now)}
     now, before = (percent(means[when].value) for when in ("now", "before"))

@@ -182,6 +182,8 @@ def ahead_of_all(
     claim += f" of macro-F1; it is ahead of {ahead} of {len(others)} models by more than chance"
     if ahead == len(others):
         verdict = "met"
+        name, closest = min(differences.items(), key=lambda one: one[1].value)
+        lead = points(closest)
         claim = f"{the(model)} is ahead of each of {len(others)} models by more than chance; the "
         claim += f"closest is {the(name)}, with a lead of {lead} points of macro-F1"
     elif any(one.high < 0 for one in differences.values()):
@@ -379,14 +381,13 @@ def by_slice(slices: pd.DataFrame) -> Finding:
     worst = natural.sort_values("accuracy", kind="stable").iloc[0]
     value, low, high = (float(worst[f"accuracy{end}"]) for end in ("", "_low", "_high"))
     right = Estimate(value, low, high, int(worst["rows"]))
-    caveats = []
+    caveats, of = [], "of all slices"
     if len(natural) < len(slices):
-        caveats.append("Rows selected because a model failed on them are hard by construction.")
+        of = "apart from the rows picked for being hard"
+        caveats.append("Rows picked because a model failed on them are in the other slices too.")
     return Finding(
         name=name,
-        claim=sentence(
-            f"of all slices, {shown(worst['slice'])} is served worst: {of_100(right)} are right"
-        ),
+        claim=sentence(f"{of}, {shown(worst['slice'])} is served worst: {of_100(right)} are right"),
         estimate=right,
         cells=slices.assign(slice=slices["slice"].map(shown)),
         caveats=[*caveats, "The intervals are not corrected for the number of slices."],
@@ -413,12 +414,14 @@ def confidence(
     claim += " of the answers are right"
     claim += f": it is {direction}" if direction else ": no difference shows"
     cells = []
-    if threshold is not None and len(stated):
+    if threshold is not None:
         answered = stated >= threshold
         cells = [
             {"at confidence": threshold, "answered": answered.mean(),
              "right of those": right[answered].mean() if answered.any() else None}
         ]  # fmt: skip
+        claim += f"; from {threshold:g} on, as the objectives ask, it would answer "
+        claim += f"{100 * answered.mean():.0f} of 100 queries and hand over the others"
     bins = reliability_bins(stated, right, n_bins=n_bins)
     return Finding(
         name="confidence",

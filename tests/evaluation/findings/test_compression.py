@@ -215,7 +215,7 @@ def test_what_is_recommended_is_not_turned_down():
         "combined model": "recommended",
         "token table": "best optimised",
         "fine-tuned transformer": "not optimised",
-        "two-layer student": "loses too much",
+        "two-layer student": "left out by its point",
     }
     assert found.loc["combined model", "points against it"] == 0
 

@@ -226,3 +226,8 @@ def test_the_record_of_the_step_agrees_with_its_findings():
     assert recorded["headline"] == drift.accuracy(both).claim
     assert recorded["metrics"]["accuracy_change"]["value"] == pytest.approx(-0.58)
     assert recorded["metrics"]["drifted_share"] == 1 and recorded["drift"]["rows"] == rows
+
+
+def test_rows_chosen_for_being_hard_cannot_tell_whether_confidence_would_warn():
+    found = drift.confidence(samples(side(77, 100), side(22, 100, sure=0.3), limit=LIMIT))
+    assert found.claim.endswith("such rows cannot tell whether it would warn.")

@@ -86,7 +86,7 @@ def slices(*rows):
 def test_the_worst_slice_is_named_and_selected_rows_are_none():
     found = quality.by_slice(slices(("selection=hard", 0.2), ("language=hi", 0.5), ("x=y", 0.9)))
     assert "language: hi is served worst: 50 of 100 queries (40 to 60) are right" in found.claim
-    assert "hard by construction" in found.caveats[0]
+    assert found.claim.startswith("Apart from the rows picked for being hard")
 
 
 def test_without_columns_to_slice_by_that_is_said():
@@ -101,6 +101,7 @@ def test_confidence_is_compared_with_the_share_that_is_right(stated, said):
     true = ["a"] * 360 + ["b"] * 40
     found = quality.confidence(proba, true, threshold=0.5)
     assert said in found.claim and "90 % of the answers are right" in found.claim
+    assert "from 0.5 on, as the objectives ask, it would answer 100 of 100 queries" in found.claim
     assert found.cells == [{"at confidence": 0.5, "answered": 1.0, "right of those": 0.9}]
 
 
