@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import numpy as np
@@ -245,6 +246,7 @@ def test_personal_data_of_the_training_rows_is_not_kept_in_the_model(kind, tmp_p
     y = ["rent"] * len(PRIVATE) + ["gold"] * 2
     folder = small_model(kind).fit(X, y).save(tmp_path / "model")
     kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file()).lower()
+    kept = re.sub(rb"[0-9a-f]{64}", b"", kept)  # digests hold any digits
     number = "7183650294"
     runs = {number[start : start + 4] for start in range(7)}
     assert not [run for run in (*runs, "7l83", "5o29", "zqx", "xqzp") if run.encode() in kept]
