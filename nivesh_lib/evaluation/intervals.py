@@ -57,6 +57,12 @@ def share_of(mask: np.ndarray, n: int | None = None) -> Estimate:
     return Estimate(share, *wilson(share, units), units)
 
 
+def mean_of(values: np.ndarray) -> Estimate:
+    """Return the mean of n values, shape (n,), with its normal interval; n is at least 2."""
+    mean, half = float(values.mean()), Z * float(values.std(ddof=1)) / len(values) ** 0.5
+    return Estimate(mean, mean - half, mean + half, len(values))
+
+
 # --- bootstrap -------------------------------------------------------------------
 
 

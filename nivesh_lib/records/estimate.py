@@ -31,9 +31,14 @@ class Estimate:
         """Return the four fields as plain values."""
         return asdict(self)
 
-    def columns(self, name: str) -> dict[str, float]:
+    def columns(self, name: str, *, times: float = 1) -> dict[str, float]:
         """Return ``name``, ``name_low`` and ``name_high``, as columns of one row of a table."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+        ends = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+        return {column: times * value for column, value in ends.items()}
+
+    def negative(self) -> Estimate:
+        """Return the estimate with the other sign, such as a loss for a gain."""
+        return Estimate(-self.value, -self.high, -self.low, self.n)
 
 
 def from_columns(row: Mapping[Any, Any], name: str = "", *, n: int) -> Estimate:

@@ -14,11 +14,12 @@ from nivesh_lib.evaluation.confidence.calibration import (
     reliability_bins,
 )
 from nivesh_lib.evaluation.confidence.selective import AbstentionPolicy, Costs, risk_coverage
+from nivesh_lib.evaluation.intervals import mean_of
 from nivesh_lib.evaluation.objectives import Objective, judge
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
 from nivesh_lib.evaluation.scores import Column
 from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Example, Finding, Plot
 from nivesh_lib.wording import model_name, of_100, percent, sentence, shown, the
 
@@ -76,8 +77,8 @@ def _off(found: Calibration, off: np.ndarray) -> str:
     if found.before.low <= 0:
         first = f"shows no error (at most {_in_points(found.before.high)} points)"
     else:
-        half = 1.96 * off.std() / len(off) ** 0.5
-        way = "low" if off.mean() + half < 0 else "high" if off.mean() - half > 0 else ""
+        gap = mean_of(off)
+        way = "low" if gap.high < 0 else "high" if gap.low > 0 else ""
         first = f"is {_in_points(found.before.value)} points " + (f"too {way}" if way else "off")
     if not found.helped:
         return f"{first}, and no temperature makes it truer"
@@ -96,8 +97,7 @@ def _calibrated(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a model's row, in points of 100."""
     cells = {"model": model_name(row["model"])}
     for when, what in (("before", "off as it is, points"), ("after", "off corrected, points")):
-        for end in ("", "_low", "_high"):
-            cells[f"{what}{end}"] = 100 * row[f"ece_{when}{end}"]
+        cells |= from_columns(row, f"ece_{when}", n=0).columns(what, times=100)
     more = ("temperature", "brier_before", "brier_after")
     return cells | {name: row[name] for name in more}
 
@@ -178,8 +178,7 @@ def out_of_scope(
         verdict=judged.status,
         cells=[
             {"score": _SCORES[name], **aurocs[name].columns("AUROC")}
-            | {f"off-topic, let through of 100{end}": 100 * x
-               for end, x in _ends(let_through(one)).items()}
+            | let_through(one).columns("off-topic, let through of 100", times=100)
             for name, one in policies.items()
         ],
         plot=Plot(
@@ -204,10 +203,6 @@ def let_through(policy: AbstentionPolicy) -> Estimate:
     """Return the share of off-topic queries answered where 95 of 100 in-scope ones are."""
     one = policy.recall_95
     return Estimate(1 - one.value, 1 - one.high, 1 - one.low, one.n)
-
-
-def _ends(estimate: Estimate) -> dict[str, float]:
-    return {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
 
 
 def _thinned(curve: pd.DataFrame) -> pd.DataFrame:

@@ -10,10 +10,11 @@ import pandas as pd
 
 from nivesh_lib.evaluation.comparison import Comparison, Difference, Ranked
 from nivesh_lib.evaluation.errors import Flips
+from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.scores import METRICS, rare_labels
 from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
+from nivesh_lib.records.estimate import Estimate, as_columns
+from nivesh_lib.records.finding import Example, Finding, Verdict
 from nivesh_lib.wording import (
     joined,
     model_name,
@@ -43,7 +44,6 @@ def leader(board: Comparison) -> Finding:
     tied = [model.model for model, apart in others if not apart.differs]
     verdict: Verdict = "not met" if ahead_of else "undecided" if tied else "met"
     routes = f"{the(best.model)} routes {of_100(best.scores['accuracy'])} rightly"
-    score = METRICS[board.metric].title
     if not others:
         claim, verdict = f"{routes}; no other model was recorded to compare it with", ""
     elif ahead_of:
@@ -60,30 +60,17 @@ def leader(board: Comparison) -> Finding:
         verdict=verdict,
         cells=[
             {"rank": model.rank, "model": model_name(model.model)}
-            | {METRICS[name].title: one.value for name, one in model.scores.items()}
-            | {
-                f"{METRICS[name].title}_{end}": getattr(one, end)
-                for name, one in model.scores.items()
-                for end in ("low", "high")
-            }
+            | as_columns({METRICS[name].title: one for name, one in model.scores.items()})
             for model in board.models
         ],
-        plot=Plot(
-            kind="intervals",
-            data={
-                "estimates": {
-                    f"{model.rank} {model_name(model.model)}": model.scores[board.metric]
-                    for model in board.models
-                },
-                "unit": score,
-            },
-            alt="; ".join(
-                f"{model_name(m.model)}: {score} {m.scores[board.metric]}" for m in board.models
-            ),
+        plot=plots.intervals(
+            {f"{one.rank} {model_name(one.model)}": one.scores[board.metric]
+             for one in board.models},
+            METRICS[board.metric].title,
         ),
         caveats=["Only models that earlier notebooks recorded are compared."],
         source="nivesh_lib.evaluation.comparison.compare",
-    )
+    )  # fmt: skip
 
 
 def _champion(board: Comparison) -> Ranked:
@@ -140,14 +127,7 @@ def gains(board: Comparison, true: np.ndarray, p95_ms: Mapping[str, Any] | None 
         claim=sentence(claim),
         estimate=near[1].value,
         cells=[_compared(model, apart, p95_ms or {}) for model, apart in others],
-        plot=Plot(
-            kind="differences",
-            data={
-                "differences": differences,
-                "unit": f"points of {score} against {the(board.champion)}",
-            },
-            alt="; ".join(f"{name}: {points(one)} points" for name, one in differences.items()),
-        ),
+        plot=plots.differences(differences, f"points of {score} against {the(board.champion)}"),
         caveats=[
             *few,
             f"The tests are corrected for {board.pairs} pairs of models, the intervals are not.",
@@ -159,15 +139,14 @@ def gains(board: Comparison, true: np.ndarray, p95_ms: Mapping[str, Any] | None 
 
 def _behind(difference: Estimate) -> str:
     """Return how far a model is behind, in points; signed where it may be ahead."""
-    turned = Estimate(-difference.value, -difference.high, -difference.low, difference.n)
+    turned = difference.negative()
     return points(turned).replace("+", "") if turned.low > 0 else points(turned)
 
 
 def _compared(model: Ranked, apart: Difference, p95_ms: Mapping[str, Any]) -> dict[str, Any]:
-    points_of_100 = {name: 100 * x for name, x in apart.value.columns("points").items()}
     return {
         "model": model_name(model.model),
-        **points_of_100,
+        **apart.value.columns("points", times=100),
         "right where the leader is wrong": apart.only_this,
         "wrong where the leader is right": apart.only_other,
         "p (corrected)": apart.p_corrected,
@@ -203,16 +182,15 @@ def replaced(model: str, before: str, changes: Flips, rows: pd.DataFrame) -> Fin
         ),
         estimate=lost,
         cells=[
-            {"change": "wrong before, now right", "queries": len(changes.won), **_of_100(won)},
-            {"change": "right before, now wrong", "queries": len(changes.lost), **_of_100(lost)},
+            {"change": change, "queries": len(table), **share.columns("of 100", times=100)}
+            for change, table, share in (
+                ("wrong before, now right", changes.won, won),
+                ("right before, now wrong", changes.lost, lost),
+            )
         ],
         examples=examples,
         source="nivesh_lib.evaluation.errors.flips",
     )
-
-
-def _of_100(share: Estimate) -> dict[str, float]:
-    return {name: 100 * x for name, x in share.columns("of 100").items()}
 
 
 def nothing_replaced(model: str, before: str) -> Finding:

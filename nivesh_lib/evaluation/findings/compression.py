@@ -70,7 +70,7 @@ def technique(decision: GateDecision, size_bytes: float) -> Finding:
         cells=[
             {
                 **_row(decision.name, decision.scores["accuracy"], size_bytes),
-                **_in_points("points", decision.difference),
+                **decision.difference.columns("points", times=100),
                 "same answers, of 100": 100 * decision.agreement.value,
             }
         ],
@@ -106,7 +106,7 @@ def cascade(
     curve
         As `cascade.cascade_scores` returns it.
     """
-    change = _negative(threshold.loss)
+    change = threshold.loss.negative()
     allowed = f"{100 * threshold.allowed_loss:g} points"
     verdict: Verdict = (
         "met" if threshold.loss.high <= threshold.allowed_loss
@@ -182,8 +182,8 @@ def calibration(calibrations: Mapping[str, Calibration]) -> Finding:
         cells=[
             {
                 "model": model_name(name),
-                **_in_points("before, points", pair[0]),
-                **_in_points("after, points", pair[1]),
+                **pair[0].columns("before, points", times=100),
+                **pair[1].columns("after, points", times=100),
                 "temperature": calibrations[name].temperature,
             }
             for name, pair in errors.items()
@@ -209,9 +209,7 @@ def race(choices: Sequence[Choice]) -> Finding:
             {
                 "model": model_name(one.name),
                 "half of the queries, ms": one.speed.p50_ms,
-                "95 of 100 within, ms": _p95(one.speed).value,
-                "95 of 100 within, ms_low": _p95(one.speed).low,
-                "95 of 100 within, ms_high": _p95(one.speed).high,
+                **_p95(one.speed).columns("95 of 100 within, ms"),
                 "MB": None if one.size_bytes is None else one.size_bytes / 1e6,
             }
             for one in ordered
@@ -264,7 +262,7 @@ def answer(
             {
                 "technique": model_name(one.name),
                 "decision": _DECISIONS.get(one.verdict, "kept by its point"),
-                **_in_points("points", one.difference),
+                **one.difference.columns("points", times=100),
                 "times as fast": one.times_as_fast,
                 "times as small": one.times_as_small,
             }
@@ -318,7 +316,7 @@ def recommendation(
         cells=[
             {
                 **_row(one.name, one.scores["accuracy"], one.size_bytes),
-                **_in_points("points against it", apart[one.name]),
+                **apart[one.name].columns("points against it", times=100),
                 "95 of 100 within, ms": one.speed.p95_ms,
                 "decision": _decision(one, advice, target_ms),
             }
@@ -390,14 +388,6 @@ def serving(rows: Sequence[Mapping[str, Any]]) -> Finding:
 def _row(name: str, accuracy: Estimate, size_bytes: float | None) -> dict[str, Any]:
     size = None if size_bytes is None else size_bytes / 1e6
     return {"model": model_name(name), **accuracy.columns("accuracy"), "MB": size}
-
-
-def _in_points(name: str, share: Estimate) -> dict[str, float]:
-    return {column: 100 * value for column, value in share.columns(name).items()}
-
-
-def _negative(estimate: Estimate) -> Estimate:
-    return Estimate(-estimate.value, -estimate.high, -estimate.low, estimate.n)
 
 
 def _from_zero(error: Estimate) -> Estimate:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from nivesh_lib.evaluation.drift import FLOOR, Samples, accuracy_change, mean_change
 from nivesh_lib.evaluation.findings.quality import examples_of
-from nivesh_lib.evaluation.intervals import Z, share_of
+from nivesh_lib.evaluation.intervals import mean_of, share_of
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
@@ -81,7 +81,7 @@ def accuracy(samples: Samples) -> Finding:
         mark=MARKS["accuracy"],
         verdict=verdict,
         cells=[
-            {"answers": when, **_times_100(one).columns("right of 100"), "queries": one.n}
+            {"answers": when, **one.columns("right of 100", times=100), "queries": one.n}
             for when, one in (("before", before), ("now", now), ("change", change))
         ],
         plot=Plot(
@@ -103,10 +103,6 @@ def _loss(change: Estimate) -> tuple[Verdict, str]:
     if change.high < -ALLOWED_LOSS:
         return "not met", f"; {lost}"
     return "undecided", f"; whether {lost}, these rows cannot tell"
-
-
-def _times_100(one: Estimate) -> Estimate:
-    return Estimate(100 * one.value, 100 * one.low, 100 * one.high, one.n)
 
 
 def columns(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> Finding:
@@ -251,7 +247,7 @@ def confidence(samples: Samples) -> Finding:
         warned = "whether fewer answers are right, these rows cannot tell"
     if samples.limit:  # doubt may have been a reason to choose them
         warned = "such rows cannot tell whether it would warn"
-    means = {when: _mean_of(values) for when, values in stated.items()}
+    means = {when: mean_of(values) for when, values in stated.items()}
     shares = {"before": share_of(samples.right_before), "now": share_of(samples.right_now)}
     now, before = (percent(means[when].value) for when in ("now", "before"))
     return Finding(
@@ -270,11 +266,6 @@ def confidence(samples: Samples) -> Finding:
         caveats=_limits(samples),
         source=f"{_HERE}.mean_change",
     )
-
-
-def _mean_of(values: np.ndarray) -> Estimate:
-    mean, half = float(values.mean()), Z * float(values.std(ddof=1)) / len(values) ** 0.5
-    return Estimate(mean, mean - half, mean + half, len(values))
 
 
 def recorded(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

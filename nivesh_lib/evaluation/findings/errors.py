@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate, from_columns
-from nivesh_lib.records.finding import Example, Finding, Plot
+from nivesh_lib.records.finding import Example, Finding
 from nivesh_lib.wording import (
     joined,
     model_name,
     of_100,
     percent,
-    points,
     sentence,
     shown,
     the,
@@ -68,7 +68,6 @@ def overlaps(frame: pd.DataFrame, predicted: np.ndarray, pairs: pd.DataFrame) ->
         claim = "No two labels are taken for each other in both directions."
         return Finding(name="overlaps", claim=claim, source=source)
     first = pairs.iloc[0]
-    share = Estimate(first["share"], first["low"], first["high"], int(first["n"]))
     both = joined(shown(first[name]) for name in ("first", "second"))
     return Finding(
         name="overlaps",
@@ -76,12 +75,11 @@ def overlaps(frame: pd.DataFrame, predicted: np.ndarray, pairs: pd.DataFrame) ->
             f"{both} are taken for each other most: "
             f"{first['first_as_second'] + first['second_as_first']} of their {first['n']} queries"
         ),
-        estimate=share,
+        estimate=_share(first),
         cells=[
             {"labels": joined(shown(row[name]) for name in ("first", "second")),
              "first as second": row["first_as_second"], "second as first": row["second_as_first"]}
-            | {f"of 100 of both{end}": 100 * row[key]
-               for end, key in (("", "share"), ("_low", "low"), ("_high", "high"))}
+            | _share(row).columns("of 100 of both", times=100)
             for row in pairs.head(5).to_dict("records")
         ],
         examples=[
@@ -92,6 +90,10 @@ def overlaps(frame: pd.DataFrame, predicted: np.ndarray, pairs: pd.DataFrame) ->
         caveats=["The intervals are not corrected for the number of pairs."],
         source=source,
     )  # fmt: skip
+
+
+def _share(row: Mapping[Any, Any]) -> Estimate:
+    return Estimate(row["share"], row["low"], row["high"], int(row["n"]))
 
 
 def _taken_for(frame: pd.DataFrame, predicted: np.ndarray, one: str, other: str) -> list[Example]:
@@ -175,14 +177,10 @@ def would_help(table: pd.DataFrame, n: int) -> Finding:
         cells=[
             {"queries with": shown(row["group"]), "queries": row["rows"],
              "of 100 errors": 100 * row["share"]}
-            | {f"points to win{end}": 100 * row[f"gain{end}"] for end in ("", "_low", "_high")}
+            | _gain(row, n).columns("points to win", times=100)
             for row in rows
         ],
-        plot=Plot(
-            kind="differences",
-            data={"differences": gains, "unit": "points of accuracy to win"},
-            alt="; ".join(f"{name}: {points(one)} points" for name, one in gains.items()),
-        ),
+        plot=plots.differences(gains, "points of accuracy to win"),
         caveats=[
             "To win: if these queries were answered as well as all others, the most that work on "
             "them alone can give. Groups overlap, so gains do not add up.",
@@ -225,17 +223,12 @@ def behaviour(tables: Mapping[str, pd.DataFrame], model: str) -> Finding:
         estimate=failed[worst],
         cells=[
             {"test": row["test"], "kind": row["kind"], "texts": row["rows"]}
-            | {f"{model_name(model)}, failed of 100{end}": 100 * row[key]
-               for end, key in (("", "failed"), ("_low", "low"), ("_high", "high"))}
+            | failed[row["test"]].columns(f"{model_name(model)}, failed of 100", times=100)
             | {model_name(name): 100 * rates[row["test"]] if row["test"] in rates else None
                for name, rates in others.items()}
             for row in own
         ],
-        plot=Plot(
-            kind="intervals",
-            data={"estimates": failed, "unit": "share of tests that fail"},
-            alt="; ".join(f"{test}: {one}" for test, one in failed.items()),
-        ),
+        plot=plots.intervals(failed, "share of tests that fail"),
         source=source,
     )  # fmt: skip
 

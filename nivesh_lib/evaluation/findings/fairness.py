@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.robustness.fairness import (
     CONTROL,
     MARGIN,
@@ -18,7 +19,7 @@ from nivesh_lib.evaluation.robustness.fairness import (
 )
 from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.estimate import Estimate, from_columns
-from nivesh_lib.records.finding import Finding, Plot, Verdict
+from nivesh_lib.records.finding import Finding, Verdict
 from nivesh_lib.wording import joined, of_100, points, sentence, shown, unseen
 
 _HERE = "nivesh_lib.evaluation.robustness.fairness"
@@ -134,11 +135,7 @@ def _judged(
         mark=words.mark.format(margin=100 * margin),
         verdict=verdict,
         cells=[_row(gap, float(found[masks[gap.segment]].mean()), words) for gap in gaps],
-        plot=Plot(
-            kind="differences",
-            data={"differences": differences, "margin": margin, "unit": words.unit},
-            alt="; ".join(f"{who}: {points(one)} points" for who, one in differences.items()),
-        ),
+        plot=plots.differences(differences, words.unit, margin=margin),
         caveats=[
             "A true gap of the smallest size seen would be told from none four times out of five, "
             "if its segment were the only one.",
@@ -169,12 +166,11 @@ _VERDICTS = {"gap": "apart", "no gap": "not apart", "cannot tell": "cannot tell"
 
 
 def _row(gap: Gap, share: float, words: _Words) -> dict[str, Any]:
-    difference = {key: 100 * x for key, x in gap.difference.columns("against the rest").items()}
     return {
         "segment": shown(gap.segment),
         "queries": gap.difference.n,
         f"{words.share}, of 100": 100 * share,
-        **difference,
+        **gap.difference.columns("against the rest", times=100),
         "smallest gap seen": 100 * gap.detectable,
         "verdict": _VERDICTS[gap.verdict],
     }
@@ -290,16 +286,11 @@ def counterfactuals(table: pd.DataFrame) -> Finding:
         estimate=rates[more[0] if more else max(compared, key=lambda who: rates[who].value)],
         cells=[
             {"what changes": who, "queries": row["rows"]}
-            | {f"another answer, of 100{end}": 100 * row[f"flipped{end}"]
-               for end in ("", "_low", "_high")}
+            | rates[who].columns("another answer, of 100", times=100)
             | {"p (against another name)": row["p_control"]}
             for who, row in rows.items()
         ],
-        plot=Plot(
-            kind="intervals",
-            data={"estimates": rates, "unit": "share of answers that change"},
-            alt="; ".join(f"{who}: {one}" for who, one in rates.items()),
-        ),
+        plot=plots.intervals(rates, "share of answers that change"),
         caveats=[
             "Any change of a text may change an answer, so one name for another of the same gender "
             f"and community is the control; p is corrected for {len(compared)} comparisons.",

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.confidence.calibration import is_right, reliability_bins
-from nivesh_lib.evaluation.intervals import share_of
+from nivesh_lib.evaluation.findings import plots
+from nivesh_lib.evaluation.intervals import mean_of, share_of
 from nivesh_lib.evaluation.objectives import Judgement, Objective, judge_all
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
 from nivesh_lib.evaluation.scores import (
@@ -93,16 +94,12 @@ def _mark(judged: Judgement | None) -> dict[str, Any]:
 
 
 def _score_plot(found: Mapping[str, Estimate], judged: Mapping[str, Judgement]) -> Plot:
-    return Plot(
-        kind="intervals",
-        data={
-            "estimates": {METRICS[name].title: one for name, one in found.items()},
-            "targets": {METRICS[name].title: one.objective.target for name, one in judged.items()
-                        if name in found},
-            "unit": "score",
-        },
-        alt="; ".join(f"{METRICS[name].title} {one}" for name, one in found.items()) + ".",
-    )  # fmt: skip
+    targets = {name: one.objective.target for name, one in judged.items() if name in found}
+    return plots.intervals(
+        {METRICS[name].title: one for name, one in found.items()},
+        "score",
+        targets={METRICS[name].title: target for name, target in targets.items()},
+    )
 
 
 def gain(
@@ -142,13 +139,8 @@ def gain(
             {"score": title, **one.as_dict()}
             for title, one in (("macro-F1", difference), ("accuracy", in_queries))
         ],
-        plot=Plot(
-            kind="differences",
-            data={
-                "differences": {"macro-F1": difference, "accuracy": in_queries},
-                "unit": f"points more than {the(other)}",
-            },
-            alt=f"Macro-F1 {points(difference)} and accuracy {points(in_queries)} points.",
+        plot=plots.differences(
+            {"macro-F1": difference, "accuracy": in_queries}, f"points more than {the(other)}"
         ),
         source="nivesh_lib.evaluation.scores.paired_difference",
     )
@@ -197,13 +189,9 @@ def ahead_of_all(
         estimate=closest,
         mark=f"ahead of {joined(map(the, others))}, of each by more than chance",
         verdict=verdict,
-        plot=Plot(
-            kind="differences",
-            data={
-                "differences": {f"over {the(one)}": d for one, d in differences.items()},
-                "unit": f"points of macro-F1 more for {the(model)}",
-            },
-            alt="; ".join(f"{points(d)} over {the(one)}" for one, d in differences.items()) + ".",
+        plot=plots.differences(
+            {f"over {the(one)}": d for one, d in differences.items()},
+            f"points of macro-F1 more for {the(model)}",
         ),
         source="nivesh_lib.evaluation.scores.paired_difference",
     )
@@ -408,7 +396,7 @@ def confidence(
         The confidence below which a person answers, where one is set.
     """
     right, stated = is_right(proba, true), confidence_of(proba)
-    gap = _mean_of(stated - right)
+    gap = mean_of(stated - right)
     direction = "too low" if gap.high < 0 else "too high" if gap.low > 0 else ""
     claim = f"stated confidence is {percent(stated.mean())} on average, and {percent(right.mean())}"
     claim += " of the answers are right"
@@ -435,12 +423,6 @@ def confidence(
         ),
         source="nivesh_lib.evaluation.confidence.calibration.reliability_bins",
     )
-
-
-def _mean_of(values: np.ndarray) -> Estimate:
-    """Return a mean with its normal 95 % interval."""
-    mean, half = float(values.mean()), 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
-    return Estimate(mean, mean - half, mean + half, len(values))
 
 
 def learned(terms: Mapping[str, Sequence[str]]) -> Finding:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.records.finding import Finding, Plot
 from nivesh_lib.wording import of_100, sentence, shown
@@ -78,18 +79,13 @@ def coverage(rows: pd.DataFrame, matched: np.ndarray, *, mined: bool = False) ->
         claim=sentence(f"a rule matches {of_100(share)}; {'; '.join(said)}"),
         estimate=share,
         cells=[
-            {"queries": name, "number": one.n, "right": one.value, "right_low": one.low,
-             "right_high": one.high,
+            {"queries": name, "number": one.n, **one.columns("right"),
              "most frequent answer": shown(rows["predicted"][parts[name]].mode()[0])}
             for name, one in found.items()
         ],
-        plot=Plot(
-            kind="intervals",
-            data={
-                "estimates": {"matched": share} | {f"right where {n}": e for n, e in found.items()},
-                "unit": "share of queries",
-            },
-            alt=sentence("; ".join(said)),
+        plot=plots.intervals(
+            {"matched": share} | {f"right where {n}": e for n, e in found.items()},
+            "share of queries",
         ),
         caveats=["The rules are those mined from all training rows."] if mined else [],
         source="nivesh_lib.models.text.rules.RulesClassifier.coverage",

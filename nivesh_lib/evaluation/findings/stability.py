@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.resampling.learning_curve import WORTH, LearningCurve
 from nivesh_lib.evaluation.robustness.fairness import accuracy_gaps
 from nivesh_lib.evaluation.scores import METRICS
@@ -62,15 +63,11 @@ def folds(table: pd.DataFrame, model: str) -> Finding:
         ),
         estimate=_mean(own),
         cells=[
-            {"model": model_name(row["model"]), "mean": row["mean"], "mean_low": row["low"],
-             "mean_high": row["high"], "worst fold": row["worst"], "best fold": row["best"]}
+            {"model": model_name(row["model"]), **_mean(row).columns("mean"),
+             "worst fold": row["worst"], "best fold": row["best"]}
             for row in table.to_dict("records")
         ],
-        plot=Plot(
-            kind="intervals",
-            data={"estimates": ends, "unit": "macro-F1, mean over folds"},
-            alt="; ".join(f"{name}: {one}" for name, one in ends.items()),
-        ),
+        plot=plots.intervals(ends, "macro-F1, mean over folds"),
         caveats=[
             f"Folds share training rows: the interval over {own['folds']} folds is corrected for "
             f"it by a rule of thumb, {own['correction']}."
@@ -101,8 +98,7 @@ def repeats(rows: Sequence[Mapping[str, Any]], times: int) -> Finding:
         claim=sentence(f"over {times} cross-validations, macro-F1 is {scores}"),
         estimate=next(iter(found.values())),
         cells=[
-            {"model": model_name(name), "macro-F1": one.value, "macro-F1_low": one.low,
-             "macro-F1_high": one.high, "folds": one.n}
+            {"model": model_name(name), **one.columns("macro-F1"), "folds": one.n}
             for name, one in found.items()
         ],
         caveats=["The first is on the version's own folds, the others on new ones, each with its "
@@ -160,7 +156,7 @@ def learning(curves: Mapping[str, LearningCurve]) -> Finding:
 
 def _last_doubling(name: str, curve: LearningCurve) -> dict[str, Any]:
     half, whole = (round(rows) for rows in curve.table["rows"].iloc[-2:])
-    gain = {key: 100 * x for key, x in curve.last_gain.columns("points won").items()}
+    gain = curve.last_gain.columns("points won", times=100)
     title = METRICS[curve.metric].title
     return {"model": model_name(name), "from rows": half, "to rows": whole, "score": title, **gain}
 
@@ -230,15 +226,10 @@ def over_time(table: pd.DataFrame, model: str) -> Finding:
         claim=sentence(claim),
         estimate=periods[worst],
         cells=[
-            {"asked": name, "queries": one.n, "right": one.value, "right_low": one.low,
-             "right_high": one.high}
+            {"asked": name, "queries": one.n, **one.columns("right")}
             for name, one in periods.items()
         ],
-        plot=Plot(
-            kind="intervals",
-            data={"estimates": periods, "unit": f"accuracy of {the(model)}"},
-            alt="; ".join(f"{name}: {one}" for name, one in periods.items()),
-        ),
+        plot=plots.intervals(periods, f"accuracy of {the(model)}"),
         caveats=["Folds mix dates: this is about the queries, not about a model that ages."],
         source=source,
     )  # fmt: skip

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.errors import Attribution, attribute
+from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference
 from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.estimate import from_columns
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 from nivesh_lib.wording import (
     joined,
@@ -113,11 +114,7 @@ def word_order(model: str, frame: pd.DataFrame) -> Finding:
             | {"words shuffled": after[halves[half]].mean(), **one.columns("difference")}
             for half, one in worth.items()
         ],
-        plot=Plot(
-            kind="differences",
-            data={"differences": worth, "unit": "points of accuracy that word order is worth"},
-            alt="; ".join(f"{half} {points(one)}" for half, one in worth.items()) + " points.",
-        ),
+        plot=plots.differences(worth, "points of accuracy that word order is worth"),
         examples=_misled(frame[before & ~after]),
         source=source,
     )
@@ -155,9 +152,7 @@ def spellings(model: str, views: pd.DataFrame) -> Finding:
     if views.empty:
         return Finding(name=name, claim="No query was asked in another spelling.", source=source)
     differences = {
-        row["view"]: Estimate(
-            row["difference"], row["difference_low"], row["difference_high"], int(row["rows"])
-        )
+        row["view"]: from_columns(row, "difference", n=row["rows"])
         for row in views.to_dict("records")
     }
     costly = {view: one for view, one in differences.items() if one.high < 0}
@@ -174,14 +169,9 @@ def spellings(model: str, views: pd.DataFrame) -> Finding:
         claim=sentence(claim),
         estimate=differences[worst],
         cells=views,
-        plot=Plot(
-            kind="differences",
-            data={
-                "differences": {shown(view): one for view, one in differences.items()},
-                "unit": "points of accuracy against the same queries as written",
-            },
-            alt="; ".join(f"{shown(v)} {points(one)}" for v, one in differences.items())
-            + " points.",
+        plot=plots.differences(
+            {shown(view): one for view, one in differences.items()},
+            "points of accuracy against the same queries as written",
         ),
         caveats=["The intervals are not corrected for the number of spellings."],
         source=source,
