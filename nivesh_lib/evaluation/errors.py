@@ -1,4 +1,4 @@
-"""Error analysis: label errors, overlapping intents, flips between models, groups, words.
+"""Error analysis: label errors, overlapping intents, groups, words.
 
 Tables name rows by id and hold no text: callers join texts and anonymise what they show.
 """
@@ -16,9 +16,7 @@ import pandas as pd
 from nivesh_lib.evaluation.intervals import percentile_interval, share_of, wilson
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
-    confidence_of,
     label_positions,
-    predicted_labels,
     probabilities,
 )
 from nivesh_lib.evaluation.scores import MIN_ROWS, Column, confusion
@@ -96,55 +94,6 @@ def overlapping_intents(y_true: Column, y_pred: Column, labels: Sequence[str]) -
     rows.sort(key=lambda row: (-row[4], row[:2]))
     columns = ["first", "second", "first_as_second", "second_as_first", "share", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
-
-
-@dataclass(frozen=True, eq=False)
-class Flips:
-    """Rows that one model predicts correctly and another does not.
-
-    Both tables have the columns ``id``, ``label``, ``before`` and ``now``, the most confident
-    predictions of the new model first. The rates are shares of all compared rows.
-    """
-
-    lost: pd.DataFrame  # was right, now wrong
-    won: pd.DataFrame  # was wrong, now right
-    negative_rate: Estimate
-    positive_rate: Estimate
-
-
-def flips(frame: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> Flips:
-    """Compare two models' predictions for the same rows, such as the champion's and a candidate's.
-
-    The negative flip rate is the share of rows that were right and are wrong now (Yan et al.
-    2021, "Positive-congruent training"): a regression for users even where accuracy rose.
-
-    Parameters
-    ----------
-    frame
-        Columns ``id`` and ``intent``. Rows that one of the tables lacks are left out, since an
-        older version has fewer; the ``n`` of the rates is the number of rows compared.
-    before, now
-        Out-of-fold tables.
-
-    Raises
-    ------
-    ValueError
-        No row is in both tables.
-    """
-    rows = frame[frame["id"].isin(before["id"]) & frame["id"].isin(now["id"])]
-    if rows.empty:
-        raise ValueError("the two tables have no row of the frame in common")
-    tables = [aligned(oof, rows["id"]) for oof in (before, now)]
-    old, new = map(predicted_labels, tables)
-    true = rows["intent"].to_numpy(dtype=object)
-    confidence = confidence_of(probabilities(tables[1]))
-    table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": true, "before": old, "now": new})
-    lost, won = (old == true) & (new != true), (old != true) & (new == true)
-    order = np.argsort(-confidence, kind="stable")
-    return Flips(
-        *(table.iloc[order[mask[order]]].reset_index(drop=True) for mask in (lost, won)),
-        *(share_of(mask) for mask in (lost, won)),
-    )
 
 
 def shares_of_errors(

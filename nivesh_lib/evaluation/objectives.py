@@ -209,6 +209,11 @@ def judge(
     return Judgement(objective, status, value, low, high, slowdown)
 
 
+def verdict_of(met: bool, missed: bool) -> Status:
+    """Return the word for what is shown to be met, or to be missed, or neither."""
+    return "met" if met else "not met" if missed else "undecided"
+
+
 def judge_all(metrics: Mapping[str, Any], objectives: Sequence[Objective]) -> list[Judgement]:
     """Judge each objective whose metric was measured.
 

@@ -116,9 +116,14 @@ def answers_by_row(train: pd.DataFrame, cv: CrossValidation, case: str) -> pd.Da
 
 
 def slice_scores(train: pd.DataFrame, cv: CrossValidation, *, n_boot: int = 1000) -> pd.DataFrame:
-    """Return scores by selection, language, segment and trait, for the columns that exist."""
+    """Return scores by language, segment and trait of the rows that headline scores use.
+
+    Rows that were picked for being hard are a slice of their own, and in no other.
+    """
     masks = masks_by_column(train, SLICE_COLUMNS) | masks_by_tag(train)
-    return by_slice(train["intent"], cv.predicted, masks, n_boot=n_boot)
+    counted, hard = headline_mask(train), "selection=hard"
+    own = {name: mask & (counted | (name == hard)) for name, mask in masks.items()}
+    return by_slice(train["intent"], cv.predicted, own, n_boot=n_boot)
 
 
 def result_of(

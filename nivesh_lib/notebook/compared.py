@@ -30,7 +30,6 @@ from nivesh_lib.evaluation.confidence.selective import (
     recorded_scope_scores,
 )
 from nivesh_lib.evaluation.errors import (
-    flips,
     likely_label_errors,
     overlapping_intents,
     shares_of_errors,
@@ -78,6 +77,7 @@ from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from nivesh_lib.notebook.evaluated import Session
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
+from nivesh_lib.wording import the
 
 SEGMENTS = ("income_segment", "language")
 _RULES = {
@@ -192,32 +192,35 @@ class Compared:
         return self.run.add(errors.leaks(found, len(train), len(pairs)))
 
     def answer(self) -> Finding:
-        """The scores of the best model against the objectives; shows the accuracy."""
+        """The scores of the best model against the objectives."""
         first = next(one for one in self.board.models if one.model == self.best)
         found = quality.scores(self.best, first.scores, self._objectives)
-        judged = [one for one in found if one.verdict or one.name == "accuracy"]
-        added = {one.name: self.run.add(one) for one in judged}
-        return added["accuracy"]
+        shown_first, *_ = map(self.run.add, found)
+        return shown_first
 
     @property
     def _objectives(self) -> list[Any]:
         return objectives_for(self.run.step, dataset=self.data.ref)
 
-    def leader(self) -> Finding:
-        """Who leads, and whether by more than chance."""
-        return self.run.add(comparison.leader(self.board))
-
-    def gains(self) -> Finding:
-        """How far the others are behind, query by query."""
+    @cached_property
+    def _leader(self) -> Finding:
         p95 = {name: one.result.metrics.get("p95_ms") for name, one in self.models.items()}
-        return self.run.add(comparison.gains(self.board, self.true, p95))
+        return comparison.leader(self.board, self.true, p95)
 
-    def replaced(self, before: str = "tfidf") -> Finding:
-        """What users would notice if the best model replaced a simpler one."""
-        if before == self.best or before not in self.models:
-            return self.run.add(comparison.nothing_replaced(self.best, before))
-        found = flips(self.rows, self.oof[before], self.oof[self.best])
-        return self.run.add(comparison.replaced(self.best, before, found, self.rows))
+    def leader(self) -> Finding:
+        """Who leads, by how much, and whether by more than chance."""
+        return self.run.add(self._leader)
+
+    def changes_from(self, before: str) -> Finding:
+        """What users would notice if the best model replaced another one."""
+        leads = before == self.best
+        if leads or before not in self.models:
+            return self.run.add(comparison.not_compared("changes", the(before), leads=leads))
+        confidence = confidence_of(probabilities(self.oof[self.best]))[self.natural]
+        rows = self.rows.assign(predicted=self.predicted[self.best], confidence=confidence)
+        answers = self.predicted[before]
+        made = comparison.changes(self.best, before, rows, answers, self.data.labels)
+        return self.run.add(made)
 
     def cost(self) -> Finding:
         """What an answer of the best model costs, as its notebook measured it."""
@@ -533,7 +536,7 @@ class Compared:
             metrics |= {"accepted": line.acceptance.value, "cost": line.cost}
         contents = {
             "model": self.best,
-            "headline": comparison.leader(self.board).title,
+            "headline": self._leader.title,
             "metrics": metrics,
             "comparison": self.board.as_dict(),
         }

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.evaluation.benchmark import measure_latency, saved_bytes
-from nivesh_lib.evaluation.findings import quality, training
+from nivesh_lib.evaluation.findings import comparison, quality, training
 from nivesh_lib.evaluation.objectives import objectives_for, values_for
 from nivesh_lib.evaluation.resampling.cross_validation import (
     CrossValidation,
@@ -49,6 +49,7 @@ from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.reproducibility import money_for
+from nivesh_lib.wording import joined
 
 SHUFFLED = "shuffled words"  # the perturbation that `Evaluated.word_order` judges
 
@@ -188,7 +189,7 @@ class Evaluated:
 
     @cached_property
     def slices(self) -> pd.DataFrame:
-        """Scores of slices of all training rows, as `evaluation.summary.slice_scores`."""
+        """Scores of slices of the training rows, as `evaluation.summary.slice_scores`."""
         return slice_scores(self.data.train, self.cv, n_boot=min(self.n_boot, 1000))
 
     @cached_property
@@ -209,36 +210,26 @@ class Evaluated:
         return self.run.add(finding.changed(name=named))
 
     def answer(self) -> Finding:
-        """The scores against their objectives; shows the accuracy."""
+        """The scores against their objectives."""
         objectives = objectives_for(self.run.step, dataset=self.data.ref)
         found = quality.scores(self.name, self.scores, objectives)
-        added = {one.name: self._add(one) for one in found}
-        return added["accuracy"]
+        shown_first, *_ = map(self._add, found)
+        return shown_first
 
-    def gain_over(self, other: str | Evaluated) -> Finding:
-        """Whether it is ahead of another model, or of the model of an earlier step."""
-        name, predicted = self._answers_of(other)
-        if predicted is None:
-            return self._add(quality.not_compared(name, self.data.ref))
-        made = quality.gain(
-            self.name,
-            name,
-            self.rows["intent"],
-            self.rows["predicted"],
-            predicted,
-            name=f"gain_over_{other.name if isinstance(other, Evaluated) else other}",
-            n_boot=self.n_boot,
-            seed=self.run.seed,
-        )
-        return self._add(made)
-
-    def ahead_of_all(self, *others: Evaluated) -> Finding:
-        """Whether it is ahead of each of several models."""
-        made = quality.ahead_of_all(
+    def gain_over(self, *others: str | Evaluated) -> Finding:
+        """Whether it is ahead of another model, such as that of an earlier step, or of several."""
+        names = [one if isinstance(one, str) else one.name for one in others]
+        name = "ahead_of_all" if names[1:] else f"gain_over_{names[0]}"
+        answers = dict(map(self._answers_of, others))
+        known = {other: given for other, given in answers.items() if given is not None}
+        if missing := [other for other in answers if other not in known]:
+            return self._add(comparison.not_compared(name, joined(missing)))
+        made = comparison.gain(
             self.name,
             self.rows["intent"],
             self.rows["predicted"],
-            {one.name: one.cv.predicted[self._rows] for one in others},
+            known,
+            name=name,
             n_boot=self.n_boot,
             seed=self.run.seed,
         )
@@ -246,12 +237,11 @@ class Evaluated:
 
     def changes_from(self, other: str | Evaluated) -> Finding:
         """Which queries it answers rightly where another model does not, and the reverse."""
-        name, predicted = self._answers_of(other)
-        if predicted is None:
-            return self._add(quality.not_compared(name, self.data.ref).changed(name="changes"))
-        rows = self.rows.sort_values("confidence", ascending=False, kind="stable")
-        before = predicted[rows.index]
-        return self._add(quality.changes(self.name, name, rows, before, self.data.labels))
+        name, before = self._answers_of(other)
+        if before is None:
+            return self._add(comparison.not_compared("changes", name))
+        made = comparison.changes(self.name, name, self.rows, before, self.data.labels)
+        return self._add(made)
 
     def _answers_of(self, other: str | Evaluated) -> tuple[str, np.ndarray | None]:
         if isinstance(other, Evaluated):

@@ -8,7 +8,6 @@ import pytest
 
 from nivesh_lib.evaluation.errors import (
     attribute,
-    flips,
     likely_label_errors,
     overlapping_intents,
     shares_of_errors,
@@ -125,39 +124,6 @@ def test_the_worst_overlap_comes_first():
     true = ["a"] * 10 + ["b"] * 10 + ["c"] * 10
     predicted = ["b"] + ["a"] * 9 + ["a"] + ["c"] * 4 + ["b"] * 5 + ["b"] * 4 + ["c"] * 6
     assert overlapping_intents(true, predicted, LABELS)["first"].tolist() == ["b", "a"]
-
-
-# --- flips -------------------------------------------------------------------------------------
-
-
-def test_flips_are_counted_in_both_directions():
-    frame = pd.DataFrame({"id": [f"r{n}" for n in range(5)], "intent": list("aabbc")})
-    found = flips(frame, answering(list("aabac")), answering(list("abbba")))
-    assert found.lost["id"].tolist() == ["r1", "r4"]
-    assert found.won.to_dict("records") == [{"id": "r3", "label": "b", "before": "a", "now": "b"}]
-    assert (found.negative_rate.value, found.positive_rate.value) == (0.4, 0.2)
-
-
-def test_flip_rates_differ_by_the_gain_in_accuracy():
-    frame, oof = planted()
-    other = planted(seed=1)[1]
-    found = flips(frame, other, oof)
-    right = [(t[LABELS].idxmax(axis=1) == frame["intent"]).mean() for t in (other, oof)]
-    gain = found.positive_rate.value - found.negative_rate.value
-    assert gain == pytest.approx(right[1] - right[0])
-
-
-def test_the_most_confident_flips_come_first():
-    frame = pd.DataFrame({"id": ["r0", "r1"], "intent": ["a", "a"]})
-    now = table(np.array([[0.4, 0.6, 0.0], [0.1, 0.9, 0.0]]))
-    assert flips(frame, answering(["a", "a"]), now).lost["id"].tolist() == ["r1", "r0"]
-
-
-def test_only_rows_of_both_tables_are_compared_and_none_is_refused():
-    frame, oof = planted()
-    assert flips(frame, oof.iloc[100:], oof[::-1]).negative_rate.n == 200
-    with pytest.raises(ValueError, match="no row of the frame in common"):
-        flips(frame, oof.assign(id="x"), oof)
 
 
 @pytest.fixture

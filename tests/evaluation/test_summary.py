@@ -86,6 +86,11 @@ def test_hard_rows_are_a_slice_of_their_own(train, cv):
     assert table["accuracy"].to_dict() == {"selection=hard": 0.0, "selection=natural": 1.0}
 
 
+def test_hard_rows_are_in_no_other_slice(train, cv):
+    table = slice_scores(train.assign(language="en"), cv, n_boot=20).set_index("slice")
+    assert table.loc["language=en", ["rows", "accuracy"]].tolist() == [60, 1.0]
+
+
 def test_the_record_is_plain_json(result):
     assert json.loads(json.dumps(result.as_dict())) == result.as_dict()
     assert result.scores["accuracy"].value == 1.0

@@ -13,7 +13,7 @@ from nivesh_lib.runs.comparison import evaluation_of
 
 PARAMS = {"DATASET": "toy@1.0.0", "N_BOOT": 20, "N_TIMED": 3, "MODELS": "rules, tfidf"}
 FINDINGS = (
-    *("leaks", "answer", "leader", "gains", "replaced", "cost", "folds", "over_time", "repeats"),
+    *("leaks", "answer", "leader", "cost", "folds", "over_time", "repeats"),
     *("learning", "temporal", "calibration", "min_confidence", "out_of_scope", "abstention"),
     *("fairness", "handover_by_segment", "segments", "intersections", "counterfactuals"),
     *("behaviour", "overlaps", "doubtful_labels", "would_help"),
@@ -51,7 +51,8 @@ def test_data_without_segments_dates_and_objectives_gives_every_finding(home):
     recorded("03_tfidf", "tfidf")
     run, models = compared()
     claims = [getattr(models, name)().claim for name in FINDINGS]
-    assert all(claims) and len(run.findings) == len(FINDINGS)
+    claims.append(models.changes_from("tfidf").claim)
+    assert all(claims) and len(run.findings) == len(FINDINGS) + 2  # macro-F1, changes
     run.finish(models)
     result = run.directory.result("06_cv")
     step, evaluation = evaluation_of({"06_cv": result})
@@ -65,7 +66,7 @@ def test_later_steps_are_not_compared(home):
     recorded("07_smaller", "tfidf")
     _, models = compared()
     assert list(models.models) == ["rules"]
-    assert "no other model" in models.leader().claim and models.replaced().verdict == ""
+    assert "no other model" in models.leader().claim and models.changes_from("tfidf").verdict == ""
 
 
 def test_the_full_profile_trains_what_was_asked_for(home):

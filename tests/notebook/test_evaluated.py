@@ -121,7 +121,7 @@ def test_models_are_combined_by_the_mean_of_their_probabilities(run, data):
     np.testing.assert_allclose(together.cv.oof[LABELS[0]], mean)
     assert (together.name, together.part) == ("ensemble", True)
     assert set(together.model.members_) == {"tfidf", "rules"}
-    assert together.ahead_of_all(words, rules).name == "ensemble_ahead_of_all"
+    assert together.gain_over(words, rules).name == "ensemble_ahead_of_all"
 
 
 def test_a_mark_that_no_finding_judges_is_an_error_and_one_that_is_judged_is_shown(
@@ -148,7 +148,7 @@ def test_shuffled_words_are_no_other_spelling(run, data):
 def test_without_the_other_model_nothing_is_compared(run, data, capsys):
     made = run.evaluate(RulesClassifier(), data)
     for finding in (made.gain_over("03_tfidf"), made.changes_from("03_tfidf")):
-        assert finding.claim.startswith("No results of 03_tfidf") and not finding.verdict
+        assert finding.claim.startswith("Nothing is compared with 03_tfidf") and not finding.verdict
     assert made.looks_at("03_tfidf").plot.kind == "words"
 
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.comparison import Comparison, Difference, Ranked
-from nivesh_lib.evaluation.errors import Flips
+from nivesh_lib.evaluation.comparison import Comparison
 from nivesh_lib.evaluation.findings import plots
-from nivesh_lib.evaluation.scores import METRICS, rare_labels
+from nivesh_lib.evaluation.intervals import share_of
+from nivesh_lib.evaluation.objectives import verdict_of
+from nivesh_lib.evaluation.scores import (
+    METRICS,
+    Column,
+    changed_confusions,
+    paired_difference,
+    rare_labels,
+)
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate, as_columns
 from nivesh_lib.records.finding import Example, Finding, Verdict
+from nivesh_lib.records.results import HEADLINE
 from nivesh_lib.wording import (
     joined,
+    milliseconds,
     model_name,
     of_100,
     points,
@@ -25,179 +34,207 @@ from nivesh_lib.wording import (
     the,
 )
 
-_MARK = "ahead of every other model by more than chance"
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _FEW = 10  # rows; macro-F1 moves with single rows of a label that has fewer
+_WORST_FIRST = ("not met", "undecided", "met")
+_CAVEATS = (
+    "The mark covers the models of notebooks 02 to 05 only; notebook 07 makes further ones and "
+    "recommends one of all.",
+    "The tests are corrected for the number of pairs of models, the intervals are not.",
+    "They are about other queries, not about other training sets.",
+)
 
 
-def leader(board: Comparison) -> Finding:
+def gain(
+    model: str,
+    true: Column,
+    predicted: Column,
+    others: Mapping[str, Column],
+    *,
+    name: str = "gain",
+    n_boot: int = 2000,
+    seed: int = 42,
+) -> Finding:
+    """Judge whether a model is ahead of another one, or of each of several, by more than chance.
+
+    The paired difference in macro-F1, by which models are ranked, decides.
+
+    Parameters
+    ----------
+    others
+        Name -> its answers to the same n queries. All of them have to be behind, so nothing is to
+        be corrected for their number.
+    """
+    apart = {
+        metric: {
+            other: paired_difference(
+                true, predicted, answers, metric=metric, n_boot=n_boot, seed=seed
+            )
+            for other, answers in others.items()
+        }
+        for metric in (HEADLINE, "accuracy")
+    }
+    gains = apart[HEADLINE]
+    verdicts = {other: verdict_of(one.low > 0, one.high < 0) for other, one in gains.items()}
+    closest, stands = _stands(gains, verdicts)
+    return Finding(
+        name=name,
+        claim=sentence(f"{the(model)} {stands}"),
+        estimate=gains[closest],
+        mark=f"ahead of {joined(map(the, others))} by more than chance",
+        verdict=verdicts[closest],
+        cells=[
+            {"ahead of": model_name(other)}
+            | gains[other].columns("macro-F1, points", times=100)
+            | apart["accuracy"][other].columns("accuracy, points", times=100)
+            for other in others
+        ],
+        plot=plots.differences(
+            {f"over {the(other)}": one for other, one in gains.items()},
+            f"points of {METRICS[HEADLINE].title} more for {the(model)}",
+        ),
+        source="nivesh_lib.evaluation.scores.paired_difference",
+    )
+
+
+def _stands(
+    gains: Mapping[str, Estimate], verdicts: Mapping[str, Verdict], metric: str = HEADLINE
+) -> tuple[str, str]:
+    """Return the model that decides whether another is ahead of all, and how that one stands."""
+    closest = min(gains, key=lambda one: (_WORST_FIRST.index(verdicts[one]), gains[one].value))
+    ahead = sum(one == "met" for one in verdicts.values())
+    lead = f"{points(gains[closest])} points of {METRICS[metric].title}"
+    if verdicts[closest] == "met" and len(gains) > 1:
+        words = f"is ahead of each of {ahead} other models by more than chance; the closest is "
+        return closest, f"{words}{the(closest)}, with a lead of {lead}"
+    rest = f"; it is ahead of {ahead} of {len(gains)} by more than chance" if len(gains) > 1 else ""
+    words = {
+        "met": f"is ahead of {the(closest)} by more than chance",
+        "not met": f"is behind {the(closest)} by more than chance",
+        "undecided": f"cannot be told from {the(closest)} by these rows",
+    }[verdicts[closest]]
+    return closest, f"{words}: {lead}{rest}"
+
+
+def leader(
+    board: Comparison, true: np.ndarray, p95_ms: Mapping[str, float | None] | None = None
+) -> Finding:
     """Say which model leads, and judge whether it is ahead of the others by more than chance.
+
+    Of the models that cannot be told from it, the fastest is named with its price.
 
     Parameters
     ----------
     board
         As `evaluation.comparison.compare` returns it; its tests, corrected for all pairs, decide.
+    true
+        The labels that were compared, shape (n,); rare ones become a caveat.
+    p95_ms
+        Model -> milliseconds within which 95 of 100 queries are answered, as its notebook measured.
     """
-    best = _champion(board)
-    others = _others(board)
-    ahead_of = {model.model for model, apart in others if apart.differs and apart.value.value > 0}
-    tied = [model.model for model, apart in others if not apart.differs]
-    verdict: Verdict = "not met" if ahead_of else "undecided" if tied else "met"
-    routes = f"{the(best.model)} routes {of_100(best.scores['accuracy'])} rightly"
-    if not others:
-        claim, verdict = f"{routes}; no other model was recorded to compare it with", ""
-    elif ahead_of:
-        claim = f"{routes}, behind {joined(map(the, sorted(ahead_of)))} by more than chance"
-    elif tied:
-        claim = f"{routes} and leads, but these rows cannot tell it from {joined(map(the, tied))}"
+    best, times, title = board.champion, p95_ms or {}, METRICS[board.metric].title
+    scores = {one.model: one.scores for one in board.models}
+    tests = {one.model: one.to_champion for one in board.models if one.to_champion}
+    gains = {other: apart.value.negative() for other, apart in tests.items()}
+    verdicts = {
+        other: verdict_of(apart.differs and apart.value.value < 0, apart.differs)
+        for other, apart in tests.items()
+    }
+    claim = f"{the(best)} routes {of_100(scores[best]['accuracy'])} rightly"
+    verdict: Verdict = ""
+    if gains:
+        closest, stands = _stands(gains, verdicts, board.metric)
+        claim, verdict = f"{claim} and {stands}", verdicts[closest]
     else:
-        claim = f"{routes}, ahead of {_all(others)} by more than chance"
+        claim += "; no other model was recorded to compare it with"
     return Finding(
         name="leader",
-        claim=sentence(claim),
-        estimate=best.scores[board.metric],
-        mark=_MARK if verdict else "",
+        claim=sentence(claim + _cheaper(board, times)),
+        estimate=scores[best][board.metric],
+        mark="ahead of every other model by more than chance" if verdict else "",
         verdict=verdict,
-        cells=[
-            {"rank": model.rank, "model": model_name(model.model)}
-            | as_columns({METRICS[name].title: one for name, one in model.scores.items()})
-            for model in board.models
-        ],
-        plot=plots.intervals(
-            {f"{one.rank} {model_name(one.model)}": one.scores[board.metric]
-             for one in board.models},
-            METRICS[board.metric].title,
-        ),
-        caveats=["Only models that earlier notebooks recorded are compared."],
+        cells=_ranked(board, times),
+        plot=plots.differences(
+            {model_name(other): apart.value for other, apart in tests.items()},
+            f"points of {title} against {the(best)}",
+        ) if tests else None,
+        caveats=[*_rare(true, title), *_CAVEATS] if tests else [],
         source="nivesh_lib.evaluation.comparison.compare",
     )  # fmt: skip
 
 
-def _champion(board: Comparison) -> Ranked:
-    return next(model for model in board.models if model.model == board.champion)
-
-
-def _others(board: Comparison) -> list[tuple[Ranked, Difference]]:
-    """Return the other models, best first, with their differences to the champion."""
-    return [(model, model.to_champion) for model in board.models if model.to_champion]
-
-
-def _all(others: list[tuple[Ranked, Difference]]) -> str:
-    if len(others) == 1:
-        return the(others[0][0].model)
-    number = _NUMBERS[len(others)] if len(others) < len(_NUMBERS) else str(len(others))
-    return f"each of the {number} other models"
-
-
-def gains(board: Comparison, true: np.ndarray, p95_ms: Mapping[str, Any] | None = None) -> Finding:
-    """Say how far the other models are behind the one that leads, query by query.
-
-    Parameters
-    ----------
-    board
-        As `evaluation.comparison.compare` returns it.
-    true
-        The labels that were compared, shape (n,); rare ones become a caveat.
-    p95_ms
-        Model -> milliseconds within which 95 of 100 queries are answered, as its notebook
-        measured; what cannot be told apart may differ in price.
-    """
-    others, score = _others(board), METRICS[board.metric].title
-    source = "nivesh_lib.evaluation.comparison.compare"
-    if not others:
-        claim = "No other model was recorded, so there is no difference to measure."
-        return Finding(name="gains", claim=claim, source=source)
-    near, far = others[0], others[-1]
-    claim = f"{the(near[0].model)} is {_behind(near[1].value)} points of {score} behind "
-    claim += the(board.champion)
-    if not near[1].differs:
-        claim += ", which may be chance"
-    if far is not near:
-        claim += f"; {the(far[0].model)} is {_behind(far[1].value)} behind"
-    rare = rare_labels(true, below=_FEW)
-    few = []
-    if rare:
-        few = [
-            f"{len(rare)} of {len(set(true))} labels have fewer than {_FEW} rows, "
-            f"{shown(next(iter(rare)))} the fewest: {score} moves with single rows."
-        ]
-    differences = {model_name(model.model): apart.value for model, apart in others}
-    return Finding(
-        name="gains",
-        claim=sentence(claim),
-        estimate=near[1].value,
-        cells=[_compared(model, apart, p95_ms or {}) for model, apart in others],
-        plot=plots.differences(differences, f"points of {score} against {the(board.champion)}"),
-        caveats=[
-            *few,
-            f"The tests are corrected for {board.pairs} pairs of models, the intervals are not.",
-            "They are about other queries, not about other training sets.",
-        ],
-        source=source,
+def _cheaper(board: Comparison, p95_ms: Mapping[str, float | None]) -> str:
+    """Return what the fastest model takes that cannot be told from the leader, if less than it."""
+    mine = p95_ms.get(board.champion) or 0.0
+    faster = {name: ms for name in board.ties if (ms := p95_ms.get(name) or mine) < mine}
+    if not faster:
+        return ""
+    name, took = min(faster.items(), key=lambda one: one[1])
+    return (
+        f"; {the(name)}, which cannot be told from it, answers 95 of 100 within "
+        f"{milliseconds(took)}, where it needs {milliseconds(mine)}"
     )
 
 
-def _behind(difference: Estimate) -> str:
-    """Return how far a model is behind, in points; signed where it may be ahead."""
-    turned = difference.negative()
-    return points(turned).replace("+", "") if turned.low > 0 else points(turned)
+def _ranked(board: Comparison, p95_ms: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Return the rows of the table: the score that ranks first, points against the leader last."""
+    names = sorted(METRICS, key=lambda name: name != board.metric)
+    return [
+        {"rank": one.rank, "model": model_name(one.model)}
+        | as_columns({METRICS[name].title: one.scores[name] for name in names})
+        | {"95 of 100 within, ms": p95_ms.get(one.model)}
+        | (one.to_champion.value.columns("points against it", times=100) if one.to_champion else {})
+        for one in board.models
+    ]
 
 
-def _compared(model: Ranked, apart: Difference, p95_ms: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "model": model_name(model.model),
-        **apart.value.columns("points", times=100),
-        "right where the leader is wrong": apart.only_this,
-        "wrong where the leader is right": apart.only_other,
-        "p (corrected)": apart.p_corrected,
-        "95 of 100 within, ms": p95_ms.get(model.model),
-    }
+def _rare(true: np.ndarray, title: str) -> list[str]:
+    rare = rare_labels(true, below=_FEW)
+    return [
+        f"{len(rare)} of {len(set(true))} labels have fewer than {_FEW} rows, {shown(fewest)} the "
+        f"fewest: {title} moves with single rows."
+        for fewest in list(rare)[:1]
+    ]
 
 
-def replaced(model: str, before: str, changes: Flips, rows: pd.DataFrame) -> Finding:
+def changes(
+    model: str, other: str, frame: pd.DataFrame, before: np.ndarray, labels: Sequence[str]
+) -> Finding:
     """Say what users would notice if one model replaced another.
 
     Parameters
     ----------
-    changes
-        As `evaluation.errors.flips` returns them.
-    rows
-        Columns id and query, for the examples.
+    frame
+        Columns query, intent, predicted and confidence, n rows; the surest are the examples.
+    before
+        Answers of the other model, shape (n,).
     """
-    lost, won = changes.negative_rate, changes.positive_rate
-    texts = rows.set_index("id")["query"]
-    examples = [
-        Example(query=anonymize_query(texts[row["id"]]), note=note.format_map(row))
-        for table, n, note in (
-            (changes.lost, 2, "{label}: rightly before, now taken for {now}"),
-            (changes.won, 1, "{label}: taken for {before} before, now rightly"),
-        )
-        for row in table.head(n).astype(str).map(shown).assign(id=table["id"]).to_dict("records")
-    ]
+    rows = frame.assign(before=before).sort_values("confidence", ascending=False, kind="stable")
+    was, now = (rows["intent"] == rows[column] for column in ("before", "predicted"))
+    notes = (
+        (~was & now, 2, "{intent}: taken for {before} before, now rightly"),
+        (was & ~now, 1, "{intent}: rightly before, now taken for {predicted}"),
+    )
+    won, lost = (share_of(mask.to_numpy()) for mask, _, _ in notes)
     return Finding(
-        name="replaced",
+        name="changes",
         claim=sentence(
-            f"in place of {the(before)}, {the(model)} would answer {of_100(won)} rightly that "
-            f"were wrong, and {of_100(lost, 'others')} wrongly that were right"
+            f"in place of {the(other)}, {the(model)} would answer {of_100(won)} rightly that were "
+            f"wrong, and {of_100(lost, 'others')} wrongly that were right"
         ),
         estimate=lost,
-        cells=[
-            {"change": change, "queries": len(table), **share.columns("of 100", times=100)}
-            for change, table, share in (
-                ("wrong before, now right", changes.won, won),
-                ("right before, now wrong", changes.lost, lost),
-            )
+        cells=changed_confusions(frame["intent"], before, frame["predicted"], labels).assign(
+            true=lambda t: t["true"].map(shown), predicted=lambda t: t["predicted"].map(shown)
+        ),
+        examples=[
+            Example(query=anonymize_query(row["query"]), note=note.format_map(row.map(shown)))
+            for mask, n, note in notes
+            for _, row in rows[mask].head(n).iterrows()
         ],
-        examples=examples,
-        source="nivesh_lib.evaluation.errors.flips",
+        source="nivesh_lib.evaluation.scores.changed_confusions",
     )
 
 
-def nothing_replaced(model: str, before: str) -> Finding:
-    """Say that there is no simpler model to compare with."""
-    why = "it leads" if model == before else "it was not recorded"
-    return Finding(
-        name="replaced",
-        claim=sentence(f"nothing is compared with {the(before)}: {why}"),
-        source="nivesh_lib.evaluation.errors.flips",
-    )
+def not_compared(name: str, other: str, *, leads: bool = False) -> Finding:
+    """Say that there is nothing to compare a model with, so that nothing is judged."""
+    why = "it leads" if leads else "it left no answers for this dataset"
+    return Finding(name=name, claim=f"Nothing is compared with {other}: {why}.")

@@ -10,35 +10,31 @@ import pandas as pd
 
 from nivesh_lib.evaluation.confidence.calibration import is_right, reliability_bins
 from nivesh_lib.evaluation.findings import plots
-from nivesh_lib.evaluation.intervals import mean_of, share_of
+from nivesh_lib.evaluation.intervals import mean_of
 from nivesh_lib.evaluation.objectives import Judgement, Objective, judge_all
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
 from nivesh_lib.evaluation.scores import (
     METRICS,
     Column,
-    changed_confusions,
     confusion,
-    paired_difference,
     per_class,
     rare_labels,
     top_confusions,
 )
 from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
+from nivesh_lib.records.estimate import Estimate, from_columns
+from nivesh_lib.records.finding import Example, Finding, Plot
 from nivesh_lib.wording import (
     human_bytes,
     interval,
     joined,
     of_100,
     percent,
-    points,
     sentence,
     shown,
     the,
 )
 
-_HERE = "nivesh_lib.evaluation.findings.quality"
 _FEW = 20  # rows; a label with fewer says little
 
 
@@ -46,6 +42,8 @@ def scores(
     model: str, found: Mapping[str, Estimate], objectives: Sequence[Objective] = ()
 ) -> list[Finding]:
     """Return one finding for each score, judged by the objective of its name where there is one.
+
+    The first one has the table and the figure of all.
 
     Parameters
     ----------
@@ -55,33 +53,42 @@ def scores(
         As `scores.score` returns them.
     """
     judged = {one.objective.metric: one for one in judge_all(found, objectives)}
-    findings = []
-    for name, estimate in found.items():
-        value = of_100(estimate) if name == "accuracy" else interval(estimate)
-        what = f"{the(model)} routes {value} rightly" if name == "accuracy" else (
-            f"{the(model)} reaches a {METRICS[name].title} of {value}"
-        )  # fmt: skip
-        findings.append(
-            Finding(
-                name=name,
-                claim=sentence(what + _against(judged.get(name))),
-                estimate=estimate,
-                **_mark(judged.get(name)),
-                cells=[{"score": METRICS[name].title, **estimate.as_dict()}],
-                plot=_score_plot(found, judged) if name == "accuracy" else None,
-                source="nivesh_lib.evaluation.scores.score",
-            )
+    findings = [
+        Finding(
+            name=name,
+            claim=sentence(f"{the(model)} {_reaches(name, one)}{_against(judged.get(name))}"),
+            estimate=one,
+            **_mark(judged.get(name)),
+            source="nivesh_lib.evaluation.scores.score",
         )
-    return findings
+        for name, one in found.items()
+    ]
+    cells = [
+        {"score": METRICS[one.name].title, **found[one.name].as_dict()}
+        | {"mark": f"{one.mark}: {one.verdict}" if one.mark else ""}
+        for one in findings
+    ]
+    plot = plots.intervals(
+        {METRICS[name].title: one for name, one in found.items()},
+        "score",
+        targets={METRICS[name].title: one.objective.target for name, one in judged.items()},
+    )
+    return [findings[0].changed(cells=cells, plot=plot), *findings[1:]]
+
+
+def _reaches(name: str, found: Estimate) -> str:
+    if name == "accuracy":
+        return f"routes {of_100(found)} rightly"
+    return f"reaches a {METRICS[name].title} of {interval(found)}"
 
 
 def _against(judged: Judgement | None) -> str:
     """Return what the verdict adds to a claim about a score."""
     if judged is None:
         return ""
-    target = f"{100 * judged.objective.target:g} of 100" if judged.objective.metric == (
-        "accuracy"
-    ) else f"{judged.objective.target:g}"  # fmt: skip
+    target = f"{judged.objective.target:g}"
+    if judged.objective.metric == "accuracy":
+        target = f"{100 * judged.objective.target:g} of 100"
     return {
         "met": f"; the mark of {target} is met",
         "not met": f"; the mark is {target}",
@@ -91,152 +98,6 @@ def _against(judged: Judgement | None) -> str:
 
 def _mark(judged: Judgement | None) -> dict[str, Any]:
     return {} if judged is None else {"mark": str(judged.objective), "verdict": judged.status}
-
-
-def _score_plot(found: Mapping[str, Estimate], judged: Mapping[str, Judgement]) -> Plot:
-    targets = {name: one.objective.target for name, one in judged.items() if name in found}
-    return plots.intervals(
-        {METRICS[name].title: one for name, one in found.items()},
-        "score",
-        targets={METRICS[name].title: target for name, target in targets.items()},
-    )
-
-
-def gain(
-    model: str,
-    other: str,
-    true: Column,
-    predicted: Column,
-    predicted_other: Column,
-    *,
-    name: str = "",
-    n_boot: int = 2000,
-    seed: int = 42,
-) -> Finding:
-    """Judge whether one model is ahead of another by more than chance, on the same queries.
-
-    The paired difference in macro-F1, by which models are ranked, decides; the claim gives the
-    queries too.
-    """
-    columns = true, predicted, predicted_other
-    difference = paired_difference(*columns, metric="macro_f1", n_boot=n_boot, seed=seed)
-    in_queries = paired_difference(*columns, metric="accuracy", n_boot=n_boot, seed=seed)
-    verdict: Verdict = (
-        "met" if difference.low > 0 else "not met" if difference.high < 0 else "undecided"
-    )
-    ahead = {
-        "met": f"{the(model)} is ahead of {the(other)} by more than chance",
-        "not met": f"{the(model)} is behind {the(other)} by more than chance",
-        "undecided": f"whether {the(model)} is ahead of {the(other)}, these rows cannot tell",
-    }[verdict]
-    return Finding(
-        name=name or f"gain_over_{other}",
-        claim=sentence(f"{ahead}: {points(difference)} points of macro-F1"),
-        estimate=difference,
-        mark=f"ahead of {the(other)} by more than chance",
-        verdict=verdict,
-        cells=[
-            {"score": title, **one.as_dict()}
-            for title, one in (("macro-F1", difference), ("accuracy", in_queries))
-        ],
-        plot=plots.differences(
-            {"macro-F1": difference, "accuracy": in_queries}, f"points more than {the(other)}"
-        ),
-        source="nivesh_lib.evaluation.scores.paired_difference",
-    )
-
-
-def ahead_of_all(
-    model: str,
-    true: Column,
-    predicted: Column,
-    others: Mapping[str, Column],
-    *,
-    n_boot: int = 2000,
-    seed: int = 42,
-) -> Finding:
-    """Judge whether a model is ahead of each of several others by more than chance.
-
-    Parameters
-    ----------
-    others
-        Name -> its answers to the same n queries. All of them have to be behind, so nothing is to
-        be corrected for their number.
-    """
-    differences = {
-        name: paired_difference(true, predicted, other, metric="macro_f1", n_boot=n_boot, seed=seed)
-        for name, other in others.items()
-    }
-    name, closest = min(differences.items(), key=lambda one: one[1].low)
-    lead, ahead = points(closest), sum(one.low > 0 for one in differences.values())
-    verdict: Verdict = "undecided"
-    claim = f"whether {the(model)} is ahead of {the(name)}, these rows cannot tell: {lead} points"
-    claim += f" of macro-F1; it is ahead of {ahead} of {len(others)} models by more than chance"
-    if ahead == len(others):
-        verdict = "met"
-        name, closest = min(differences.items(), key=lambda one: one[1].value)
-        lead = points(closest)
-        claim = f"{the(model)} is ahead of each of {len(others)} models by more than chance; the "
-        claim += f"closest is {the(name)}, with a lead of {lead} points of macro-F1"
-    elif any(one.high < 0 for one in differences.values()):
-        verdict = "not met"
-        name, closest = min(differences.items(), key=lambda one: one[1].high)
-        claim = f"{the(model)} is behind {the(name)} by more than chance: {points(closest)} points"
-        claim += " of macro-F1"
-    return Finding(
-        name="ahead_of_all",
-        claim=sentence(claim),
-        estimate=closest,
-        mark=f"ahead of {joined(map(the, others))}, of each by more than chance",
-        verdict=verdict,
-        plot=plots.differences(
-            {f"over {the(one)}": d for one, d in differences.items()},
-            f"points of macro-F1 more for {the(model)}",
-        ),
-        source="nivesh_lib.evaluation.scores.paired_difference",
-    )
-
-
-def changes(
-    model: str,
-    other: str,
-    frame: pd.DataFrame,
-    before: np.ndarray,
-    labels: Sequence[str],
-) -> Finding:
-    """Count the queries that one model answers rightly and another does not, both ways.
-
-    Parameters
-    ----------
-    frame
-        Columns query, intent and predicted, n rows, those first that make the better examples.
-    before
-        Answers of the other model, shape (n,).
-    """
-    true, now = (frame[name].to_numpy(dtype=object) for name in ("intent", "predicted"))
-    won, lost = (before != true) & (now == true), (before == true) & (now != true)
-    return Finding(
-        name="changes",
-        claim=sentence(
-            f"of {len(frame):,} queries {the(model)} answers {won.sum()} rightly that {the(other)} "
-            f"answers wrongly, and {lost.sum()} the other way round"
-        ),
-        estimate=share_of(lost),
-        cells=changed_confusions(true, before, now, labels).assign(
-            true=lambda t: t["true"].map(shown), predicted=lambda t: t["predicted"].map(shown)
-        ),
-        examples=examples_of(frame, now, np.flatnonzero(won)[:2], np.flatnonzero(lost)[:1]),
-        source="nivesh_lib.evaluation.scores.changed_confusions",
-    )
-
-
-def not_compared(step: str, dataset: str) -> Finding:
-    """Say that an earlier step left no answers for a dataset, so that nothing is judged."""
-    return Finding(
-        name=f"gain_over_{step}",
-        claim=f"No results of {step} for {dataset}, so nothing is compared; "
-        f"`nivesh run --only {step}` makes them.",
-    )
 
 
 def cost(
@@ -355,30 +216,28 @@ def by_label(true: Column, predicted: Column, labels: Sequence[str]) -> Finding:
 
 
 def by_slice(slices: pd.DataFrame) -> Finding:
-    """Name the slice that is served worst, rows selected for being hard apart.
+    """Name the slice that is served worst.
 
     Parameters
     ----------
     slices
-        As `scores.by_slice` returns them.
+        As `summary.slice_scores` returns them.
     """
     name, source = "by_slice", "nivesh_lib.evaluation.scores.by_slice"
-    natural = slices[slices["slice"] != "selection=hard"] if len(slices) else slices
-    if not len(natural):
+    parts = [] if slices.empty else slices[~slices["slice"].str.startswith("selection=")]
+    if not len(parts):
         return Finding(name=name, claim="The data has no columns to slice by.", source=source)
-    worst = natural.sort_values("accuracy", kind="stable").iloc[0]
-    value, low, high = (float(worst[f"accuracy{end}"]) for end in ("", "_low", "_high"))
-    right = Estimate(value, low, high, int(worst["rows"]))
-    caveats, of = [], "of all slices"
-    if len(natural) < len(slices):
-        of = "apart from the rows picked for being hard"
-        caveats.append("Rows picked because a model failed on them are in the other slices too.")
+    worst = parts.loc[parts["accuracy"].idxmin()]
+    right = from_columns(worst, "accuracy", n=worst["rows"])
+    caveats = ["The intervals are not corrected for the number of slices."]
+    if "selection=hard" in set(slices["slice"]):
+        caveats.append("Rows picked because a model failed on them are a slice of their own only.")
     return Finding(
         name=name,
-        claim=sentence(f"{of}, {shown(worst['slice'])} is served worst: {of_100(right)} are right"),
+        claim=sentence(f"{shown(worst['slice'])} is served worst: {of_100(right)} are right"),
         estimate=right,
         cells=slices.assign(slice=slices["slice"].map(shown)),
-        caveats=[*caveats, "The intervals are not corrected for the number of slices."],
+        caveats=caveats,
         source=source,
     )
 

@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.comparison import compare
-from nivesh_lib.evaluation.errors import flips
-from nivesh_lib.evaluation.findings.comparison import gains, leader, nothing_replaced, replaced
-from tests.evaluation.answers import LABELS, rows, table
+from nivesh_lib.evaluation.findings.comparison import changes, gain, leader, not_compared
 
+LABELS = ["loan", "save", "tax"]
 TRUE = np.array(LABELS * 100, dtype=object)
 
 
@@ -27,82 +26,115 @@ def board(champion=None, **wrong):
 @pytest.mark.parametrize(
     ("models", "verdict", "words"),
     [
-        ({"ensemble": (10,), "tfidf": (60, 100)}, "met", "ahead of the bag of words by more than"),
-        ({"ensemble": (10,), "tfidf": (60, 100), "a_b, c": (70, 90)}, "met", "each of the two"),
-        ({"ensemble": (30,), "tfidf": (32, 100)}, "undecided", "cannot tell it from the bag of"),
-        ({"ensemble": (30,), "rules": (32, 100), "a_b": (150,)}, "undecided", "from the rule set"),
+        (
+            {"ensemble": (10,), "tfidf": (60, 100)},
+            "met",
+            "and is ahead of the bag of words by more",
+        ),
+        (
+            {"ensemble": (10,), "tfidf": (60, 100), "a_b, c": (70, 90)},
+            "met",
+            "ahead of each of 2 other models",
+        ),
+        (
+            {"ensemble": (30,), "tfidf": (32, 100)},
+            "undecided",
+            "and cannot be told from the bag of",
+        ),
+        (
+            {"ensemble": (30,), "rules": (32, 100), "a_b": (150,)},
+            "undecided",
+            "ahead of 1 of 2 by more",
+        ),
         ({"ensemble": (10,)}, "", "no other model was recorded"),
     ],
 )
 def test_the_leader_is_judged_by_the_tests_and_says_so(models, verdict, words):
-    found = leader(board(**models))
+    found = leader(board(**models), TRUE)
     assert (found.verdict, bool(found.mark)) == (verdict, bool(verdict))
     assert words in found.claim and found.claim.startswith("The combined model routes 9")
     assert found.title + "." == found.claim
 
 
 def test_a_model_that_is_named_and_behind_does_not_meet_the_mark():
-    found = leader(board("tfidf", ensemble=(10,), tfidf=(60, 100)))
-    assert found.verdict == "not met" and "behind the combined model" in found.claim
+    found = leader(board("tfidf", ensemble=(10,), tfidf=(60, 100)), TRUE)
+    assert found.verdict == "not met" and "is behind the combined model" in found.claim
 
 
-def test_a_tie_names_only_what_cannot_be_told_apart():
-    found = leader(board(ensemble=(30,), tfidf=(32, 100), rules=(200,)))
-    assert "bag of words" in found.claim and "rule set" not in found.claim
+def test_the_score_that_ranks_comes_first_in_the_table_and_ties_share_a_rank():
+    found = leader(board(ensemble=(30,), tfidf=(32, 100), rules=(200,)), TRUE)
     assert found.table["rank"].tolist() == ["1=", "1=", "3"]
+    assert list(found.table)[2] == "macro-F1" and "notebooks 02 to 05 only" in found.caveats[0]
 
 
-def test_gains_go_from_the_closest_to_the_farthest_model():
-    found = gains(board(ensemble=(10,), tfidf=(60, 100), rules=(150,)), TRUE, {"tfidf": 0.2})
-    assert found.claim.startswith("The bag of words is 16.")
-    assert "behind the combined model; the rule set is" in found.claim and "chance" not in found
-    assert found.table["95 of 100 within, ms"].tolist()[0] == 0.2
-
-
-def test_a_lead_within_chance_is_signed_and_said_to_be():
-    found = gains(board(ensemble=(30,), tfidf=(32, 100)), TRUE)
-    assert "(-" in found.claim and found.claim.endswith("which may be chance.")
+@pytest.mark.parametrize(
+    ("p95_ms", "named"),
+    [
+        ({"ensemble": 20.0, "tfidf": 0.4, "rules": 0.2}, True),
+        ({"ensemble": 0.2, "tfidf": 0.4}, False),
+        ({"ensemble": 20.0, "tfidf": None}, False),
+        ({}, False),
+    ],
+)
+def test_a_faster_model_that_cannot_be_told_apart_is_named_with_its_price(p95_ms, named):
+    found = leader(board(ensemble=(30,), tfidf=(32, 100), rules=(200,)), TRUE, p95_ms)
+    price = "the bag of words, which cannot be told from it, answers 95 of 100 within 0.4 ms, where"
+    assert (price in found.claim) is named and "the rule set" not in found.claim
 
 
 def test_rare_labels_are_a_caveat():
     true = np.append(TRUE, ["a_rare"] * 9)
-    found = gains(compare(true, {"a": true, "b": np.roll(true, 1)}, n_boot=50), true)
+    found = leader(compare(true, {"a": true, "b": np.roll(true, 1)}, n_boot=50), true)
     assert found.caveats[0].startswith("1 of 4 labels have fewer than 10 rows, a rare the fewest")
 
 
-def test_one_model_has_no_gain():
-    found = gains(board(ensemble=(10,)), TRUE)
-    assert found.verdict == "" and found.claim.startswith("No other model was recorded")
+@pytest.mark.parametrize(
+    ("mine", "others", "verdict", "said"),
+    [
+        (0, {"rules": 40}, "met", "is ahead of the rule set by more than chance: +"),
+        (40, {"rules": 0}, "not met", "is behind the rule set by more than chance: -"),
+        (40, {"rules": 40}, "undecided", "cannot be told from the rule set by these rows: 0.0"),
+        (0, {"rules": 90, "tfidf": 40}, "met", "2 other models by more than chance; the closest is "
+         "the bag of words, with a lead of +"),
+        (40, {"rules": 90, "tfidf": 40}, "undecided", "the bag of words by these rows"),
+        (40, {"rules": 0, "tfidf": 40}, "not met", "; it is ahead of 0 of 2 by more than chance"),
+    ],
+)  # fmt: skip
+def test_a_gain_is_more_than_chance_only_where_it_is_over_each(mine, others, verdict, said):
+    answered = {name: answers(wrong) for name, wrong in others.items()}
+    found = gain("lstm", TRUE, answers(mine), answered, n_boot=200)
+    assert found.verdict == verdict and said in found.claim
+    assert "the rule set" in found.mark and len(found.cells) == len(others)
+    assert len(found.plot.data["differences"]) == len(others)
 
 
-@pytest.fixture
-def asked():
-    return rows().assign(query=lambda f: "mail a@b.in about " + f["intent"])
+def test_what_users_would_notice_is_counted_both_ways_with_queries():
+    rows = pd.DataFrame({"intent": ["a_b", "a_b", "c", "c"], "predicted": ["a_b", "c", "c", "c"]})
+    rows = rows.assign(query=[f"mail a@b.in about {n}" for n in range(4)], confidence=0.5)
+    rows.loc[3, "confidence"] = 0.9
+    found = changes("lstm", "tfidf", rows, np.array(["c", "a_b", "c", "a_b"]), ["a_b", "c"])
+    assert found.claim.startswith("In place of the bag of words, the LSTM would answer 50 of 100")
+    assert "25 of 100 others" in found.claim and found.estimate.value == 0.25
+    assert found.rows.to_numpy().tolist() == [
+        ["mail [EMAIL] about 3", "c: taken for a b before, now rightly"],
+        ["mail [EMAIL] about 0", "a b: taken for c before, now rightly"],
+        ["mail [EMAIL] about 1", "a b: rightly before, now taken for c"],
+    ]
+    assert found.table["true"].tolist() == ["c"]
 
 
-def test_what_users_would_notice_is_counted_both_ways_with_queries(asked):
-    before, now = table(asked, wrong=range(20)), table(asked, wrong=range(15, 25))
-    found = replaced("ensemble", "tfidf", flips(asked, before, now), asked)
-    assert found.claim.startswith("In place of the bag of words, the combined model would answer ")
-    assert "15 of 100 queries" in found.claim and "5 of 100 others" in found.claim
-    assert found.table["queries"].tolist() == [15, 5]
-    assert found.rows["query"].str.contains("[EMAIL]", regex=False).all()
-    assert found.rows["note"].str.contains("rightly before").tolist() == [True, True, False]
-
-
-def test_where_nothing_changes_there_are_no_examples(asked):
-    same = table(asked)
-    found = replaced("a_b, c", "tfidf", flips(asked, same, same), asked)
+def test_where_nothing_changes_there_are_no_examples():
+    same = {"intent": LABELS, "predicted": LABELS, "query": "q", "confidence": 0.5}
+    found = changes("a_b, c", "tfidf", pd.DataFrame(same), np.array(LABELS), LABELS)
     assert "the a b, c would" in found.claim and found.rows.empty
 
 
-@pytest.mark.parametrize(("best", "why"), [("tfidf", "it leads"), ("x", "it was not recorded")])
-def test_without_a_simpler_model_one_line_says_why(best, why):
-    found = nothing_replaced(best, "tfidf")
-    assert found.claim == f"Nothing is compared with the bag of words: {why}."
+@pytest.mark.parametrize(("leads", "why"), [(True, "it leads"), (False, "it left no answers")])
+def test_without_another_model_one_line_says_why(leads, why):
+    found = not_compared("changes", "the rule set", leads=leads)
+    assert found.claim.startswith(f"Nothing is compared with the rule set: {why}")
 
 
 def test_names_with_commas_are_quoted_among_others():
-    found = leader(board(ensemble=(30,), **{"a, b": (31, 100), "c_d": (31, 150)}))
-    assert "“the a, b” and the c d" in found.claim
-    assert isinstance(found.table, pd.DataFrame)
+    others = {"a, b": answers(3), "c_d": answers(4)}
+    assert "“the a, b” and the c d" in gain("lstm", TRUE, TRUE, others, n_boot=50).mark

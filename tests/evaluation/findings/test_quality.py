@@ -28,25 +28,16 @@ def test_a_score_is_judged_by_its_interval_and_says_so(value, low, high, verdict
 def test_a_score_without_an_objective_has_no_verdict():
     (found,) = quality.scores("my_model", {"macro_f1": Estimate(0.5, 0.4, 0.6, 99)})
     assert found.claim == "The my model reaches a macro-F1 of 0.50 (0.40 to 0.60)."
-    assert not found.verdict
+    assert not found.verdict and found.table["mark"].tolist() == [""]
 
 
-TRUE = np.array(["save", "spend"] * 100, dtype=object)
-WRONG = np.where(np.arange(200) % 10 == 0, "spend", TRUE)  # 20 of the 100 of "save"
-
-
-@pytest.mark.parametrize(
-    ("mine", "other", "verdict", "said"),
-    [
-        (TRUE, WRONG, "met", "is ahead of the rule set by more than chance: +"),
-        (WRONG, TRUE, "not met", "is behind the rule set by more than chance: -"),
-        (WRONG, WRONG, "undecided", "whether the LSTM is ahead of the rule set, these rows cannot"),
-    ],
-)
-def test_a_gain_is_more_than_chance_less_or_cannot_be_told(mine, other, verdict, said):
-    found = quality.gain("lstm", "rules", TRUE, mine, other, n_boot=200)
-    assert found.verdict == verdict and said in found.claim[0].lower() + found.claim[1:]
-    assert "no difference" not in found.claim
+def test_the_finding_that_is_shown_lists_every_score_with_its_mark():
+    both = {name: Estimate(0.9, 0.85, 0.95, 200) for name in ("accuracy", "macro_f1")}
+    shown, other = quality.scores("tfidf", both, [*AT_LEAST, Objective("m", "macro_f1", 0.99)])
+    marks = ["accuracy at least 0.8: met", "macro-F1 at least 0.99: not met"]
+    assert shown.table["score"].tolist() == ["accuracy", "macro-F1"]
+    assert shown.table["mark"].tolist() == marks
+    assert other.verdict == "not met" and not other.cells and other.plot is None
 
 
 def frame(true):
@@ -84,13 +75,15 @@ def slices(*rows):
 
 
 def test_the_worst_slice_is_named_and_selected_rows_are_none():
-    found = quality.by_slice(slices(("selection=hard", 0.2), ("language=hi", 0.5), ("x=y", 0.9)))
-    assert "language: hi is served worst: 50 of 100 queries (40 to 60) are right" in found.claim
-    assert found.claim.startswith("Apart from the rows picked for being hard")
+    hard = ("selection=hard", 0.2), ("selection=natural", 0.4)
+    found = quality.by_slice(slices(*hard, ("language=hi", 0.5), ("x=y", 0.9)))
+    assert found.claim == "Language: hi is served worst: 50 of 100 queries (40 to 60) are right."
+    assert len(found.cells) == 4 and "a slice of their own" in found.caveats[1]
 
 
-def test_without_columns_to_slice_by_that_is_said():
-    assert quality.by_slice(pd.DataFrame()).claim == "The data has no columns to slice by."
+@pytest.mark.parametrize("table", [pd.DataFrame(), slices(("selection=hard", 0.2))])
+def test_without_columns_to_slice_by_that_is_said(table):
+    assert quality.by_slice(table).claim == "The data has no columns to slice by."
 
 
 @pytest.mark.parametrize(
@@ -126,36 +119,6 @@ def test_a_busy_machine_leaves_the_latency_undecided_and_says_why():
     beside = {"reference_ms": 2.0, "reference_ms_low": 1.0, "reference_ms_high": 4.0}
     found = quality.cost("tfidf", {**LATENCY, **beside, "reference_ms_n": 9}, WITHIN, None, None)
     assert found.verdict == "undecided" and "busy" in found.caveats[0]
-
-
-@pytest.mark.parametrize(
-    ("mine", "others", "verdict", "said"),
-    [
-        (
-            TRUE,
-            {"rules": WRONG},
-            "met",
-            "is ahead of each of 1 models by more than chance; the clo",
-        ),
-        (TRUE, {"rules": WRONG, "lstm": TRUE}, "undecided", "ahead of the LSTM, these rows cannot"),
-        (WRONG, {"rules": TRUE, "tfidf": WRONG}, "not met", "is behind the rule set by more than"),
-    ],
-)
-def test_a_model_is_ahead_of_all_only_where_it_is_ahead_of_each(mine, others, verdict, said):
-    found = quality.ahead_of_all("ensemble", TRUE, mine, others, n_boot=200)
-    assert found.verdict == verdict and said in found.claim
-    assert "the rule set" in found.mark and len(found.plot.data["differences"]) == len(others)
-
-
-def test_changes_count_both_ways_with_queries_of_each():
-    rows = frame(["a_b", "a_b", "c", "c"]).assign(predicted=["a_b", "c", "c", "c"])
-    found = quality.changes("lstm", "tfidf", rows, np.array(["c", "a_b", "c", "a_b"]), ["a_b", "c"])
-    assert found.claim == (
-        "Of 4 queries the LSTM answers 2 rightly that the bag of words answers wrongly, and 1 the "
-        "other way round."
-    )
-    assert [one.query for one in found.examples] == ["query 0", "query 3", "query 1"]
-    assert found.estimate.value == 0.25
 
 
 def test_a_model_without_words_shows_none():
