@@ -259,7 +259,8 @@ def confidence(
     direction = "too low" if gap.high < 0 else "too high" if gap.low > 0 else ""
     claim = f"stated confidence is {percent(stated.mean())} on average, and {percent(right.mean())}"
     claim += " of the answers are right"
-    claim += f": it is {direction}" if direction else ": no difference shows"
+    most = f"off by at most {100 * max(-gap.low, gap.high):.1f} points"
+    claim += f": it is {direction or most}"
     cells = []
     if threshold is not None:
         answered = stated >= threshold

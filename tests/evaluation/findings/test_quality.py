@@ -87,7 +87,8 @@ def test_without_columns_to_slice_by_that_is_said(table):
 
 
 @pytest.mark.parametrize(
-    ("stated", "said"), [(0.6, "too low"), (0.99, "too high"), (0.9, "no difference shows")]
+    ("stated", "said"),
+    [(0.6, "too low"), (0.99, "too high"), (0.9, "it is off by at most 2.9 points")],
 )
 def test_confidence_is_compared_with_the_share_that_is_right(stated, said):
     proba = pd.DataFrame({"a": np.full(400, stated), "b": 1 - stated})
