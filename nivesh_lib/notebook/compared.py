@@ -77,7 +77,6 @@ from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from nivesh_lib.notebook.evaluated import Session
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
-from nivesh_lib.wording import the
 
 SEGMENTS = ("income_segment", "language")
 _RULES = {
@@ -213,12 +212,9 @@ class Compared:
 
     def changes_from(self, before: str) -> Finding:
         """What users would notice if the best model replaced another one."""
-        leads = before == self.best
-        if leads or before not in self.models:
-            return self.run.add(comparison.not_compared("changes", the(before), leads=leads))
         confidence = confidence_of(probabilities(self.oof[self.best]))[self.natural]
         rows = self.rows.assign(predicted=self.predicted[self.best], confidence=confidence)
-        answers = self.predicted[before]
+        answers = self.predicted.get(before)
         made = comparison.changes(self.best, before, rows, answers, self.data.labels)
         return self.run.add(made)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -49,7 +49,6 @@ from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.reproducibility import money_for
-from nivesh_lib.wording import joined
 
 SHUFFLED = "shuffled words"  # the perturbation that `Evaluated.word_order` judges
 
@@ -89,10 +88,6 @@ class Evaluated:
     part: bool = False
     cases: pd.DataFrame | None = None
     processor_seconds: float = 0.0
-    _rows: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._rows = headline_mask(self.data.train)
 
     @classmethod
     def of(
@@ -181,6 +176,10 @@ class Evaluated:
 
     # --- columns ---------------------------------------------------------------------------------
 
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return headline_mask(self.data.train)
+
     @property
     def rows(self) -> pd.DataFrame:
         """The training rows that count for scores, with their out-of-fold answer ``predicted``."""
@@ -220,15 +219,11 @@ class Evaluated:
         """Whether it is ahead of another model, such as that of an earlier step, or of several."""
         names = [one if isinstance(one, str) else one.name for one in others]
         name = "ahead_of_all" if names[1:] else f"gain_over_{names[0]}"
-        answers = dict(map(self._answers_of, others))
-        known = {other: given for other, given in answers.items() if given is not None}
-        if missing := [other for other in answers if other not in known]:
-            return self._add(comparison.not_compared(name, joined(missing)))
         made = comparison.gain(
             self.name,
             self.rows["intent"],
             self.rows["predicted"],
-            known,
+            dict(map(self._answers_of, others)),
             name=name,
             n_boot=self.n_boot,
             seed=self.run.seed,
@@ -238,8 +233,6 @@ class Evaluated:
     def changes_from(self, other: str | Evaluated) -> Finding:
         """Which queries it answers rightly where another model does not, and the reverse."""
         name, before = self._answers_of(other)
-        if before is None:
-            return self._add(comparison.not_compared("changes", name))
         made = comparison.changes(self.name, name, self.rows, before, self.data.labels)
         return self._add(made)
 
@@ -248,7 +241,7 @@ class Evaluated:
             return other.name, other.cv.predicted[self._rows]
         result, oof = self.run.upstream(other), self.run.upstream_oof(other)
         if result is None or oof is None:
-            return other, None
+            return f"model of {other}", None
         return result.model, predicted_labels(aligned(oof, self.rows["id"]))
 
     def confusions(self) -> Finding:

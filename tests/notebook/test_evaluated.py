@@ -148,7 +148,10 @@ def test_shuffled_words_are_no_other_spelling(run, data):
 def test_without_the_other_model_nothing_is_compared(run, data, capsys):
     made = run.evaluate(RulesClassifier(), data)
     for finding in (made.gain_over("03_tfidf"), made.changes_from("03_tfidf")):
-        assert finding.claim.startswith("Nothing is compared with 03_tfidf") and not finding.verdict
+        assert (
+            finding.claim.startswith("Nothing is compared with the model of 03 tfidf")
+            and not finding.verdict
+        )
     assert made.looks_at("03_tfidf").plot.kind == "words"
 
 

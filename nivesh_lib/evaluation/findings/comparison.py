@@ -10,6 +10,7 @@ import pandas as pd
 
 from nivesh_lib.evaluation.comparison import Comparison
 from nivesh_lib.evaluation.findings import plots
+from nivesh_lib.evaluation.findings.quality import few_rows
 from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.evaluation.objectives import verdict_of
 from nivesh_lib.evaluation.scores import (
@@ -17,7 +18,6 @@ from nivesh_lib.evaluation.scores import (
     Column,
     changed_confusions,
     paired_difference,
-    rare_labels,
 )
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate, as_columns
@@ -48,7 +48,7 @@ def gain(
     model: str,
     true: Column,
     predicted: Column,
-    others: Mapping[str, Column],
+    others: Mapping[str, Column | None],
     *,
     name: str = "gain",
     n_boot: int = 2000,
@@ -61,15 +61,18 @@ def gain(
     Parameters
     ----------
     others
-        Name -> its answers to the same n queries. All of them have to be behind, so nothing is to
-        be corrected for their number.
+        Name -> its answers to the same n queries, None where they are missing. All of them have
+        to be behind, so nothing is to be corrected for their number.
     """
+    known = {other: answers for other, answers in others.items() if answers is not None}
+    if missing := [other for other in others if other not in known]:
+        return _not_compared(name, model, missing[0])
     apart = {
         metric: {
             other: paired_difference(
                 true, predicted, answers, metric=metric, n_boot=n_boot, seed=seed
             )
-            for other, answers in others.items()
+            for other, answers in known.items()
         }
         for metric in (HEADLINE, "accuracy")
     }
@@ -157,7 +160,7 @@ def leader(
             {model_name(other): apart.value for other, apart in tests.items()},
             f"points of {title} against {the(best)}",
         ) if tests else None,
-        caveats=[*_rare(true, title), *_CAVEATS] if tests else [],
+        caveats=[*few_rows(true, below=_FEW), *_CAVEATS] if tests else [],
         source="nivesh_lib.evaluation.comparison.compare",
     )  # fmt: skip
 
@@ -187,17 +190,8 @@ def _ranked(board: Comparison, p95_ms: Mapping[str, float | None]) -> list[dict[
     ]
 
 
-def _rare(true: np.ndarray, title: str) -> list[str]:
-    rare = rare_labels(true, below=_FEW)
-    return [
-        f"{len(rare)} of {len(set(true))} labels have fewer than {_FEW} rows, {shown(fewest)} the "
-        f"fewest: {title} moves with single rows."
-        for fewest in list(rare)[:1]
-    ]
-
-
 def changes(
-    model: str, other: str, frame: pd.DataFrame, before: np.ndarray, labels: Sequence[str]
+    model: str, other: str, frame: pd.DataFrame, before: np.ndarray | None, labels: Sequence[str]
 ) -> Finding:
     """Say what users would notice if one model replaced another.
 
@@ -206,8 +200,10 @@ def changes(
     frame
         Columns query, intent, predicted and confidence, n rows; the surest are the examples.
     before
-        Answers of the other model, shape (n,).
+        Answers of the other model, shape (n,); None where there are none.
     """
+    if before is None or model == other:
+        return _not_compared("changes", model, other)
     rows = frame.assign(before=before).sort_values("confidence", ascending=False, kind="stable")
     was, now = (rows["intent"] == rows[column] for column in ("before", "predicted"))
     notes = (
@@ -234,7 +230,6 @@ def changes(
     )
 
 
-def not_compared(name: str, other: str, *, leads: bool = False) -> Finding:
-    """Say that there is nothing to compare a model with, so that nothing is judged."""
-    why = "it leads" if leads else "it left no answers for this dataset"
-    return Finding(name=name, claim=f"Nothing is compared with {other}: {why}.")
+def _not_compared(name: str, model: str, other: str) -> Finding:
+    why = "it leads" if model == other else "it left no answers for this dataset"
+    return Finding(name=name, claim=f"Nothing is compared with {the(other)}: {why}.")

@@ -196,11 +196,6 @@ def by_label(true: Column, predicted: Column, labels: Sequence[str]) -> Finding:
     table = per_class(true, predicted, labels)
     present = table[table["support"] > 0].sort_values("f1", kind="stable")
     low, high = present.iloc[0], present.iloc[-1]
-    few = rare_labels(true, below=_FEW)
-    caveats = []
-    if few:
-        names = joined(shown(name) for name in list(few)[:3])
-        caveats.append(f"Fewer than {_FEW} rows: {names}{' and more' if len(few) > 3 else ''}.")
     return Finding(
         name="by_label",
         claim=sentence(
@@ -210,9 +205,16 @@ def by_label(true: Column, predicted: Column, labels: Sequence[str]) -> Finding:
         cells=table.sort_values("support", ascending=False, kind="stable")
         .rename(index=shown)
         .reset_index(),
-        caveats=caveats,
+        caveats=few_rows(true, below=_FEW),
         source="nivesh_lib.evaluation.scores.per_class",
     )
+
+
+def few_rows(true: Column, *, below: int) -> list[str]:
+    """Return the caveat of labels whose scores single rows move; none without such labels."""
+    few = list(rare_labels(true, below=below))
+    names = joined(map(shown, few[:3])) + (" and more" if few[3:] else "")
+    return [f"Fewer than {below} rows, so that single ones move the score: {names}."] if few else []
 
 
 def by_slice(slices: pd.DataFrame) -> Finding:
@@ -224,8 +226,8 @@ def by_slice(slices: pd.DataFrame) -> Finding:
         As `summary.slice_scores` returns them.
     """
     name, source = "by_slice", "nivesh_lib.evaluation.scores.by_slice"
-    parts = [] if slices.empty else slices[~slices["slice"].str.startswith("selection=")]
-    if not len(parts):
+    parts = slices if slices.empty else slices[~slices["slice"].str.startswith("selection=")]
+    if parts.empty:
         return Finding(name=name, claim="The data has no columns to slice by.", source=source)
     worst = parts.loc[parts["accuracy"].idxmin()]
     right = from_columns(worst, "accuracy", n=worst["rows"])

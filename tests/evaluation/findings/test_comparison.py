@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.comparison import compare
-from nivesh_lib.evaluation.findings.comparison import changes, gain, leader, not_compared
+from nivesh_lib.evaluation.findings.comparison import changes, gain, leader
 
 LABELS = ["loan", "save", "tax"]
 TRUE = np.array(LABELS * 100, dtype=object)
@@ -85,7 +85,7 @@ def test_a_faster_model_that_cannot_be_told_apart_is_named_with_its_price(p95_ms
 def test_rare_labels_are_a_caveat():
     true = np.append(TRUE, ["a_rare"] * 9)
     found = leader(compare(true, {"a": true, "b": np.roll(true, 1)}, n_boot=50), true)
-    assert found.caveats[0].startswith("1 of 4 labels have fewer than 10 rows, a rare the fewest")
+    assert found.caveats[0].startswith("Fewer than 10 rows") and "a rare." in found.caveats[0]
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,12 @@ def test_where_nothing_changes_there_are_no_examples():
     assert "the a b, c would" in found.claim and found.rows.empty
 
 
-@pytest.mark.parametrize(("leads", "why"), [(True, "it leads"), (False, "it left no answers")])
-def test_without_another_model_one_line_says_why(leads, why):
-    found = not_compared("changes", "the rule set", leads=leads)
+@pytest.mark.parametrize(("best", "why"), [("rules", "it leads"), ("lstm", "it left no answers")])
+def test_without_another_model_one_line_says_why(best, why):
+    found = changes(best, "rules", pd.DataFrame(), None, LABELS)
     assert found.claim.startswith(f"Nothing is compared with the rule set: {why}")
+    missing = gain("lstm", TRUE, TRUE, {"tfidf": TRUE, "rules": None}, name="gain_over_02")
+    assert missing.claim.startswith("Nothing is compared with the rule set") and not missing.verdict
 
 
 def test_names_with_commas_are_quoted_among_others():

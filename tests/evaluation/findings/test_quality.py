@@ -61,7 +61,7 @@ def test_without_an_error_nothing_is_confused():
 def test_labels_with_few_rows_are_a_caveat():
     found = quality.by_label(["a"] * 30 + ["b, c"] * 3, ["a"] * 33, ["a", "b, c"])
     assert found.claim.startswith("F1 goes from 0.00 for b, c (3 queries) to 0.95 for a")
-    assert found.caveats == ["Fewer than 20 rows: “b, c”."]
+    assert found.caveats == ["Fewer than 20 rows, so that single ones move the score: “b, c”."]
 
 
 def slices(*rows):
