@@ -113,7 +113,7 @@ def _stands(
     words = {
         "met": f"is ahead of {the(closest)} by more than chance",
         "not met": f"is behind {the(closest)} by more than chance",
-        "undecided": f"cannot be told from {the(closest)} by these rows",
+        "undecided": f"cannot be told from {the(closest)} on these rows",
     }[verdicts[closest]]
     return closest, f"{words}: {lead}{rest}"
 
@@ -173,8 +173,8 @@ def _cheaper(board: Comparison, p95_ms: Mapping[str, float | None]) -> str:
         return ""
     name, took = min(faster.items(), key=lambda one: one[1])
     return (
-        f"; {the(name)}, which cannot be told from it, answers 95 of 100 within "
-        f"{milliseconds(took)}, where it needs {milliseconds(mine)}"
+        f"; {the(name)} ties with it and answers 95 of 100 within {milliseconds(took)} in place of "
+        f"{milliseconds(mine)}"
     )
 
 
@@ -185,7 +185,11 @@ def _ranked(board: Comparison, p95_ms: Mapping[str, float | None]) -> list[dict[
         {"rank": one.rank, "model": model_name(one.model)}
         | as_columns({METRICS[name].title: one.scores[name] for name in names})
         | {"95 of 100 within, ms": p95_ms.get(one.model)}
-        | (one.to_champion.value.columns("points against it", times=100) if one.to_champion else {})
+        | (
+            one.to_champion.value.columns("points against the leader", times=100)
+            if one.to_champion
+            else {}
+        )
         for one in board.models
     ]
 
@@ -222,9 +226,12 @@ def changes(
             true=lambda t: t["true"].map(shown), predicted=lambda t: t["predicted"].map(shown)
         ),
         examples=[
-            Example(query=anonymize_query(row["query"]), note=note.format_map(row.map(shown)))
+            Example(
+                query=anonymize_query(row.pop("query")),
+                note=note.format_map({key: shown(value) for key, value in row.items()}),
+            )
             for mask, n, note in notes
-            for _, row in rows[mask].head(n).iterrows()
+            for row in rows[mask].head(n).to_dict("records")
         ],
         source="nivesh_lib.evaluation.scores.changed_confusions",
     )

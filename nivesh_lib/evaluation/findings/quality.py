@@ -229,7 +229,7 @@ def by_slice(slices: pd.DataFrame) -> Finding:
     parts = slices if slices.empty else slices[~slices["slice"].str.startswith("selection=")]
     if parts.empty:
         return Finding(name=name, claim="The data has no columns to slice by.", source=source)
-    worst = parts.loc[parts["accuracy"].idxmin()]
+    worst = min(parts.to_dict("records"), key=lambda row: row["accuracy"])
     right = from_columns(worst, "accuracy", n=worst["rows"])
     caveats = ["The intervals are not corrected for the number of slices."]
     if "selection=hard" in set(slices["slice"]):
