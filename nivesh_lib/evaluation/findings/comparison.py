@@ -92,8 +92,12 @@ def gain(
             for other in others
         ],
         plot=plots.differences(
-            {f"over {the(other)}": one for other, one in gains.items()},
-            f"points of {METRICS[HEADLINE].title} more for {the(model)}",
+            {
+                f"{METRICS[metric].title} over {the(other)}": one
+                for metric, found in apart.items()
+                for other, one in found.items()
+            },
+            f"points more for {the(model)}",
         ),
         source="nivesh_lib.evaluation.scores.paired_difference",
     )

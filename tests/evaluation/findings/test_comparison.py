@@ -105,7 +105,7 @@ def test_a_gain_is_more_than_chance_only_where_it_is_over_each(mine, others, ver
     found = gain("lstm", TRUE, answers(mine), answered, n_boot=200)
     assert found.verdict == verdict and said in found.claim
     assert "the rule set" in found.mark and len(found.cells) == len(others)
-    assert len(found.plot.data["differences"]) == len(others)
+    assert len(found.plot.data["differences"]) == 2 * len(others)
 
 
 def test_what_users_would_notice_is_counted_both_ways_with_queries():
