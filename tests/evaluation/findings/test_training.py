@@ -69,8 +69,8 @@ def shuffled(won: int, lost: int, same: int = 80) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("won", "lost", "verdict", "claim"),
     [
-        (0, 20, "met", "The answers of the LSTM rest on word order: 100 of 100 queries are"),
-        (20, 0, "not met", "The LSTM is right more often on shuffled words than on queries: 80 of"),
+        (0, 20, "met", "The answers of the LSTM rest on word order: as written, 100 of 100"),
+        (20, 0, "not met", "The LSTM is right more often on shuffled words than on queries: as"),
         (
             3,
             5,
