@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,36 +18,9 @@ from nivesh_lib.wording import joined, of_100, points, sentence, shown, would_sh
 _HERE = "nivesh_lib.evaluation.robustness.fairness"
 
 
-@dataclass(frozen=True)
-class _Words:
-    """How a share is named: in a mark, in claims, below and above the rest; which one is worse."""
-
-    mark: str
-    nothing: str
-    share: str
-    below: str
-    above: str
-    unit: str
-    worse_above: bool = False
-
-
-_RIGHT = _Words(
-    mark="no segment's accuracy is {margin:g} points from the rest",
-    nothing="fairness is not established",
-    share="answered rightly",
-    below="answered worse",
-    above="answered better",
-    unit="points of accuracy against the rest",
-)
-_HANDED = _Words(
-    mark="no segment's share handed over is {margin:g} points from the rest",
-    nothing="an even hand-over is not established",
-    share="handed over",
-    below="handed over less often",
-    above="handed over more often",
-    unit="points more handed over than of the rest",
-    worse_above=True,
-)
+# How a share is named in marks, what is established where it is even, and what its queries are.
+_RIGHT = ("accuracy", "fairness", "answered rightly")
+_HANDED = ("share handed over", "an even hand-over", "handed over")
 
 
 def fairness(
@@ -101,14 +73,15 @@ def _judged(
     masks: Mapping[str, np.ndarray],
     margin: float,
     caveats: Sequence[str],
-    words: _Words,
+    words: tuple[str, str, str],
 ) -> Finding:
     """Judge the share of ``found`` queries in each segment against that in all others."""
     gaps = accuracy_gaps(found, masks, margin=margin)
     if not gaps:
         claim = "The data names no segments of enough rows to compare."
         return Finding(name=name, claim=claim, source=f"{_HERE}.accuracy_gaps")
-    good = ~found if words.worse_above else found
+    what, aim, share = words
+    good = ~found if words is _HANDED else found
     least = {
         gap.segment: detectable(good, masks[gap.segment], comparisons=len(gaps), margin=margin)
         for gap in gaps
@@ -116,31 +89,31 @@ def _judged(
     apart = [gap for gap in gaps if gap.verdict == "gap"]
     unsure = [least[gap.segment] for gap in gaps if gap.verdict == "cannot tell"]
     verdict: Verdict = "not met" if apart else "undecided" if unsure else "met"
-    between = _between({name: found[mask] for name, mask in masks.items()}, words.share)
+    between = _between({name: found[mask] for name, mask in masks.items()}, share)
     claim = f"no segment is {100 * margin:g} points from the rest: {between}"
     if apart:
         claim = "; ".join(
-            f"{shown(gap.segment)} is {words.below if gap.difference.value < 0 else words.above} "
-            f"than the rest by {points(gap.difference)} points"
+            f"of {shown(gap.segment)}, {100 * found[masks[gap.segment]].mean():.0f} of 100 are "
+            f"{share}, {points(gap.difference)} points from the rest"
             for gap in apart
         )
     elif unsure:
-        claim = f"{words.nothing}: {between}{would_show(unsure)}"
+        claim = f"{aim} is not established: {between}{would_show(unsure)}"
     differences = {shown(gap.segment): gap.difference for gap in gaps}
     return Finding(
         name=name,
         claim=sentence(claim),
         estimate=max(differences.values(), key=lambda one: abs(one.value)),
-        mark=words.mark.format(margin=100 * margin),
+        mark=f"no segment's {what} is {100 * margin:g} points from the rest",
         verdict=verdict,
         cells=[
             {"segment": shown(gap.segment), "queries": gap.difference.n}
-            | {f"{words.share}, of 100": 100 * found[masks[gap.segment]].mean()}
+            | {f"{share}, of 100": 100 * found[masks[gap.segment]].mean()}
             | gap.difference.columns("against the rest", times=100)
             | {"found 4 times of 5 from": 100 * least[gap.segment], "verdict": gap.verdict}
             for gap in gaps
         ],
-        plot=plots.differences(differences, words.unit, margin=margin),
+        plot=plots.differences(differences, f"points, {what} against the rest", margin=margin),
         caveats=[
             f"A gap is found where its whole interval, corrected for {len(gaps)} comparisons, lies "
             f"beyond {100 * margin:g} points; the size is that of a gap to a segment's harm.",

@@ -40,33 +40,32 @@ def folds(table: pd.DataFrame, model: str) -> Finding:
     model
         The one that the claim is about.
     """
-    table = table.sort_values("mean", ascending=False, kind="stable")
-    own = table[table["model"] == model].iloc[0].to_dict()
-    low, high = max(own["low"], 0.0), min(own["high"], 1.0)
-    ends = {model_name(row["model"]): _mean(row) for row in table.to_dict("records")}
+    rows = table.sort_values("mean", ascending=False, kind="stable").to_dict("records")
+    means = {
+        row["model"]: Estimate(row["mean"], row["low"], row["high"], row["folds"]) for row in rows
+    }
+    low, high = max(means[model].low, 0.0), min(means[model].high, 1.0)
     return Finding(
         name="folds",
         claim=sentence(
             f"trained on other data of this size, {the(model)} would reach a macro-F1 of about "
             f"{low:.2f} to {high:.2f}"
         ),
-        estimate=_mean(own),
+        estimate=means[model],
         cells=[
-            {"model": model_name(row["model"]), **_mean(row).columns("mean"),
+            {"model": model_name(row["model"]), **means[row["model"]].columns("mean"),
              "worst fold": row["worst"], "best fold": row["best"]}
-            for row in table.to_dict("records")
+            for row in rows
         ],
-        plot=plots.intervals(ends, "macro-F1, mean over folds"),
+        plot=plots.intervals(
+            {model_name(name): one for name, one in means.items()}, "macro-F1, mean over folds"
+        ),
         caveats=[
-            f"Folds share training rows: the interval over {own['folds']} folds is corrected for "
-            f"it by a rule of thumb, {own['correction']}."
+            f"Folds share training rows: the interval over {rows[0]['folds']} folds is corrected "
+            f"for it by a rule of thumb, {rows[0]['correction']}."
         ],
         source=f"{_PACKAGE}.repeated.fold_table",
     )  # fmt: skip
-
-
-def _mean(row: Mapping[Any, Any]) -> Estimate:
-    return Estimate(row["mean"], row["low"], row["high"], int(row["folds"]))
 
 
 def repeats(found: Mapping[str, FoldInterval], times: int) -> Finding:

@@ -40,8 +40,9 @@ def test_a_gap_is_found_excluded_or_not_established(first, rest, verdict, words)
 
 
 def test_a_segment_that_is_served_better_is_said_to_be():
-    assert "is answered better than the rest" in fairness(*split((98, 100), (350, 500))).claim
-    assert "is answered worse than the rest" in fairness(*split((50, 100), (450, 500))).claim
+    better, worse = (fairness(*split(*two)).claim for two in (SIDES[1][:2], SIDES[0][:2]))
+    assert "Of income segment: high, 98 of 100 are answered rightly, +28.0" in better
+    assert "Of income segment: high, 50 of 100 are answered rightly, -40.0" in worse
 
 
 @pytest.mark.parametrize(("first", "rest", "verdict", "words"), SIDES)
@@ -53,7 +54,7 @@ def test_hand_over_is_judged_in_the_same_way_as_right_answers(first, rest, verdi
 
 def test_a_segment_that_is_handed_over_more_often_is_on_the_right_of_the_band():
     found = handover_by_segment(*split((60, 100), (50, 500)))
-    assert "handed over more often" in found.claim and "+50.0" in found.claim
+    assert "60 of 100 are handed over, +50.0" in found.claim
     (row,) = found.cells
     assert row["handed over, of 100"] == 60 and row["against the rest"] == pytest.approx(50)
 
