@@ -42,6 +42,11 @@ def fairness(
         The difference that is let pass, as a share of 1.
     caveats
         About the people that the segments are of.
+
+    Notes
+    -----
+    Where the rows cannot tell, the claim says how large a true gap would have to be for the rule
+    of the verdict (`accuracy_gaps`) to call it one four times out of five (`detectable`).
     """
     return _judged("fairness", np.asarray(right, bool), masks, margin, caveats, _RIGHT)
 
@@ -116,7 +121,8 @@ def _judged(
         plot=plots.differences(differences, f"points, {what} against the rest", margin=margin),
         caveats=[
             f"A gap is found where its whole interval, corrected for {len(gaps)} comparisons, lies "
-            f"beyond {100 * margin:g} points; the size is that of a gap to a segment's harm.",
+            f"beyond {100 * margin:g} points. The size found four times out of five is that of a "
+            "true gap to one segment's disadvantage.",
             *caveats,
         ],
         source=f"{_HERE}.accuracy_gaps",

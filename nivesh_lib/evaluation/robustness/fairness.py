@@ -221,8 +221,8 @@ def detectable(
     """Return the smallest true gap below the rest that `accuracy_gaps` would call one.
 
     It would be called a gap four times out of five: the whole interval, at the level of the first
-    of Holm's steps, 0.05 / ``comparisons``, lies beyond ``margin``. The accuracy of the rest is
-    taken to be the one found.
+    of Holm's steps, 0.05 / ``comparisons``, lies beyond ``margin``. Later steps are easier, so it
+    may be found more often. The accuracy of the rest is taken to be the one found.
 
     Returns
     -------

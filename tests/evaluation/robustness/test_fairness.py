@@ -127,14 +127,19 @@ def drawn(rng: np.random.Generator, gap: float, share: float = 0.87):
     return rng.random(800) < np.where(masks["s0"], share - gap, share), masks
 
 
-# The standard errors of 300 and of 4,000 draws are 2.3 and 0.6 points; the share that the power
-# is claimed for varies by more than a point from draw to draw.
+# The standard errors of 300 and of 4,000 draws are 2.3 and 0.6 points. Without a margin, a gap of
+# one segment shows in the others too, and Holm's later steps are easier: it is found more often.
 @pytest.mark.parametrize(
-    ("draws", "allowed"), [(300, 0.06), pytest.param(4000, 0.02, marks=pytest.mark.slow)]
+    ("margin", "draws", "low", "high"),
+    [
+        (0.05, 300, 0.74, 0.86),
+        (0.0, 300, 0.74, 0.89),
+        pytest.param(0.05, 4000, 0.78, 0.82, marks=pytest.mark.slow),
+        pytest.param(0.0, 4000, 0.78, 0.85, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("margin", [0.05, 0.0])
-def test_a_gap_of_the_size_claimed_is_called_one_four_times_out_of_five(draws, allowed, margin):
-    right, masks = drawn(np.random.default_rng(1), 0.0)
+def test_a_gap_of_the_size_claimed_is_called_one_four_times_out_of_five(margin, draws, low, high):
+    _, masks = drawn(np.random.default_rng(1), 0.0)
     right = np.arange(800) % 100 < 87  # of the rest, as many are right as will be drawn
     least = detectable(right, masks["s0"], comparisons=4, margin=margin)
     assert least > margin
@@ -142,7 +147,7 @@ def test_a_gap_of_the_size_claimed_is_called_one_four_times_out_of_five(draws, a
     for _ in range(draws):
         gaps = accuracy_gaps(*drawn(rng, least), margin=margin)
         found.append(next(gap.verdict for gap in gaps if gap.segment == "s0") == "gap")
-    assert np.mean(found) == pytest.approx(0.8, abs=allowed)
+    assert low <= np.mean(found) <= high
 
 
 def test_what_would_be_found_grows_with_the_margin_and_with_the_comparisons():
