@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -237,44 +237,35 @@ class Compared:
 
     def retrained(self) -> list[Finding]:
         """Train ``MODELS`` on other folds, fewer rows or earlier dates, where parameters say so."""
-        train, n_boot, seed = self.data.train, self.n_boot, self.run.seed
-        found = []
-        if times := self._param("REPEATS", 0):
-            found.append(stability.repeats(self._repeats(times), times))
-        if self._param("LEARNING_CURVES", False):
-            curves = {
-                name: learning_curve(model, train, n_boot=n_boot, seed=seed)
-                for name, model in self._to_train()
-            }
-            found.append(stability.learning(curves))
-        if self._param("TEMPORAL", False):
-            tables = {
-                name: temporal_scores(model, train, n_boot=n_boot, seed=seed)
-                for name, model in self._to_train()
-            }
-            found.append(stability.temporal(tables))
+        train, settings = self.data.train, {"n_boot": self.n_boot, "seed": self.run.seed}
+        scores = self._trained("REPEATS", self._repeated)
+        curves = self._trained(
+            "LEARNING_CURVES", lambda one: learning_curve(one, train, **settings)
+        )
+        tables = self._trained("TEMPORAL", lambda one: temporal_scores(one, train, **settings))
+        found = [
+            *([stability.repeats(scores, self._param("REPEATS", 0))] if scores else []),
+            *([stability.learning(curves)] if curves else []),
+            *([stability.temporal(tables)] if tables else []),
+        ]
         return [self.run.add(one) for one in found or [stability.not_trained()]]
 
-    def _to_train(self) -> Iterator[tuple[str, Any]]:
-        """Yield the ``MODELS`` by name, to be fitted."""
+    def _trained(self, parameter: str, scored: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return for each of ``MODELS`` what ``scored`` makes of it, where the parameter is set."""
+        names = self._param("MODELS", "").split(",") if self._param(parameter, 0) else []
         with cached_features():
-            for name in filter(None, map(str.strip, self._param("MODELS", "").split(","))):
-                yield name, get_model(name, random_state=self.run.seed)
+            return {
+                name: scored(get_model(name, random_state=self.run.seed))
+                for name in filter(None, map(str.strip, names))
+            }
 
-    def _repeats(self, times: int) -> dict[str, FoldInterval]:
-        train = self.data.train
-        grouped = train.assign(group=near_duplicate_groups(train["query"]))
-        return {
-            name: repeated_cross_validate(
-                model,
-                grouped,
-                labels=self.data.labels,
-                repeats=times,
-                seed=self.run.seed,
-                group="group",
-            ).intervals["macro_f1"]
-            for name, model in self._to_train()
-        }
+    def _repeated(self, model: Any) -> FoldInterval:
+        grouped = self.data.train.assign(group=near_duplicate_groups(self.data.train["query"]))
+        labels, times, seed = self.data.labels, self._param("REPEATS", 0), self.run.seed
+        again = repeated_cross_validate(
+            model, grouped, labels=labels, repeats=times, seed=seed, group="group"
+        )
+        return again.intervals["macro_f1"]
 
     # --- confidence ------------------------------------------------------------------------------
 

@@ -80,6 +80,8 @@ def test_the_full_profile_trains_what_was_asked_for(home):
     assert "the bag of words" in learning.claim
     assert temporal.claim.startswith("Too few rows have a date")
     assert [one.name for one in compared(TEMPORAL=True)[1].retrained()] == ["temporal"]
+    (none,) = compared(REPEATS=2, TEMPORAL=True, MODELS=" ,")[1].retrained()
+    assert none.name == "retrained"
 
 
 def test_where_two_segments_meet_their_queries_are_a_group_of_their_own():
