@@ -98,7 +98,7 @@ def word_order(model: str, frame: pd.DataFrame) -> Finding:
             f"shuffled {100 * after.mean():.0f}, a difference of {points(lost)} points"
         ),
         estimate=lost,
-        mark="right on queries as written more often than on their shuffled words",
+        mark="right more often on queries as written than on their shuffled words, beyond chance",
         verdict=verdict,
         cells=[
             {"queries": lost.n, "as written": before.mean(), "words shuffled": after.mean()}
