@@ -14,6 +14,7 @@ _MODELS = {
     "embedding": "frozen encoder",
     "transformer": "fine-tuned transformer",
     "ensemble": "combined model",
+    "untuned": "average without fine-tuning",
     "static": "token table",
 }
 
@@ -84,22 +85,20 @@ def points(difference: Estimate) -> str:
     return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
-def unseen(differences: Iterable[float]) -> str:
-    """Return how small a difference would stay unseen, to end a claim that none is shown.
+def would_show(least: Iterable[float]) -> str:
+    """Return how large a gap has to be to be found, to end a claim that none is shown.
 
     Parameters
     ----------
-    differences
-        The smallest that each comparison detects, as shares of 1; NaN where none would be.
+    least
+        The smallest gap of each comparison that is found four times out of five, as shares of 1;
+        NaN where none is.
     """
-    least = [100 * one for one in differences]
-    if not least:
-        return ""
-    if any(one != one for one in least):
-        return "; so few rows would show none"
-    low, high = f"{min(least):.0f}", f"{max(least):.0f}"
-    ends = low if low == high else f"{low} to {high}"
-    return f"; a gap below {ends} points would stay unseen"
+    ends = sorted({f"{100 * one:.0f}" for one in least}, key=float)
+    if not ends or "nan" in ends:
+        return "; not even the largest gap would be found four times out of five" if ends else ""
+    size = " to ".join(dict.fromkeys((ends[0], ends[-1])))
+    return f"; a gap would have to be {size} points to be found four times out of five"
 
 
 def signed(value: float) -> str:

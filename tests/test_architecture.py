@@ -89,7 +89,6 @@ HOMES = {
     "matplotlib": {"reporting"},
     "jinja2": {"reporting"},
     "nbconvert": {"reporting"},
-    "fairlearn": {"evaluation"},
     "cleanlab": {"evaluation"},
     "fastapi": {"serving"},
     "prometheus_client": {"serving"},

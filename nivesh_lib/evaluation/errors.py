@@ -1,4 +1,4 @@
-"""Error analysis: label errors, overlapping intents, groups, words.
+"""Error analysis: label errors, overlapping intents, groups.
 
 Tables name rows by id and hold no text: callers join texts and anonymise what they show.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,47 +152,3 @@ def _gain(counts: np.ndarray) -> np.ndarray:
     wrong, right, wrong_outside, right_outside = counts.T
     rest = wrong_outside / np.maximum(wrong_outside + right_outside, 1)
     return np.asarray((wrong - (wrong + right) * rest) / counts.sum(axis=1))
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """A predicted label, its probability, and the weight of each word of the query."""
-
-    label: str
-    confidence: float
-    words: tuple[str, ...]
-    weights: tuple[float, ...]
-
-
-def attribute(
-    predict_proba: Callable[[list[str]], np.ndarray],
-    classes: Sequence[str],
-    texts: Sequence[str],
-    *,
-    longest: int = 40,
-) -> list[Attribution]:
-    """Return the weight of each word for the prediction of its text.
-
-    A word's weight is the probability of the predicted label minus that probability without the
-    word (erasure: Li, Monroe and Jurafsky 2016); a negative weight is evidence for another label.
-    Redundant words can both have weights near 0, since each replaces the other.
-
-    Parameters
-    ----------
-    predict_proba : callable
-        Texts -> probabilities (n, n_classes), columns in the order of ``classes``.
-    longest : int
-        Number of words of a text that get a weight; later words stay in place.
-    """
-    found = []
-    for text in texts:
-        words = text.split()
-        erased = words[:longest]
-        without = [" ".join(words[:n] + words[n + 1 :]) for n in range(len(erased))]
-        proba = np.asarray(predict_proba([text, *without]))
-        label = int(proba[0].argmax())
-        here, weights = proba[0, label], proba[0, label] - proba[1:, label]
-        found.append(
-            Attribution(str(classes[label]), float(here), tuple(erased), tuple(weights.tolist()))
-        )
-    return found

@@ -1,6 +1,6 @@
 """Confidence intervals: shares, bootstrap over rows, means over folds, paired differences.
 
-All are two-sided at 95 %.
+All are two-sided, at 95 % unless ``alpha`` says another level.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ def share_of(mask: np.ndarray, n: int | None = None) -> Estimate:
     return Estimate(share, *wilson(share, units), units)
 
 
-def mean_of(values: np.ndarray) -> Estimate:
+def mean_of(values: np.ndarray, *, alpha: float = 0.05) -> Estimate:
     """Return the mean of n values, shape (n,), with its normal interval; n is at least 2."""
-    mean, half = float(values.mean()), Z * float(values.std(ddof=1)) / len(values) ** 0.5
+    z = float(norm.ppf(1 - alpha / 2))
+    mean, half = float(values.mean()), z * float(values.std(ddof=1)) / len(values) ** 0.5
     return Estimate(mean, mean - half, mean + half, len(values))
 
 
@@ -151,7 +152,9 @@ def fold_interval(scores: Sequence[float], *, n_train: float, n_test: float) -> 
 # --- paired differences ----------------------------------------------------------
 
 
-def paired_accuracy_difference(right: np.ndarray, other_right: np.ndarray) -> Estimate:
+def paired_accuracy_difference(
+    right: np.ndarray, other_right: np.ndarray, *, alpha: float = 0.05
+) -> Estimate:
     """Return the difference in accuracy of two models on the same rows, ``right`` minus the other.
 
     The interval is the score interval of Tango (1998). A model and its optimised copy disagree on
@@ -162,6 +165,8 @@ def paired_accuracy_difference(right: np.ndarray, other_right: np.ndarray) -> Es
     ----------
     right, other_right : array (n,)
         Whether each row was answered right.
+    alpha
+        1 minus the level: smaller than 5 % where it is corrected for several comparisons.
 
     Raises
     ------
@@ -170,10 +175,12 @@ def paired_accuracy_difference(right: np.ndarray, other_right: np.ndarray) -> Es
     """
     one, other = paired_columns(right, other_right)
     won, lost, n = int((one > other).sum()), int((other > one).sum()), len(one)
-    return Estimate((won - lost) / n, -_upper_limit(lost, won, n), _upper_limit(won, lost, n), n)
+    z = float(norm.ppf(1 - alpha / 2))
+    low, high = -_upper_limit(lost, won, n, z), _upper_limit(won, lost, n, z)
+    return Estimate((won - lost) / n, low, high, n)
 
 
-def _upper_limit(won: int, lost: int, n: int) -> float:
+def _upper_limit(won: int, lost: int, n: int, z: float) -> float:
     """Return the upper limit of Tango's interval.
 
     Under a difference d, the maximum likelihood share q of rows lost is the root of
@@ -184,7 +191,7 @@ def _upper_limit(won: int, lost: int, n: int) -> float:
     def excess(d: float) -> float:
         b, c = -(won + lost) + d * (2 * n - won + lost), -lost * d * (1 - d)
         q = (np.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
-        return won - lost - n * d + Z * np.sqrt(max(n * (2 * q + d * (1 - d)), 0.0))
+        return won - lost - n * d + z * np.sqrt(max(n * (2 * q + d * (1 - d)), 0.0))
 
     start = point + 1e-9  # at the point itself the variance may be 0, which solves the equation
     if start >= 1 or excess(1.0) >= 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ from nivesh_lib.evaluation.findings import (
     quality,
     stability,
 )
+from nivesh_lib.evaluation.intervals import FoldInterval
 from nivesh_lib.evaluation.objectives import objectives_for, values_for
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
@@ -51,7 +52,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
 )
 from nivesh_lib.evaluation.resampling.learning_curve import learning_curve
 from nivesh_lib.evaluation.resampling.repeated import fold_table, repeated_cross_validate
-from nivesh_lib.evaluation.resampling.temporal import accuracy_over_time, temporal_scores
+from nivesh_lib.evaluation.resampling.temporal import periods, temporal_scores
 from nivesh_lib.evaluation.robustness.behaviour import behaviour
 from nivesh_lib.evaluation.robustness.cases import (
     OUT_OF_SCOPE,
@@ -59,11 +60,7 @@ from nivesh_lib.evaluation.robustness.cases import (
     answers_to,
     read_case_texts,
 )
-from nivesh_lib.evaluation.robustness.fairness import (
-    flip_rates,
-    intersectional_scores,
-    segment_scores,
-)
+from nivesh_lib.evaluation.robustness.fairness import flip_rates, segment_scores
 from nivesh_lib.evaluation.scores import (
     headline_mask,
     masks_by_column,
@@ -77,6 +74,7 @@ from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from nivesh_lib.notebook.evaluated import Session
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
+from nivesh_lib.wording import shown
 
 SEGMENTS = ("income_segment", "language")
 _RULES = {
@@ -234,56 +232,39 @@ class Compared:
 
     def over_time(self) -> Finding:
         """Whether a period is harder than the others."""
-        return self.run.add(
-            stability.over_time(accuracy_over_time(self.rows, self.right), self.best)
+        return self.run.add(stability.over_time(self.right, periods(self.rows), self.best))
+
+    def retrained(self) -> list[Finding]:
+        """Train ``MODELS`` on other folds, fewer rows or earlier dates, where parameters say so."""
+        train, settings = self.data.train, {"n_boot": self.n_boot, "seed": self.run.seed}
+        scores = self._trained("REPEATS", self._repeated)
+        curves = self._trained(
+            "LEARNING_CURVES", lambda one: learning_curve(one, train, **settings)
         )
+        tables = self._trained("TEMPORAL", lambda one: temporal_scores(one, train, **settings))
+        found = [
+            *([stability.repeats(scores, self._param("REPEATS", 0))] if scores else []),
+            *([stability.learning(curves)] if curves else []),
+            *([stability.temporal(tables)] if tables else []),
+        ]
+        return [self.run.add(one) for one in found or [stability.not_trained()]]
 
-    def repeats(self) -> Finding:
-        """What other folds and seeds would give; trains where ``REPEATS`` says so."""
-        times = self._param("REPEATS", 0)
-        found = self._repeats(times)
-        made = stability.repeats(found, times) if found else stability.not_trained("repeats")
-        return self.run.add(made)
-
-    def learning(self) -> Finding:
-        """Whether more labels would help; trains where ``LEARNING_CURVES`` says so."""
-        curves = {
-            name: learning_curve(model, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
-            for name, model in self._to_train(self._param("LEARNING_CURVES", False))
-        }
-        made = stability.learning(curves) if curves else stability.not_trained("learning")
-        return self.run.add(made)
-
-    def temporal(self) -> Finding:
-        """How models age; trains where ``TEMPORAL`` says so."""
-        found = {
-            name: temporal_scores(model, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
-            for name, model in self._to_train(self._param("TEMPORAL", False))
-        }
-        made = stability.temporal(found) if found else stability.not_trained("temporal")
-        return self.run.add(made)
-
-    def _to_train(self, wanted: Any) -> Iterator[tuple[str, Any]]:
-        """Yield the ``MODELS`` by name, to be fitted."""
-        names = self._param("MODELS", "").split(",") if wanted else []
+    def _trained(self, parameter: str, scored: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return for each of ``MODELS`` what ``scored`` makes of it, where the parameter is set."""
+        names = self._param("MODELS", "").split(",") if self._param(parameter, 0) else []
         with cached_features():
-            for name in filter(None, map(str.strip, names)):
-                yield name, get_model(name, random_state=self.run.seed)
+            return {
+                name: scored(get_model(name, random_state=self.run.seed))
+                for name in filter(None, map(str.strip, names))
+            }
 
-    def _repeats(self, times: int) -> list[dict[str, Any]]:
-        train, found = self.data.train, []
-        for name, model in self._to_train(times):
-            grouped = train.assign(group=near_duplicate_groups(train["query"]))
-            again = repeated_cross_validate(
-                model,
-                grouped,
-                labels=self.data.labels,
-                repeats=times,
-                seed=self.run.seed,
-                group="group",
-            )
-            found.append({"model": name, **again.intervals["macro_f1"].as_dict()})
-        return found
+    def _repeated(self, model: Any) -> FoldInterval:
+        grouped = self.data.train.assign(group=near_duplicate_groups(self.data.train["query"]))
+        labels, times, seed = self.data.labels, self._param("REPEATS", 0), self.run.seed
+        again = repeated_cross_validate(
+            model, grouped, labels=labels, repeats=times, seed=seed, group="group"
+        )
+        return again.intervals["macro_f1"]
 
     # --- confidence ------------------------------------------------------------------------------
 
@@ -458,27 +439,21 @@ class Compared:
         )
 
     def segments(self) -> Finding:
-        """Scores, calibration and hand-over of each segment by itself."""
+        """Scores, calibration and hand-over of each segment by itself, and where two meet."""
         scores = segment_scores(
             self.rows,
             self.corrected,
-            self.masks | masks_by_rule(self.rows, _RULES),
+            self.masks | _meetings(self.rows) | masks_by_rule(self.rows, _RULES),
             abstained=self.handed,
             n_boot=self.n_boot,
             seed=self.run.seed,
         )
         return self.run.add(fairness.segments(scores))
 
-    def intersections(self) -> Finding:
-        """Accuracy where segments meet."""
-        found = intersectional_scores(self.rows, self.corrected, SEGMENTS)
-        return self.run.add(fairness.intersections(found.sort_values("accuracy"), SEGMENTS))
-
     def counterfactuals(self) -> Finding:
         """Whether who asks, or how, changes answers."""
         answers = self.models[self.best].case_answers
-        none = pd.DataFrame(columns=["attribute", "p_control"])
-        found = none if answers is None else flip_rates(self.oof[self.best], answers)
+        found = pd.DataFrame() if answers is None else flip_rates(self.oof[self.best], answers)
         return self.run.add(fairness.counterfactuals(found))
 
     # --- errors ----------------------------------------------------------------------------------
@@ -541,3 +516,14 @@ class Compared:
     def files(self) -> dict[str, Any]:
         """Return what goes with the result: the model to deploy, where the best one was saved."""
         return {"model": self.deployed}
+
+
+def _meetings(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return a mask for each combination of values of the two columns of segments."""
+    first, second = (rows.get(column) for column in SEGMENTS)
+    if first is None or second is None:
+        return {}
+    both = first.astype(str).str.cat(second.astype(str), sep=" and ")
+    name = shown(" and ".join(SEGMENTS))
+    known = first.notna() & second.notna()
+    return masks_by_column(pd.DataFrame({name: both.where(known)}), [name])

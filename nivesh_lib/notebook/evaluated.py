@@ -44,7 +44,6 @@ from nivesh_lib.evaluation.summary import (
 )
 from nivesh_lib.models.base import TextClassifier
 from nivesh_lib.models.wrappers.ensemble import EnsembleClassifier
-from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
@@ -143,11 +142,13 @@ class Evaluated:
         return made
 
     @classmethod
-    def average_of(cls, members: Sequence[Evaluated]) -> Self:
+    def average_of(cls, members: Sequence[Evaluated], *, name: str = "") -> Self:
         """Return the model that answers with the mean of the members' probabilities, as a part."""
         model = EnsembleClassifier.of({one.name: one.model for one in members})
         cv, first = averaged([one.cv for one in members]), members[0]
-        made = cls.with_answers(first.run, model, first.data, cv, part=True, cases=first.cases)
+        made = cls.with_answers(
+            first.run, model, first.data, cv, name=name, part=True, cases=first.cases
+        )
         made.processor_seconds = sum(one.processor_seconds for one in members)
         return made
 
@@ -270,7 +271,7 @@ class Evaluated:
         return self._add(training.learning_curves(history, limit=limit))
 
     def word_order(self) -> Finding:
-        """What the order of the words is worth, where ``shuffled words`` is a perturbation."""
+        """Whether answers rest on word order, where ``shuffled words`` is a perturbation."""
         case = f"{PERTURBATION}{SHUFFLED}"
         rows = answers_by_row(self.data.train, self.cv, case)
         if self.cases is not None:
@@ -282,18 +283,6 @@ class Evaluated:
         """What it loses on the same queries in capitals, with typos, with other amounts."""
         views = view_scores(self.data.train, self.cv)
         return self._add(training.spellings(self.name, views[views["view"] != SHUFFLED]))
-
-    def looks_at(self, other: str | Evaluated | None = None, *, n: int = 3) -> Finding:
-        """What each word adds to the surest right answers that another model gets wrong."""
-        rows = self.rows
-        chosen = rows["predicted"] == rows["intent"]
-        predicted = None if other is None else self._answers_of(other)[1]
-        if predicted is not None:
-            chosen &= predicted != rows["intent"]
-        surest = rows[chosen].sort_values("confidence", ascending=False, kind="stable")
-        queries = surest.drop_duplicates("intent")["query"].head(n).map(anonymize_query).tolist()
-        made = training.looks_at(self.name, self.model.predict_proba, self.model.classes_, queries)
-        return self._add(made)
 
     def confidence(self) -> Finding:
         """How far the stated confidence is from the share that is right."""

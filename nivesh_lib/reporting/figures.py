@@ -185,34 +185,6 @@ def _interval_axes(estimates: Mapping[str, Any], unit: str) -> tuple[Axes, np.nd
     return axes, np.array(ends, dtype=float)
 
 
-def word_bars(examples: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Axes:
-    """Draw the weights of words for predictions, one block of bars for each text.
-
-    Parameters
-    ----------
-    examples : mapping
-        Title -> words and their weights: the probability of the predicted label minus that
-        without the word, from -1 to 1.
-    """
-    lines: list[tuple[str, float | None]] = []
-    for title, (words, weights) in examples.items():
-        lines += [(title, None), *zip(shortened(words, 24), weights, strict=True)]
-    axes = _axes(8, 0.6 + 0.24 * len(lines))
-    for row, (_, weight) in enumerate(lines):
-        if weight is not None:
-            axes.barh(row, weight, color=ACCENT if weight >= 0 else WARM, height=0.7)
-    axes.set_yticks(range(len(lines)), ["" if weight is None else name for name, weight in lines])
-    for row, (name, weight) in enumerate(lines):
-        if weight is None:
-            place = axes.get_yaxis_transform()
-            axes.text(0.02, row, name, transform=place, va="center", weight="bold", size=9)
-    axes.axvline(0, color=SOFT, lw=1)
-    axes.set_ylim(len(lines) - 0.5, -0.8)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("probability of the answer that the word adds")
-    return axes
-
-
 def difference_dots(
     differences: Mapping[str, Any], *, margin: float = 0.0, unit: str = "points of accuracy"
 ) -> Axes:
@@ -637,7 +609,6 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "reliability": lambda bins: reliability_of(_tables(bins)),
     "risk_coverage": lambda curves: risk_coverage(_tables(curves)),
     "sizes": lambda curves: size_curves(_tables(curves)),
-    "words": word_bars,
     "cascade": lambda curve, **chosen: cascade_curve(pd.DataFrame(curve), **chosen),
     "costs": cost_scatter,
     "before_and_now": before_and_now,

@@ -13,7 +13,6 @@ from nivesh_lib.evaluation.comparison import compare, swap_test
 from nivesh_lib.evaluation.compression.cascade import cascade_scores
 from nivesh_lib.evaluation.compression.gate import decide
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
-from nivesh_lib.evaluation.robustness.fairness import intersectional_scores
 from nivesh_lib.evaluation.scores import METRICS, Metric, by_slice, paired_difference, score
 from tests.evaluation.answers import LABELS, rows, table
 
@@ -43,13 +42,12 @@ def test_it_has_a_value_and_an_interval():
     assert found.low < found.value < found.high
 
 
-def test_it_is_a_column_of_slices_folds_cascades_and_intersections():
+def test_it_is_a_column_of_slices_folds_and_cascades():
     masks = {"half": np.arange(300) < 150}
     folds = fold_scores(FIRST, FRAME)
     assert f"{NAME}_low" in by_slice(TRUE, predicted(FIRST), masks, n_boot=20)
     assert NAME in folds and NAME in fold_intervals(folds)
     assert NAME in cascade_scores(SECOND, FIRST, FRAME)
-    assert NAME in intersectional_scores(FRAME.assign(language="en"), FIRST, ["language"])
 
 
 def test_models_are_compared_and_ranked_by_it():

@@ -8,14 +8,15 @@ import pytest
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.notebook.compared import _meetings
 from nivesh_lib.notebook.session import start_run
 from nivesh_lib.runs.comparison import evaluation_of
 
 PARAMS = {"DATASET": "toy@1.0.0", "N_BOOT": 20, "N_TIMED": 3, "MODELS": "rules, tfidf"}
 FINDINGS = (
-    *("leaks", "answer", "leader", "cost", "folds", "over_time", "repeats"),
-    *("learning", "temporal", "calibration", "min_confidence", "out_of_scope", "abstention"),
-    *("fairness", "handover_by_segment", "segments", "intersections", "counterfactuals"),
+    *("leaks", "answer", "leader", "cost", "folds", "over_time"),
+    *("calibration", "min_confidence", "out_of_scope", "abstention"),
+    *("fairness", "handover_by_segment", "segments", "counterfactuals"),
     *("behaviour", "overlaps", "doubtful_labels", "would_help"),
 )
 
@@ -52,7 +53,9 @@ def test_data_without_segments_dates_and_objectives_gives_every_finding(home):
     run, models = compared()
     claims = [getattr(models, name)().claim for name in FINDINGS]
     claims.append(models.changes_from("tfidf").claim)
-    assert all(claims) and len(run.findings) == len(FINDINGS) + 2  # macro-F1, changes
+    (left_out,) = models.retrained()
+    assert all(claims) and len(run.findings) == len(FINDINGS) + 3  # macro-F1, changes, retrained
+    assert "--profile full" in left_out.claim
     run.finish(models)
     result = run.directory.result("06_cv")
     step, evaluation = evaluation_of({"06_cv": result})
@@ -72,7 +75,21 @@ def test_later_steps_are_not_compared(home):
 def test_the_full_profile_trains_what_was_asked_for(home):
     recorded("02_baseline", "rules")
     _, models = compared(REPEATS=2, LEARNING_CURVES=True, TEMPORAL=True)
-    assert "over 2 cross-validations" in models.repeats().claim.lower()
-    assert "the bag of words" in models.learning().claim
-    assert models.temporal().claim.startswith("Too few rows have a date")
-    assert models.repeats().table["model"].tolist() == ["rule set", "bag of words"]
+    repeats, learning, temporal = models.retrained()
+    assert "over 2 cross-validations" in repeats.claim.lower()
+    assert repeats.table["model"].tolist() == ["rule set", "bag of words"]
+    assert "the bag of words" in learning.claim
+    assert temporal.claim.startswith("Too few rows have a date")
+    assert [one.name for one in compared(TEMPORAL=True)[1].retrained()] == ["temporal"]
+    (none,) = compared(REPEATS=2, TEMPORAL=True, MODELS=" ,")[1].retrained()
+    assert none.name == "retrained"
+
+
+def test_where_two_segments_meet_their_queries_are_a_group_of_their_own():
+    rows = pd.DataFrame({"income_segment": ["low", "low", None], "language": ["en", "hi", "en"]})
+    found = _meetings(rows)
+    assert {name: mask.tolist() for name, mask in found.items()} == {
+        "income segment and language=low and en": [True, False, False],
+        "income segment and language=low and hi": [False, True, False],
+    }
+    assert _meetings(rows[["language"]]) == {} == _meetings(rows.iloc[:0])

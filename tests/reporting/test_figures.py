@@ -25,7 +25,6 @@ from nivesh_lib.reporting.figures import (
     share_bars,
     shortened,
     size_curves,
-    word_bars,
 )
 
 matplotlib.use("Agg")
@@ -80,7 +79,6 @@ MATH = [r"$\frac$", r"$$", r"a_$x^2$", "₹5 or $5 & <b>"]
         lambda: confusion_heatmap(pd.DataFrame(np.eye(4, dtype=int), index=MATH, columns=MATH)),
         lambda: interval_dots(dict.fromkeys(MATH, estimate()), unit=MATH[0]),
         lambda: share_bars(pd.DataFrame(0.25, index=MATH, columns=MATH)),
-        lambda: word_bars({name: (MATH, [0.1] * 4) for name in MATH}),
         lambda: cost_scatter([cost(name, 1, 1) for name in MATH]),
     ],
 )
@@ -267,13 +265,6 @@ def test_curves_show_both_losses_and_mark_the_best_epoch():
 def test_curves_without_watched_rows_show_training_alone():
     axes = learning_curves([{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.0}])
     assert len(axes.get_lines()) == 1
-
-
-def test_words_are_drawn_below_the_title_of_their_example():
-    axes = word_bars({"one": (["my", "emi"], [0.1, 0.4]), "two": (["80C"], [-0.2])})
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["", "my", "emi", "", "80C"]
-    assert [text.get_text() for text in axes.texts] == ["one", "two"]
-    assert [bar.get_width() for bar in axes.patches] == [0.1, 0.4, -0.2]
 
 
 def test_differences_beyond_the_margin_stand_out():

@@ -14,15 +14,7 @@ from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Example, Finding
-from nivesh_lib.wording import (
-    joined,
-    model_name,
-    of_100,
-    percent,
-    sentence,
-    shown,
-    the,
-)
+from nivesh_lib.wording import joined, model_name, of_100, percent, sentence, shown, the
 
 _HERE = "nivesh_lib.evaluation.errors"
 
@@ -75,11 +67,11 @@ def overlaps(frame: pd.DataFrame, predicted: np.ndarray, pairs: pd.DataFrame) ->
             f"{both} are taken for each other most: "
             f"{first['first_as_second'] + first['second_as_first']} of their {first['n']} queries"
         ),
-        estimate=_share(first),
+        estimate=_estimate(first, "share", "n"),
         cells=[
             {"labels": joined(shown(row[name]) for name in ("first", "second")),
              "first as second": row["first_as_second"], "second as first": row["second_as_first"]}
-            | _share(row).columns("of 100 of both", times=100)
+            | _estimate(row, "share", "n").columns("of 100 of both", times=100)
             for row in pairs.head(5).to_dict("records")
         ],
         examples=[
@@ -92,8 +84,8 @@ def overlaps(frame: pd.DataFrame, predicted: np.ndarray, pairs: pd.DataFrame) ->
     )  # fmt: skip
 
 
-def _share(row: Mapping[Any, Any]) -> Estimate:
-    return Estimate(row["share"], row["low"], row["high"], int(row["n"]))
+def _estimate(row: Mapping[Any, Any], name: str, n: str) -> Estimate:
+    return Estimate(row[name], row["low"], row["high"], int(row[n]))
 
 
 def _taken_for(frame: pd.DataFrame, predicted: np.ndarray, one: str, other: str) -> list[Example]:
@@ -209,7 +201,7 @@ def behaviour(tables: Mapping[str, pd.DataFrame], model: str) -> Finding:
     if not own:
         claim = f"No answers of {the(model)} to behavioural tests were recorded."
         return Finding(name="behaviour", claim=claim, source=source)
-    failed = {row["test"]: _failed(row) for row in own}
+    failed = {row["test"]: _estimate(row, "failed", "rows") for row in own}
     worst = own[0]["test"]
     claim = f"{the(model)} passes all {len(own)} behavioural tests"
     if failed[worst].value > 0:
@@ -231,7 +223,3 @@ def behaviour(tables: Mapping[str, pd.DataFrame], model: str) -> Finding:
         plot=plots.intervals(failed, "share of tests that fail"),
         source=source,
     )  # fmt: skip
-
-
-def _failed(row: Mapping[Any, Any]) -> Estimate:
-    return Estimate(row["failed"], row["low"], row["high"], int(row["rows"]))

@@ -3,57 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.findings import plots
-from nivesh_lib.evaluation.robustness.fairness import (
-    CONTROL,
-    MARGIN,
-    Gap,
-    accuracy_gaps,
-    detectable,
-)
+from nivesh_lib.evaluation.robustness.fairness import CONTROL, MARGIN, accuracy_gaps, detectable
 from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Finding, Verdict
-from nivesh_lib.wording import joined, of_100, points, sentence, shown, unseen
+from nivesh_lib.wording import joined, of_100, points, sentence, shown, would_show
 
 _HERE = "nivesh_lib.evaluation.robustness.fairness"
-_ALPHA = 0.05
 
 
-@dataclass(frozen=True)
-class _Words:
-    """How a share is named: of which queries, in a mark, in a claim; below and above the rest."""
-
-    mark: str
-    nothing: str
-    share: str
-    below: str
-    above: str
-    unit: str
-
-
-_RIGHT = _Words(
-    mark="no segment's accuracy is {margin:g} points from the rest",
-    nothing="fairness is not established",
-    share="answered rightly",
-    below="answered worse",
-    above="answered better",
-    unit="points of accuracy against the rest",
-)
-_HANDED = _Words(
-    mark="no segment's share handed over is {margin:g} points from the rest",
-    nothing="an even hand-over is not established",
-    share="handed over",
-    below="handed over less often",
-    above="handed over more often",
-    unit="points more handed over than of the rest",
-)
+# How a share is named in marks, what is established where it is even, and what its queries are.
+_RIGHT = ("accuracy", "fairness", "answered rightly")
+_HANDED = ("share handed over", "an even hand-over", "handed over")
 
 
 def fairness(
@@ -75,6 +42,11 @@ def fairness(
         The difference that is let pass, as a share of 1.
     caveats
         About the people that the segments are of.
+
+    Notes
+    -----
+    Where the rows cannot tell, the claim says how large a true gap would have to be for the rule
+    of the verdict (`accuracy_gaps`) to call it one four times out of five (`detectable`).
     """
     return _judged("fairness", np.asarray(right, bool), masks, margin, caveats, _RIGHT)
 
@@ -106,52 +78,55 @@ def _judged(
     masks: Mapping[str, np.ndarray],
     margin: float,
     caveats: Sequence[str],
-    words: _Words,
+    words: tuple[str, str, str],
 ) -> Finding:
     """Judge the share of ``found`` queries in each segment against that in all others."""
-    gaps = _gaps(found, masks, margin, detectable_above=words is _HANDED)
+    gaps = accuracy_gaps(found, masks, margin=margin)
     if not gaps:
         claim = "The data names no segments of enough rows to compare."
         return Finding(name=name, claim=claim, source=f"{_HERE}.accuracy_gaps")
+    what, aim, share = words
+    good = ~found if words is _HANDED else found
+    least = {
+        gap.segment: detectable(good, masks[gap.segment], comparisons=len(gaps), margin=margin)
+        for gap in gaps
+    }
     apart = [gap for gap in gaps if gap.verdict == "gap"]
-    unsure = [gap for gap in gaps if gap.verdict == "cannot tell"]
+    unsure = [least[gap.segment] for gap in gaps if gap.verdict == "cannot tell"]
     verdict: Verdict = "not met" if apart else "undecided" if unsure else "met"
-    between = _between({name: found[mask] for name, mask in masks.items()}, words.share)
+    between = _between({name: found[mask] for name, mask in masks.items()}, share)
+    claim = f"no segment is {100 * margin:g} points from the rest: {between}"
     if apart:
         claim = "; ".join(
-            f"{shown(gap.segment)} is {words.below if gap.difference.value < 0 else words.above} "
-            f"than the rest by {points(gap.difference)} points"
+            f"of {shown(gap.segment)}, {100 * found[masks[gap.segment]].mean():.0f} of 100 are "
+            f"{share}, {points(gap.difference)} points from the rest"
             for gap in apart
         )
     elif unsure:
-        claim = f"{words.nothing}: {between}{unseen(gap.detectable for gap in unsure)}"
-    else:
-        claim = f"no segment is {100 * margin:g} points from the rest: {between}"
+        claim = f"{aim} is not established: {between}{would_show(unsure)}"
     differences = {shown(gap.segment): gap.difference for gap in gaps}
     return Finding(
         name=name,
         claim=sentence(claim),
         estimate=max(differences.values(), key=lambda one: abs(one.value)),
-        mark=words.mark.format(margin=100 * margin),
+        mark=f"no segment's {what} is {100 * margin:g} points from the rest",
         verdict=verdict,
-        cells=[_row(gap, float(found[masks[gap.segment]].mean()), words) for gap in gaps],
-        plot=plots.differences(differences, words.unit, margin=margin),
+        cells=[
+            {"segment": shown(gap.segment), "queries": gap.difference.n}
+            | {f"{share}, of 100": 100 * found[masks[gap.segment]].mean()}
+            | gap.difference.columns("against the rest", times=100)
+            | {"found 4 times of 5 from": 100 * least[gap.segment], "verdict": gap.verdict}
+            for gap in gaps
+        ],
+        plot=plots.differences(differences, f"points, {what} against the rest", margin=margin),
         caveats=[
-            "A true gap of the smallest size seen would be told from none four times out of five, "
-            "if its segment were the only one.",
+            f"A gap is found where its whole interval, corrected for {len(gaps)} comparisons, lies "
+            f"beyond {100 * margin:g} points. The size found four times out of five is that of a "
+            "true gap to one segment's disadvantage.",
             *caveats,
         ],
         source=f"{_HERE}.accuracy_gaps",
     )
-
-
-def _gaps(
-    found: np.ndarray, masks: Mapping[str, np.ndarray], margin: float, *, detectable_above: bool
-) -> list[Gap]:
-    """Return the gaps; ``detectable`` is about shares below the rest's unless it says above."""
-    if not detectable_above:
-        return accuracy_gaps(found, masks, margin=margin)
-    return [gap.mirrored() for gap in accuracy_gaps(~found, masks, margin=margin)]
 
 
 def _between(groups: Mapping[str, np.ndarray], share: str) -> str:
@@ -160,20 +135,6 @@ def _between(groups: Mapping[str, np.ndarray], share: str) -> str:
     low, high = (pick(means, key=means.__getitem__) for pick in (min, max))
     first, last = (f"{means[name]:.0f} of 100 ({shown(name)})" for name in (low, high))
     return f"{first} to {last} are {share}" if low != high else f"{first} are {share}"
-
-
-_VERDICTS = {"gap": "apart", "no gap": "not apart", "cannot tell": "cannot tell"}
-
-
-def _row(gap: Gap, share: float, words: _Words) -> dict[str, Any]:
-    return {
-        "segment": shown(gap.segment),
-        "queries": gap.difference.n,
-        f"{words.share}, of 100": 100 * share,
-        **gap.difference.columns("against the rest", times=100),
-        "smallest gap seen": 100 * gap.detectable,
-        "verdict": _VERDICTS[gap.verdict],
-    }
 
 
 def segments(table: pd.DataFrame) -> Finding:
@@ -206,50 +167,13 @@ def segments(table: pd.DataFrame) -> Finding:
                for end in ("", "_low", "_high") if f"{name}{end}" in row}
             for row in rows
         ],
-        caveats=["The intervals are not corrected for the number of groups."],
+        caveats=["Only the intervals of confidence are corrected for the number of groups."],
         source=source,
     )  # fmt: skip
 
 
 def _estimate(row: Mapping[Any, Any], name: str) -> Estimate:
     return from_columns(row, name, n=row["rows"])
-
-
-def intersections(table: pd.DataFrame, columns: Sequence[str]) -> Finding:
-    """Say how accuracy varies where the values of several columns meet.
-
-    Parameters
-    ----------
-    table
-        As `robustness.fairness.intersectional_scores` returns it for these columns.
-    """
-    source = f"{_HERE}.intersectional_scores"
-    if len(table) < 2:
-        claim = f"The data has no rows to compare where {joined(map(shown, columns))} meet."
-        return Finding(name="intersections", claim=claim, source=source)
-    rows = table.sort_values("accuracy", kind="stable").to_dict("records")
-    low, high = (
-        f"{of_100(_estimate(row, 'accuracy'))} for {_meeting(row, columns)}"
-        for row in (rows[0], rows[-1])
-    )
-    return Finding(
-        name="intersections",
-        claim=sentence(
-            f"where {joined(map(shown, columns))} meet, right answers go from {low} to {high}"
-        ),
-        estimate=_estimate(rows[0], "accuracy"),
-        cells=[
-            {"who": _meeting(row, columns), "queries": row["rows"]}
-            | {f"accuracy{end}": row[f"accuracy{end}"] for end in ("", "_low", "_high")}
-            for row in rows
-        ],
-        caveats=["Of several groups, the lowest is low by chance too."],
-        source=source,
-    )
-
-
-def _meeting(row: Mapping[Any, Any], columns: Sequence[str]) -> str:
-    return " and ".join(shown(row[name]) for name in columns)
 
 
 # --- counterfactual pairs ------------------------------------------------------------------------
@@ -265,35 +189,34 @@ def counterfactuals(table: pd.DataFrame) -> Finding:
     """
     source, name = f"{_HERE}.flip_rates", "counterfactuals"
     rows = {row["attribute"]: row for row in table.to_dict("records")}
-    compared = {who: row for who, row in rows.items() if row["p_control"] == row["p_control"]}
-    if not compared:
+    rates = {who: _estimate(row, "flipped") for who, row in rows.items()}
+    more = {who: _estimate(row, "more") for who, row in rows.items() if row["more"] == row["more"]}
+    if not more:
         claim = "No answers to pairs that differ in one thing were recorded."
         return Finding(name=name, claim=claim, source=source)
-    control, rates = rows[CONTROL], {who: _estimate(row, "flipped") for who, row in rows.items()}
-    usual = f"{100 * control['flipped']:.0f} of 100"
-    more = [who for who, row in compared.items() if row["p_control"] < _ALPHA]
-    if more:
-        said = joined(f"{who} changes {of_100(rates[who], 'answers')}" for who in more)
-        claim = f"{said}, more than another name does ({usual})"
-    else:
-        least = [detectable(1 - control["flipped"], row["rows"], control["rows"])
-                 for row in compared.values()]  # fmt: skip
-        claim = "nothing about who asks, or how, is shown to change more answers than another name "
-        claim += f"does ({usual}){unseen(least)}"
+    sure = [who for who, one in more.items() if one.low > 0]
+    than = f"than another name does ({100 * rates[CONTROL].value:.0f} of 100)"
+    said = joined(f"{who} changes {of_100(rates[who], 'answers')}" for who in sure)
+    claim = f"{said}, more {than}"
+    if not sure:
+        most = max(more, key=lambda who: more[who].high)
+        claim = f"nothing about who asks, or how, is shown to change more answers {than}"
+        claim += f"; up to {100 * more[most].high:.0f} points more are not excluded ({most})"
     return Finding(
         name=name,
         claim=sentence(claim),
-        estimate=rates[more[0] if more else max(compared, key=lambda who: rates[who].value)],
+        estimate=max((more[who] for who in sure or more), key=lambda one: one.value),
         cells=[
-            {"what changes": who, "queries": row["rows"]}
+            {"what changes": who, "queries": rates[who].n}
             | rates[who].columns("another answer, of 100", times=100)
-            | {"p (against another name)": row["p_control"]}
+            | _estimate(row, "more").columns("more than another name, points", times=100)
             for who, row in rows.items()
         ],
-        plot=plots.intervals(rates, "share of answers that change"),
+        plot=plots.differences(more, "points more answers changed than by another name"),
         caveats=[
             "Any change of a text may change an answer, so one name for another of the same gender "
-            f"and community is the control; p is corrected for {len(compared)} comparisons.",
+            "and community is the control; the intervals of the differences are corrected for "
+            f"{len(more)} comparisons.",
         ],
         source=source,
-    )  # fmt: skip
+    )

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.findings import plots
+from nivesh_lib.evaluation.intervals import FoldInterval, share_of
 from nivesh_lib.evaluation.resampling.learning_curve import WORTH, LearningCurve
-from nivesh_lib.evaluation.robustness.fairness import accuracy_gaps
+from nivesh_lib.evaluation.robustness.fairness import accuracy_gaps, detectable
 from nivesh_lib.evaluation.scores import METRICS
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Finding, Plot
-from nivesh_lib.wording import (
-    interval,
-    joined,
-    model_name,
-    of_100,
-    sentence,
-    the,
-    unseen,
-)
+from nivesh_lib.wording import interval, joined, model_name, of_100, sentence, the, would_show
 
 _PACKAGE = "nivesh_lib.evaluation.resampling"
-_QUESTIONS = {
-    "repeats": "whether other folds and seeds would give the same score",
-    "learning": "whether more labels would help",
-    "temporal": "how a model ages",
-}
 
 
-def not_trained(name: str) -> Finding:
-    """Say that a finding takes training, which this run left out."""
+def not_trained() -> Finding:
+    """Say what takes training, which this run left out."""
     return Finding(
-        name=name,
-        claim=f"{sentence(_QUESTIONS[name]).removesuffix('.')} is not part of this run, which "
-        "trains nothing; `nivesh run --profile full` adds it.",
+        name="retrained",
+        claim="Whether other folds and seeds would give the same score, whether more labels would "
+        "help and how a model ages is not part of this run, which trains nothing; `nivesh run "
+        "--profile full` adds it.",
     )
 
 
@@ -51,55 +40,53 @@ def folds(table: pd.DataFrame, model: str) -> Finding:
     model
         The one that the claim is about.
     """
-    table = table.sort_values("mean", ascending=False, kind="stable")
-    own = table[table["model"] == model].iloc[0].to_dict()
-    low, high = max(own["low"], 0.0), min(own["high"], 1.0)
-    ends = {model_name(row["model"]): _mean(row) for row in table.to_dict("records")}
+    rows = table.sort_values("mean", ascending=False, kind="stable").to_dict("records")
+    means = {
+        row["model"]: Estimate(row["mean"], row["low"], row["high"], row["folds"]) for row in rows
+    }
+    low, high = max(means[model].low, 0.0), min(means[model].high, 1.0)
     return Finding(
         name="folds",
         claim=sentence(
             f"trained on other data of this size, {the(model)} would reach a macro-F1 of about "
             f"{low:.2f} to {high:.2f}"
         ),
-        estimate=_mean(own),
+        estimate=means[model],
         cells=[
-            {"model": model_name(row["model"]), **_mean(row).columns("mean"),
+            {"model": model_name(row["model"]), **means[row["model"]].columns("mean"),
              "worst fold": row["worst"], "best fold": row["best"]}
-            for row in table.to_dict("records")
+            for row in rows
         ],
-        plot=plots.intervals(ends, "macro-F1, mean over folds"),
+        plot=plots.intervals(
+            {model_name(name): one for name, one in means.items()}, "macro-F1, mean over folds"
+        ),
         caveats=[
-            f"Folds share training rows: the interval over {own['folds']} folds is corrected for "
-            f"it by a rule of thumb, {own['correction']}."
+            f"Folds share training rows: the interval over {rows[0]['folds']} folds is corrected "
+            f"for it by a rule of thumb, {rows[0]['correction']}."
         ],
         source=f"{_PACKAGE}.repeated.fold_table",
     )  # fmt: skip
 
 
-def _mean(row: Mapping[Any, Any]) -> Estimate:
-    return Estimate(row["mean"], row["low"], row["high"], int(row["folds"]))
-
-
-def repeats(rows: Sequence[Mapping[str, Any]], times: int) -> Finding:
+def repeats(found: Mapping[str, FoldInterval], times: int) -> Finding:
     """Say what several cross-validations, on other folds with other seeds, make of the score.
 
     Parameters
     ----------
-    rows
-        One for each model: its name as ``model``, and value, low, high, std and n over folds.
+    found
+        Model -> its macro-F1 over folds, of `resampling.repeated.repeated_cross_validate`.
     times
         Number of cross-validations.
     """
-    found = {row["model"]: Estimate(*(row[k] for k in ("value", "low", "high", "n")))
-             for row in rows}  # fmt: skip
-    scores = joined(f"{interval(one)} for {the(name)}" for name, one in found.items())
+    means = {name: Estimate(one.value, one.low, one.high, one.n) for name, one in found.items()}
+    scores = joined(f"{interval(one)} for {the(name)}" for name, one in means.items())
     return Finding(
         name="repeats",
         claim=sentence(f"over {times} cross-validations, macro-F1 is {scores}"),
-        estimate=next(iter(found.values())),
+        estimate=next(iter(means.values())),
         cells=[
             {"model": model_name(name), **one.columns("macro-F1"), "folds": one.n}
-            for name, one in found.items()
+            for name, one in means.items()
         ],
         caveats=["The first is on the version's own folds, the others on new ones, each with its "
                  "own seed."],
@@ -107,18 +94,13 @@ def repeats(rows: Sequence[Mapping[str, Any]], times: int) -> Finding:
     )  # fmt: skip
 
 
-# What the gain of the last doubling says -> the words for the models that it says it of.
-_READINGS = {
-    "help": "more labels still help {}",
-    "little": "more labels of this kind add little to {}: a better model is needed",
-    "": "whether more labels would help {}, these rows cannot tell",
-}
-
-
-def _reading(curve: LearningCurve) -> str:
-    """Return ``help``, ``little`` or, where the rows cannot tell, an empty text."""
-    gain = curve.last_gain
-    return "help" if gain.low > 0 else "little" if gain.high < WORTH else ""
+def _reading(gain: Estimate) -> str:
+    """Return what the gain of the last doubling says of models, to be named in it."""
+    if gain.low > 0:
+        return "more labels still help {}"
+    if gain.high < WORTH:
+        return "more labels of this kind add little to {}: a better model is needed"
+    return "whether more labels would help {}, these rows cannot tell"
 
 
 def learning(curves: Mapping[str, LearningCurve]) -> Finding:
@@ -129,12 +111,10 @@ def learning(curves: Mapping[str, LearningCurve]) -> Finding:
     curves
         Model -> what `resampling.learning_curve.learning_curve` returns.
     """
-    said = {name: _reading(curve) for name, curve in curves.items()}
-    claim = "; ".join(
-        words.format(joined(the(name) for name in said if said[name] == kind))
-        for kind, words in _READINGS.items()
-        if kind in said.values()
-    )
+    said: dict[str, list[str]] = {}
+    for name, curve in curves.items():
+        said.setdefault(_reading(curve.last_gain), []).append(the(name))
+    claim = "; ".join(words.format(joined(names)) for words, names in said.items())
     tables = {model_name(name): curve.table for name, curve in curves.items()}
     return Finding(
         name="learning",
@@ -196,51 +176,44 @@ def temporal(tables: Mapping[str, pd.DataFrame]) -> Finding:
     )  # fmt: skip
 
 
-def over_time(table: pd.DataFrame, model: str) -> Finding:
-    """Say whether a period is harder than the others, or how small a difference would stay unseen.
+def over_time(right: np.ndarray, periods: Mapping[str, np.ndarray], model: str) -> Finding:
+    """Say whether a period is harder than the others, or how large a difference would be found.
 
     Parameters
     ----------
-    table
-        As `resampling.temporal.accuracy_over_time` returns it.
+    right
+        Whether each answer was right, shape (n,).
+    periods
+        Name -> its rows, as `resampling.temporal.periods` returns them.
     """
-    source = f"{_PACKAGE}.temporal.accuracy_over_time"
-    if table.empty:
+    source = f"{_PACKAGE}.temporal.periods"
+    if not periods:
         claim = "Too few rows have a date to look at scores over time."
         return Finding(name="over_time", claim=claim, source=source)
-    periods = {f"{row['first']} to {row['last']}": _accuracy(row)
-               for row in table.to_dict("records")}  # fmt: skip
-    gaps = accuracy_gaps(*_rows_of(periods), margin=0.0)
-    worst = min(periods, key=lambda name: periods[name].value)
+    dated = np.any(list(periods.values()), axis=0)
+    right, periods = right[dated], {name: mask[dated] for name, mask in periods.items()}
+    scores = {name: share_of(right[mask]) for name, mask in periods.items()}
+    gaps = accuracy_gaps(right, periods, margin=0.0)
     apart = [gap for gap in gaps if gap.verdict == "gap"]
     if apart:
         first = max(apart, key=lambda gap: abs(gap.difference.value))
         than = "harder" if first.difference.value < 0 else "easier"
         claim = f"queries from {first.segment} are {than} than the others: "
-        claim += f"{of_100(periods[first.segment])} are right"
+        claim += f"{of_100(scores[first.segment])} are right"
     else:
-        claim = "no period is shown to be harder or easier than the others"
-        claim += unseen(gap.detectable for gap in gaps)
+        claim = "no period is shown to be harder or easier than the others" + would_show(
+            detectable(right, periods[gap.segment], comparisons=len(gaps), margin=0.0)
+            for gap in gaps
+        )
     return Finding(
         name="over_time",
         claim=sentence(claim),
-        estimate=periods[worst],
+        estimate=min(scores.values(), key=lambda one: one.value),
         cells=[
             {"asked": name, "queries": one.n, **one.columns("right")}
-            for name, one in periods.items()
+            for name, one in scores.items()
         ],
-        plot=plots.intervals(periods, f"accuracy of {the(model)}"),
+        plot=plots.intervals(scores, f"accuracy of {the(model)}"),
         caveats=["Folds mix dates: this is about the queries, not about a model that ages."],
         source=source,
-    )  # fmt: skip
-
-
-def _rows_of(periods: Mapping[str, Estimate]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return whether each row was right, and the rows of each period."""
-    right = [np.arange(one.n) < round(one.value * one.n) for one in periods.values()]
-    place = np.repeat(np.arange(len(periods)), [one.n for one in periods.values()])
-    return np.concatenate(right), {name: place == k for k, name in enumerate(periods)}
-
-
-def _accuracy(row: Mapping[Any, Any]) -> Estimate:
-    return Estimate(row["accuracy"], row["low"], row["high"], int(row["rows"]))
+    )

@@ -1,26 +1,18 @@
-"""Findings about how a network learned, and about what it uses of a query."""
+"""Findings about how a network learned, and about what changes of a query do to its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.errors import Attribution, attribute
 from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import from_columns
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
-from nivesh_lib.wording import (
-    joined,
-    percent,
-    points,
-    sentence,
-    shown,
-    the,
-)
+from nivesh_lib.wording import joined, percent, points, sentence, shown, the
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], *, limit: int | None = None) -> Finding:
@@ -77,6 +69,9 @@ def _training_loss(history: Sequence[Mapping[str, float]]) -> str:
 def word_order(model: str, frame: pd.DataFrame) -> Finding:
     """Judge whether a model is more often right on queries than on their words in random order.
 
+    It says how far the model relies on order, not whether order helps: for that, another model
+    would have to be trained without it.
+
     Parameters
     ----------
     frame
@@ -87,45 +82,35 @@ def word_order(model: str, frame: pd.DataFrame) -> Finding:
     if frame.empty:
         claim = "No query was asked with its words shuffled, so word order is not judged."
         return Finding(name=name, claim=claim, source=source)
-    before, after = (frame[c].to_numpy() == frame["intent"] for c in ("predicted", "answer"))
-    halves = _halves(frame["query"])
-    worth = {
-        half: paired_accuracy_difference(before[rows].to_numpy(), after[rows].to_numpy())
-        for half, rows in halves.items()
-    }
-    overall = worth["all queries"]
-    verdict: Verdict = "met" if overall.low > 0 else "not met" if overall.high < 0 else "undecided"
-    helps = {
-        "met": f"word order helps {the(model)} by more than chance",
-        "not met": f"word order misleads {the(model)} by more than chance",
-        "undecided": f"whether word order helps {the(model)}, these rows cannot tell",
+    before, after = ((frame[c] == frame["intent"]).to_numpy() for c in ("predicted", "answer"))
+    lost = paired_accuracy_difference(before, after)
+    verdict: Verdict = "met" if lost.low > 0 else "not met" if lost.high < 0 else "undecided"
+    rest = {
+        "met": f"the answers of {the(model)} rest on word order",
+        "not met": f"{the(model)} is right more often on shuffled words than on queries",
+        "undecided": f"whether the answers of {the(model)} rest on word order, these rows cannot "
+        "tell",
     }[verdict]
     return Finding(
         name=name,
         claim=sentence(
-            f"{helps}: {100 * before.mean():.0f} of 100 queries are answered rightly as written "
-            f"and {100 * after.mean():.0f} with their words shuffled, {points(overall)} points"
+            f"{rest}: as written, {100 * before.mean():.0f} of 100 queries are answered rightly, "
+            f"shuffled {100 * after.mean():.0f}, a difference of {points(lost)} points"
         ),
-        estimate=overall,
-        mark="word order helps by more than chance",
+        estimate=lost,
+        mark="right more often on queries as written than on their shuffled words, beyond chance",
         verdict=verdict,
         cells=[
-            {"queries": half, "rows": one.n, "as written": before[halves[half]].mean()}
-            | {"words shuffled": after[halves[half]].mean(), **one.columns("difference")}
-            for half, one in worth.items()
+            {"queries": lost.n, "as written": before.mean(), "words shuffled": after.mean()}
+            | lost.columns("difference")
         ],
-        plot=plots.differences(worth, "points of accuracy that word order is worth"),
         examples=_misled(frame[before & ~after]),
+        caveats=[
+            "The words were shuffled once, and the model was trained on queries in their order: "
+            "what one that never saw any order would reach is not tested."
+        ],
         source=source,
     )
-
-
-def _halves(queries: pd.Series) -> dict[str, pd.Series]:
-    """Return masks of all queries, and of the shorter and the longer ones where they differ."""
-    words = queries.map(lambda query: len(query.split()))
-    middle = int(words.median())
-    halves = {f"up to {middle} words": words <= middle, f"more than {middle}": words > middle}
-    return {"all queries": words > 0} | (halves if (words > middle).any() else {})
 
 
 def _misled(frame: pd.DataFrame) -> list[Example]:
@@ -176,64 +161,3 @@ def spellings(model: str, views: pd.DataFrame) -> Finding:
         caveats=["The intervals are not corrected for the number of spellings."],
         source=source,
     )
-
-
-def looks_at(
-    model: str,
-    predict_proba: Callable[[list[str]], np.ndarray],
-    classes: Sequence[str],
-    queries: Sequence[str],
-) -> Finding:
-    """Say which word of some queries a model's answer rests on most.
-
-    Parameters
-    ----------
-    predict_proba
-        Texts -> probabilities (n, n_classes), columns in the order of ``classes``.
-    queries
-        A few, anonymised, that the model was fitted on.
-    """
-    name, source = "looks_at", "nivesh_lib.evaluation.errors.attribute"
-    found = attribute(predict_proba, classes, queries)
-    weighed = [(max(one.weights), one) for one in found if one.weights]
-    if not weighed:
-        claim = "No query was found whose words could be weighed."
-        return Finding(name=name, claim=claim, source=source)
-    blocks = {
-        f"{n}. {shown(one.label)}, {percent(one.confidence)}": (one.words, one.weights)
-        for n, one in enumerate(found, start=1)
-    }
-    return Finding(
-        name=name,
-        claim=sentence(_heaviest(model, *max(weighed, key=lambda one: one[0]))),
-        plot=Plot(
-            kind="words",
-            data={"examples": blocks},
-            alt="What each word adds to the confidence: " + "; ".join(map(_weights, found)) + ".",
-        ),
-        examples=[
-            Example(query=query, note=shown(one.label))
-            for query, one in zip(queries, found, strict=True)
-        ],
-        caveats=[
-            f"A few queries, of those that {the(model)} was fitted on. Of two words that say the "
-            "same, neither weighs much, as each stands in for the other."
-        ],
-        source=source,
-    )
-
-
-def _heaviest(model: str, weight: float, found: Attribution) -> str:
-    before, after = percent(found.confidence), percent(found.confidence - weight)
-    if weight <= 0 or before == after:
-        return f"no single word of these queries makes {the(model)} any surer of its answer"
-    word = found.words[found.weights.index(weight)].strip(".,?!")
-    return (
-        f"of all words of these queries, “{word}” weighs most: without it, the confidence of "
-        f"{the(model)} in {shown(found.label)} falls from {before} to {after}"
-    )
-
-
-def _weights(found: Attribution) -> str:
-    pairs = zip(found.words, found.weights, strict=True)
-    return f"{shown(found.label)}: " + ", ".join(f"{word} {weight:+.2f}" for word, weight in pairs)

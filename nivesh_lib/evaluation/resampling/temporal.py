@@ -10,7 +10,6 @@ import pandas as pd
 from sklearn.base import clone
 
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.evaluation.scores import METRICS, MIN_ROWS, headline_mask, score
 from nivesh_lib.records.estimate import as_columns
 
@@ -71,33 +70,30 @@ def temporal_scores(
     return pd.DataFrame(rows, columns=["cut", "until", "n_train", "n_test", "n_unseen", *names])
 
 
-def accuracy_over_time(frame: pd.DataFrame, right: np.ndarray, *, parts: int = 5) -> pd.DataFrame:
-    """Return accuracy by date of the query, in parts of about equally many rows.
+def periods(frame: pd.DataFrame, *, parts: int = 5) -> dict[str, np.ndarray]:
+    """Return a mask of rows for each period, of about equally many rows, by date of the query.
 
     Folds mix dates, so a model was trained on both earlier and later rows: a fall towards the end
     means that later queries are harder. `temporal_scores` measures how a model ages.
 
     Returns
     -------
-    DataFrame
-        first, last (dates), rows, accuracy, low, high (Wilson). Empty where dated rows are fewer
-        than 20 for each part.
+    dict
+        ``first to last`` date -> rows. Empty where dated rows are fewer than 20 for each part.
     """
-    columns = ["first", "last", "rows", "accuracy", "low", "high"]
     dated = _has_date(frame)
     if dated.sum() < parts * MIN_ROWS:
-        return pd.DataFrame(columns=columns)
-    days, correct = _dates(frame[dated]).dt.floor("D"), np.asarray(right)[dated]
+        return {}
+    days = _dates(frame[dated]).dt.floor("D")
     edges = np.unique(days.quantile(np.linspace(0, 1, parts + 1)[1:-1], interpolation="higher"))
-    part = np.searchsorted(edges, days, side="right")  # rows of one day stay together
-    rows = []
-    for number in np.unique(part):
-        mine = days[part == number]
-        found = share_of(correct[part == number])
-        rows.append(
-            (_day(mine.min()), _day(mine.max()), found.n, found.value, found.low, found.high)
-        )
-    return pd.DataFrame(rows, columns=columns)
+    part = np.full(len(frame), -1)
+    part[dated] = np.searchsorted(edges, days, side="right")  # rows of one day stay together
+    masks = [part == number for number in np.unique(part[dated])]
+    spans = [days[mask[dated]] for mask in masks]
+    return {
+        f"{_day(span.min())} to {_day(span.max())}": mask
+        for span, mask in zip(spans, masks, strict=True)
+    }
 
 
 def _has_date(frame: pd.DataFrame) -> np.ndarray:

@@ -8,20 +8,17 @@ other rows, and the intervals are corrected for their number.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from fairlearn.metrics import MetricFrame, count
 from scipy.optimize import brentq
-from scipy.stats import binomtest, bootstrap, fisher_exact
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import NormalIndPower
+from scipy.stats import binom
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from nivesh_lib.evaluation.intervals import share_of, wilson
+from nivesh_lib.evaluation.intervals import mean_of, paired_accuracy_difference, share_of
 from nivesh_lib.evaluation.resampling.cross_validation import (
     confidence_of,
     predicted_labels,
@@ -35,7 +32,7 @@ from nivesh_lib.evaluation.robustness.cases import (
     POLITE,
     answers_to,
 )
-from nivesh_lib.evaluation.scores import METRICS, MIN_ROWS, by_slice
+from nivesh_lib.evaluation.scores import MIN_ROWS, by_slice
 from nivesh_lib.records.estimate import Estimate
 
 MARGIN = 0.05  # the largest tolerated difference in accuracy between segments
@@ -83,77 +80,24 @@ def segment_scores(
     -------
     DataFrame
         The columns of `scores.by_slice`; ``confidence``, its mean; ``calibration``, that mean
-        minus accuracy (above 0: overconfident); ``abstained``, a share of rows.
+        minus accuracy (above 0: overconfident), with an interval that is corrected for the number
+        of masks; ``abstained``, a share of rows.
     """
-    true, predicted, confidence = _labels_and_confidence(frame, oof)
+    if frame["id"].tolist() != oof["id"].tolist():
+        raise ValueError("frame and oof must hold the same ids in the same order; align them by id")
+    true, predicted = frame["intent"].to_numpy(dtype=object), predicted_labels(oof)
+    confidence = confidence_of(probabilities(oof))
     scores = by_slice(true, predicted, masks, n_boot=n_boot, seed=seed)
     right = predicted == true
     rows = []
     for name in scores["slice"] if len(scores) else ():
         mask = masks[name]
-        gap = _mean(confidence[mask] - right[mask], n_boot=n_boot, seed=seed)
+        gap = mean_of(confidence[mask] - right[mask], alpha=_ALPHA / len(scores))
         row = {"confidence": float(confidence[mask].mean()), **gap.columns("calibration")}
         if abstained is not None:
             row |= share_of(abstained[mask]).columns("abstained")
         rows.append(row)
     return pd.concat([scores, pd.DataFrame(rows)], axis=1)
-
-
-def _labels_and_confidence(
-    frame: pd.DataFrame, oof: pd.DataFrame
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true labels, predicted labels and confidence, each of shape (n,)."""
-    if frame["id"].tolist() != oof["id"].tolist():
-        raise ValueError("frame and oof must hold the same ids in the same order; align them by id")
-    true = frame["intent"].to_numpy(dtype=object)
-    return true, predicted_labels(oof), confidence_of(probabilities(oof))
-
-
-def _mean(values: np.ndarray, *, n_boot: int, seed: int) -> Estimate:
-    """Return a mean with its percentile bootstrap interval."""
-    value = float(values.mean())
-    if np.ptp(values) == 0:  # all resamples are equal
-        return Estimate(value, value, value, len(values))
-    rng = np.random.default_rng(seed)
-    drawn = bootstrap(
-        (values,), np.mean, n_resamples=n_boot, method="percentile", rng=rng, vectorized=True
-    )
-    low, high = drawn.confidence_interval
-    return Estimate(value, float(low), float(high), len(values))
-
-
-def intersectional_scores(
-    frame: pd.DataFrame, oof: pd.DataFrame, columns: Sequence[str]
-) -> pd.DataFrame:
-    """Return the scores of each combination of values of several columns.
-
-    A model can be accurate on each segment but not on an intersection of two (Fairlearn's
-    MetricFrame).
-
-    Returns
-    -------
-    DataFrame
-        The columns; rows, accuracy with its Wilson interval (``_low``, ``_high``), and the other
-        metrics. Combinations of fewer than ``MIN_ROWS`` rows are left out; empty where none is
-        left, or where the frame lacks one of the columns.
-    """
-    true, predicted, _ = _labels_and_confidence(frame, oof)
-    names = list(columns)
-    scores = ["accuracy", "accuracy_low", "accuracy_high", *(m for m in METRICS if m != "accuracy")]
-    whole = frame.reindex(columns=names).notna().all(axis=1).to_numpy()
-    if not whole.any():
-        return pd.DataFrame(columns=[*names, "rows", *scores])
-    table = MetricFrame(
-        metrics={"rows": count} | {name: metric.value for name, metric in METRICS.items()},
-        y_true=true[whole],
-        y_pred=predicted[whole],
-        sensitive_features=frame.loc[whole, names].astype(str),
-    ).by_group
-    table = table[table["rows"] >= MIN_ROWS].astype({"rows": int}).reset_index()
-    pairs = zip(table["accuracy"], table["rows"], strict=True)
-    ends = np.array([wilson(float(share), int(n)) for share, n in pairs]).reshape(-1, 2)
-    table[["accuracy_low", "accuracy_high"]] = ends
-    return table[[*names, "rows", *scores]]
 
 
 # --- differences between segments --------------------------------------------------------------
@@ -164,19 +108,12 @@ class Gap:
     """A segment's accuracy minus that of all other rows.
 
     ``difference`` has the Holm-corrected interval and the segment's rows as n; ``verdict`` is
-    gap, no gap or cannot tell; ``detectable`` is the true difference that these numbers of rows
-    detect with a power of 80 %, NaN where even an accuracy of 0 would not be detected.
+    gap, no gap or cannot tell.
     """
 
     segment: str
     difference: Estimate
     verdict: str
-    detectable: float
-
-    def mirrored(self) -> Gap:
-        """Return the gap in the complementary share, such as of errors."""
-        d = self.difference
-        return replace(self, difference=Estimate(-d.value, -d.high, -d.low, d.n))
 
 
 def accuracy_gaps(
@@ -233,9 +170,10 @@ def _two_by_two(right: np.ndarray, mask: np.ndarray) -> _Counts:
     return int(right[mask].sum()), int(mask.sum()), int(right[~mask].sum()), int((~mask).sum())
 
 
-def _interval(counts: _Counts, alpha: float) -> tuple[float, float]:
+def _interval(counts: tuple[Any, Any, Any, Any], alpha: float) -> tuple[Any, Any]:
+    """Return the ends of Newcombe's interval, of numbers or of arrays of counts."""
     low, high = confint_proportions_2indep(*counts, method="newcomb", compare="diff", alpha=alpha)
-    return float(low), float(high)
+    return low, high
 
 
 def _p_beyond(counts: _Counts, margin: float) -> float:
@@ -243,7 +181,7 @@ def _p_beyond(counts: _Counts, margin: float) -> float:
 
     def short_of(log_alpha: float) -> float:
         low, high = _interval(counts, float(np.exp(log_alpha)))
-        return margin - max(low, -high)
+        return float(margin - max(low, -high))
 
     least = np.log(1e-12)
     if short_of(-1e-9) >= 0:  # the difference itself is within
@@ -273,26 +211,36 @@ def _gap(name: str, counts: _Counts, alpha: float, margin: float) -> Gap:
         if -margin <= low and high <= margin
         else "cannot tell"
     )
-    difference = Estimate(right_in / n_in - right_out / n_out, low, high, n_in)
-    return Gap(name, difference, verdict, detectable(right_out / n_out, n_in, n_out))
+    difference = Estimate(right_in / n_in - right_out / n_out, float(low), float(high), n_in)
+    return Gap(name, difference, verdict)
 
 
-def detectable(accuracy: float, n: int, rest: int) -> float:
-    """Return the smallest detectable difference of a segment below ``accuracy``.
+def detectable(
+    right: np.ndarray, mask: np.ndarray, *, comparisons: int = 1, margin: float = MARGIN
+) -> float:
+    """Return the smallest true gap below the rest that `accuracy_gaps` would call one.
 
-    For a two-sided test at 5 % with 80 % power and ``n`` rows against ``rest``, by Cohen's (1988)
-    arcsine effect size; NaN where the segment's accuracy would be below 0.
+    It would be called a gap four times out of five: the whole interval, at the level of the first
+    of Holm's steps, 0.05 / ``comparisons``, lies beyond ``margin``. Later steps are easier, so it
+    may be found more often. The accuracy of the rest is taken to be the one found.
+
+    Returns
+    -------
+    float
+        NaN where even an accuracy of 0 would be missed more often.
     """
-    angle = np.arcsin(np.sqrt(accuracy)) - _effect(n, rest) / 2
-    return float(accuracy - np.sin(angle) ** 2) if angle >= 0 else float("nan")
+    _, n, right_out, n_out = _two_by_two(np.asarray(right, dtype=bool), mask)
+    share, likely = right_out / n_out, (np.arange(100) + 0.5) / 100
+    outside = binom.ppf(likely, n_out, share)
 
+    def short_of(gap: float) -> float:
+        inside = binom.ppf(likely, n, share - gap)[:, None]
+        _, high = _interval((inside, n, outside, n_out), _ALPHA / comparisons)
+        return float(_POWER - np.mean(high < -margin))
 
-@functools.cache
-def _effect(n: int, rest: int) -> float:
-    found = NormalIndPower().solve_power(
-        nobs1=n, ratio=rest / n, alpha=_ALPHA, power=_POWER, alternative="two-sided"
-    )
-    return float(found)
+    if short_of(share) > 0:
+        return float("nan")
+    return float(brentq(short_of, 0.0, share, xtol=1e-4))
 
 
 # --- counterfactual pairs ----------------------------------------------------------------------
@@ -307,33 +255,24 @@ def flip_rates(oof: pd.DataFrame, case_answers: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``attribute``, ``rows``, ``flipped`` with its Wilson interval, and ``p_control``, the
-        one-sided p-value of more flips than under the control, Holm-corrected: McNemar's exact
-        test where the control has the same rows, else Fisher's, which ignores that some are
-        shared and so errs on the side of no difference; missing without a control.
+        ``attribute``, ``rows``, ``flipped`` with its Wilson interval, and ``more``, the difference
+        from the control, with an interval that is corrected (Bonferroni) for their number: Tango's
+        where the control has the same rows, else Newcombe's, which ignores that some are shared
+        and so is too wide; missing without a control.
     """
     flips = {name: _flips(oof, case_answers, pair) for name, pair in COUNTERFACTUALS.items()}
     flips = {name: flipped for name, flipped in flips.items() if len(flipped)}
-    p_values = _against_control(flips)
-    shares = {name: share_of(flipped.to_numpy()) for name, flipped in flips.items()}
-    return pd.DataFrame(
-        {
-            "attribute": name,
-            "rows": share.n,
-            **share.columns("flipped"),
-            "p_control": p_values.get(name, float("nan")),
-        }
-        for name, share in shares.items()
-    )
-
-
-def _against_control(flips: Mapping[str, pd.Series]) -> dict[str, float]:
-    others = [name for name in flips if name != CONTROL]
-    if not others or CONTROL not in flips:
-        return {}
-    p_values = [_more_than(flips[name], flips[CONTROL]) for name in others]
-    corrected = multipletests(p_values, method="holm")[1]
-    return dict(zip(others, map(float, corrected), strict=True))
+    control, unknown = flips.get(CONTROL), Estimate(*[float("nan")] * 3, 0)
+    alpha = _ALPHA / max(1, len(flips) - 1)
+    rows = []
+    for name, flipped in flips.items():
+        apart = control is not None and name != CONTROL
+        more = _more_than(flipped, control, alpha) if apart else unknown
+        share = share_of(flipped.to_numpy())
+        rows.append(
+            {"attribute": name, "rows": share.n} | share.columns("flipped") | more.columns("more")
+        )
+    return pd.DataFrame(rows)
 
 
 def _flips(oof: pd.DataFrame, case_answers: pd.DataFrame, pair: tuple[str, str]) -> pd.Series:
@@ -343,10 +282,10 @@ def _flips(oof: pd.DataFrame, case_answers: pd.DataFrame, pair: tuple[str, str])
     return pd.Series(changed(before, after), index=after["id"].to_numpy(), dtype=bool)
 
 
-def _more_than(flipped: pd.Series, control: pd.Series) -> float:
-    if set(flipped.index) != set(control.index):
-        table = [[int(part.sum()), int((~part).sum())] for part in (flipped, control)]
-        return float(fisher_exact(table, alternative="greater").pvalue)
-    mine, theirs = flipped.to_numpy(), control[flipped.index].to_numpy()
-    only, n = int((mine & ~theirs).sum()), int((mine != theirs).sum())
-    return float(binomtest(only, n, alternative="greater").pvalue) if n else 1.0
+def _more_than(flipped: pd.Series, control: pd.Series, alpha: float) -> Estimate:
+    if set(flipped.index) == set(control.index):
+        same = control[flipped.index].to_numpy()
+        return paired_accuracy_difference(flipped.to_numpy(), same, alpha=alpha)
+    counts = (int(flipped.sum()), len(flipped), int(control.sum()), len(control))
+    low, high = _interval(counts, alpha)
+    return Estimate(float(flipped.mean() - control.mean()), float(low), float(high), len(flipped))

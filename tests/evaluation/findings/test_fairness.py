@@ -8,7 +8,6 @@ from nivesh_lib.evaluation.findings.fairness import (
     counterfactuals,
     fairness,
     handover_by_segment,
-    intersections,
     segments,
 )
 from nivesh_lib.evaluation.robustness.fairness import CONTROL
@@ -26,7 +25,7 @@ def split(first: tuple[int, int], rest: tuple[int, int]):
 SIDES = [
     ((50, 100), (450, 500), "not met", "-40.0 (-49.9 to -29.9) points"),
     ((98, 100), (350, 500), "not met", "+28.0 (+21.7 to +32.4) points"),
-    ((75, 100), (400, 500), "undecided", "points would stay unseen"),
+    ((75, 100), (400, 500), "undecided", "points to be found four times out of five"),
     ((4500, 5000), (4505, 5000), "met", "is 5 points from the rest"),
 ]
 
@@ -41,8 +40,9 @@ def test_a_gap_is_found_excluded_or_not_established(first, rest, verdict, words)
 
 
 def test_a_segment_that_is_served_better_is_said_to_be():
-    assert "is answered better than the rest" in fairness(*split((98, 100), (350, 500))).claim
-    assert "is answered worse than the rest" in fairness(*split((50, 100), (450, 500))).claim
+    better, worse = (fairness(*split(*two)).claim for two in (SIDES[1][:2], SIDES[0][:2]))
+    assert "Of income segment: high, 98 of 100 are answered rightly, +28.0" in better
+    assert "Of income segment: high, 50 of 100 are answered rightly, -40.0" in worse
 
 
 @pytest.mark.parametrize(("first", "rest", "verdict", "words"), SIDES)
@@ -54,14 +54,17 @@ def test_hand_over_is_judged_in_the_same_way_as_right_answers(first, rest, verdi
 
 def test_a_segment_that_is_handed_over_more_often_is_on_the_right_of_the_band():
     found = handover_by_segment(*split((60, 100), (50, 500)))
-    assert "handed over more often" in found.claim and "+50.0" in found.claim
+    assert "60 of 100 are handed over, +50.0" in found.claim
     (row,) = found.cells
     assert row["handed over, of 100"] == 60 and row["against the rest"] == pytest.approx(50)
 
 
-def test_the_smallest_gap_seen_is_one_of_more_hand_overs():
+def test_the_gap_that_would_be_found_is_beyond_the_margin_and_to_a_segment_s_harm():
+    least = "found 4 times of 5 from"
     few, many = (handover_by_segment(*split((n // 10, n), (50, 500))) for n in (40, 400))
-    assert few.cells[0]["smallest gap seen"] > many.cells[0]["smallest gap seen"] > 3
+    assert few.cells[0][least] > many.cells[0][least] > 5
+    worse = fairness(*split((390, 400), (490, 500)))  # a gap of more than 2 points must be below
+    assert 5 < worse.cells[0][least] < 98
 
 
 def test_high_and_medium_income_handed_over_at_different_rates_is_judged():
@@ -72,7 +75,7 @@ def test_high_and_medium_income_handed_over_at_different_rates_is_judged():
 
 def test_so_few_rows_that_nothing_would_show_are_said_to_be():
     found = fairness(*split((1, 20), (2, 40)))
-    assert found.verdict == "undecided" and found.claim.endswith("so few rows would show none.")
+    assert found.verdict == "undecided" and "not even the largest gap" in found.claim
 
 
 @pytest.mark.parametrize("masks", [{}, {"few": np.arange(200) < 5}])
@@ -106,37 +109,30 @@ def test_a_segment_whose_confidence_is_off_is_named(ends, words):
     assert "no segments" in segments(pd.DataFrame()).claim
 
 
-def test_combinations_go_from_the_worst_to_the_best():
-    columns = ["income_segment", "language"]
-    table = pd.DataFrame([("low", "en", 50, 0.9, 0.8, 0.95), ("high", "hi", 40, 0.7, 0.6, 0.8)])
-    table.columns = [*columns, "rows", "accuracy", "accuracy_low", "accuracy_high"]
-    found = intersections(table, columns)
-    assert found.claim == (
-        "Where income segment and language meet, right answers go from 70 of 100 queries "
-        "(60 to 80) for high and hi to 90 of 100 queries (80 to 95) for low and en."
-    )
-    assert "no rows to compare" in intersections(table.head(1), columns).claim
-
-
-def rates(p_amounts: float) -> pd.DataFrame:
-    rows = [(CONTROL, 200, 0.065, np.nan), ("region", 200, 0.06, 1.0)]
-    rows += [("style of amounts", 200, 0.1, p_amounts)]
-    table = pd.DataFrame(rows, columns=["attribute", "rows", "flipped", "p_control"])
-    return table.assign(flipped_low=0.04, flipped_high=0.15)
+def rates(low: float) -> pd.DataFrame:
+    rows = [(CONTROL, 200, 0.065, np.nan, np.nan), ("region", 200, 0.06, -0.005, -0.04)]
+    rows += [("style of amounts", 200, 0.1, 0.035, low)]
+    table = pd.DataFrame(rows, columns=["attribute", "rows", "flipped", "more", "more_low"])
+    return table.assign(flipped_low=0.04, flipped_high=0.15, more_high=table["more"] + 0.08)
 
 
 @pytest.mark.parametrize(
-    ("p", "words"),
+    ("low", "words"),
     [
         (0.01, "Style of amounts changes 10 of 100 answers (4 to 15), more than another name does"),
-        (0.4, "Nothing about who asks, or how, is shown to change more answers than another name"),
+        (
+            -0.02,
+            "Nothing about who asks, or how, is shown to change more answers than another name",
+        ),
     ],
 )
-def test_the_style_of_amounts_is_judged_against_another_name(p, words):
-    found = counterfactuals(rates(p))
-    assert found.claim.startswith(words) and ("stay unseen" in found.claim) == (p > 0.05)
+def test_the_style_of_amounts_is_judged_against_another_name(low, words):
+    found = counterfactuals(rates(low))
+    assert found.claim.startswith(words) and found.estimate.low == low
+    left = "up to 12 points more are not excluded (style of amounts)" in found.claim
+    assert left == (low < 0)
 
 
-@pytest.mark.parametrize("table", [rates(0.4).head(1), rates(0.4).head(0)])
+@pytest.mark.parametrize("table", [rates(0.4).head(1), pd.DataFrame()])
 def test_without_pairs_to_compare_one_line_says_so(table):
     assert counterfactuals(table).claim.startswith("No answers to pairs that differ")

@@ -12,9 +12,10 @@ from nivesh_lib.evaluation.findings.stability import (
     repeats,
     temporal,
 )
+from nivesh_lib.evaluation.intervals import FoldInterval
 from nivesh_lib.evaluation.resampling.learning_curve import LearningCurve
 from nivesh_lib.evaluation.resampling.repeated import fold_table
-from nivesh_lib.evaluation.resampling.temporal import accuracy_over_time
+from nivesh_lib.evaluation.resampling.temporal import periods
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.reporting.figures import figure_of
 from tests.evaluation.answers import rows, table
@@ -38,25 +39,25 @@ def over(*right: int, n: int = 200):
     """Return the finding for periods of ``n`` rows each, with so many right."""
     days = np.repeat([f"2025-0{k + 1}-01" for k in range(len(right))], n)
     correct = np.concatenate([np.arange(n) < r for r in right])
-    periods = accuracy_over_time(pd.DataFrame({"created_at": days}), correct, parts=len(right))
-    return over_time(periods, "ensemble")
+    found = periods(pd.DataFrame({"created_at": days}), parts=len(right))
+    return over_time(correct, found, "ensemble")
 
 
 @pytest.mark.parametrize(
     ("right", "words"),
     [
-        ((160, 162, 158), "No period is shown to be harder or easier than the others; a gap below"),
+        ((160, 162, 158), "No period is shown to be harder or easier than the others; a gap would"),
         ((190, 188, 120), "Queries from 2025-03-01 to 2025-03-01 are harder than the others: 60"),
         ((100, 102, 190), "Queries from 2025-03-01 to 2025-03-01 are easier than the others: 95"),
     ],
 )
-def test_a_period_stands_out_or_what_would_stay_unseen_is_said(right, words):
+def test_a_period_stands_out_or_what_would_is_said(right, words):
     assert over(*right).claim.startswith(words)
 
 
 @pytest.mark.parametrize("frame", [{}, {"created_at": ["2025-01-01"] * 5}])
 def test_without_dates_one_line_says_so(frame):
-    found = over_time(accuracy_over_time(pd.DataFrame(frame), np.ones(5)), "m")
+    found = over_time(np.ones(5), periods(pd.DataFrame(frame)), "m")
     assert found.claim.startswith("Too few rows have a date") and found.plot is None
 
 
@@ -87,8 +88,8 @@ def test_models_with_the_same_reading_share_a_clause():
 
 
 def test_repeats_and_dates_name_each_model():
-    scores = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 10}
-    found = repeats([{"model": "tfidf", **scores}, {"model": "a_b", **scores}], 2)
+    score = FoldInterval(0.8, 0.7, 0.9, 0.1, 10, "none")
+    found = repeats({"tfidf": score, "a_b": score}, 2)
     assert "0.80 (0.70 to 0.90) for the bag of words and 0.80" in found.claim
     cut = {"cut": "2026-01-01", "until": "", "n_train": 90, "n_test": 50, "accuracy": 0.8}
     later = pd.DataFrame([{**cut, "accuracy_low": 0.7, "accuracy_high": 0.9}])
@@ -97,5 +98,4 @@ def test_repeats_and_dates_name_each_model():
 
 def test_what_was_not_trained_or_has_no_dates_is_one_line():
     assert temporal({"tfidf": pd.DataFrame()}).claim.startswith("Too few rows have a date")
-    for name in ("repeats", "learning", "temporal"):
-        assert "--profile full" in not_trained(name).claim
+    assert "--profile full" in not_trained().claim

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from nivesh_lib.evaluation.findings.training import learning_curves, looks_at, spellings, word_order
+from nivesh_lib.evaluation.findings.training import learning_curves, spellings, word_order
 from nivesh_lib.reporting.figures import figure_of
 
 ODD = "tax, and_fees"
@@ -70,16 +69,27 @@ def shuffled(won: int, lost: int, same: int = 80) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("won", "lost", "verdict", "claim"),
     [
-        (0, 20, "met", "Word order helps the LSTM by more than chance: 100 of 100 queries are"),
-        (20, 0, "not met", "Word order misleads the LSTM by more than chance: 80 of 100"),
-        (3, 5, "undecided", "Whether word order helps the LSTM, these rows cannot tell: "),
-        (0, 0, "undecided", "Whether word order helps the LSTM, these rows cannot tell: "),
+        (0, 20, "met", "The answers of the LSTM rest on word order: as written, 100 of 100"),
+        (20, 0, "not met", "The LSTM is right more often on shuffled words than on queries: as"),
+        (
+            3,
+            5,
+            "undecided",
+            "Whether the answers of the LSTM rest on word order, these rows cannot",
+        ),
+        (
+            0,
+            0,
+            "undecided",
+            "Whether the answers of the LSTM rest on word order, these rows cannot",
+        ),
     ],
 )
 def test_word_order_is_judged_by_its_interval(won, lost, verdict, claim):
     found = word_order("lstm", shuffled(won, lost))
     assert found.verdict == verdict and found.claim.startswith(claim)
     low, high = found.estimate.low, found.estimate.high
+    assert "helps" not in found.claim + found.mark
     assert verdict == ("met" if low > 0 else "not met" if high < 0 else "undecided")
 
 
@@ -88,15 +98,6 @@ def test_the_examples_of_word_order_show_both_texts_and_no_personal_data():
     (example, _) = word_order("lstm", rows).examples
     assert (example.query, example.note) == ("my tax", "tax; as “tax my” taken for tax, and fees")
     assert not word_order("lstm", rows.assign(query="call 98765 43210")).examples
-
-
-def test_short_and_long_queries_are_shown_apart_where_there_are_both():
-    rows = shuffled(0, 20)
-    assert list(word_order("lstm", rows).plot.data["differences"]) == ["all queries"]
-    longer = rows.assign(query=["my tax"] * 60 + ["my tax this year"] * 40)
-    shown = word_order("lstm", longer).table.set_index("queries")
-    assert shown["rows"].to_dict() == {"all queries": 100, "up to 2 words": 60, "more than 2": 40}
-    assert shown.loc["more than 2", "difference"] == 0
 
 
 def test_without_shuffled_queries_word_order_is_not_judged():
@@ -138,36 +139,3 @@ def test_only_spellings_that_surely_cost_answers_are_said_to(rows, claim):
 
 def test_where_no_other_spelling_was_asked_one_line_says_so():
     assert spellings("lstm", views()).claim == "No query was asked in another spelling."
-
-
-# --- what the model looks at -----------------------------------------------------
-
-
-def rests_on(word: str, weight: float):
-    """Return probabilities that lose ``weight`` of 0.9 where the word is left out."""
-
-    def predict_proba(texts: list[str]) -> np.ndarray:
-        first = np.array([0.9 if word in text else 0.9 - weight for text in texts])
-        return np.column_stack([first, 1 - first])
-
-    return predict_proba
-
-
-def test_the_heaviest_word_is_named_with_what_the_confidence_falls_to():
-    found = looks_at("transformer", rests_on("emi", 0.3), [ODD, "b"], ["my emi?", "an emi"])
-    assert found.claim == (
-        "Of all words of these queries, “emi” weighs most: without it, the confidence of the "
-        "fine-tuned transformer in tax, and fees falls from 90 % to 60 %."
-    )
-    assert list(found.plot.data["examples"]) == ["1. tax, and fees, 90 %", "2. tax, and fees, 90 %"]
-    assert [example.note for example in found.examples] == ["tax, and fees"] * 2
-
-
-@pytest.mark.parametrize("weight", [0.0, -0.05, 0.001])
-def test_no_word_is_named_where_none_adds_to_the_confidence(weight):
-    found = looks_at("lstm", rests_on("emi", weight), ["a", "b"], ["emi"])
-    assert found.claim == "No single word of these queries makes the LSTM any surer of its answer."
-
-
-def test_without_queries_no_word_is_weighed():
-    assert "No query" in looks_at("lstm", rests_on("emi", 0.3), ["a", "b"], []).claim

@@ -6,7 +6,7 @@ import pytest
 from sklearn.base import BaseEstimator
 
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.resampling.temporal import accuracy_over_time, temporal_scores
+from nivesh_lib.evaluation.resampling.temporal import periods, temporal_scores
 
 
 class Last(BaseEstimator):
@@ -101,17 +101,16 @@ def test_no_cut_is_refused(frame):
 # --- answers over time -----------------------------------------------------------
 
 
-def test_accuracy_over_time_is_that_of_each_part_and_parts_no_day():
+def test_periods_follow_each_other_and_part_no_day():
     days = np.repeat(pd.date_range("2025-01-01", periods=50).strftime("%Y-%m-%d"), 4)
-    frame, right = pd.DataFrame({"created_at": days}), np.arange(200) < 100
-    found = accuracy_over_time(frame.sample(frac=1, random_state=0), right, parts=2)
-    assert found["rows"].sum() == 200 and found["last"][0] < found["first"][1]
-    ordered = accuracy_over_time(frame, right, parts=2)
-    assert ordered["accuracy"].tolist() == pytest.approx([1.0, 0.0], abs=0.05)
+    frame = pd.DataFrame({"created_at": [*days, None]}).sample(frac=1, random_state=0)
+    found = periods(frame, parts=2)
+    early, late = (frame["created_at"][mask] for mask in found.values())
+    assert (len(early), len(late)) == (100, 100) and early.max() < late.min()
+    assert list(found) == ["2025-01-01 to 2025-01-25", "2025-01-26 to 2025-02-19"]
 
 
-def test_rows_without_dates_or_too_few_have_no_accuracy_over_time(frame):
-    right = np.ones(100, dtype=bool)
-    assert accuracy_over_time(frame.drop(columns="created_at"), right).empty
-    assert accuracy_over_time(frame, right, parts=6).empty
-    assert len(accuracy_over_time(frame, right, parts=5)) == 5
+def test_rows_without_dates_or_too_few_have_no_periods(frame):
+    assert not periods(frame.drop(columns="created_at"))
+    assert not periods(frame, parts=6)
+    assert len(periods(frame, parts=5)) == 5
