@@ -7,8 +7,7 @@ where the student's confidence reaches the threshold, and with the teacher below
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -45,15 +44,6 @@ class CascadeThreshold:
     accuracy: Estimate
     loss: Estimate
     allowed_loss: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the cross-fitted loss is allowed."""
-        return self.loss.value <= self.allowed_loss + _ROUNDING
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self) | {"holds": self.holds}
 
 
 def _answers(
@@ -102,8 +92,14 @@ def cascade_answers(
     student, teacher = aligned_pair(
         student_oof, teacher_oof, teacher_oof["id"], names=("student", "teacher")
     )
-    confident = confidence_of(probabilities(student)) >= teacher["fold"].map(thresholds)
-    return teacher.where(~confident, student)
+    handed = handed_over(student, thresholds)
+    return student.where(~handed, teacher)
+
+
+def handed_over(student_oof: pd.DataFrame, thresholds: Mapping[int, float]) -> pd.Series:
+    """Return which rows of an out-of-fold table are less confident than the bar of their fold."""
+    confidence = confidence_of(probabilities(student_oof))
+    return ~(confidence >= student_oof["fold"].map(thresholds))
 
 
 def cascade_scores(

@@ -20,7 +20,7 @@ from nivesh_lib.evaluation.robustness.fairness import (
 from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Finding, Verdict
-from nivesh_lib.wording import joined, of_100, points, sentence, shown, unseen
+from nivesh_lib.wording import joined, of_100, points, sentence, shown, unseen, whole
 
 _HERE = "nivesh_lib.evaluation.robustness.fairness"
 _ALPHA = 0.05
@@ -158,7 +158,7 @@ def _between(groups: Mapping[str, np.ndarray], share: str) -> str:
     """Return the least and the largest share among groups of enough rows."""
     means = {name: 100 * rows.mean() for name, rows in groups.items() if len(rows) >= MIN_ROWS}
     low, high = (pick(means, key=means.__getitem__) for pick in (min, max))
-    first, last = (f"{means[name]:.0f} of 100 ({shown(name)})" for name in (low, high))
+    first, last = (f"{whole(means[name])} of 100 ({shown(name)})" for name in (low, high))
     return f"{first} to {last} are {share}" if low != high else f"{first} are {share}"
 
 
@@ -270,7 +270,7 @@ def counterfactuals(table: pd.DataFrame) -> Finding:
         claim = "No answers to pairs that differ in one thing were recorded."
         return Finding(name=name, claim=claim, source=source)
     control, rates = rows[CONTROL], {who: _estimate(row, "flipped") for who, row in rows.items()}
-    usual = f"{100 * control['flipped']:.0f} of 100"
+    usual = f"{whole(100 * control['flipped'])} of 100"
     more = [who for who, row in compared.items() if row["p_control"] < _ALPHA]
     if more:
         said = joined(f"{who} changes {of_100(rates[who], 'answers')}" for who in more)
