@@ -477,7 +477,7 @@ def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
 
 
 def cascade_curve(curve: pd.DataFrame, *, chosen: Mapping[str, Any], allowed_loss: float) -> Axes:
-    """Draw the accuracy of a cascade against its teacher's, by the share that the student answers.
+    """Draw a cascade's accuracy against the model behind alone, by the share answered in front.
 
     Parameters
     ----------
@@ -511,8 +511,8 @@ def cascade_curve(curve: pd.DataFrame, *, chosen: Mapping[str, Any], allowed_los
     )
     axes.legend(frameon=False, loc="upper left")
     axes.set_xlim(0, 101)
-    axes.set_xlabel("of 100 queries, those that the student answers")
-    axes.set_ylabel("accuracy against the\nteacher alone, points")
+    axes.set_xlabel("of 100 queries, those answered in front")
+    axes.set_ylabel("accuracy against the\nmodel behind alone, points")
     return axes
 
 
