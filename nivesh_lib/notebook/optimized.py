@@ -23,7 +23,6 @@ from nivesh_lib.evaluation.benchmark import benchmark_served, model_bytes, race
 from nivesh_lib.evaluation.comparison import Comparison, compare
 from nivesh_lib.evaluation.compression.cascade import (
     cascade_answers,
-    cascade_scores,
     choose_threshold,
     handed_over,
 )
@@ -198,20 +197,17 @@ class Optimization:
 
         The cascade is judged against the transformer too, as a technique.
         """
-        first, second = (self.study.candidates[name].oof for name in (student, teacher))
-        rows = self.data.train
-        chosen = choose_threshold(first, second, rows, allowed_loss=self.run.params["CASCADE_LOSS"])
+        both = [self.study.candidates[name].oof for name in (student, teacher)]
+        loss = self.run.params["CASCADE_LOSS"]
+        chosen = choose_threshold(*both, self.data.train, allowed_loss=loss)
         for fold, bar in ((None, chosen.threshold), *chosen.by_fold.items()):
             pair = self.model(student, fold), self.model(teacher, fold)
             Cascade.of(*pair, threshold=bar).save(self._place(_CASCADE, fold))
-        self._handed = handed_over(first, chosen.by_fold)
-        self.study.add_answers(
-            _CASCADE,
-            cascade_answers(first, second, chosen.by_fold),
-            size_bytes=model_bytes(self._place(_CASCADE, None)),
-        )
-        curve = cascade_scores(first, second, rows)
-        return self.run.add(compression.cascade(chosen, curve, student, teacher))
+        self._handed = handed_over(both[0], chosen.by_fold)
+        size = model_bytes(self._place(_CASCADE, None))
+        oof = cascade_answers(*both, chosen.by_fold)
+        self.run.add(compression.technique(self.study.add_answers(_CASCADE, oof, size_bytes=size)))
+        return self.run.add(compression.cascade(chosen, student, teacher))
 
     # --- all of them -----------------------------------------------------------------------------
 
@@ -235,15 +231,10 @@ class Optimization:
             size, scores = one.result.metrics.get("size_bytes"), one.result.scores
             bytes_ = float(size) if isinstance(size, int | float) else None
             self._choices.append(Choice(name, one.oof, scores, bytes_, timed=speeds[name]))
-        made = compression.recommendation(
-            self._choices,
-            self.advice,
-            self.data.train,
-            target_ms=self._target,
-            handed={_CASCADE: rows["handed"].mean()},
-            n_boot=self.n_boot,
-        )
-        return self.run.add(made)
+        told = (self._choices, self.advice, self.data.train)
+        more: dict[str, Any] = {"target_ms": self._target, "n_boot": self.n_boot}
+        handed = {_CASCADE: rows["handed"].mean()} if _CASCADE in study.candidates else {}
+        return self.run.add(compression.recommendation(*told, handed=handed, **more))
 
     def _of_each_fold(self, rows: pd.DataFrame) -> Callable[[list[str]], Any]:
         """Return what answers a query by the cascade that has not learned from it.
@@ -297,7 +288,7 @@ class Optimization:
         model = Calibrated.of(self.model(name), temperature=fitted.temperature)
         cv = CrossValidation(fitted.applied(one.oof), ())
         made = Optimized.with_answers(self.run, model, self.data, cv, name=name)
-        made.choice = one
+        made.__dict__["latency"] = one.speed.latency()  # of the race, the only one that it has
         return made
 
     def serving(self) -> Finding:
@@ -346,16 +337,8 @@ class Optimization:
         }  # fmt: skip
 
 
-@dataclass(eq=False, repr=False)
 class Optimized(Evaluated):
-    """The best optimised model. Its latency is that of the race, the only one that it has."""
-
-    choice: Choice | None = None
-
-    @cached_property
-    def latency(self) -> dict[str, float]:
-        """As `Evaluated.latency`."""
-        return super().latency if self.choice is None else self.choice.speed.latency()
+    """The best optimised model."""
 
     def training(self) -> dict[str, Any]:
         """Return hyper-parameters and architecture; what the parts took to train is theirs."""

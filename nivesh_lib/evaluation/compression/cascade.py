@@ -20,12 +20,11 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     probabilities,
     true_labels,
 )
-from nivesh_lib.evaluation.scores import headline_mask, point_scores
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.records.estimate import Estimate
 
 ALLOWED_LOSS = 0.002  # accuracy, absolute
 NEVER = 2.0  # a threshold that no confidence reaches
-_MOST_POINTS = 200  # of a curve
 _ROUNDING = 1e-9
 
 
@@ -100,36 +99,6 @@ def handed_over(student_oof: pd.DataFrame, thresholds: Mapping[int, float]) -> p
     """Return which rows of an out-of-fold table are less confident than the bar of their fold."""
     confidence = confidence_of(probabilities(student_oof))
     return ~(confidence >= student_oof["fold"].map(thresholds))
-
-
-def cascade_scores(
-    student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame
-) -> pd.DataFrame:
-    """Return the scores of a cascade on headline rows by threshold.
-
-    Returns
-    -------
-    DataFrame
-        ``threshold``, falling from the teacher alone to the student alone, one for each distinct
-        confidence or for 200 of them; ``share`` of queries that the student answers; each metric
-        of the cascade; ``loss``, the teacher's accuracy minus the cascade's.
-
-    Raises
-    ------
-    ValueError
-        The two have different labels or folds, or lack a row or a true label.
-    """
-    answers = _answers(student_oof, teacher_oof, frame)
-    bounds = np.unique(answers["confidence"])[::-1]
-    if len(bounds) > _MOST_POINTS:
-        bounds = bounds[np.linspace(0, len(bounds) - 1, _MOST_POINTS).round().astype(int)]
-    table = []
-    for threshold in [NEVER, *bounds]:
-        share = float((answers["confidence"] >= threshold).mean())
-        scores = point_scores(answers["true"], _labels_at(answers, threshold))
-        table.append({"threshold": float(threshold), "share": share, **scores})
-    curve = pd.DataFrame(table)
-    return curve.assign(loss=curve["accuracy"].iloc[0] - curve["accuracy"])
 
 
 def choose_threshold(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -29,7 +28,6 @@ from nivesh_lib.wording import (
 )
 
 _GATE = "nivesh_lib.evaluation.compression.gate"
-_CASCADE = "nivesh_lib.evaluation.compression.cascade"
 _HERE_ONLY = (
     "Milliseconds are those within which 95 of 100 queries are answered, one after the other, on "
     "the machine that made this page."
@@ -66,16 +64,8 @@ def technique(one: Choice) -> Finding:
     )
 
 
-def cascade(
-    threshold: CascadeThreshold, curve: pd.DataFrame, student: str, teacher: str
-) -> Finding:
-    """Say how much a model in front answers, and what that changes to the one behind it alone.
-
-    Parameters
-    ----------
-    curve
-        As `cascade.cascade_scores` returns it.
-    """
+def cascade(threshold: CascadeThreshold, student: str, teacher: str) -> Finding:
+    """Say how much a model in front answers, and what that changes to the one behind it alone."""
     change, allowed = threshold.loss.negative(), f"{100 * threshold.allowed_loss:g} points"
     claim = (
         f"for a loss of at most {allowed}, {the(student)} may answer nothing"
@@ -84,23 +74,8 @@ def cascade(
         f"alone accuracy changes by {points(change)} points, of which it was to lose at most "
         f"{allowed}"
     )
-    return Finding(
-        name="cascade",
-        claim=sentence(claim),
-        estimate=change,
-        plot=Plot(
-            kind="cascade",
-            data={
-                "curve": curve[["share", "loss"]].to_dict("list"),
-                "chosen": {"share": asdict(threshold.share), "loss": asdict(threshold.loss)},
-                "allowed_loss": threshold.allowed_loss,
-            },
-            alt=f"Accuracy of the cascade against {the(teacher)} alone, by the share that "
-            f"{the(student)} answers in front.",
-        ),
-        caveats=["The line is drawn on the rows that the threshold is chosen on; the dot is not."],
-        source=f"{_CASCADE}.choose_threshold",
-    )
+    source = "nivesh_lib.evaluation.compression.cascade.choose_threshold"
+    return Finding(name="cascade", claim=sentence(claim), estimate=change, source=source)
 
 
 def answer(candidates: Sequence[Choice], optimised: str) -> Finding:
@@ -128,8 +103,9 @@ def answer(candidates: Sequence[Choice], optimised: str) -> Finding:
             f"for at most {allowed} of accuracy"
         )
         return Finding(claim=sentence(claim), verdict="not met", **common)
-    best = next(one for one in candidates if one.name == optimised)
-    decision = next(one for one in decisions if one.name == optimised)
+    best, decision = next(
+        (one, one.decision) for one in candidates if one.decision and one.name == optimised
+    )
     verdict: Verdict = "undecided" if decision.may_lose_more else "met"
     judged = {
         "met": f"no more is lost than the {allowed} allowed",
@@ -227,13 +203,17 @@ def recommendation(
         ],
         plot=Plot(
             kind="costs",
-            data={"points": [_point(one) for one in ordered if one is not best] + [_point(best)]},
+            data={"points": [
+                {"name": model_name(one.name), "accuracy": one.scores["accuracy"],
+                 "ms": one.speed.p95_ms, "bytes": one.size_bytes}
+                for one in sorted(ordered, key=lambda one: one is best)
+            ]},
             alt=f"Accuracy against milliseconds of {len(ordered)} models; {the(best.name)} has "
             f"{best.scores['accuracy'].value:.3f} at {milliseconds(best.speed.p95_ms)}.",
         ),
         caveats=[*_timed(choices), "The intervals are not corrected for the number of models."],
         source=f"{_GATE}.recommended",
-    )
+    )  # fmt: skip
 
 
 def _decision(one: Choice, target_ms: float | None) -> str:
@@ -253,11 +233,6 @@ def _differences(
         name: paired_difference(true, own, labels[best.name], **asked)  # type: ignore[arg-type]
         for name, own in labels.items()
     }
-
-
-def _point(one: Choice) -> dict[str, Any]:
-    return {"name": model_name(one.name), "accuracy": one.scores["accuracy"],
-            "ms": one.speed.p95_ms, "bytes": one.size_bytes}  # fmt: skip
 
 
 def serving(rows: Sequence[Mapping[str, Any]]) -> Finding:
@@ -296,12 +271,10 @@ def _p95(speed: Speed) -> Estimate:
 
 def _timed(choices: Sequence[Choice]) -> list[str]:
     """Return how the models were timed, and whether a reference loop found the machine busy."""
-    speeds = [one.speed for one in choices]
-    slowdown = max((one.reference_ms_high or 1.0) / (one.reference_ms_low or 1.0) for one in speeds)
-    busy = (
-        f"The machine was busy: a reference loop took {slowdown:.1f} times its fastest, so "
-        "models may be faster than this."
-    )
+    loops = [(one.speed.reference_ms_high, one.speed.reference_ms_low) for one in choices]
+    slowdown = max(high / low if high and low else 1.0 for high, low in loops)
+    busy = f"The machine was busy: a reference loop took {slowdown:.1f} times its fastest, so "
+    busy += "models may be faster than this."
     return [busy, _HERE_ONLY] if slowdown > BUSY else [_HERE_ONLY]
 
 

@@ -7,7 +7,6 @@ import pytest
 from nivesh_lib.evaluation.compression.cascade import (
     NEVER,
     cascade_answers,
-    cascade_scores,
     choose_threshold,
 )
 from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels
@@ -20,23 +19,8 @@ TEACHER = table(FRAME, wrong=range(9, 500, 10))
 STUDENT = table(FRAME, wrong=[*range(9, 350, 10), *range(350, 500)], sure=SURE)
 
 
-def test_the_curve_goes_from_the_teacher_alone_to_the_student_alone():
-    curve = cascade_scores(STUDENT, TEACHER, FRAME)
-    first, last = curve.iloc[0], curve.iloc[-1]
-    assert (first["share"], first["accuracy"], first["loss"]) == (0, 0.9, 0)
-    assert (last["share"], last["accuracy"]) == pytest.approx((1, 315 / 500))
-    assert last["loss"] == pytest.approx(0.9 - 315 / 500)
-    assert curve["threshold"].is_monotonic_decreasing and len(curve) == 201
-
-
-def test_equal_confidences_are_answered_together():
-    curve = cascade_scores(table(FRAME, sure=0.8), TEACHER, FRAME)
-    assert curve["share"].tolist() == [0, 1]
-
-
 def test_hard_rows_do_not_count():
     frame = FRAME.assign(selection=["natural"] * 350 + ["hard"] * 150)
-    assert cascade_scores(STUDENT, TEACHER, frame)["loss"].max() == 0
     assert choose_threshold(STUDENT, TEACHER, frame).threshold == 0
 
 
@@ -73,8 +57,6 @@ def test_each_fold_is_evaluated_at_the_threshold_of_the_others():
 def test_a_threshold_keeps_a_margin():
     # The student wins back on some rows what it lost on others: by chance it could lose more.
     student, teacher = table(FRAME, range(20), sure=SURE), table(FRAME, range(20, 40))
-    curve = cascade_scores(student, teacher, FRAME)
-    assert curve["loss"].iloc[-1] == 0
     assert choose_threshold(student, teacher, FRAME, allowed_loss=0.0).threshold == NEVER
 
 
@@ -91,17 +73,9 @@ def test_the_answers_have_the_cross_fitted_accuracy():
     assert (answers == FRAME["intent"]).mean() == pytest.approx(chosen.accuracy.value)
 
 
-def test_a_cascade_scores_what_the_curve_says():
-    curve = cascade_scores(STUDENT, TEACHER, FRAME)
-    at = curve.iloc[150]
-    both = np.where(at["threshold"] <= SURE, predicted_labels(STUDENT), predicted_labels(TEACHER))
-    assert (both == FRAME["intent"]).mean() == pytest.approx(at["accuracy"])
-
-
-@pytest.mark.parametrize("act", [cascade_scores, choose_threshold])
-def test_a_student_of_other_labels_never_answers(act):
+def test_a_student_of_other_labels_never_answers():
     with pytest.raises(ValueError, match="different labels: 'gold' is only in one"):
-        act(STUDENT.rename(columns={"loan": "gold"}), TEACHER, FRAME)
+        choose_threshold(STUDENT.rename(columns={"loan": "gold"}), TEACHER, FRAME)
 
 
 def test_labels_in_another_order_are_the_same_labels():
