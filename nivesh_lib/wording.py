@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from nivesh_lib.records.estimate import Estimate
@@ -64,12 +65,17 @@ def human_bytes(size: float | None) -> str:
 
 def milliseconds(value: float | None, missing: str = "not measured") -> str:
     """Return a time in milliseconds as text such as ``1.4 ms``; None is ``missing``."""
-    return missing if value is None else f"{value:.1f} ms"
+    return missing if value is None else f"{value:.{2 if value < 1 else 1}f} ms"
+
+
+def whole(value: float) -> str:
+    """Return a number from 0 on without decimals; a half is rounded up, as readers do it."""
+    return str(math.floor(value + 0.5 + 1e-9))
 
 
 def of_100(share: Estimate, what: str = "queries") -> str:
     """Return a share as a natural frequency: ``82 of 100 queries (80 to 85)``."""
-    value, low, high = (f"{100 * x:.0f}" for x in (share.value, share.low, share.high))
+    value, low, high = (whole(100 * x) for x in (share.value, share.low, share.high))
     return f"{value} of 100 {what} ({low} to {high})"
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from nivesh_lib.wording import human_bytes, milliseconds, percent
+from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.wording import human_bytes, milliseconds, of_100, percent, whole
 
 
 @pytest.mark.parametrize(
@@ -13,9 +14,18 @@ def test_sizes_are_readable(size, text):
 
 
 def test_a_missing_time_is_not_measured():
-    assert (milliseconds(1.23), milliseconds(None), milliseconds(None, "-")) == (
-        "1.2 ms", "not measured", "-"
-    )  # fmt: skip
+    assert (milliseconds(None), milliseconds(None, "-")) == ("not measured", "-")
+
+
+@pytest.mark.parametrize(("ms", "text"), [(0.412, "0.41 ms"), (1.23, "1.2 ms"), (21.8, "21.8 ms")])
+def test_a_time_below_a_millisecond_has_two_decimals(ms, text):
+    assert milliseconds(ms) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(6.5, "7"), (21.5, "22"), (0.49, "0"), (99.9, "100")])
+def test_a_half_is_rounded_up(value, text):
+    assert whole(value) == text
+    assert of_100(Estimate(value / 100, 0.0, 1.0, 9)) == f"{text} of 100 queries (0 to 100)"
 
 
 @pytest.mark.parametrize(

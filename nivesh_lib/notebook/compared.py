@@ -17,8 +17,7 @@ from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.evaluation.comparison import Comparison, compare
 from nivesh_lib.evaluation.confidence.calibration import (
     Calibration,
-    calibration_table,
-    cross_fitted_temperature,
+    cross_fitted,
 )
 from nivesh_lib.evaluation.confidence.selective import (
     AbstentionPolicy,
@@ -270,52 +269,24 @@ class Compared:
 
     def calibration(self) -> Finding:
         """How far confidence is off, before and after its correction."""
-        before, after = (
-            table[self.natural]
-            for table in (probabilities(self.oof[self.best]), self.calibrations[self.best].proba)
-        )
-        made = calibration.calibration(
-            self.best,
-            self.calibrations[self.best],
-            before,
-            after,
-            self.true,
-            self._calibrated,
-        )
-        return self.run.add(made)
+        return self.run.add(calibration.calibration(*self._confidence))
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
         """Model -> its cross-fitted temperature."""
-        return {
-            name: cross_fitted_temperature(
-                probabilities(oof),
-                self.data.train["intent"],
-                oof["fold"].to_numpy(),
-                rows=self.natural,
-                n_boot=self.n_boot,
-                seed=self.run.seed,
-            )
-            for name, oof in self.oof.items()
-        }
+        return cross_fitted(self.oof, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
+
+    @property
+    def _confidence(self) -> tuple[Any, ...]:
+        return self.best, self.calibrations, self.oof, self.data.train
 
     @property
     def _threshold(self) -> float | None:
         return values_for(self.data.ref).get("min_confidence")
 
-    @cached_property
-    def _calibrated(self) -> pd.DataFrame:
-        return calibration_table(
-            self.calibrations,
-            {name: probabilities(oof) for name, oof in self.oof.items()},
-            self.data.train["intent"],
-            rows=self.natural,
-            bar=self._threshold,
-        )
-
     def min_confidence(self) -> Finding:
         """What the confidence that the objectives ask for does, before and after correction."""
-        return self.run.add(calibration.at_threshold(self.best, self._calibrated, self._threshold))
+        return self.run.add(calibration.at_threshold(*self._confidence, self._threshold))
 
     @cached_property
     def corrected(self) -> pd.DataFrame:
@@ -407,10 +378,9 @@ class Compared:
 
     @cached_property
     def handed(self) -> np.ndarray | None:
-        """Which of ``rows`` are handed over; None where nothing decides it."""
-        found = self.abstaining
-        if found is not None:
-            return found.certainties["certainty"][0] < found.policies["certainty"].threshold
+        """Which of ``rows`` are handed over, as held-out folds are; None where nothing decides."""
+        if self.abstaining is not None:
+            return ~self.abstaining.policies["certainty"].accepted
         if self._threshold is None:
             return None
         return confidence_of(probabilities(self.corrected)) < self._threshold
@@ -434,9 +404,10 @@ class Compared:
 
     def handover_by_segment(self) -> Finding:
         """Whether any segment is handed over more often than the rest."""
-        return self.run.add(
-            fairness.handover_by_segment(self.handed, self.masks, caveats=self._sources)
-        )
+        bar = "certainty" if self.abstaining else "confidence"
+        caveats = [f"Handed over is what has too little {bar}, as above.", *self._sources]
+        made = fairness.handover_by_segment(self.handed, self.masks, caveats=caveats)
+        return self.run.add(made)
 
     def segments(self) -> Finding:
         """Scores, calibration and hand-over of each segment by itself, and where two meet."""

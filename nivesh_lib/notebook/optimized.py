@@ -9,7 +9,7 @@ import shutil
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,15 +22,14 @@ from nivesh_lib.errors import NiveshError
 from nivesh_lib.evaluation.benchmark import benchmark_served, model_bytes, race
 from nivesh_lib.evaluation.comparison import Comparison, compare
 from nivesh_lib.evaluation.compression.cascade import (
-    CascadeThreshold,
     cascade_answers,
-    cascade_scores,
     choose_threshold,
+    handed_over,
 )
 from nivesh_lib.evaluation.compression.gate import Choice, Recommendation, recommended
 from nivesh_lib.evaluation.compression.study import CompressionStudy
-from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted_temperature
-from nivesh_lib.evaluation.findings import compression
+from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted
+from nivesh_lib.evaluation.findings import calibration, compression
 from nivesh_lib.evaluation.objectives import allowed_loss_for, values_for
 from nivesh_lib.evaluation.resampling.cross_validation import (
     CrossValidation,
@@ -38,7 +37,6 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     cross_validate,
     fold_directory,
     predicted_labels,
-    probabilities,
 )
 from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.models.base import get_model, load_model
@@ -49,7 +47,7 @@ from nivesh_lib.notebook.session import RecordedModel, Run
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult
 
-_STEP, _REFERENCE = "05_distilbert", "transformer"
+_STEP, _REFERENCE, _CASCADE = "05_distilbert", "transformer", "cascade"
 
 
 def _release_memory() -> None:
@@ -107,7 +105,7 @@ class Optimization:
         self._folder = Path(mkdtemp(dir=run.directory.partial("models").parent))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._unsaved: dict[str, Any] = {}
-        self._thresholds: dict[str, CascadeThreshold] = {}
+        self._handed: pd.Series | None = None  # which rows the cascade hands over
         self._choices: list[Choice] = []
         self._whole, self._folds, oof = self._found() or self._trained()
         self.study.add_answers(_REFERENCE, oof, size_bytes=model_bytes(self._whole))
@@ -154,9 +152,7 @@ class Optimization:
 
     def reference(self) -> Finding:
         """What the model reaches that everything is made from."""
-        one = self.study.reference
-        found = compression.reference(one.name, one.scores["accuracy"], one.size_bytes)
-        return self.run.add(found)
+        return self.run.add(compression.technique(self.study.reference))
 
     def add(self, name: str, technique: Callable[[Part], Any], *, keep: bool = False) -> Finding:
         """Apply a technique to all rows and to those outside of each fold, and judge it.
@@ -176,24 +172,14 @@ class Optimization:
 
         made = technique(self._part(None))
         saved = not hasattr(made, "size_bytes")
-        size = self._held(name, made)
+        if saved:
+            size = model_bytes(made.save(self._place(name, None)))
+        else:
+            self._unsaved[name], size = made, int(made.size_bytes)
         del made
-        self.study.add(name, model_of, size_bytes=size, saved=saved)
+        one = self.study.add(name, model_of, size_bytes=size, saved=saved)
         _release_memory()
-        return self._judged(name)
-
-    def _held(self, name: str, model: Any) -> int:
-        """Save a model, or hold one that cannot be saved; return its size."""
-        if hasattr(model, "size_bytes"):
-            self._unsaved[name] = model
-            return int(model.size_bytes)
-        return model_bytes(model.save(self._place(name, None)))
-
-    def _judged(self, name: str) -> Finding:
-        one = self.study.candidates[name]
-        if one.decision is None:
-            raise ValueError(f"{name!r} is the reference, which is not judged against itself")
-        return self.run.add(compression.technique(one.decision, one.size_bytes))
+        return self.run.add(compression.technique(one))
 
     def of_each(self, name: str, function: Callable[[Any, Part], Any]) -> dict[int | None, Any]:
         """Return fold (None: all rows) -> a function of the model of a kept technique.
@@ -203,53 +189,63 @@ class Optimization:
         function
             Takes a model and the `Part` that it was made from.
         """
-        folds = [None, *sorted(self.data.train["fold"].unique())]
+        folds = (None, *self.study.folds)
         return {k: function(self.model(name, k), self._part(k)) for k in folds}
 
     def cascade(self, student: str, teacher: str) -> Finding:
-        """How much a kept student in front of a kept teacher may answer, and what that loses.
+        """How much a kept model in front of another may answer, and what that loses.
 
         The cascade is judged against the transformer too, as a technique.
         """
-        first, second = (self.study.candidates[name].oof for name in (student, teacher))
-        rows = self.data.train
-        chosen = choose_threshold(first, second, rows, allowed_loss=self.run.params["CASCADE_LOSS"])
-        self._thresholds[student] = chosen
+        both = [self.study.candidates[name].oof for name in (student, teacher)]
+        loss = self.run.params["CASCADE_LOSS"]
+        chosen = choose_threshold(*both, self.data.train, allowed_loss=loss)
         for fold, bar in ((None, chosen.threshold), *chosen.by_fold.items()):
             pair = self.model(student, fold), self.model(teacher, fold)
-            Cascade.of(*pair, threshold=bar).save(self._place("cascade", fold))
-        size = model_bytes(self._place("cascade", None))
-        self.study.add_answers(
-            "cascade", cascade_answers(first, second, chosen.by_fold), size_bytes=size
-        )
-        self._judged("cascade")
-        curve = cascade_scores(first, second, rows)
-        return self.run.add(compression.cascade(chosen, curve, student, teacher))
+            Cascade.of(*pair, threshold=bar).save(self._place(_CASCADE, fold))
+        self._handed = handed_over(both[0], chosen.by_fold)
+        size = model_bytes(self._place(_CASCADE, None))
+        oof = cascade_answers(*both, chosen.by_fold)
+        self.run.add(compression.technique(self.study.add_answers(_CASCADE, oof, size_bytes=size)))
+        return self.run.add(compression.cascade(chosen, student, teacher))
 
     # --- all of them -----------------------------------------------------------------------------
 
     def race(self) -> Finding:
-        """Time every model in turns: the techniques, and what the notebooks before left."""
-        study = self.study
+        """Time every model in turns, those of the notebooks before too; say which to serve."""
+        study, n_timed = self.study, self.run.params.get("N_TIMED", 200)
+        rows = study.raced(n_timed, self._handed)
         others = {name: one for name, one in self.recorded.items() if one.step != _STEP}
-        models = {name: self._timed(name) for name in study.candidates}
-        models |= {name: load_model(one.directory) for name, one in others.items()}
-        calls = {name: model.predict for name, model in models.items()}
-        speeds = race(calls, study.queries, calls=self.run.params.get("N_TIMED", 200))
-        del models, calls
+        asked: dict[str, Callable[[list[str]], Any]] = {
+            name: self._of_each_fold(rows) if name == _CASCADE else self.model(name).predict
+            for name in study.candidates
+        }
+        asked |= {name: load_model(one.directory).predict for name, one in others.items()}
+        speeds = race(asked, rows["query"].tolist(), calls=n_timed)
+        del asked
         _release_memory()
         self.__dict__.pop("calibrations", None)  # of an earlier race
         study.set_speeds(speeds)
-        self._choices = [one.as_choice() for one in study.candidates.values()]
+        self._choices = list(study.candidates.values())
         for name, one in others.items():
             size, scores = one.result.metrics.get("size_bytes"), one.result.scores
             bytes_ = float(size) if isinstance(size, int | float) else None
-            self._choices.append(Choice(name, one.oof, scores, speeds[name], bytes_))
-        return self.run.add(compression.race(self._choices))
+            self._choices.append(Choice(name, one.oof, scores, bytes_, timed=speeds[name]))
+        told = (self._choices, self.advice, self.data.train)
+        more: dict[str, Any] = {"target_ms": self._target, "n_boot": self.n_boot}
+        handed = {_CASCADE: rows["handed"].mean()} if _CASCADE in study.candidates else {}
+        return self.run.add(compression.recommendation(*told, handed=handed, **more))
 
-    def _timed(self, name: str) -> Any:
-        """Return what the race calls: a cascade is faster on queries that it has learned from."""
-        return self.model(name, self.study.first_fold if name == "cascade" else None)
+    def _of_each_fold(self, rows: pd.DataFrame) -> Callable[[list[str]], Any]:
+        """Return what answers a query by the cascade that has not learned from it.
+
+        A model in front is surer of what it has learned from, and would hand over too little.
+        """
+        cascades = {fold: self.model(_CASCADE, fold) for fold in self.study.folds}
+        fold_of = dict(zip(rows["query"], rows["fold"], strict=True))
+        for text, fold in fold_of.items():
+            cascades[fold].predict([text])  # the first answers of a model take longer
+        return lambda texts: cascades[fold_of[texts[0]]].predict(texts)
 
     @property
     def advice(self) -> Recommendation:
@@ -260,77 +256,68 @@ class Optimization:
     def _target(self) -> float | None:
         return values_for(self.data.ref).get("latency_target_ms")
 
-    def _choice(self, name: str) -> Choice:
-        return next(one for one in self._choices if one.name == name)
+    @property
+    def _best(self) -> str:
+        """The best optimised model; the transformer itself where nothing was kept."""
+        return self.advice.optimised or _REFERENCE
 
     def answer(self) -> Finding:
         """Whether the transformer became smaller or faster without losing more than allowed."""
-        best = self.advice.optimised and self._choice(self.advice.optimised)
-        reference = self._choice(_REFERENCE)
-        return self.run.add(compression.answer(best or None, reference, self.study.decisions))
-
-    def recommendation(self) -> Finding:
-        """The model to serve, and what another one in its place costs."""
-        made = compression.recommendation(
-            self._choices, self.advice, self.data.train, target_ms=self._target
-        )
-        return self.run.add(made)
+        candidates = list(self.study.candidates.values())
+        return self.run.add(compression.answer(candidates, self.advice.optimised))
 
     # --- the best of the optimised ones ----------------------------------------------------------
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
         """Temperature scaling of the reference and of each technique that is kept."""
-        train = self.data.train
-        return {
-            name: cross_fitted_temperature(
-                probabilities(one.oof),
-                train["intent"],
-                train["fold"].to_numpy(),
-                rows=headline_mask(train),
-                n_boot=self.n_boot,
-                seed=self.run.seed,
-            )
-            for name, one in self.study.candidates.items()
-            if one.verdict in ("reference", "kept")
-        }
+        found = self.study.candidates.values()
+        kept = {one.name: one.oof for one in found if one.verdict in ("", "kept")}
+        return cross_fitted(kept, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
 
     def calibration(self) -> Finding:
-        """How far stated confidence is off before and after rescaling."""
-        return self.run.add(compression.calibration(self.calibrations))
+        """How far the best one's confidence is off, before and after its correction."""
+        oof = {name: one.oof for name, one in self.study.candidates.items()}
+        made = calibration.calibration(self._best, self.calibrations, oof, self.data.train)
+        return self.run.add(made)
 
     def best(self) -> Optimized:
-        """Return the best optimised model, calibrated: the result of the notebook.
-
-        It is the transformer itself where nothing was kept.
-        """
-        name = self.advice.optimised or _REFERENCE
-        one, calibration = self.study.candidates[name], self.calibrations[name]
-        model = Calibrated.of(self.model(name), temperature=calibration.temperature)
-        cv = CrossValidation(calibration.applied(one.oof), ())
+        """Return the best optimised model, calibrated: the result of the notebook."""
+        name = self._best
+        one, fitted = self.study.candidates[name], self.calibrations[name]
+        model = Calibrated.of(self.model(name), temperature=fitted.temperature)
+        cv = CrossValidation(fitted.applied(one.oof), ())
         made = Optimized.with_answers(self.run, model, self.data, cv, name=name)
-        made.choice = self._choice(name)
+        made.__dict__["latency"] = one.speed.latency()  # of the race, the only one that it has
         return made
 
     def serving(self) -> Finding:
-        """Memory and throughput of processes that serve the models between which to choose."""
-        rows = []
-        names = dict.fromkeys([self.advice.model, self.advice.optimised or _REFERENCE, _REFERENCE])
-        for name in names:
-            known = name in self.study.candidates
-            model = self._timed(name) if known else load_model(self.recorded[name].directory)
+        """Memory and throughput of processes that serve the models between which to choose.
+
+        They answer the queries of one fold, since a process has the cascade of one: the fold of
+        which it hands over most nearly what it does of all.
+        """
+        found, train = [], self.study.raced(len(self.data.train), self._handed)
+        shares = train.groupby("fold")["handed"].mean()
+        fold = int((shares - train["handed"].mean()).abs().idxmin())
+        queries = train["query"][train["fold"] == fold].tolist()
+        for name in dict.fromkeys([self.advice.model, self._best, _REFERENCE]):
+            if name in self.study.candidates:
+                model = self.model(name, fold if name == _CASCADE else None)
+            else:
+                model = load_model(self.recorded[name].directory)
             (speed,), peak = benchmark_served(
-                model, self.study.queries, threads=(1,), batch_sizes=(32,), seconds=0.5
+                model, queries, threads=(1,), batch_sizes=(32,), seconds=0.5
             )
-            rows.append({"model": name, "peak_bytes": peak, **speed.as_dict()})
-        return self.run.add(compression.serving(rows))
+            handed = {"handed": shares[fold]} if name == _CASCADE else {}
+            found.append({"model": name, "peak_bytes": peak, **speed.as_dict(), **handed})
+        return self.run.add(compression.serving(found))
 
     def compared(self) -> Comparison:
         """Compare the models of the notebooks before and the best optimised one, in pairs."""
         rows = self.data.train[headline_mask(self.data.train)]
         oof = {name: one.oof for name, one in self.recorded.items()}
-        best = self.advice.optimised or _REFERENCE
-        oof |= {f"optimised ({best})": self.study.candidates[best].oof}
+        oof |= {f"optimised ({self._best})": self.study.candidates[self._best].oof}
         predicted = {
             name: predicted_labels(aligned(table, rows["id"])) for name, table in oof.items()
         }
@@ -340,34 +327,18 @@ class Optimization:
         """Return what the record of the run keeps beside the findings and the best model."""
         steps = {name: one.step for name, one in self.recorded.items()}
         steps = {_REFERENCE: _STEP} | steps | {self.advice.optimised: self.run.step}
-        claim = self.recommendation().claim
+        claim = self.run.findings["recommendation"].claim
         return {
             "headline": claim,
-            "recommendation": {
-                "model": self.advice.model,
-                "optimised": self.advice.optimised,
-                "meets_latency": self.advice.meets_latency,
-                "sentence": claim,
-            },
+            "recommendation": {**asdict(self.advice), "sentence": claim},
             "comparison": self.compared().as_dict(),
-            "gates": [decision.as_dict() for decision in self.study.decisions],
-            "cascades": [{"model": name, **one.as_dict()}
-                         for name, one in self._thresholds.items()],
             "race": [{"model": one.name, "step": steps.get(one.name, ""), **one.speed.as_dict()}
                      for one in self._choices],
         }  # fmt: skip
 
 
-@dataclass(eq=False, repr=False)
 class Optimized(Evaluated):
-    """The best optimised model. Its latency is that of the race, the only one that it has."""
-
-    choice: Choice | None = None
-
-    @cached_property
-    def latency(self) -> dict[str, float]:
-        """As `Evaluated.latency`."""
-        return super().latency if self.choice is None else self.choice.speed.latency()
+    """The best optimised model."""
 
     def training(self) -> dict[str, Any]:
         """Return hyper-parameters and architecture; what the parts took to train is theirs."""

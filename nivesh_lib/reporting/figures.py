@@ -448,46 +448,6 @@ def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
     return sum(part.width * part.height for part in shared if part) + outside
 
 
-def cascade_curve(curve: pd.DataFrame, *, chosen: Mapping[str, Any], allowed_loss: float) -> Axes:
-    """Draw the accuracy of a cascade against its teacher's, by the share that the student answers.
-
-    Parameters
-    ----------
-    curve : DataFrame
-        ``share`` and ``loss`` of accuracy (shares of 1) on the rows that thresholds are chosen
-        on, as `evaluation.compression.cascade.cascade_scores` returns them.
-    chosen : mapping
-        The cross-fitted ``share`` and ``loss``, each with value, low and high.
-    allowed_loss : float
-        Of accuracy, as a share of 1: a dashed line.
-    """
-    axes = _axes(7, 3.8)
-    axes.axhline(0, color=SOFT, lw=1)
-    axes.plot(
-        100 * curve["share"], -100 * curve["loss"], color=ACCENT, lw=2, label="on the same rows"
-    )
-    axes.axhline(-100 * allowed_loss, color=WARM, ls="--", lw=1.5)
-    text = f"at most {100 * allowed_loss:g} points may be lost"
-    axes.annotate(text, (0.5, -100 * allowed_loss), va="top", color=WARM, fontsize=9)
-    share, loss = chosen["share"], chosen["loss"]
-    reach = [[loss["high"] - loss["value"]], [loss["value"] - loss["low"]]]
-    axes.errorbar(
-        [100 * share["value"]],
-        [-100 * loss["value"]],
-        yerr=100 * np.array(reach),
-        fmt="o",
-        color=INK,
-        ms=7,
-        lw=1.5,
-        label="threshold from other folds, with 95 % interval",
-    )
-    axes.legend(frameon=False, loc="upper left")
-    axes.set_xlim(0, 101)
-    axes.set_xlabel("of 100 queries, those that the student answers")
-    axes.set_ylabel("accuracy against the\nteacher alone, points")
-    return axes
-
-
 def share_bars(shares: pd.DataFrame) -> Axes:
     """Draw shares, with one bar for each group beside the others.
 
@@ -609,7 +569,6 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "reliability": lambda bins: reliability_of(_tables(bins)),
     "risk_coverage": lambda curves: risk_coverage(_tables(curves)),
     "sizes": lambda curves: size_curves(_tables(curves)),
-    "cascade": lambda curve, **chosen: cascade_curve(pd.DataFrame(curve), **chosen),
     "costs": cost_scatter,
     "before_and_now": before_and_now,
     "distances": distance_bars,

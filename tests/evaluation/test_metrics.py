@@ -10,7 +10,6 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from nivesh_lib.evaluation.comparison import compare, swap_test
-from nivesh_lib.evaluation.compression.cascade import cascade_scores
 from nivesh_lib.evaluation.compression.gate import decide
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
 from nivesh_lib.evaluation.scores import METRICS, Metric, by_slice, paired_difference, score
@@ -42,12 +41,11 @@ def test_it_has_a_value_and_an_interval():
     assert found.low < found.value < found.high
 
 
-def test_it_is_a_column_of_slices_folds_and_cascades():
+def test_it_is_a_column_of_slices_and_folds():
     masks = {"half": np.arange(300) < 150}
     folds = fold_scores(FIRST, FRAME)
     assert f"{NAME}_low" in by_slice(TRUE, predicted(FIRST), masks, n_boot=20)
     assert NAME in folds and NAME in fold_intervals(folds)
-    assert NAME in cascade_scores(SECOND, FIRST, FRAME)
 
 
 def test_models_are_compared_and_ranked_by_it():
@@ -68,6 +66,6 @@ def test_its_test_of_significance_agrees_with_the_one_of_accuracy_where_they_are
 
 
 def test_an_optimised_model_is_decided_on_with_it():
-    plain = decide("int8", FIRST, SECOND, FRAME, n_boot=20).as_dict()
+    found = decide("int8", FIRST, SECOND, FRAME, n_boot=20)
     assert plain[NAME]["value"] > 0
     assert isinstance(pd.DataFrame([plain]), pd.DataFrame)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nivesh_lib.models.base import MODELS, TextClassifier, get_model
+from nivesh_lib.models.base import MODELS, TextClassifier, get_model, prepare
 
 ROWS = [
     ("can i afford a 12 lakh car on my salary", "affordability_check"),
@@ -38,6 +38,12 @@ SMALL: dict[str, dict[str, object]] = {
     "static": {"buckets": 4096},
 }
 NEURAL = sorted(SMALL)
+
+
+def logit_gap(model, other, texts):
+    """The largest difference of a logit between two models."""
+    one, two = (each._logits([prepare(text) for text in texts]) for each in (model, other))
+    return abs(one - two).max()
 
 
 @functools.cache

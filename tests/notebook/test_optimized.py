@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sklearn.base import clone
 
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
+from nivesh_lib.evaluation.compression.cascade import choose_threshold
 from nivesh_lib.models.base import get_model
+from nivesh_lib.models.wrappers.cascade import Cascade
 from nivesh_lib.notebook.optimized import Optimization
 from nivesh_lib.notebook.session import start_run
 from nivesh_lib.runs.layout import RunDirectory
@@ -61,8 +65,7 @@ def test_one_model_has_one_latency_and_one_recommendation(study, data):
     leave("02_baseline", data, "rules")
     run, study.recorded = study.run, study.run.recorded_models()
     study.cascade("small", "same")
-    study.race()
-    recommended, best = study.recommendation(), study.best()
+    recommended, best = study.race(), study.best()
     for finding in (study.answer(), study.calibration(), best.cost(), best.answer()):
         assert run.findings[finding.name].claim == finding.claim
     run.finish(best, **study.records())
@@ -78,6 +81,37 @@ def test_one_model_has_one_latency_and_one_recommendation(study, data):
     )
 
 
+def test_a_cascade_is_raced_on_all_folds_and_hands_over_what_it_does_out_of_fold(
+    study, data, monkeypatch
+):
+    handed, real = {}, Cascade._proba
+
+    def counted(cascade, texts):
+        unsure = cascade.student_._proba(texts).max(axis=1) < cascade.threshold
+        for text, one in zip(texts, unsure, strict=True):
+            handed.setdefault(text, set()).add(bool(one))
+        return real(cascade, texts)
+
+    def uneven(first, *args, **options):
+        """Hand over nothing of fold 0, a tenth of fold 1, and so on."""
+        sure = first.drop(columns=["id", "fold"]).max(axis=1)
+        bars = {k: float(sure[first["fold"] == k].quantile(0.1 * k)) for k in range(5)}
+        return replace(choose_threshold(first, *args, **options), by_fold=bars)
+
+    study.run.params["N_TIMED"] = 60
+    monkeypatch.setattr("nivesh_lib.notebook.optimized.choose_threshold", uneven)
+    study.cascade("small", "same")
+    monkeypatch.setattr(Cascade, "_proba", counted)
+    found = study.race().table.set_index("model")
+    train = data.train.assign(handed=study._handed).set_index("query")
+    asked = train.loc[[text for text in handed if text in train.index]]
+    assert len(asked) == 60 and set(asked["fold"]) == set(train["fold"])
+    assert all(handed[text] == {one} for text, one in asked["handed"].items())
+    assert found.loc["cascade", "handed on, of 100"] == 100 * asked["handed"].mean()
+    assert asked["handed"].mean() == pytest.approx(train["handed"].mean(), abs=0.05)
+    assert 0 < asked["handed"].sum() < 60
+
+
 def test_a_cell_that_runs_twice_replaces_its_model(study):
     first = study.add("small", lambda part: part.transformer)
     again = study.add("small", lambda part: part.transformer)
@@ -89,6 +123,6 @@ def test_without_a_model_of_step_05_one_is_trained(data, monkeypatch):
     monkeypatch.setattr("nivesh_lib.notebook.optimized.get_model", lambda kind, **_: words)
     run = start_run("07_optimization", PARAMS | {"BACKBONE": "any", "EPOCHS": 1})
     study = Optimization(run, data)
-    assert "as it is, routes" in study.reference().claim and not study.recorded
+    assert " and routes " in study.reference().claim and not study.recorded
     study.add("same", lambda part: part.transformer)
-    assert study.study.decisions[0].agreement.value == 1
+    assert study.study.candidates["same"].decision.agreement.value == 1

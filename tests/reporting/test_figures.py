@@ -10,7 +10,6 @@ from matplotlib.text import Text
 
 from nivesh_lib.reporting.figures import (
     calendar_bars,
-    cascade_curve,
     confusion_heatmap,
     cost_scatter,
     difference_dots,
@@ -313,12 +312,3 @@ def test_names_beside_dots_that_lie_close_do_not_cover_each_other(n):
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to them
     shared = [a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k]]
     assert len(boxes) == n and not any(shared)
-
-
-def test_a_cascade_is_drawn_in_points_with_what_other_folds_chose():
-    curve = pd.DataFrame({"share": [0.0, 0.5, 1.0], "loss": [0.0, -0.01, 0.02]})
-    chosen = {"share": estimate(), "loss": estimate(0.001, -0.01, 0.012)}
-    axes = cascade_curve(curve, chosen=chosen, allowed_loss=0.002)
-    drawn = {tuple(round(float(y), 6) for y in line.get_ydata()) for line in axes.lines}
-    assert {(0, 1, -2), (-0.2, -0.2), (-0.1,)} <= drawn
-    assert [text.get_text() for text in axes.texts] == ["at most 0.2 points may be lost"]

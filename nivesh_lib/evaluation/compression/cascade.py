@@ -7,8 +7,7 @@ where the student's confidence reaches the threshold, and with the teacher below
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,11 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     probabilities,
     true_labels,
 )
-from nivesh_lib.evaluation.scores import headline_mask, point_scores
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.records.estimate import Estimate
 
 ALLOWED_LOSS = 0.002  # accuracy, absolute
 NEVER = 2.0  # a threshold that no confidence reaches
-_MOST_POINTS = 200  # of a curve
 _ROUNDING = 1e-9
 
 
@@ -45,15 +43,6 @@ class CascadeThreshold:
     accuracy: Estimate
     loss: Estimate
     allowed_loss: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the cross-fitted loss is allowed."""
-        return self.loss.value <= self.allowed_loss + _ROUNDING
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self) | {"holds": self.holds}
 
 
 def _answers(
@@ -102,38 +91,14 @@ def cascade_answers(
     student, teacher = aligned_pair(
         student_oof, teacher_oof, teacher_oof["id"], names=("student", "teacher")
     )
-    confident = confidence_of(probabilities(student)) >= teacher["fold"].map(thresholds)
-    return teacher.where(~confident, student)
+    handed = handed_over(student, thresholds)
+    return student.where(~handed, teacher)
 
 
-def cascade_scores(
-    student_oof: pd.DataFrame, teacher_oof: pd.DataFrame, frame: pd.DataFrame
-) -> pd.DataFrame:
-    """Return the scores of a cascade on headline rows by threshold.
-
-    Returns
-    -------
-    DataFrame
-        ``threshold``, falling from the teacher alone to the student alone, one for each distinct
-        confidence or for 200 of them; ``share`` of queries that the student answers; each metric
-        of the cascade; ``loss``, the teacher's accuracy minus the cascade's.
-
-    Raises
-    ------
-    ValueError
-        The two have different labels or folds, or lack a row or a true label.
-    """
-    answers = _answers(student_oof, teacher_oof, frame)
-    bounds = np.unique(answers["confidence"])[::-1]
-    if len(bounds) > _MOST_POINTS:
-        bounds = bounds[np.linspace(0, len(bounds) - 1, _MOST_POINTS).round().astype(int)]
-    table = []
-    for threshold in [NEVER, *bounds]:
-        share = float((answers["confidence"] >= threshold).mean())
-        scores = point_scores(answers["true"], _labels_at(answers, threshold))
-        table.append({"threshold": float(threshold), "share": share, **scores})
-    curve = pd.DataFrame(table)
-    return curve.assign(loss=curve["accuracy"].iloc[0] - curve["accuracy"])
+def handed_over(student_oof: pd.DataFrame, thresholds: Mapping[int, float]) -> pd.Series:
+    """Return which rows of an out-of-fold table are less confident than the bar of their fold."""
+    confidence = confidence_of(probabilities(student_oof))
+    return ~(confidence >= student_oof["fold"].map(thresholds))
 
 
 def choose_threshold(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -61,26 +60,43 @@ class GateDecision:
         )
         return replace(self, verdict=verdict, times_as_fast=times_as_fast)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        plain = asdict(self)
-        scores = plain.pop("scores")
-        return plain | scores | {"may_lose_more": self.may_lose_more}
-
 
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A model that could be served.
 
-    ``verdict`` is that of the gate, and empty for a model that was optimised from none.
+    ``decision`` is that of the gate, None for a model that was optimised from none; what cannot
+    be ``saved`` cannot be served. ``timed`` is None before the race.
     """
 
     name: str
     oof: pd.DataFrame
     scores: dict[str, Estimate]
-    speed: Speed
     size_bytes: float | None
-    verdict: str = ""
+    decision: GateDecision | None = None
+    saved: bool = True
+    timed: Speed | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of the gate, ``not saved`` for what it would have kept, or nothing."""
+        if self.decision is None:
+            return ""
+        kept = self.decision.verdict == "kept"
+        return self.decision.verdict if self.saved or not kept else "not saved"
+
+    @property
+    def speed(self) -> Speed:
+        """The speed of single queries.
+
+        Raises
+        ------
+        ValueError
+            It was not timed yet.
+        """
+        if self.timed is None:
+            raise ValueError(f"{self.name!r} has not been timed; race the models first")
+        return self.timed
 
     def in_time(self, target_ms: float | None) -> str:
         """Return met, not met or undecided: is the p95 of a query within the target?"""
@@ -170,10 +186,11 @@ def _verdict(difference: float, allowed: float, fast: float | None, small: float
 
 
 def recommended(choices: Sequence[Choice], target_ms: float | None = None) -> Recommendation:
-    """Return the most accurate model that answers in time, by the score that ranks leaderboards.
+    """Return the model with the best score, that which ranks leaderboards, that answers in time.
 
     What the gate refused, or found no gain in, is not recommended. Where no model is known to
-    answer in time, the most accurate of all is.
+    answer in time, the best score of all decides. That a cheaper model cannot be told from the one
+    recommended changes nothing here: `findings.compression.recommendation` names it with its price.
 
     Parameters
     ----------

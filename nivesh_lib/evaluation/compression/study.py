@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.benchmark import Speed
-from nivesh_lib.evaluation.compression.gate import Choice, GateDecision, decide
+from nivesh_lib.evaluation.compression.gate import Choice, decide
 from nivesh_lib.evaluation.objectives import ALLOWED_LOSS
 from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, out_of_fold
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.evaluation.summary import headline_scores
-from nivesh_lib.records.estimate import Estimate
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A model of the study, with out-of-fold answers of the same technique applied to each fold.
-
-    ``decision`` is None for the reference, ``speed`` before the race. What cannot be ``saved``
-    cannot be served.
-    """
-
-    name: str
-    oof: pd.DataFrame
-    scores: dict[str, Estimate]
-    size_bytes: int
-    decision: GateDecision | None
-    saved: bool = True
-    speed: Speed | None = None
-
-    @property
-    def verdict(self) -> str:
-        """The verdict of the gate, ``reference``, or ``not saved`` for what it would have kept."""
-        if self.decision is None:
-            return "reference"
-        kept = self.decision.verdict == "kept"
-        return self.decision.verdict if self.saved or not kept else "not saved"
-
-    def as_choice(self) -> Choice:
-        """Return it as a model that could be served.
-
-        Raises
-        ------
-        ValueError
-            It was not timed yet.
-        """
-        if self.speed is None:
-            raise ValueError(f"{self.name!r} has not been timed; race the models first")
-        verdict = "" if self.decision is None else self.verdict
-        return Choice(self.name, self.oof, self.scores, self.speed, self.size_bytes, verdict)
 
 
 class CompressionStudy:
@@ -78,10 +41,10 @@ class CompressionStudy:
     ) -> None:
         self.frame, self.labels = frame, list(labels)
         self.allowed_loss, self.n_boot, self.seed = allowed_loss, n_boot, seed
-        self.candidates: dict[str, Candidate] = {}
+        self.candidates: dict[str, Choice] = {}
 
     @property
-    def reference(self) -> Candidate:
+    def reference(self) -> Choice:
         """The first model.
 
         Raises
@@ -93,9 +56,14 @@ class CompressionStudy:
             raise ValueError("the study is empty; add the reference model first")
         return next(iter(self.candidates.values()))
 
+    @property
+    def folds(self) -> list[int]:
+        """The folds of the frame."""
+        return sorted(map(int, self.frame["fold"].unique()))
+
     def add(
         self, name: str, model_of: Callable[[int], Any], *, size_bytes: int, saved: bool = True
-    ) -> Candidate:
+    ) -> Choice:
         """Evaluate a model, in place of an earlier one of its name.
 
         Parameters
@@ -116,13 +84,15 @@ class CompressionStudy:
 
     def add_answers(
         self, name: str, oof: pd.DataFrame, *, size_bytes: int, saved: bool = True
-    ) -> Candidate:
+    ) -> Choice:
         """Add a model whose out-of-fold answers are known; see `add`."""
-        if self.candidates and name == self.reference.name:
-            raise ValueError(f"{name!r} is the reference; give this one another name")
         common: dict[str, Any] = {"n_boot": self.n_boot, "seed": self.seed}
-        decision = None
-        if self.candidates:
+        if not self.candidates:
+            scores = headline_scores(self.frame, CrossValidation(oof, ()), **common)
+            made = Choice(name, oof, scores, size_bytes)
+        elif name == self.reference.name:
+            raise ValueError(f"{name!r} is the reference; give this one another name")
+        else:
             first = self.reference
             decision = decide(
                 name,
@@ -131,13 +101,12 @@ class CompressionStudy:
                 self.frame,
                 reference=first.name,
                 allowed_loss=self.allowed_loss,
-                times_as_small=first.size_bytes / size_bytes,
+                times_as_small=(first.size_bytes or 0) / size_bytes,
                 **common,
             )
-        cv = CrossValidation(oof, ())
-        scores = decision.scores if decision else headline_scores(self.frame, cv, **common)
-        added = self.candidates[name] = Candidate(name, oof, scores, size_bytes, decision, saved)
-        return added
+            made = Choice(name, oof, decision.scores, size_bytes, decision, saved)
+        self.candidates[name] = made
+        return made
 
     def set_speeds(self, speeds: Mapping[str, Speed]) -> None:
         """Take the speed of each candidate from one race, and decide which are faster.
@@ -150,20 +119,22 @@ class CompressionStudy:
         first = speeds[self.reference.name].p50_ms
         for name, one in self.candidates.items():
             decision = one.decision and one.decision.timed(first / speeds[name].p50_ms)
-            self.candidates[name] = replace(one, speed=speeds[name], decision=decision)
+            self.candidates[name] = replace(one, timed=speeds[name], decision=decision)
 
-    @property
-    def queries(self) -> list[str]:
-        """The queries of the first fold, on which the models are timed."""
-        texts: list[str] = self.frame["query"][self.frame["fold"] == self.first_fold].tolist()
-        return texts
+    def raced(self, n: int, handed: pd.Series | None = None) -> pd.DataFrame:
+        """Return about ``n`` rows to time models on, with those of a fold together.
 
-    @property
-    def first_fold(self) -> int:
-        """The fold whose queries are timed."""
-        return int(min(self.frame["fold"]))
+        They are drawn evenly from the rows that count for scores, so that each fold, and what a
+        cascade hands over, has the share that it has of all.
 
-    @property
-    def decisions(self) -> list[GateDecision]:
-        """The decisions of the gate on all candidates but the reference."""
-        return [one.decision for one in self.candidates.values() if one.decision]
+        Parameters
+        ----------
+        handed
+            Which rows of the frame a cascade hands over.
+        """
+        rows = self.frame.assign(handed=False if handed is None else handed.to_numpy())
+        rows = rows[headline_mask(rows)].sort_values(["fold", "handed"], kind="stable")
+        n = min(n, len(rows))
+        drawn = rows.iloc[((np.arange(n) + 0.5) * len(rows) / n).astype(int)]
+        # A model of a fold then answers in a row, as one that is served.
+        return drawn.sample(frac=1, random_state=self.seed).sort_values("fold", kind="stable")

@@ -21,8 +21,12 @@ from nivesh_lib.evaluation.intervals import (
     percentile_interval,
     wilson,
 )
-from nivesh_lib.evaluation.resampling.cross_validation import confidence_of, label_positions
-from nivesh_lib.evaluation.scores import Column
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    confidence_of,
+    label_positions,
+    probabilities,
+)
+from nivesh_lib.evaluation.scores import Column, headline_mask
 from nivesh_lib.records.estimate import Estimate
 
 N_BINS = 15  # Guo et al. 2017
@@ -284,24 +288,41 @@ def cross_fitted_temperature(
     return Calibration(temperature, by_fold, calibrated, before, after, helped=True)
 
 
+def cross_fitted(
+    oof: Mapping[str, pd.DataFrame], frame: pd.DataFrame, *, n_boot: int = 2000, seed: int = 42
+) -> dict[str, Calibration]:
+    """Return model -> `cross_fitted_temperature` on the rows that headline scores use.
+
+    Parameters
+    ----------
+    oof
+        Model -> ``id``, ``fold`` and a probability for each label, in the order of ``frame``.
+    frame
+        ``intent`` and ``selection`` of each row.
+    """
+    rows = headline_mask(frame)
+    return {
+        name: cross_fitted_temperature(
+            probabilities(one), frame["intent"], one["fold"].to_numpy(),
+            rows=rows, n_boot=n_boot, seed=seed,
+        )
+        for name, one in oof.items()
+    }  # fmt: skip
+
+
 def calibration_table(
     calibrations: Mapping[str, Calibration],
-    before: Mapping[str, pd.DataFrame],
-    y: Column,
+    oof: Mapping[str, pd.DataFrame],
+    frame: pd.DataFrame,
     *,
-    rows: np.ndarray,
     bar: float | None = None,
 ) -> pd.DataFrame:
     """Return the effect of calibration on each model, one row each.
 
     Parameters
     ----------
-    before
-        Model -> uncalibrated out-of-fold probabilities (n, n_labels).
-    y : column (n,)
-        True labels.
-    rows : mask (n,)
-        Rows to evaluate on, those that the temperatures were fitted on.
+    oof, frame
+        As in `cross_fitted`; ``oof`` may have more models.
     bar : float, optional
         The least confidence at which the model answers.
 
@@ -312,11 +333,12 @@ def calibration_table(
         ``brier_before`` and ``brier_after``; with a bar ``answered_…``, the share of queries
         answered, and ``right_…``, the accuracy of these, missing where none is answered.
     """
-    table, labels = [], np.asarray(y, dtype=object)[rows]
+    rows = headline_mask(frame)
+    table, labels = [], frame["intent"].to_numpy(dtype=object)[rows]
     for name, one in calibrations.items():
         row: dict[str, Any] = {"model": name, "temperature": one.temperature}
         row |= one.before.columns("ece_before") | one.after.columns("ece_after")
-        probas = {"before": before[name][rows], "after": one.proba[rows]}
+        probas = {"before": probabilities(oof[name])[rows], "after": one.proba[rows]}
         row |= {f"brier_{when}": brier(proba, labels) for when, proba in probas.items()}
         for when, proba in probas.items() if bar is not None else ():
             accepted = confidence_of(proba) >= bar

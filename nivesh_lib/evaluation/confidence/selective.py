@@ -63,7 +63,8 @@ class AbstentionPolicy:
     are fitted on all rows, for the deployed model. The estimates are of held-out rows: ``cost``
     for each query, ``acceptance`` of in-scope rows and ``recall`` of rows outside at the threshold
     of least cost; ``acceptance_95``, ``recall_95`` at the other. ``by_kind`` has one row for each
-    kind of query outside, held out when its thresholds were fitted.
+    kind of query outside, held out when its thresholds were fitted. ``accepted`` are the in-scope
+    rows behind ``acceptance``, a mask: those that most of their fold's thresholds accept.
     """
 
     in_scope: InScopeProbability | None
@@ -75,6 +76,7 @@ class AbstentionPolicy:
     acceptance_95: Estimate
     recall_95: Estimate
     by_kind: pd.DataFrame
+    accepted: np.ndarray
 
 
 # --- risk and coverage -----------------------------------------------------------
@@ -271,7 +273,7 @@ def cross_fitted_policy(
     For each fold and each kind, the probability of being in scope and both thresholds are fitted
     on the other folds and the other kinds, and evaluated on that fold's rows inside and that
     fold's rows of that kind. Each row outside is evaluated once, each row inside once for each
-    kind; of these the mean counts, so that an interval is over rows.
+    kind; of these the mean counts, or whether most accept it, so that an interval is over rows.
 
     Parameters
     ----------
@@ -304,6 +306,7 @@ def cross_fitted_policy(
     held = pd.concat(evaluated)
     within, without = held[~held["outside"]], held[held["outside"]]
     by_row = within.groupby(level=0)[["paid", "passed", "passed_95"]].mean()
+    accepted = (by_row["passed"] >= 0.5).to_numpy()
     paid = (1 - outside_share) * by_row["paid"].mean() + outside_share * without["paid"].mean()
     in_scope, threshold, threshold_95 = _fit(rows, costs, outside_share, use_ood_score)
     by_kind = without.groupby("kind").agg(
@@ -315,11 +318,12 @@ def cross_fitted_policy(
         threshold,
         threshold_95,
         float(paid),
-        share_of(by_row["passed"].to_numpy()),
+        share_of(accepted),
         share_of(1 - without["passed"].to_numpy()),
         share_of(by_row["passed_95"].to_numpy()),
         share_of(1 - without["passed_95"].to_numpy()),
         by_kind[["rows", "recall", "recall_95"]].reset_index(),
+        accepted,
     )
 
 

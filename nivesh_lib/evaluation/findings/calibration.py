@@ -9,19 +9,21 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.confidence.calibration import (
+    LARGE,
     Calibration,
+    calibration_table,
     is_right,
     reliability_bins,
 )
 from nivesh_lib.evaluation.confidence.selective import AbstentionPolicy, Costs, risk_coverage
 from nivesh_lib.evaluation.intervals import mean_of
 from nivesh_lib.evaluation.objectives import Objective, judge
-from nivesh_lib.evaluation.resampling.cross_validation import confidence_of
-from nivesh_lib.evaluation.scores import Column
+from nivesh_lib.evaluation.resampling.cross_validation import confidence_of, probabilities
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Example, Finding, Plot
-from nivesh_lib.wording import model_name, of_100, percent, sentence, shown, the
+from nivesh_lib.wording import model_name, of_100, percent, sentence, shown, the, whole
 
 _HERE = "nivesh_lib.evaluation.confidence"
 _POINTS = 200  # of a curve that is drawn
@@ -29,47 +31,57 @@ _POINTS = 200  # of a curve that is drawn
 
 def calibration(
     model: str,
-    found: Calibration,
-    before: pd.DataFrame,
-    after: pd.DataFrame,
-    true: Column,
-    table: pd.DataFrame,
+    calibrations: Mapping[str, Calibration],
+    oof: Mapping[str, pd.DataFrame],
+    frame: pd.DataFrame,
 ) -> Finding:
     """Say how far confidence is off, before and after its correction, and judge the latter.
 
+    An error below zero, which its estimate can have by chance, is shown as zero.
+
     Parameters
     ----------
-    before, after
-        Out-of-fold probabilities of the rows that count, one column for each label.
-    table
-        Of all models, as `confidence.calibration.calibration_table` returns it.
+    model
+        The one that is judged; the table has all of ``calibrations``.
+    calibrations, oof, frame
+        As returned by and given to `confidence.calibration.cross_fitted`.
     """
+    found, rows = calibrations[model], headline_mask(frame)
     judged = judge(
         Objective(model, "calibration_error", found.goal, at_most=True),
         *(found.after.value, found.after.low, found.after.high),
     )
-    n_bins = 10
-    bins = {"as it is": reliability_bins(confidence_of(before), is_right(before, true),
-                                         n_bins=n_bins)}  # fmt: skip
-    if found.helped:
-        corrected = reliability_bins(confidence_of(after), is_right(after, true), n_bins=n_bins)
-        bins["corrected"] = corrected
+    before, true = probabilities(oof[model])[rows], frame["intent"][rows]
+    shown_ = {"as it is": before} | ({"corrected": found.proba[rows]} if found.helped else {})
+    bins = {
+        name: reliability_bins(confidence_of(proba), is_right(proba, true), n_bins=10)
+        for name, proba in shown_.items()
+    }
     off = confidence_of(before) - is_right(before, true)
+    allowed = "a quarter of what it was" if found.before.value > LARGE else "as it was small"
+    table = calibration_table(calibrations, oof, frame)
     return Finding(
         name="calibration_error",
         claim=sentence(f"the confidence of {the(model)} {_off(found, off)}"),
-        estimate=found.after,
-        mark=f"off by at most {100 * found.goal:.1f} points",
+        estimate=_from_zero(found.after),
+        mark=f"off by at most {100 * found.goal:.1f} points, {allowed}",
         verdict=judged.status,
-        cells=[_calibrated(row) for row in table.to_dict("records")],
+        cells=[_calibrated(row, found.after.n) for row in table.to_dict("records")],
         plot=Plot(
             kind="reliability",
             data={"bins": {name: one.to_dict("list") for name, one in bins.items()}},
-            alt=f"Calibration error {found.before} as it is, {found.after} corrected.",
+            alt=f"Calibration error {_from_zero(found.before)} as it is, "
+            f"{_from_zero(found.after)} corrected.",
         ),
-        caveats=["Each fold is corrected by a temperature from the other folds."],
+        caveats=["Each fold is corrected by a temperature from the other folds.",
+                 "The estimate of an error can fall below zero by chance; then it is shown as 0."],
         source=f"{_HERE}.calibration.cross_fitted_temperature",
-    )
+    )  # fmt: skip
+
+
+def _from_zero(error: Estimate) -> Estimate:
+    value, low, high = (max(end, 0.0) for end in (error.value, error.low, error.high))
+    return Estimate(value, low, high, error.n)
 
 
 def _off(found: Calibration, off: np.ndarray) -> str:
@@ -84,31 +96,36 @@ def _off(found: Calibration, off: np.ndarray) -> str:
         return f"{first}, and no temperature makes it truer"
     if found.after.low <= 0:
         return f"{first}; corrected, no error shows (at most {_in_points(found.after.high)} points)"
-    after = (found.after.value, found.after.low, found.after.high)
-    value, low, high = map(_in_points, after)
+    value, low, high = map(_in_points, (found.after.value, found.after.low, found.after.high))
     return f"{first}; corrected, {value} points ({low} to {high}) remain"
 
 
 def _in_points(share: float) -> str:
-    return f"{100 * max(share, 0.0):.0f}" if share >= 0.095 else f"{100 * max(share, 0.0):.1f}"
+    return whole(100 * share) if share >= 0.095 else f"{100 * max(share, 0.0):.1f}"
 
 
-def _calibrated(row: Mapping[Any, Any]) -> dict[str, Any]:
+def _calibrated(row: Mapping[Any, Any], n: int) -> dict[str, Any]:
     """Return a model's row, in points of 100."""
     cells = {"model": model_name(row["model"])}
     for when, what in (("before", "off as it is, points"), ("after", "off corrected, points")):
-        cells |= from_columns(row, f"ece_{when}", n=0).columns(what, times=100)
+        cells |= _from_zero(from_columns(row, f"ece_{when}", n=n)).columns(what, times=100)
     more = ("temperature", "brier_before", "brier_after")
     return cells | {name: row[name] for name in more}
 
 
-def at_threshold(model: str, table: pd.DataFrame, threshold: float | None) -> Finding:
+def at_threshold(
+    model: str,
+    calibrations: Mapping[str, Calibration],
+    oof: Mapping[str, pd.DataFrame],
+    frame: pd.DataFrame,
+    threshold: float | None,
+) -> Finding:
     """Say what a threshold of confidence does before and after calibration.
 
     Parameters
     ----------
-    table
-        Of all models, as `confidence.calibration.calibration_table` returns it.
+    model, calibrations, oof, frame
+        As in `calibration`.
     threshold
         The least confidence of an answer; None where no objective names one.
     """
@@ -116,8 +133,9 @@ def at_threshold(model: str, table: pd.DataFrame, threshold: float | None) -> Fi
     if threshold is None:
         claim = "The objectives of this dataset set no least confidence."
         return Finding(name="min_confidence", claim=claim, source=source)
+    table = calibration_table(calibrations, oof, frame, bar=threshold)
     own = table[table["model"] == model].iloc[0]
-    before, after = (f"{100 * own[f'answered_{when}']:.0f}" for when in ("before", "after"))
+    before, after = (whole(100 * own[f"answered_{when}"]) for when in ("before", "after"))
     right = [own[f"right_{when}"] for when in ("before", "after")]
     claim = f"at a confidence of {threshold:g}, {the(model)} answers {before} of 100 queries as it "
     claim += f"is and {after} of 100 corrected"
@@ -171,10 +189,10 @@ def out_of_scope(
         name="out_of_scope",
         claim=sentence(
             f"where 95 of 100 in-scope queries are answered, {of_100(both, 'off-topic ones')} get "
-            f"through, against {100 * alone.value:.0f} of 100 by confidence alone"
+            f"through, against {whole(100 * alone.value)} of 100 by confidence alone"
         ),
         estimate=both,
-        mark=f"lets at most {50 * alone.value:.0f} of 100 through, half as many as confidence does",
+        mark=f"lets at most {whole(50 * alone.value)} of 100 through, half of what confidence does",
         verdict=judged.status,
         cells=[
             {"score": _SCORES[name], **aurocs[name].columns("AUROC")}

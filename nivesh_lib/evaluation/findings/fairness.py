@@ -13,7 +13,7 @@ from nivesh_lib.evaluation.robustness.fairness import CONTROL, MARGIN, accuracy_
 from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Finding, Verdict
-from nivesh_lib.wording import joined, of_100, points, sentence, shown, would_show
+from nivesh_lib.wording import joined, of_100, points, sentence, shown, whole, would_show
 
 _HERE = "nivesh_lib.evaluation.robustness.fairness"
 
@@ -133,7 +133,7 @@ def _between(groups: Mapping[str, np.ndarray], share: str) -> str:
     """Return the least and the largest share among groups of enough rows."""
     means = {name: 100 * rows.mean() for name, rows in groups.items() if len(rows) >= MIN_ROWS}
     low, high = (pick(means, key=means.__getitem__) for pick in (min, max))
-    first, last = (f"{means[name]:.0f} of 100 ({shown(name)})" for name in (low, high))
+    first, last = (f"{whole(means[name])} of 100 ({shown(name)})" for name in (low, high))
     return f"{first} to {last} are {share}" if low != high else f"{first} are {share}"
 
 
@@ -195,13 +195,13 @@ def counterfactuals(table: pd.DataFrame) -> Finding:
         claim = "No answers to pairs that differ in one thing were recorded."
         return Finding(name=name, claim=claim, source=source)
     sure = [who for who, one in more.items() if one.low > 0]
-    than = f"than another name does ({100 * rates[CONTROL].value:.0f} of 100)"
+    than = f"than another name does ({whole(100 * rates[CONTROL].value)} of 100)"
     said = joined(f"{who} changes {of_100(rates[who], 'answers')}" for who in sure)
     claim = f"{said}, more {than}"
     if not sure:
         most = max(more, key=lambda who: more[who].high)
         claim = f"nothing about who asks, or how, is shown to change more answers {than}"
-        claim += f"; up to {100 * more[most].high:.0f} points more are not excluded ({most})"
+        claim += f"; up to {whole(100 * more[most].high)} points more are not excluded ({most})"
     return Finding(
         name=name,
         claim=sentence(claim),

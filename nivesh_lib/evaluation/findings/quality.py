@@ -28,6 +28,7 @@ from nivesh_lib.wording import (
     human_bytes,
     interval,
     joined,
+    milliseconds,
     of_100,
     percent,
     sentence,
@@ -124,8 +125,9 @@ def cost(
     return Finding(
         name="p95_ms",
         claim=sentence(
-            f"{the(model)} answers 95 of 100 queries within {p95.value:.1f} ms "
-            f"({p95.low:.1f} to {p95.high:.1f}){size}"
+            f"{the(model)} answers 95 of 100 queries within {milliseconds(p95.value)} "
+            f"({milliseconds(p95.low).removesuffix(' ms')} to "
+            f"{milliseconds(p95.high).removesuffix(' ms')}){size}"
         ),
         estimate=p95,
         **_mark(judged),

@@ -128,36 +128,6 @@ class OnnxClassifier(Wrapper):
         exported._take(fitted, () if texts is None else as_texts(texts))
         return exported
 
-    def quantized(self, texts: Iterable[str], *, fallback: str | None = None) -> Self:
-        """Return the int8 model of this fp32 one, as `of` would, without another export.
-
-        Parameters
-        ----------
-        texts, fallback
-            As in `of`.
-
-        Raises
-        ------
-        ValueError
-            This model is not fp32, or there are no texts.
-        """
-        import onnx
-
-        check_is_fitted(self)
-        if self.precision != "fp32":
-            raise ValueError("only an fp32 model is quantized; this one is int8 already")
-        small = type(self)(model=self.model, precision="int8", fallback=fallback)
-        small.classes_ = self.classes_
-        graph = onnx.load_from_string(self._session.content)
-        encoder = self._encoder_of(self._encoder, self._encoder._tokenizer)
-        small._finish(encoder, graph, as_texts(texts))
-        return small
-
-    @property
-    def falls_back(self) -> bool:
-        """Whether the fallback predicts, since the self-check failed on this machine."""
-        return self._fallback_model is not None
-
     def _check(self) -> None:
         super()._check()
         if self.fallback is not None and not isinstance(self.fallback, str):
@@ -318,41 +288,3 @@ def _calibration_sample(texts: Sequence[str]) -> list[str]:
 
 def _named(info: dict[str, Any]) -> str:
     return f"{info['model'] or 'an unknown processor'} with {' '.join(info['flags']) or 'no flags'}"
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Agreement of two models on ``n`` texts.
-
-    ``max_logit_difference`` is absolute, ``agreement`` the share of texts with the same label.
-    """
-
-    max_logit_difference: float
-    agreement: float
-    n: int
-
-
-def parity(model: Any, other: Any, texts: Iterable[str]) -> Parity:
-    """Compare two models with the same classes, such as a transformer and its export.
-
-    Raises
-    ------
-    ValueError
-        No texts, different classes, or an int8 model whose fallback predicts.
-    TypeError
-        One of them has no logits.
-    """
-    for compared in (model, other):
-        if not hasattr(compared, "_logits"):
-            raise TypeError(f"{type(compared).__name__} has no logits; pass a transformer")
-        check_is_fitted(compared)
-    if model.classes_.tolist() != other.classes_.tolist():
-        raise ValueError("the classes of the two models differ; compare a model with its export")
-    if any(getattr(one, "falls_back", False) for one in (model, other)):
-        raise ValueError("the fallback answers for one of them; compare the fallback itself")
-    prepared = [prepare(text) for text in as_texts(texts)]
-    if not prepared:
-        raise ValueError("texts is empty; pass at least one")
-    one, two = model._logits(prepared), other._logits(prepared)
-    same = one.argmax(axis=1) == two.argmax(axis=1)
-    return Parity(float(np.abs(one - two).max()), float(same.mean()), len(prepared))

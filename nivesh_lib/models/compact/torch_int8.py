@@ -175,13 +175,6 @@ def pruned(fitted: TransformerClassifier, amount: float = 0.3) -> TransformerCla
     return fitted.with_network(network)
 
 
-def sparsity(model: TransformerClassifier) -> float:
-    """Return the share of zeros among the weights of the encoder's linear layers."""
-    weights = [linear.weight for linear in _encoder_linears(_transformer(model).network)]
-    zeros = sum(int((weight == 0).sum()) for weight in weights)
-    return zeros / sum(weight.numel() for weight in weights)
-
-
 def _encoder_linears(network: Any) -> list[Any]:
     import torch
 

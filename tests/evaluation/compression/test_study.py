@@ -50,8 +50,8 @@ def study(frame):
 
 
 def test_the_first_model_is_the_reference_and_gets_no_decision(study):
-    assert study.reference.name == "whole" and study.decisions == []
-    assert study.reference.verdict == "reference"
+    assert study.reference.name == "whole"
+    assert study.reference.verdict == "" and study.reference.decision is None
 
 
 def test_a_smaller_model_that_answers_alike_is_kept(study):
@@ -83,8 +83,8 @@ def test_one_model_of_a_fold_is_held_at_a_time(study):
 def test_the_race_decides_what_is_faster(study, ms, size, verdict):
     study.add("other", of_folds(Reader()), size_bytes=size)
     study.set_speeds({"whole": speed(4), "other": speed(ms)})
-    (decision,), choice = study.decisions, study.candidates["other"].as_choice()
-    assert (decision.verdict, decision.times_as_fast) == (verdict, 4 / ms)
+    choice = study.candidates["other"]
+    assert (choice.decision.verdict, choice.decision.times_as_fast) == (verdict, 4 / ms)
     assert (choice.verdict, choice.speed.p50_ms, choice.size_bytes) == (verdict, ms, size)
 
 
@@ -95,19 +95,27 @@ def test_what_cannot_be_saved_cannot_be_served(study):
 
 def test_before_the_race_a_model_is_no_choice(study):
     with pytest.raises(ValueError, match="'whole' has not been timed"):
-        study.reference.as_choice()
+        _ = study.reference.speed
 
 
 def test_a_model_that_is_added_again_replaces_its_namesake_and_never_the_reference(study):
     for size in (1000, 500):
         study.add("small", of_folds(Reader()), size_bytes=size)
-    assert [one.times_as_small for one in study.decisions] == [2.0]
+    assert study.candidates["small"].decision.times_as_small == 2.0
     with pytest.raises(ValueError, match="'whole' is the reference"):
         study.add("whole", of_folds(Reader()), size_bytes=1)
 
 
-def test_models_are_timed_on_queries_of_the_first_fold(study, frame):
-    assert study.queries == frame["query"][frame["fold"] == 0].tolist()
+@pytest.mark.parametrize("n", [60, 100, 1000])
+def test_models_are_timed_on_all_folds_and_on_the_share_that_is_handed_over(study, frame, n):
+    study.frame = frame = frame.assign(selection=["hard"] + ["natural"] * 199)
+    handed = frame["fold"].isin([3, 4]) & (frame.index % 4 == 0)
+    rows = study.raced(n, handed)
+    assert len(rows) == min(n, 199) and (rows["selection"] == "natural").all()
+    assert rows["fold"].is_monotonic_increasing and rows["query"].is_unique
+    assert rows["fold"].value_counts().min() >= n // 5 - 1 or n == 1000
+    assert rows["handed"].sum() == pytest.approx(handed[1:].mean() * len(rows), abs=2)
+    assert not study.raced(n)["handed"].any()
 
 
 def test_an_empty_study_has_no_reference(frame):

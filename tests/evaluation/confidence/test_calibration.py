@@ -9,6 +9,7 @@ from nivesh_lib.evaluation.confidence.calibration import (
     brier,
     calibration_error,
     calibration_table,
+    cross_fitted,
     cross_fitted_temperature,
     fit_temperature,
     is_right,
@@ -207,20 +208,27 @@ def test_the_goal_is_a_quarter_of_the_error_or_of_a_large_one(temperature):
     assert found.goal == max(found.before.value, LARGE) / 4
 
 
-def test_the_table_has_the_effect_of_a_bar_before_and_after():
+def recorded():
+    """The answers of a model to rows of which those of fold 0 do not count."""
     proba, y, folds = answers(temperature=3.0)
-    one = cross_fitted_temperature(proba, y, folds, n_boot=50)
-    rows = folds > 0
-    (row,) = calibration_table({"m": one}, {"m": proba}, y, rows=rows, bar=0.7).to_dict("records")
-    sure = confidence_of(proba)[rows] >= 0.7
+    frame = pd.DataFrame({"intent": y, "selection": np.where(folds > 0, "natural", "hard")})
+    return {"m": proba.assign(id=range(len(y)), fold=folds)}, frame
+
+
+def test_models_are_calibrated_and_judged_on_the_rows_that_count():
+    oof, frame = recorded()
+    found = cross_fitted(oof, frame, n_boot=50)
+    rows = (frame["selection"] == "natural").to_numpy()
+    assert found["m"].before.n == rows.sum() < len(rows)
+    (row,) = calibration_table(found, oof, frame, bar=0.7).to_dict("records")
+    sure = confidence_of(oof["m"][LABELS])[rows] >= 0.7
+    right = is_right(oof["m"][LABELS], frame["intent"])[rows][sure]
     assert row["answered_before"] == sure.mean() > row["answered_after"]
-    assert row["right_before"] == is_right(proba, y)[rows][sure].mean() < row["right_after"]
+    assert row["right_before"] == right.mean() < row["right_after"]
 
 
 def test_a_bar_that_nothing_reaches_has_no_share_right():
-    proba, y, folds = answers(temperature=3.0)
-    one = cross_fitted_temperature(proba, y, folds, n_boot=50)
-    (row,) = calibration_table({"m": one}, {"m": proba}, y, rows=folds >= 0, bar=1.1).to_dict(
-        "records"
-    )
+    oof, frame = recorded()
+    found = cross_fitted(oof, frame, n_boot=50)
+    (row,) = calibration_table(found, oof, frame, bar=1.1).to_dict("records")
     assert row["answered_before"] == 0 and np.isnan(row["right_before"])

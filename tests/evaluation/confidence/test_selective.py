@@ -202,6 +202,7 @@ def test_each_row_counts_once():
     inside, outside = scored()
     found = cross_fitted_policy(inside, outside, costs=COSTS)
     assert (found.acceptance.n, found.recall.n) == (400, 150)
+    assert found.acceptance.value == found.accepted.mean()
 
 
 @pytest.mark.parametrize("change", [{"kind": "chat"}, {"fold": 0}])

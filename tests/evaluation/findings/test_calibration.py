@@ -26,14 +26,22 @@ def proba(confidence: float, n: int = 200) -> pd.DataFrame:
 
 
 TRUE = ["loan"] * 160 + ["tax"] * 40  # of 200 answers, 80 of 100 are right
+FRAME = pd.DataFrame({"intent": TRUE})
+
+
+def answers(*parts: pd.DataFrame) -> pd.DataFrame:
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(id=range(len(table)), fold=0)
+
+
+def fitted(before, after, *, helped=True, corrected=None) -> Calibration:
+    corrected = proba(0.8) if corrected is None else corrected
+    return Calibration(0.5, {}, corrected, Estimate(*before, 200), Estimate(*after, 200), helped)
 
 
 def made(before, after, *, helped=True, confidence=0.6):
-    found = Calibration(0.5, {}, proba(0.8), Estimate(*before, 200), Estimate(*after, 200), helped)
-    row = {"model": "a_b", "temperature": 0.5, "brier_before": 0.4, "brier_after": 0.3}
-    row |= found.before.columns("ece_before") | found.after.columns("ece_after")
-    table = pd.DataFrame([row])
-    return calibration("a_b", found, proba(confidence), proba(0.8), TRUE, table)
+    found = {"a_b": fitted(before, after, helped=helped)}
+    return calibration("a_b", found, {"a_b": answers(proba(confidence))}, FRAME)
 
 
 @pytest.mark.parametrize(
@@ -64,26 +72,41 @@ def test_no_error_at_all_is_said_with_what_it_could_be():
     assert "shows no error (at most 3.0 points), and no" in found.claim
 
 
-def bars(**cells) -> pd.DataFrame:
-    row = {"model": "tfidf", "answered_before": 0.26, "answered_after": 0.74}
-    return pd.DataFrame([row | {"right_before": 0.9968, "right_after": 0.93} | cells])
+@pytest.mark.parametrize(("before", "words"), [(0.2, "5.0 points, a quarter of what it was"),
+                                               (0.05, "2.0 points, as it was small")])  # fmt: skip
+def test_the_mark_says_where_its_points_come_from(before, words):
+    assert made((before, before, before), (0, 0, 0)).mark == f"off by at most {words}"
 
 
-def test_a_threshold_is_said_before_and_after_and_never_rounded_to_all():
-    found = at_threshold("tfidf", bars(), 0.7)
-    assert found.claim == (
-        "At a confidence of 0.7, the bag of words answers 26 of 100 queries as it is and 74 of "
-        "100 corrected; 99.7 % and 93 % of these answers are right."
+def test_an_error_below_zero_is_shown_as_zero_and_all_models_are_in_the_table():
+    found = {name: fitted((0.2, 0.18, 0.22), (-0.009, -0.04, 0.02)) for name in ("tfidf", "static")}
+    oof = dict.fromkeys(("tfidf", "static", "lstm"), answers(proba(0.6)))
+    one = calibration("static", found, oof, FRAME)
+    assert one.table["model"].tolist() == ["bag of words", "token table"]
+    assert (one.table.filter(like="off corrected").to_numpy() >= 0).all()
+    assert (one.estimate.value, one.estimate.low, one.estimate.high) == (0, 0, 0.02)
+
+
+def at_bar(sure: int, threshold: float | None = 0.7):
+    """Of 200 answers, ``sure`` are above a confidence of 0.7 as they are, and 149 corrected."""
+    before, after = (answers(proba(0.75, n), proba(0.6, 200 - n)) for n in (sure, 149))
+    found = {"tfidf": fitted((0, 0, 0), (0, 0, 0), corrected=after[["loan", "tax"]])}
+    return at_threshold("tfidf", found, {"tfidf": before}, FRAME, threshold)
+
+
+def test_a_threshold_is_said_before_and_after_and_a_half_is_rounded_up():
+    assert at_bar(53).claim == (
+        "At a confidence of 0.7, the bag of words answers 27 of 100 queries as it is and 75 of "
+        "100 corrected; 100 % and 100 % of these answers are right."
     )
 
 
 def test_where_nothing_is_answered_nothing_is_right():
-    found = at_threshold("tfidf", bars(answered_before=0.0, right_before=np.nan), 0.7)
-    assert found.claim.endswith("answers 0 of 100 queries as it is and 74 of 100 corrected.")
+    assert at_bar(0).claim.endswith("answers 0 of 100 queries as it is and 75 of 100 corrected.")
 
 
 def test_without_a_threshold_or_queries_one_line_says_so():
-    assert "set no least confidence" in at_threshold("tfidf", bars(), None).claim
+    assert "set no least confidence" in at_bar(10, None).claim
     assert not_asked("out_of_scope").name == "out_of_scope" and not_asked("x").verdict == ""
 
 
@@ -93,7 +116,9 @@ def policy(let_through: float, n: int = 100) -> AbstentionPolicy:
     kinds = pd.DataFrame({"kind": ["small_talk", "x"], "rows": [20, 20], "recall": [0.9, 0.7]})
     share = Estimate(0.8, 0.75, 0.85, 200)
     scope = InScopeProbability(1.0, 1.0)
-    return AbstentionPolicy(scope, 0.6, 0.4, 0.13, share, caught, share, caught, kinds)
+    return AbstentionPolicy(
+        scope, 0.6, 0.4, 0.13, share, caught, share, caught, kinds, np.ones(200, bool)
+    )
 
 
 @pytest.mark.parametrize(

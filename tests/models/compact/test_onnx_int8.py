@@ -8,9 +8,9 @@ import pytest
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.compact import onnx_int8
-from nivesh_lib.models.compact.onnx_classifier import OnnxClassifier, parity
+from nivesh_lib.models.compact.onnx_classifier import OnnxClassifier
 from nivesh_lib.models.compact.onnx_int8 import ChannelStatistics, _Quantizer, activation_statistics
-from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model
+from tests.models.conftest import LABELS, QUERIES, TEXTS, logit_gap, small_model
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.normal(size=(400, 32)).astype(np.float32)
@@ -83,9 +83,7 @@ def test_channels_that_never_change_are_no_trouble():
 
 def test_a_sample_without_any_variety_is_no_trouble(fitted):
     for texts in (["?"], ["tax"], ["tax"] * 30):
-        assert (
-            parity(fitted, OnnxClassifier.of(fitted, texts=texts), texts).max_logit_difference < 0.1
-        )
+        assert logit_gap(fitted, OnnxClassifier.of(fitted, texts=texts), texts) < 0.1
 
 
 def test_texts_that_are_all_empty_are_refused(fitted):
@@ -97,7 +95,7 @@ def test_neurons_that_dwarf_the_others_are_multiplied_in_floating_point(outlier)
     small = OnnxClassifier.of(outlier, texts=TEXTS)
     names = {node.output[0] for node in onnx.load_from_string(small._session.content).graph.node}
     assert sum(name.endswith("_apart") for name in names) == 2
-    assert parity(outlier, small, QUERIES).max_logit_difference < 0.1
+    assert logit_gap(outlier, small, QUERIES) < 0.1
 
 
 def test_nothing_is_measured_while_the_graph_answers(fitted):
@@ -118,14 +116,14 @@ def test_the_last_layer_computes_the_first_token_s_query_only(fitted):
 def test_a_text_with_what_no_sample_had_is_still_answered_much_the_same(fitted):
     strange = ["", "[MASK] [MASK]", "loan " * 200, "₹₹₹ ??? !!!", "ek do teen char"]
     small = OnnxClassifier.of(fitted, texts=TEXTS)
-    assert parity(fitted, small, strange).max_logit_difference < 0.3
+    assert logit_gap(fitted, small, strange) < 0.3
 
 
 def test_layers_with_the_same_weights_may_share_them(fitted):
     same = copy.deepcopy(fitted)
     for layer in same._network.model.base_model.encoder.layer:
         layer.output.dense.weight.data.zero_()
-    assert parity(same, OnnxClassifier.of(same, texts=TEXTS), QUERIES).max_logit_difference < 0.1
+    assert logit_gap(same, OnnxClassifier.of(same, texts=TEXTS), QUERIES) < 0.1
 
 
 def test_weights_that_give_no_numbers_are_refused(fitted):

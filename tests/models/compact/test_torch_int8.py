@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 from nivesh_lib.errors import ModelError
 from nivesh_lib.evaluation.benchmark import directory_bytes, saved_bytes
 from nivesh_lib.models.base import get_model, load_model
-from nivesh_lib.models.compact.torch_int8 import QuantizedClassifier, pruned, sparsity
+from nivesh_lib.models.compact.torch_int8 import QuantizedClassifier, pruned
 from nivesh_lib.models.compact.vocabulary import prune_unreachable, write_tokenizer
 from nivesh_lib.models.wrappers.selective import Calibrated
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model, tiny
@@ -95,9 +95,7 @@ def test_no_other_warning_is_kept_away(plain):
     assert [str(one.message) for one in caught] == ["of the caller's own"]
 
 
-@pytest.mark.parametrize(
-    "make", [QuantizedClassifier.of, pruned, sparsity], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("make", [QuantizedClassifier.of, pruned], ids=lambda f: f.__name__)
 def test_only_a_fitted_transformer_is_taken(make):
     with pytest.raises(ValueError, match="a tfidf model is given"):
         make(get_model("tfidf").fit(TEXTS, LABELS))
@@ -111,6 +109,13 @@ def test_a_wrapper_around_nothing_is_refused():
 
 
 # --- fewer weights ---------------------------------------------------------------
+
+
+def sparsity(model):
+    """The share of zeros among the weights of the encoder's linear layers."""
+    modules = model.network.model.base_model.modules()
+    weights = [one.weight for one in modules if isinstance(one, torch.nn.Linear)]
+    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.3, 0.9])
