@@ -9,26 +9,17 @@ from typing import Any, NamedTuple
 import pandas as pd
 from scipy.stats import PermutationMethod, chi2_contingency
 
-from nivesh_lib.evaluation.scores import MIN_ROWS
+from nivesh_lib.evaluation.findings import plots
+from nivesh_lib.evaluation.scores import MIN_ROWS, headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 from nivesh_lib.wording import joined, percent, sentence, shown
 
-# The marks of a version; the finding of the same name judges each.
-MARKS = {
-    "cells": "every row has a text and a label",
-    "duplicates": "no text occurs twice, and none has two labels",
-    "near_duplicates": "at most one row in a hundred nearly repeats another",
-    "balance": "no label is more than ten times as frequent as another",
-    "both_sides": "no text, and no copy of one, is on both sides of the split or in two folds",
-    "giveaways": "no text gives its label away",
-    "personal_data": "no text holds personal data",
-}
-
 
 class _Check(NamedTuple):
-    """How a mark is judged: its name in a sentence, and the checks of `nivesh_lib.data` for it."""
+    """A mark and how it is judged: its name in a sentence, and the checks of `nivesh_lib.data`."""
 
+    mark: str
     title: str
     checks: tuple[str, ...]
     passed: str = ""  # what is said of the rows where none objects
@@ -36,18 +27,41 @@ class _Check(NamedTuple):
     caveat: str = ""
 
 
-_CHECKS = {
-    "cells": _Check("missing cells", ("cells", "rows"), "every one has a text and a label"),
-    "duplicates": _Check("repeated texts", ("duplicates", "conflicts"), "no text occurs twice"),
-    "near_duplicates": _Check("near-duplicates", ("near_duplicates",)),
-    "balance": _Check("balance of the labels", ("balance",)),
+_ONE_SIDE = (
+    "no text, and none that nearly repeats it, is on both sides of the split or in two folds"
+)
+_CHECKS = {  # by the finding that judges the mark
+    "cells": _Check(
+        "every row has a text and a label",
+        "missing cells",
+        ("cells", "rows"),
+        "every one has a text and a label",
+    ),
+    "duplicates": _Check(
+        "no text occurs twice, and none has two labels",
+        "repeated texts",
+        ("duplicates", "conflicts"),
+        "no text occurs twice",
+    ),
+    "near_duplicates": _Check(
+        "at most one row in a hundred nearly repeats another",
+        "near-duplicates",
+        ("near_duplicates",),
+    ),
+    "balance": _Check(
+        "no label is more than ten times as frequent as another",
+        "balance of the labels",
+        ("balance",),
+    ),
     "both_sides": _Check(
+        _ONE_SIDE,
         "rows on both sides",
         ("fold_pairs", "split", "ids", "augmented"),
-        "no text is on both sides of the split or in two folds",
+        _ONE_SIDE,
         "whether that flatters the scores",
     ),
     "giveaways": _Check(
+        "no text gives its label away",
         "labels given away",
         ("stated_label", "giveaway"),
         "no text gives its label away, by naming it or by a word that no other label has",
@@ -55,12 +69,14 @@ _CHECKS = {
         "Words that occur in a few rows only are not tested.",
     ),
     "personal_data": _Check(
+        "no text holds personal data",
         "personal data",
         ("personal_data",),
         "none holds personal data that the search knows",
         caveat="The search knows numbers and addresses by their form, and no names of people.",
     ),
 }
+MARKS = {name: check.mark for name, check in _CHECKS.items()}
 _OPTIONAL = {  # column -> what later notebooks do with it
     "income_segment": "compares people",
     "created_at": "shows seasons and drift",
@@ -94,29 +110,26 @@ def check_findings(
     labels
         In the order of their ids.
     """
+    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    of_labels = re.compile(rf"(?<!\w)({names})(?!\w)")
     found = {}
     for name, check in _CHECKS.items():
         issues = [issue for issue in checked["checks"] if issue["check"] in check.checks]
-        messages = [_with_shown_labels(issue["message"], labels) for issue in issues]
-        verdict = _verdict(name, issues)
+        messages = [of_labels.sub(lambda m: shown(m[0]), issue["message"]) for issue in issues]
+        refused = any(issue["severity"] == "error" for issue in issues) or name == "near_duplicates"
+        verdict: Verdict = "met" if not issues else "not met" if refused else "undecided"
         found[name] = Finding(
             name=name,
             claim=sentence(_claim(name, verdict, messages, checked["stats"])),
-            mark=MARKS[name],
+            mark=check.mark,
             verdict=verdict,
             cells=[{"found": message} for message in messages],
             examples=_rows_of(issues, frame),
             caveats=[check.caveat] if check.caveat else [],
             source=_VALIDATE,
         )
-    return found | {"balance": _with_labels(found["balance"], checked["stats"], labels)}
-
-
-def _verdict(name: str, issues: Sequence[Mapping[str, Any]]) -> Verdict:
-    if not issues:
-        return "met"
-    refused = any(issue["severity"] == "error" for issue in issues)
-    return "not met" if refused or name == "near_duplicates" else "undecided"
+    counts = checked["stats"]["label_distribution"]
+    return found | {"balance": _with_labels(found["balance"], counts, frame, labels)}
 
 
 def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str, Any]) -> str:
@@ -141,14 +154,6 @@ def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str,
     return messages[0] + more + doubt
 
 
-def _with_shown_labels(message: str, labels: Sequence[str]) -> str:
-    for label in sorted(labels, key=len, reverse=True):
-        message = re.sub(
-            rf"(?<!\w){re.escape(label)}(?!\w)", lambda found: shown(found[0]), message
-        )
-    return message
-
-
 def _rows_of(issues: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[Example]:
     """Return up to three anonymised rows of the first issue that names any."""
     ids: list[Any] = next((issue["rows"] for issue in issues if issue["rows"]), [])
@@ -159,22 +164,32 @@ def _rows_of(issues: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[E
     ]
 
 
-def _with_labels(balance: Finding, stats: Mapping[str, Any], labels: Sequence[str]) -> Finding:
-    """Return the finding on balance with the rows of each label, and their figure."""
-    counts = {label: stats["label_distribution"].get(label, 0) for label in labels}
+def _with_labels(
+    balance: Finding, of_label: Mapping[str, int], frame: pd.DataFrame, labels: Sequence[str]
+) -> Finding:
+    """Return the finding on balance with the rows and one query of each label, and a figure."""
+    counts = {label: of_label.get(label, 0) for label in labels}
     without = joined(shown(label) for label, rows in counts.items() if not rows)
+    typical = _typical(frame)
     return balance.changed(
         cells=[
-            {"id": number, "label": shown(label), "training rows": rows}
+            {"id": number, "label": shown(label), "training rows": rows,
+             "for example": anonymize_query(typical.get(label, ""))}
             for number, (label, rows) in enumerate(counts.items())
         ],
-        plot=Plot(
-            kind="bars",
-            data={"counts": counts, "unit": "training rows"},
-            alt="; ".join(f"{shown(label)} {rows}" for label, rows in counts.items()) + ".",
-        ),
+        plot=plots.bars(counts, "training rows"),
         caveats=[f"No training row has the label {without}."] if without else [],
-    )
+    )  # fmt: skip
+
+
+def _typical(frame: pd.DataFrame) -> dict[str, str]:
+    """Return a query of common length for each label, where it can be not one picked as hard."""
+    queries = frame["query"].astype(str)
+    words = queries.str.split().str.len()
+    order = {"hard": ~headline_mask(frame), "odd": (words - words.median()).abs()}
+    rows = pd.DataFrame({"query": queries, "intent": frame["intent"], **order})
+    first = rows.sort_values(["hard", "odd"]).drop_duplicates("intent")
+    return dict(zip(first["intent"], first["query"], strict=True))
 
 
 def fit_to_train(ref: str, checked: Mapping[str, Any], checks: Mapping[str, Finding]) -> Finding:
@@ -251,13 +266,13 @@ def lengths(frame: pd.DataFrame) -> Finding:
     frame
         Column query, and perhaps selection; n rows.
     """
-    words = pd.Series([len(text.split()) for text in frame["query"]], index=frame.index)
+    words = frame["query"].str.split().str.len()
     groups = {"rows": words}
     if "selection" in frame and frame["selection"].nunique() > 1:
         order = frame["selection"].value_counts().index  # the largest first
         groups = {f"{shown(kind)} rows": words[frame["selection"] == kind] for kind in order}
-    medians = {name: f"{one.median():.0f}" for name, one in groups.items()}
-    apart = f" ({', '.join(f'{name} {one}' for name, one in medians.items())})" * (len(groups) > 1)
+    medians = [f"{name} {one.median():.0f}" for name, one in groups.items()]
+    apart = f" ({', '.join(medians)})" * (len(groups) > 1)
     return Finding(
         name="lengths",
         claim=f"Half of the queries have {words.median():.0f} words or fewer{apart}, and the "
@@ -267,13 +282,7 @@ def lengths(frame: pd.DataFrame) -> Finding:
              "mean": one.mean(), "longest": one.max()}
             for name, one in groups.items()
         ],
-        plot=Plot(
-            kind="lengths",
-            data={"rows": {name: one.value_counts().to_dict() for name, one in groups.items()}},
-            alt="Median number of words: "
-            + ", ".join(f"{name} {one}" for name, one in medians.items())
-            + ".",
-        ),
+        plot=plots.lengths(groups),
         source=_VALIDATE,
     )  # fmt: skip
 
@@ -343,11 +352,7 @@ def dates(frame: pd.DataFrame) -> Finding:
         claim=f"The rows are from {first} to {last}, {months.min():,} to {months.max():,} a month."
         if len(months) > 1
         else f"All dated rows are from {first}.",
-        plot=Plot(
-            kind="months",
-            data={"months": counts},
-            alt="; ".join(f"{month} {rows}" for month, rows in counts.items()) + ".",
-        ),
+        plot=plots.bars(counts, "rows", kind="months"),
         source="pandas.Series.value_counts",
     )
 
