@@ -131,39 +131,48 @@ def calendar_bars(counts: Mapping[str, int], *, unit: str) -> Axes:
 
 
 def interval_dots(
-    estimates: Mapping[str, Any], *, targets: Mapping[str, float] | None = None, unit: str
+    estimates: Mapping[str, Any],
+    *,
+    targets: Mapping[str, float] | None = None,
+    unit: str,
+    times: float = 1.0,
+    margin: float = 0.0,
 ) -> Axes:
     """Draw each named estimate with its interval, the first on top.
 
     Parameters
     ----------
     estimates : mapping
-        Name -> value, low and high, in the unit of the axis.
+        Name -> value, low and high.
     targets : mapping, optional
         Name -> the mark of that row, a dashed line in it.
     unit : str
         Of the axis, such as macro-F1.
+    times : float
+        What the estimates are multiplied by.
+    margin : float
+        Intervals wholly further from zero have the colour of warnings; 0 for none.
     """
-    axes, (low, values, high) = _interval_axes(estimates, unit)
-    # With many rare labels a bootstrap interval can lie beside its value; matplotlib refuses that.
-    reach = np.maximum([values - low, high - values], 0)
-    axes.errorbar(values, range(len(values)), xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
-    rows = {name: row for row, name in enumerate(list(estimates)[::-1])}
+    names = list(estimates)[::-1]
+    axes = _axes(8, 0.9 + 0.36 * max(len(names), 1), f"{unit}, with 95 % interval")
+    low, values, high = times * _ends(estimates[name] for name in names)
+    beyond = (np.maximum(low, -high) > margin) & (margin > 0)
+    colours = np.where(beyond, WARM, ACCENT).tolist()
+    axes.hlines(range(len(names)), low, high, color=colours, lw=2)
+    axes.scatter(values, range(len(names)), color=colours, s=36)
     for name, mark in (targets or {}).items():
-        row = rows[name]
+        row = names.index(name)
         axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5)
         axes.annotate(f" mark {mark:g}", (mark, row + 0.4), va="top", color=WARM, fontsize=9)
+    axes.set_yticks(range(len(names)), shortened(names))
+    axes.set_ylim(-0.6, len(names) - 0.4)
     return axes
 
 
-def _interval_axes(estimates: Mapping[str, Any], unit: str) -> tuple[Axes, np.ndarray]:
-    """Return axes with a row for each named estimate, and low, value and high, shape (3, n)."""
-    names = list(estimates)[::-1]
-    axes = _axes(8, 0.9 + 0.36 * max(len(names), 1), f"{unit}, with 95 % interval")
-    axes.set_yticks(range(len(names)), shortened(names))
-    axes.set_ylim(-0.6, len(names) - 0.4)
-    ends = [[estimates[name][end] for name in names] for end in ("low", "value", "high")]
-    return axes, np.array(ends, dtype=float)
+def _ends(estimates: Iterable[Any]) -> np.ndarray:
+    """Return low, value and high of estimates, shape (3, n)."""
+    ends = [[one[end] for end in ("low", "value", "high")] for one in estimates]
+    return np.array(ends, dtype=float).reshape(-1, 3).T
 
 
 def word_bars(examples: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> Axes:
@@ -206,15 +215,10 @@ def difference_dots(
         Half the width of the shaded band of tolerated differences, as a share of 1. Intervals
         wholly outside it have the colour of warnings.
     """
-    axes, shares = _interval_axes(differences, unit)
-    axes.axvline(0, color=SOFT, lw=1)
+    axes = interval_dots(differences, unit=unit, times=100, margin=100 * margin)
+    axes.axvline(0, color=SOFT, lw=1, zorder=0)
     if margin:
         axes.axvspan(-100 * margin, 100 * margin, color=SOFT, alpha=0.25, lw=0)
-    for row, (low, value, high) in enumerate(100 * shares.T):
-        beyond = margin and (low > 100 * margin or high < -100 * margin)
-        colour = WARM if beyond else ACCENT
-        axes.plot([low, high], [row, row], color=colour, lw=2)
-        axes.plot([value], [row], "o", color=colour, ms=6)
     return axes
 
 
@@ -254,14 +258,14 @@ def confusion_heatmap(table: pd.DataFrame) -> Axes:
     return axes
 
 
-def reliability(bins: Mapping[str, pd.DataFrame]) -> Axes:
+def reliability(bins: Mapping[str, Any]) -> Axes:
     """Draw accuracy against confidence for each named set of bins.
 
     Parameters
     ----------
-    bins : mapping of DataFrame
-        Name -> one row for each bin: ``confidence``, ``accuracy`` (from 0 to 1), and optionally
-        the interval of the accuracy, ``low`` and ``high``.
+    bins : mapping
+        Name -> the columns ``confidence``, ``accuracy`` (from 0 to 1), and optionally the interval
+        of the accuracy, ``low`` and ``high``; one value for each bin.
     """
     axes = _axes(5, 4.2, "confidence of the answer", "share that was right")
     axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
@@ -277,13 +281,13 @@ def reliability(bins: Mapping[str, pd.DataFrame]) -> Axes:
     return axes
 
 
-def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
+def risk_coverage(curves: Mapping[str, Any]) -> Axes:
     """Draw the error rate of accepted predictions against the share that is accepted.
 
     Parameters
     ----------
-    curves : mapping of DataFrame
-        Name -> ``coverage`` and ``risk``, both shares; coverage rises.
+    curves : mapping
+        Name -> the columns ``coverage`` and ``risk``, both shares; coverage rises.
     """
     axes = _axes(7, 3.8, "share of queries that are answered", "share of answers that are wrong")
     styles = itertools.cycle(zip((INK, ACCENT, WARM, SOFT), ("-", "--", "-.", ":"), strict=True))
@@ -298,12 +302,12 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
     return axes
 
 
-def size_curves(curves: Mapping[str, pd.DataFrame]) -> Axes:
+def size_curves(curves: Mapping[str, Any]) -> Axes:
     """Draw macro-F1 with its interval against the number of training rows.
 
     Parameters
     ----------
-    curves : mapping of DataFrame
+    curves : mapping
         Name -> ``rows``, on a logarithmic scale, and ``macro_f1`` with ``_low`` and ``_high``.
     """
     axes = _axes(7, 3.6, "rows to learn from", "macro-F1")
@@ -330,12 +334,8 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
         ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` within which 95
         of 100 queries are answered, and ``bytes`` on disk. The last point is highlighted.
     """
-    axes = _axes(
-        9,
-        4.8,
-        "milliseconds within which 95 of 100 queries are answered (logarithmic)",
-        "accuracy, with 95 % interval",
-    )
+    within = "milliseconds within which 95 of 100 queries are answered (logarithmic)"
+    axes = _axes(9, 4.8, within, "accuracy, with 95 % interval")
     largest = max(point["bytes"] for point in points)
     axes.set_xscale("log")
     for place, point in enumerate(points):
@@ -353,19 +353,15 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
             lw=1.6,
             zorder=2 + 1 / area,  # a small dot stays visible on a large one
         )
-    _widen(axes, [point["ms"] for point in points])
+    times = [point["ms"] for point in points]
+    axes.set_xlim(min(times) / 2, max(times) * 4)  # room for the names
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     names = shortened([point["name"] for point in points], 28)
     sized = [f"{n}, {human_bytes(p['bytes'])}" for n, p in zip(names, points, strict=True)]
     _label_dots(axes, sized)
     return axes
-
-
-def _widen(axes: Axes, values: Sequence[float]) -> None:
-    """Leave room for labels on a logarithmic axis, and show its ticks as plain numbers."""
-    axes.set_xlim(min(values) / 2, max(values) * 4)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 # Possible places of a label: right or left of its dot, and above it by multiples of its height.
@@ -433,12 +429,14 @@ def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
     return sum(part.width * part.height for part in shared if part) + outside
 
 
-def cascade_curve(curve: pd.DataFrame, *, chosen: Mapping[str, Any], allowed_loss: float) -> Axes:
+def cascade_curve(
+    curve: Mapping[str, Any], *, chosen: Mapping[str, Any], allowed_loss: float
+) -> Axes:
     """Draw the accuracy of a cascade against its teacher's, by the share that the student answers.
 
     Parameters
     ----------
-    curve : DataFrame
+    curve : mapping of arrays
         ``share`` and ``loss`` of accuracy (shares of 1) on the rows that thresholds are chosen
         on, as `evaluation.compression.cascade.cascade_scores` returns them.
     chosen : mapping
@@ -446,45 +444,33 @@ def cascade_curve(curve: pd.DataFrame, *, chosen: Mapping[str, Any], allowed_los
     allowed_loss : float
         Of accuracy, as a share of 1: a dashed line.
     """
-    axes = _axes(
-        7,
-        3.8,
-        "of 100 queries, those that the student answers",
-        "accuracy against the\nteacher alone, points",
-    )
+    axes = _axes(7, 3.8, "of 100 queries, those that the student answers")
+    axes.set_ylabel("accuracy against the\nteacher alone, points")
     axes.axhline(0, color=SOFT, lw=1)
-    axes.plot(
-        100 * curve["share"], -100 * curve["loss"], color=ACCENT, lw=2, label="on the same rows"
-    )
+    drawn = 100 * np.array(curve["share"]), -100 * np.array(curve["loss"])
+    axes.plot(*drawn, color=ACCENT, lw=2, label="on the same rows")
     axes.axhline(-100 * allowed_loss, color=WARM, ls="--", lw=1.5)
     text = f"at most {100 * allowed_loss:g} points may be lost"
     axes.annotate(text, (0.5, -100 * allowed_loss), va="top", color=WARM, fontsize=9)
-    share, loss = chosen["share"], chosen["loss"]
-    reach = [[loss["high"] - loss["value"]], [loss["value"] - loss["low"]]]
-    axes.errorbar(
-        [100 * share["value"]],
-        [-100 * loss["value"]],
-        yerr=100 * np.array(reach),
-        fmt="o",
-        color=INK,
-        ms=7,
-        lw=1.5,
-        label="threshold from other folds, with 95 % interval",
-    )
+    low, value, high = -100 * _ends([chosen["loss"]])
+    at, label = [100 * chosen["share"]["value"]], "threshold from other folds, with 95 % interval"
+    axes.vlines(at, low, high, color=INK, lw=1.5)
+    axes.plot(at, value, "o", color=INK, ms=7, label=label)
     axes.legend(frameon=False, loc="upper left")
     axes.set_xlim(0, 101)
     return axes
 
 
-def share_bars(shares: pd.DataFrame) -> Axes:
+def share_bars(shares: Mapping[str, Mapping[str, float]]) -> Axes:
     """Draw shares, with one bar for each group beside the others.
 
     Parameters
     ----------
-    shares : DataFrame (n_values, n_groups)
-        Share of each value, such as a label, in each group.
+    shares : mapping
+        Group -> value, such as a label -> its share.
     """
-    table = shares.sort_values(shares.columns[0])
+    table = pd.DataFrame(shares).fillna(0.0)
+    table = table.sort_values(table.columns[0])
     axes = _axes(8, 1.0 + 0.34 * len(table), "share of queries")
     height = 0.8 / table.shape[1]
     first = np.arange(len(table)) + (table.shape[1] - 1) / 2 * height
@@ -531,11 +517,11 @@ def before_and_now(measures: Mapping[str, Mapping[str, Any]]) -> Axes:
         Name -> ``before`` and ``now``, each with value, low and high, as shares of 1.
     """
     axes = _axes(8, 1.6 + 0.6 * len(measures), "of 100, with 95 % interval")
-    for row, group in itertools.product(range(len(measures)), _OF_GROUPS):
-        one, at = [*measures.values()][row][group], row + (0.15 if group == "now" else -0.15)
-        style: Any = {"color": _OF_GROUPS[group], "label": group if row == 0 else None}
-        axes.plot([100 * one["low"], 100 * one["high"]], [at, at], lw=2, **{**style, "label": None})
-        axes.plot([100 * one["value"]], [at], "o", ms=6, **style)
+    for group, shift in zip(_OF_GROUPS, (-0.15, 0.15), strict=True):
+        low, values, high = 100 * _ends(of[group] for of in measures.values())
+        rows, colour = np.arange(len(measures)) + shift, _OF_GROUPS[group]
+        axes.hlines(rows, low, high, color=colour, lw=2)
+        axes.plot(values, rows, "o", ms=6, color=colour, label=group)
     axes.set_yticks(range(len(measures)), shortened(measures))
     axes.set_ylim(len(measures) - 0.5, -0.5)
     axes.set_xlim(0, 100)
@@ -552,20 +538,14 @@ def distance_bars(distances: Mapping[str, float], thresholds: Mapping[str, float
         Column -> its distance, and the one from which it has moved, a dashed line.
     """
     axes = _axes(8, 0.9 + 0.36 * len(distances), "distance between before and now")
-    rows = range(len(distances))
+    rows, marks = np.arange(len(distances)), [thresholds[column] for column in distances]
     axes.barh(rows, list(distances.values()), height=0.6, color=SOFT)
-    for row, column in zip(rows, distances, strict=True):
-        mark = thresholds[column]
-        name = "has moved from here on" if row == 0 else None
-        axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5, label=name)
+    ends = {"ymin": rows - 0.4, "ymax": rows + 0.4}
+    axes.vlines(marks, **ends, color=WARM, ls="--", lw=1.5, label="has moved from here on")
     axes.set_yticks(rows, shortened(distances))
     axes.set_ylim(len(distances) - 0.4, -0.6)
     axes.figure.legend(loc="outside lower center", frameon=False)
     return axes
-
-
-def _tables(tables: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    return {name: pd.DataFrame(table) for name, table in tables.items()}
 
 
 # Kind of a finding's plot -> its drawing from plain data.
@@ -577,14 +557,14 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "differences": difference_dots,
     "epochs": learning_curves,
     "intervals": interval_dots,
-    "shares": lambda shares: share_bars(pd.DataFrame(shares).fillna(0.0)),
+    "shares": share_bars,
     "lengths": length_histogram,
     "months": calendar_bars,
-    "reliability": lambda bins: reliability(_tables(bins)),
-    "risk_coverage": lambda curves: risk_coverage(_tables(curves)),
-    "sizes": lambda curves: size_curves(_tables(curves)),
+    "reliability": reliability,
+    "risk_coverage": risk_coverage,
+    "sizes": size_curves,
     "words": word_bars,
-    "cascade": lambda curve, **chosen: cascade_curve(pd.DataFrame(curve), **chosen),
+    "cascade": cascade_curve,
     "costs": cost_scatter,
     "before_and_now": before_and_now,
     "distances": distance_bars,

@@ -273,9 +273,10 @@ def test_differences_beyond_the_margin_stand_out():
     found = {"far": {"value": -0.1, "low": -0.15, "high": -0.06}}
     found |= {"near": {"value": -0.04, "low": -0.09, "high": 0.01}}
     axes = difference_dots(found, margin=0.05)
-    near, far = [line for line in axes.get_lines() if len(line.get_xdata()) == 2][-2:]
-    assert near.get_color() != far.get_color()
-    assert list(far.get_xdata()) == pytest.approx([-15, -6])
+    lines = axes.collections[0]
+    near, far = lines.get_colors()
+    assert near.tolist() != far.tolist()
+    assert lines.get_segments()[1][:, 0] == pytest.approx([-15, -6])
 
 
 def test_a_curve_has_a_tick_for_each_size():

@@ -22,26 +22,16 @@ class _Check(NamedTuple):
     mark: str
     title: str
     checks: tuple[str, ...]
-    passed: str = ""  # what is said of the rows where none objects
-    doubt: str = ""  # what the rows cannot tell where one only warns
+    doubt: str = ""  # what the rows cannot tell where a check only warns
     caveat: str = ""
 
 
-_ONE_SIDE = (
-    "no text, and none that nearly repeats it, is on both sides of the split or in two folds"
-)
 _CHECKS = {  # by the finding that judges the mark
-    "cells": _Check(
-        "every row has a text and a label",
-        "missing cells",
-        ("cells", "rows"),
-        "every one has a text and a label",
-    ),
+    "cells": _Check("every row has a text and a label", "missing cells", ("cells", "rows")),
     "duplicates": _Check(
         "no text occurs twice, and none has two labels",
         "repeated texts",
         ("duplicates", "conflicts"),
-        "no text occurs twice",
     ),
     "near_duplicates": _Check(
         "at most one row in a hundred nearly repeats another",
@@ -54,25 +44,22 @@ _CHECKS = {  # by the finding that judges the mark
         ("balance",),
     ),
     "both_sides": _Check(
-        _ONE_SIDE,
+        "no text, and none that nearly repeats it, is on both sides of the split or in two folds",
         "rows on both sides",
         ("fold_pairs", "split", "ids", "augmented"),
-        _ONE_SIDE,
         "whether that flatters the scores",
     ),
     "giveaways": _Check(
-        "no text gives its label away",
+        "no text gives its label away, by naming it or by a word that no other label has",
         "labels given away",
         ("stated_label", "giveaway"),
-        "no text gives its label away, by naming it or by a word that no other label has",
         "whether that is a leak or the way people ask",
         "Words that occur in a few rows only are not tested.",
     ),
     "personal_data": _Check(
-        "no text holds personal data",
+        "no text holds personal data that the search knows",
         "personal data",
         ("personal_data",),
-        "none holds personal data that the search knows",
         caveat="The search knows numbers and addresses by their form, and no names of people.",
     ),
 }
@@ -148,7 +135,7 @@ def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str,
             f"rows of the rarest, {shown(least)} ({counts[most]:,} and {counts[least]:,})"
         )
     if verdict == "met":
-        return f"among {stats['rows']:,} rows, {check.passed}"
+        return f"among {stats['rows']:,} rows, {check.mark}"
     more = f", and {len(messages) - 1} more that the table lists" if messages[1:] else ""
     doubt = f"; {check.doubt}, these rows cannot tell" if verdict == "undecided" else ""
     return messages[0] + more + doubt
@@ -183,12 +170,13 @@ def _with_labels(
 
 
 def _typical(frame: pd.DataFrame) -> dict[str, str]:
-    """Return a query of common length for each label, where it can be not one picked as hard."""
-    queries = frame["query"].astype(str)
-    words = queries.str.split().str.len()
-    order = {"hard": ~headline_mask(frame), "odd": (words - words.median()).abs()}
-    rows = pd.DataFrame({"query": queries, "intent": frame["intent"], **order})
-    first = rows.sort_values(["hard", "odd"]).drop_duplicates("intent")
+    """Return a query of each label: not a hard one, in the commonest language, where it can be."""
+    rows = frame[["query", "intent"]].astype(str).assign(hard=~headline_mask(frame))
+    if "language" in frame:
+        rows["rare"] = -frame["language"].map(frame["language"].value_counts())
+    words = rows["query"].str.split().str.len()
+    rows["odd"] = (words - words.median()).abs()
+    first = rows.sort_values([*rows.columns[2:]]).drop_duplicates("intent")
     return dict(zip(first["intent"], first["query"], strict=True))
 
 
