@@ -120,22 +120,19 @@ def check_findings(
 
 
 def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str, Any]) -> str:
-    check, counts = _CHECKS[name], stats["label_distribution"]
+    check, of_label, rows = _CHECKS[name], stats["label_distribution"], f"{stats['rows']:,} rows"
     if name == "near_duplicates":
         near = stats["near_duplicates"]
-        some = (
-            f"{near['rows']:,} of {stats['rows']:,} rows ({percent(near['share'])}) nearly repeat"
-        )
-        none = f"none of {stats['rows']:,} rows nearly repeats"
-        return f"{some if near['rows'] else none} another"
-    if name == "balance" and len(counts) > 1:
-        most, least = max(counts, key=counts.get), min(counts, key=counts.get)
+        some = f"{near['rows']:,} of {rows} ({percent(near['share'])}) nearly repeat another"
+        return some if near["rows"] else f"none of {rows} nearly repeats another"
+    if name == "balance" and len(set(of_label.values())) > 1:
+        most, least = max(of_label, key=of_label.get), min(of_label, key=of_label.get)
         return (
             f"the most frequent label, {shown(most)}, has {stats['imbalance_ratio']:.1f} times the "
-            f"rows of the rarest, {shown(least)} ({counts[most]:,} and {counts[least]:,})"
+            f"rows of the rarest, {shown(least)} ({of_label[most]:,} and {of_label[least]:,})"
         )
     if verdict == "met":
-        return f"among {stats['rows']:,} rows, {check.mark}"
+        return f"among {rows}, {check.mark}"
     more = f", and {len(messages) - 1} more that the table lists" if messages[1:] else ""
     doubt = f"; {check.doubt}, these rows cannot tell" if verdict == "undecided" else ""
     return messages[0] + more + doubt
@@ -233,11 +230,11 @@ def completeness(frame: pd.DataFrame) -> Finding:
         if share < 1
     ]
     whole = f"{len(filled) - len(parts)} of {len(_OPTIONAL)} optional columns are complete"
+    if not filled:
+        whole = "the data has texts and labels only, so scores cannot be sliced by anything else"
     return Finding(
         name="completeness",
-        claim=sentence("; ".join([whole, *parts]))
-        if filled
-        else "The data has texts and labels only, so scores cannot be sliced by anything else.",
+        claim=sentence("; ".join([whole, *parts])),
         cells=[
             {"column": shown(name), "what it is for": use, "share filled": filled.get(name, 0.0)}
             for name, use in _OPTIONAL.items()
@@ -309,9 +306,7 @@ def against_parent(changes: Mapping[str, Any] | None) -> Finding:
             f"{percent(shares[old][grown])} to {percent(shares[new][grown])} of the rows, and "
             f"{length}"
         ),
-        cells=[
-            {"label": shown(str(label)), **rows} for label, rows in counts.to_dict("index").items()
-        ],
+        cells=counts.rename(index=shown).reset_index(names="label"),
         plot=Plot(
             kind="shares",
             data={"shares": shares.to_dict()},
@@ -382,10 +377,7 @@ def segments(frame: pd.DataFrame, *, column: str = "income_segment", seed: int =
     return Finding(
         name=name,
         claim=sentence(differ),
-        cells=[
-            {"label": shown(str(label)), **{shown(str(one)): share for one, share in row.items()}}
-            for label, row in shares.iterrows()
-        ],
+        cells=shares.rename(index=shown, columns=shown).reset_index(names="label"),
         plot=Plot(
             kind="shares",
             data={"shares": shares[shares.columns[:3]].to_dict()},

@@ -137,6 +137,11 @@ def test_the_claim_on_both_sides_says_all_that_its_mark_does():
     assert data.MARKS["both_sides"] in judged()["both_sides"].claim
 
 
+def test_labels_of_the_same_size_have_no_rarest():
+    claim = judged(counts=(9, 9), rows=18)["balance"].claim
+    assert claim == "Among 18 rows, no label is more than ten times as frequent as another."
+
+
 def test_labels_in_messages_have_their_display_names():
     found = judged(("stated_label", "error", "Found 3 of 9 rows of tax_planning that say it"))
     assert found["giveaways"].claim == "Found 3 of 9 rows of tax planning that say it."
