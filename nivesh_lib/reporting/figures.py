@@ -188,14 +188,13 @@ def word_bars(examples: Mapping[str, tuple[Sequence[str], Sequence[float]]]) -> 
     for title, (words, weights) in examples.items():
         lines += [(title, None), *zip(shortened(words, 24), weights, strict=True)]
     axes = _axes(8, 0.6 + 0.24 * len(lines), "probability of the answer that the word adds")
-    for row, (_, weight) in enumerate(lines):
-        if weight is not None:
-            axes.barh(row, weight, color=ACCENT if weight >= 0 else WARM, height=0.7)
-    axes.set_yticks(range(len(lines)), ["" if weight is None else name for name, weight in lines])
+    place: Any = {"transform": axes.get_yaxis_transform(), "va": "center", "weight": "bold"}
     for row, (name, weight) in enumerate(lines):
         if weight is None:
-            place = axes.get_yaxis_transform()
-            axes.text(0.02, row, name, transform=place, va="center", weight="bold", size=9)
+            axes.text(0.02, row, name, size=9, **place)
+        else:
+            axes.barh(row, weight, color=ACCENT if weight >= 0 else WARM, height=0.7)
+    axes.set_yticks(range(len(lines)), ["" if weight is None else name for name, weight in lines])
     axes.axvline(0, color=SOFT, lw=1)
     axes.set_ylim(len(lines) - 0.5, -0.8)
     axes.tick_params(axis="y", length=0)
