@@ -25,8 +25,9 @@ FLOOR = 0.1  # a smaller distance is no drift, however significant
 class Samples:
     """Rows from before and from now, with the columns of a version's training rows.
 
-    ``origin`` says where they come from, ``noun`` what the rows of now are. ``limit`` is empty
-    where they are of production; else it says what comparing them is instead.
+    ``origin`` says where they come from, ``noun`` what the rows of now are, and ``earlier`` where
+    the others are. ``limit`` is empty where they are of production; else it says, of ``noun``, why
+    they tell nothing about it.
     """
 
     before: pd.DataFrame
@@ -34,16 +35,20 @@ class Samples:
     origin: str
     noun: str = "new queries"
     limit: str = ""
+    earlier: str = "before"
 
     @property
-    def right_before(self) -> np.ndarray:
-        """Whether each answer to a row from before is right, after `answered`; shape (n,)."""
-        return (self.before["predicted"] == self.before["intent"]).to_numpy()
+    def sides(self) -> dict[str, pd.DataFrame]:
+        """The rows from before and those of now, by these names."""
+        return {"before": self.before, "now": self.now}
 
     @property
-    def right_now(self) -> np.ndarray:
-        """Whether each answer to a row of now is right, after `answered`; shape (m,)."""
-        return (self.now["predicted"] == self.now["intent"]).to_numpy()
+    def right(self) -> dict[str, np.ndarray]:
+        """Whether each answer is right, for both sides, after `answered`."""
+        return {
+            when: (frame["predicted"] == frame["intent"]).to_numpy()
+            for when, frame in self.sides.items()
+        }
 
 
 def before_and_now(rows: pd.DataFrame, parent: pd.DataFrame | None = None) -> Samples:
@@ -72,10 +77,11 @@ def before_and_now(rows: pd.DataFrame, parent: pd.DataFrame | None = None) -> Sa
     return Samples(
         rows[~held].reset_index(drop=True),
         rows[held].reset_index(drop=True),
-        f"{(~held).sum():,} rows with the {held.sum():,} rows of one fold, as neither dates nor an "
-        "earlier version give enough to compare",
+        f"{(~held).sum():,} rows (before) with the {held.sum():,} rows of one fold (now), as "
+        "neither dates nor an earlier version give enough to compare",
         "queries of one fold",
-        "self-test of one fold against the others",
+        "are no later than the others",
+        "in the other folds",
     )
 
 
@@ -93,7 +99,7 @@ def _natural_first(before: pd.DataFrame, now: pd.DataFrame, when: str, since: st
         else:
             now, since = now[hard], f"{since}, all of them chosen for being hard"
             noun = "queries chosen for being hard"
-            limit = "stress test on rows chosen for being hard"
+            limit = "are not what production sends"
     origin = f"{len(before):,} rows {when} with {len(now):,} rows {since}"
     return Samples(before.reset_index(drop=True), now.reset_index(drop=True), origin, noun, limit)
 

@@ -246,6 +246,11 @@ def file_of(dataset: str) -> str:
     return paths.objectives_file(dataset).relative_to(paths.home()).as_posix()
 
 
+def impact_of(dataset: str) -> str:
+    """Return what meeting a dataset's objectives is to bring, in the words of its file, or ""."""
+    return str(values_for(dataset).get("business_impact", "")).rstrip(".")
+
+
 def none_set(dataset: str) -> str:
     """Return the message for a dataset without objectives, with the file to write them to."""
     return f"No objective is set for {dataset.partition('@')[0]}; write {file_of(dataset)}."

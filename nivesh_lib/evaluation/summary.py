@@ -13,6 +13,7 @@ from nivesh_lib.evaluation.objectives import (
     Judgement,
     Objective,
     file_of,
+    impact_of,
     judge_all,
     none_set,
     objectives_for,
@@ -185,6 +186,7 @@ def result_of(
         "objectives": {
             "file": file_of(dataset),
             "missing": "" if objectives else none_set(dataset),
+            "impact": impact_of(dataset),
         },
         "per_class": per_class(true, predicted, labels).reset_index().to_dict("records"),
         "confusion": confusion(true, predicted, labels).to_dict("split"),

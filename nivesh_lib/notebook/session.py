@@ -153,13 +153,16 @@ class Run:
         own
             Name of the finding that will be judged -> the mark, in words.
         """
-        from nivesh_lib.evaluation.objectives import none_set, objectives_for
+        from nivesh_lib.evaluation.objectives import impact_of, none_set, objectives_for
 
         dataset = str(self._dataset)
         found = objectives_for(self.step, dataset=dataset) if objectives else []
         self.marks = {one.metric: str(one) for one in found} | own
         lines = [*([none_set(dataset)] if objectives and not found else []), *self.marks.values()]
-        show_markdown("\n".join(f"- {line}" for line in lines))
+        shown = "\n".join(f"- {line}" for line in lines)
+        if found and (impact := impact_of(dataset)):
+            shown += f"\n\nWhat they are to bring, which no notebook measures: {impact}."
+        show_markdown(shown)
 
     def evaluate(self, model: Any, data: Dataset, *, name: str = "", **options: Any) -> Evaluated:
         """Return the cross-validated model, whose methods are findings (`Evaluated.of`)."""
@@ -227,8 +230,7 @@ class Run:
         lines = []
         for name, words in self.marks.items():
             finding = self.findings[name]
-            sign = SIGNS[finding.verdict] or "Not judged"
-            lines.append(f"- **{sign}**: {words}. {finding.claim}")
+            lines.append(f"- **{SIGNS[finding.verdict]}**: {words}. {finding.claim}")
         if lines:
             show_markdown("\n".join(lines))
 
@@ -316,13 +318,13 @@ class Run:
             raise ValueError(f"{name}: cannot be recorded ({first_flaw(error)})") from None
 
     def _write_findings(self, result: StepResult | Mapping[str, Any]) -> list[dict[str, str]]:
-        """Write the figures of a result's findings; return their entries."""
+        """Write the figures of a result's findings, which pages show below the claim."""
         found = dict(result).get("findings", [])
         findings = [Finding.model_validate(one) for one in found if dict(one).get("plot")]
         shown = []
         for finding, plot in ((one, one.plot) for one in findings if one.plot):
             path = self.path("figures", f"{finding.name}.png")
-            figure_of(finding).savefig(path, dpi=110, bbox_inches="tight")
+            figure_of(finding, titled=False).savefig(path, dpi=110, bbox_inches="tight")
             file = path.relative_to(self.directory.path).as_posix()
             names = {"name": finding.name, "title": finding.title, "alt": plot.alt}
             shown.append({**names, "file": file})

@@ -36,23 +36,6 @@ class Validation(Record):
     issues: list[str]
 
 
-class DriftedColumn(Record):
-    """The distance of one column between two samples, and the threshold it is compared with."""
-
-    column: str
-    method: str
-    value: float
-    threshold: float
-    drifted: bool
-
-
-class Drift(Record):
-    """The outcome of a drift analysis."""
-
-    sentences: list[str]
-    rows: list[DriftedColumn]
-
-
 class JudgedObjective(Record):
     """An objective in words, ``status`` (met, not met, undecided), and the value found."""
 
@@ -62,10 +45,14 @@ class JudgedObjective(Record):
 
 
 class ObjectivesFile(Record):
-    """The file of the objectives, or the sentence that says that none are set."""
+    """The file of the objectives, or the sentence that says that none are set.
+
+    ``impact`` is what meeting them is to bring, in the words of the file.
+    """
 
     file: str
     missing: str
+    impact: str = ""
 
 
 class StepResult(Record):
@@ -86,7 +73,6 @@ class StepResult(Record):
     figures: list[Figure] = []
     findings: list[Finding] = []
     validation: Validation | None = None
-    drift: Drift | None = None
     data_card: dict[str, str] | None = None
     example_query: str = ""
 

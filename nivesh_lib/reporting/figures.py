@@ -1,4 +1,4 @@
-"""Figures in one style. Each function returns its Axes; `present` adds the title."""
+"""Figures in one style. Each function returns its Axes; `figure_of` adds the title."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from nivesh_lib.records.finding import Finding
+from nivesh_lib.wording import human_bytes, shown
 
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
 _COLOURS = (ACCENT, WARM, INK, SOFT)  # of groups, in their order
@@ -59,10 +60,12 @@ def shortened(labels: Iterable[Any], longest: int = 32) -> list[str]:
     return [short[text] for text in texts]
 
 
-def _axes(width: float = 8.0, height: float = 4.0) -> Axes:
+def _axes(width: float, height: float, x: str = "", y: str = "") -> Axes:
     plt.rcParams["text.parse_math"] = False  # a label may hold a dollar sign
     with plt.rc_context(_STYLE):
         _, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     return axes
 
 
@@ -77,63 +80,52 @@ def set_title(axes: Axes, title: str) -> None:
         axes.set_title("\n".join(lines), loc="left")
 
 
-def label_bars(counts: pd.Series, *, unit: str = "rows") -> Axes:
+def label_bars(counts: Mapping[str, int], *, unit: str) -> Axes:
     """Draw one horizontal bar for each label, the most frequent on top, with its count.
 
     Parameters
     ----------
-    counts : Series (n_labels,)
+    counts : mapping
         Label -> number of rows.
     unit : str
         What is counted.
     """
-    ordered = counts.sort_values()
-    axes = _axes(8, 0.8 + 0.27 * len(ordered))
+    ordered = pd.Series(counts).sort_values()
+    axes = _axes(8, 0.8 + 0.27 * len(ordered), unit)
     bars = axes.barh(range(len(ordered)), ordered.to_numpy(), color=ACCENT, height=0.7)
-    axes.set_yticks(range(len(ordered)), shortened(str(n).replace("_", " ") for n in ordered.index))
+    axes.set_yticks(range(len(ordered)), shortened(map(shown, ordered.index)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.bar_label(bars, padding=3, fontsize=9)
-    axes.set_xlabel(unit)
     axes.tick_params(axis="y", length=0)
     return axes
 
 
-def length_histogram(lengths: Mapping[str, Sequence[int]]) -> Axes:
+def length_histogram(rows: Mapping[str, Mapping[Any, int]]) -> Axes:
     """Draw the share of queries by number of words, one outline for each named group.
 
     Parameters
     ----------
-    lengths : mapping
-        Group -> number of words of each of its queries.
+    rows : mapping
+        Group -> number of words, also as text -> number of its queries that have so many.
     """
-    axes = _axes(8, 3.2)
-    longest = max(max(values, default=1) for values in lengths.values())
+    axes = _axes(8, 3.2, "words in the query", "share of queries")
+    longest = max(int(words) for of in rows.values() for words in of)
     bins = [n + 0.5 for n in range(min(longest, 60) + 1)]
-    groups = zip(shortened(lengths), lengths.values(), itertools.cycle(_COLOURS), strict=False)
-    for name, values, colour in groups:
-        shares = np.full(len(values), 1 / max(len(values), 1))
-        outline: Any = {"histtype": "step", "lw": 2, "label": name}
-        outline["color"] = _OF_GROUPS.get(name, colour)
-        axes.hist(values, bins=bins, weights=shares, **outline)
-    axes.set_xlabel("words in the query")
-    axes.set_ylabel("share of queries")
-    if len(lengths) > 1:
+    colours = itertools.cycle(_COLOURS)
+    for name, of, colour in zip(shortened(rows), rows.values(), colours, strict=False):
+        outline: Any = {"histtype": "step", "lw": 2, "color": _OF_GROUPS.get(name, colour)}
+        shares = np.array([*of.values()]) / sum(of.values())
+        axes.hist([int(words) for words in of], bins=bins, weights=shares, label=name, **outline)
+    if len(rows) > 1:
         axes.legend(frameon=False)
     return axes
 
 
-def calendar_bars(months: Mapping[str, int]) -> Axes:
-    """Draw the number of rows for each month.
-
-    Parameters
-    ----------
-    months : mapping
-        Month, such as ``2026-01`` -> number of rows, in their order.
-    """
-    axes = _axes(8, 2.8)
-    axes.bar(list(months), list(months.values()), color=ACCENT, width=0.8)
-    axes.set_xticks(range(0, len(months), 1 + len(months) // 40))
-    axes.set_ylabel("rows")
+def calendar_bars(counts: Mapping[str, int], *, unit: str) -> Axes:
+    """Draw a number for each month, such as ``2026-01``, in their order."""
+    axes = _axes(8, 2.8, y=unit)
+    axes.bar(list(counts), list(counts.values()), color=ACCENT, width=0.8)
+    axes.set_xticks(range(0, len(counts), 1 + len(counts) // 40))
     axes.tick_params(axis="x", rotation=60, labelsize=8)
     return axes
 
@@ -141,48 +133,46 @@ def calendar_bars(months: Mapping[str, int]) -> Axes:
 def interval_dots(
     estimates: Mapping[str, Any],
     *,
-    target: float | None = None,
     targets: Mapping[str, float] | None = None,
     unit: str,
+    times: float = 1.0,
+    margin: float = 0.0,
 ) -> Axes:
     """Draw each named estimate with its interval, the first on top.
 
     Parameters
     ----------
     estimates : mapping
-        Name -> value, low and high, in the unit of the axis.
-    target : float, optional
-        A dashed line through all rows.
+        Name -> value, low and high.
     targets : mapping, optional
         Name -> the mark of that row, a dashed line in it.
     unit : str
         Of the axis, such as macro-F1.
+    times : float
+        What the estimates are multiplied by.
+    margin : float
+        Intervals wholly further from zero have the colour of warnings; 0 for none.
     """
-    axes, (low, values, high) = _interval_axes(estimates, unit)
-    # With many rare labels a bootstrap interval can lie beside its value; matplotlib refuses that.
-    reach = np.maximum([values - low, high - values], 0)
-    axes.errorbar(values, range(len(values)), xerr=reach, fmt="o", color=ACCENT, ms=6, lw=2)
-    rows = {name: row for row, name in enumerate(list(estimates)[::-1])}
+    names = list(estimates)[::-1]
+    axes = _axes(8, 0.9 + 0.36 * max(len(names), 1), f"{unit}, with 95 % interval")
+    low, values, high = times * _ends(estimates[name] for name in names)
+    beyond = (np.maximum(low, -high) > margin) & (margin > 0)
+    colours = np.where(beyond, WARM, ACCENT).tolist()
+    axes.hlines(range(len(names)), low, high, color=colours, lw=2)
+    axes.scatter(values, range(len(names)), color=colours, s=36)
     for name, mark in (targets or {}).items():
-        row = rows[name]
+        row = names.index(name)
         axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5)
         axes.annotate(f" mark {mark:g}", (mark, row + 0.4), va="top", color=WARM, fontsize=9)
-    if target is not None:
-        axes.axvline(target, color=WARM, ls="--", lw=1.5)
-        place: Any = {"xycoords": ("data", "axes fraction"), "va": "top", "color": WARM}
-        axes.annotate(f" mark {target:g}", (target, 1), **place)
+    axes.set_yticks(range(len(names)), shortened(names))
+    axes.set_ylim(-0.6, len(names) - 0.4)
     return axes
 
 
-def _interval_axes(estimates: Mapping[str, Any], unit: str) -> tuple[Axes, np.ndarray]:
-    """Return axes with a row for each named estimate, and low, value and high, shape (3, n)."""
-    names = list(estimates)[::-1]
-    axes = _axes(8, 0.9 + 0.36 * max(len(names), 1))
-    axes.set_yticks(range(len(names)), shortened(names))
-    axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel(f"{unit}, with 95 % interval")
-    ends = [[estimates[name][end] for name in names] for end in ("low", "value", "high")]
-    return axes, np.array(ends, dtype=float)
+def _ends(estimates: Iterable[Any]) -> np.ndarray:
+    """Return low, value and high of estimates, shape (3, n)."""
+    ends = [[one[end] for end in ("low", "value", "high")] for one in estimates]
+    return np.array(ends, dtype=float).reshape(-1, 3).T
 
 
 def difference_dots(
@@ -198,15 +188,10 @@ def difference_dots(
         Half the width of the shaded band of tolerated differences, as a share of 1. Intervals
         wholly outside it have the colour of warnings.
     """
-    axes, shares = _interval_axes(differences, unit)
-    axes.axvline(0, color=SOFT, lw=1)
+    axes = interval_dots(differences, unit=unit, times=100, margin=100 * margin)
+    axes.axvline(0, color=SOFT, lw=1, zorder=0)
     if margin:
         axes.axvspan(-100 * margin, 100 * margin, color=SOFT, alpha=0.25, lw=0)
-    for row, (low, value, high) in enumerate(100 * shares.T):
-        beyond = margin and (low > 100 * margin or high < -100 * margin)
-        colour = WARM if beyond else ACCENT
-        axes.plot([low, high], [row, row], color=colour, lw=2)
-        axes.plot([value], [row], "o", color=colour, ms=6)
     return axes
 
 
@@ -227,7 +212,7 @@ def confusion_heatmap(table: pd.DataFrame) -> Axes:
         kept = errors.sum(axis=1).sort_values(ascending=False, kind="stable").index[:20]
         errors, which = errors.loc[kept, kept], f", the 20 of {len(table)} labels with most errors"
     shares = errors.div(table.sum(axis=1).loc[errors.index].clip(lower=1), axis=0).to_numpy()
-    names = shortened(str(label).replace("_", " ") for label in errors.index)
+    names = shortened(map(shown, errors.index))
     size = max(2.6, 0.6 + 0.08 * max(map(len, names))) + 0.38 * len(errors)
     axes = _axes(size + 1.2, size)
     axes.imshow(shares, cmap="Oranges", vmin=0, vmax=max(0.2, shares.max(initial=0)))
@@ -246,30 +231,16 @@ def confusion_heatmap(table: pd.DataFrame) -> Axes:
     return axes
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, *, n_bins: int = 10) -> Axes:
-    """Draw accuracy against mean confidence in bins of equally many rows.
-
-    Parameters
-    ----------
-    confidence, correct : array (n,)
-        Probability of the predicted label, and whether it is the true one.
-    """
-    rows = pd.DataFrame({"confidence": confidence, "accuracy": correct})
-    rows = rows.iloc[np.argsort(confidence)]
-    parts = [part for part in np.array_split(np.arange(len(rows)), n_bins) if len(part)]
-    return reliability_of({"answers": pd.DataFrame([rows.iloc[part].mean() for part in parts])})
-
-
-def reliability_of(bins: Mapping[str, pd.DataFrame]) -> Axes:
+def reliability(bins: Mapping[str, Any]) -> Axes:
     """Draw accuracy against confidence for each named set of bins.
 
     Parameters
     ----------
-    bins : mapping of DataFrame
-        Name -> one row for each bin: ``confidence``, ``accuracy`` (from 0 to 1), and optionally
-        the interval of the accuracy, ``low`` and ``high``.
+    bins : mapping
+        Name -> the columns ``confidence``, ``accuracy`` (from 0 to 1), and optionally the interval
+        of the accuracy, ``low`` and ``high``; one value for each bin.
     """
-    axes = _axes(5, 4.2)
+    axes = _axes(5, 4.2, "confidence of the answer", "share that was right")
     axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
     colours = (ACCENT,) if len(bins) == 1 else (INK, ACCENT, WARM)
     for (name, table), colour in zip(bins.items(), itertools.cycle(colours), strict=False):
@@ -278,22 +249,20 @@ def reliability_of(bins: Mapping[str, pd.DataFrame]) -> Axes:
             axes.vlines(table["confidence"], table["low"], table["high"], color=colour, alpha=0.35)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("confidence of the answer")
-    axes.set_ylabel("share that was right")
     if len(bins) > 1:
         axes.legend(frameon=False, loc="upper left")
     return axes
 
 
-def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
+def risk_coverage(curves: Mapping[str, Any]) -> Axes:
     """Draw the error rate of accepted predictions against the share that is accepted.
 
     Parameters
     ----------
-    curves : mapping of DataFrame
-        Name -> ``coverage`` and ``risk``, both shares; coverage rises.
+    curves : mapping
+        Name -> the columns ``coverage`` and ``risk``, both shares; coverage rises.
     """
-    axes = _axes(7, 3.8)
+    axes = _axes(7, 3.8, "share of queries that are answered", "share of answers that are wrong")
     styles = itertools.cycle(zip((INK, ACCENT, WARM, SOFT), ("-", "--", "-.", ":"), strict=True))
     series = zip(curves.values(), shortened(curves), styles, strict=False)
     for table, name, (colour, line) in series:
@@ -302,30 +271,26 @@ def risk_coverage(curves: Mapping[str, pd.DataFrame]) -> Axes:
         axes.plot(table["coverage"], table["risk"], ls=line, color=colour, label=name, **steps)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("share of queries that are answered")
-    axes.set_ylabel("share of answers that are wrong")
     axes.legend(frameon=False, loc="upper left")
     return axes
 
 
-def size_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "macro_f1") -> Axes:
-    """Draw a score with its interval against the number of training rows.
+def size_curves(curves: Mapping[str, Any]) -> Axes:
+    """Draw macro-F1 with its interval against the number of training rows.
 
     Parameters
     ----------
-    curves : mapping of DataFrame
-        Name -> ``rows``, on a logarithmic scale, and the metric with ``_low`` and ``_high``.
+    curves : mapping
+        Name -> ``rows``, on a logarithmic scale, and ``macro_f1`` with ``_low`` and ``_high``.
     """
-    axes = _axes(7, 3.6)
+    axes = _axes(7, 3.6, "rows to learn from", "macro-F1")
     for (name, table), colour in zip(curves.items(), itertools.cycle(_COLOURS), strict=False):
-        axes.plot(table["rows"], table[metric], "o-", ms=5, color=colour, label=name)
-        bounds = table[f"{metric}_low"], table[f"{metric}_high"]
+        axes.plot(table["rows"], table["macro_f1"], "o-", ms=5, color=colour, label=name)
+        bounds = table["macro_f1_low"], table["macro_f1_high"]
         axes.vlines(table["rows"], *bounds, color=colour, alpha=0.35)
     axes.set_xscale("log", base=2)
     ticks = sorted({round(rows) for table in curves.values() for rows in table["rows"]})
     axes.set_xticks(ticks, [f"{rows:,}" for rows in ticks])
-    axes.set_xlabel("rows to learn from")
-    axes.set_ylabel(metric.replace("macro_f1", "macro-F1"))
     axes.legend(frameon=False)
     return axes
 
@@ -342,7 +307,8 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
         ``name``, ``accuracy`` (value, low, high; shares of 1), ``ms`` within which 95
         of 100 queries are answered, and ``bytes`` on disk. The last point is highlighted.
     """
-    axes = _axes(9, 4.8)
+    within = "milliseconds within which 95 of 100 queries are answered (logarithmic)"
+    axes = _axes(9, 4.8, within, "accuracy, with 95 % interval")
     largest = max(point["bytes"] for point in points)
     axes.set_xscale("log")
     for place, point in enumerate(points):
@@ -360,27 +326,15 @@ def cost_scatter(points: Sequence[Mapping[str, Any]]) -> Axes:
             lw=1.6,
             zorder=2 + 1 / area,  # a small dot stays visible on a large one
         )
-    _widen(axes, [point["ms"] for point in points])
-    axes.set_xlabel("milliseconds within which 95 of 100 queries are answered (logarithmic)")
-    axes.set_ylabel("accuracy, with 95 % interval")
-    names = shortened([point["name"] for point in points], 28)
-    sized = [f"{n}, {_megabytes(p['bytes'])}" for n, p in zip(names, points, strict=True)]
-    _label_dots(axes, sized)
-    return axes
-
-
-def _widen(axes: Axes, values: Sequence[float]) -> None:
-    """Leave room for labels on a logarithmic axis, and show its ticks as plain numbers."""
-    axes.set_xlim(min(values) / 2, max(values) * 4)
+    times = [point["ms"] for point in points]
+    axes.set_xlim(min(times) / 2, max(times) * 4)  # room for the names
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _megabytes(size: float) -> str:
-    if size < 5e4:
-        return f"{size / 1e3:.0f} kB"
-    return f"{size / 1e6:.0f} MB" if size >= 9.5e6 else f"{size / 1e6:.1f} MB"
+    names = shortened([point["name"] for point in points], 28)
+    sized = [f"{n}, {human_bytes(p['bytes'])}" for n, p in zip(names, points, strict=True)]
+    _label_dots(axes, sized)
+    return axes
 
 
 # Possible places of a label: right or left of its dot, and above it by multiples of its height.
@@ -448,29 +402,25 @@ def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
     return sum(part.width * part.height for part in shared if part) + outside
 
 
-def share_bars(shares: pd.DataFrame) -> Axes:
+def share_bars(shares: Mapping[str, Mapping[str, float]]) -> Axes:
     """Draw shares, with one bar for each group beside the others.
 
     Parameters
     ----------
-    shares : DataFrame (n_values, n_groups)
-        Share of each value, such as a label, in each group.
+    shares : mapping
+        Group -> value, such as a label -> its share.
     """
-    table = shares.sort_values(shares.columns[0])
-    axes = _axes(8, 1.0 + 0.34 * len(table))
-    position = np.arange(len(table))
+    table = pd.DataFrame(shares).fillna(0.0)
+    table = table.sort_values(table.columns[0])
+    axes = _axes(8, 1.0 + 0.34 * len(table), "share of queries")
     height = 0.8 / table.shape[1]
-    middle = (table.shape[1] - 1) / 2
+    first = np.arange(len(table)) + (table.shape[1] - 1) / 2 * height
     colours = itertools.cycle((INK, ACCENT, SOFT))
-    for i, (name, shown, colour) in enumerate(
-        zip(table, shortened(table.columns), colours, strict=False)
-    ):
-        at = position + (middle - i) * height
-        bar: Any = {"height": height, "label": shown, "color": _OF_GROUPS.get(str(name), colour)}
-        axes.barh(at, table[name], **bar)
-    names = shortened(str(value).replace("_", " ") for value in table.index)
-    axes.set_yticks(position, names, fontsize=9)
-    axes.set_xlabel("share of queries")
+    groups = zip(table, shortened(table.columns), colours, strict=False)
+    for i, (name, label, colour) in enumerate(groups):
+        colour = _OF_GROUPS.get(str(name), colour)
+        axes.barh(first - i * height, table[name], height=height, label=label, color=colour)
+    axes.set_yticks(range(len(table)), shortened(map(shown, table.index)), fontsize=9)
     axes.figure.legend(loc="outside lower center", ncols=table.shape[1], frameon=False)
     return axes
 
@@ -485,7 +435,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
         is marked.
     """
     table = pd.DataFrame(history).set_index("epoch")
-    axes = _axes(7, 3.6)
+    axes = _axes(7, 3.6, "epoch", "cross-entropy")
     named = {"train_loss": ("training rows", SOFT), "validation_loss": ("watched rows", ACCENT)}
     for column, (name, colour) in named.items():
         if column in table:
@@ -493,8 +443,6 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
     if "validation_loss" in table:
         best = table.index[int(table["validation_loss"].argmin())]
         axes.axvline(float(best), color=WARM, ls="--", lw=1.5)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("cross-entropy")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
@@ -509,16 +457,15 @@ def before_and_now(measures: Mapping[str, Mapping[str, Any]]) -> Axes:
     measures : mapping
         Name -> ``before`` and ``now``, each with value, low and high, as shares of 1.
     """
-    axes = _axes(8, 1.6 + 0.6 * len(measures))
-    for row, group in itertools.product(range(len(measures)), _OF_GROUPS):
-        one, at = [*measures.values()][row][group], row + (0.15 if group == "now" else -0.15)
-        style: Any = {"color": _OF_GROUPS[group], "label": group if row == 0 else None}
-        axes.plot([100 * one["low"], 100 * one["high"]], [at, at], lw=2, **{**style, "label": None})
-        axes.plot([100 * one["value"]], [at], "o", ms=6, **style)
+    axes = _axes(8, 1.6 + 0.6 * len(measures), "of 100, with 95 % interval")
+    for group, shift in zip(_OF_GROUPS, (-0.15, 0.15), strict=True):
+        low, values, high = 100 * _ends(of[group] for of in measures.values())
+        rows, colour = np.arange(len(measures)) + shift, _OF_GROUPS[group]
+        axes.hlines(rows, low, high, color=colour, lw=2)
+        axes.plot(values, rows, "o", ms=6, color=colour, label=group)
     axes.set_yticks(range(len(measures)), shortened(measures))
     axes.set_ylim(len(measures) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("of 100, with 95 % interval")
     axes.figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return axes
 
@@ -531,52 +478,45 @@ def distance_bars(distances: Mapping[str, float], thresholds: Mapping[str, float
     distances, thresholds : mapping
         Column -> its distance, and the one from which it has moved, a dashed line.
     """
-    axes = _axes(8, 0.9 + 0.36 * len(distances))
-    rows = range(len(distances))
+    axes = _axes(8, 0.9 + 0.36 * len(distances), "distance between before and now")
+    rows, marks = np.arange(len(distances)), [thresholds[column] for column in distances]
     axes.barh(rows, list(distances.values()), height=0.6, color=SOFT)
-    for row, column in zip(rows, distances, strict=True):
-        mark = thresholds[column]
-        name = "has moved from here on" if row == 0 else None
-        axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5, label=name)
+    ends = {"ymin": rows - 0.4, "ymax": rows + 0.4}
+    axes.vlines(marks, **ends, color=WARM, ls="--", lw=1.5, label="has moved from here on")
     axes.set_yticks(rows, shortened(distances))
     axes.set_ylim(len(distances) - 0.4, -0.6)
-    axes.set_xlabel("distance between before and now")
     axes.figure.legend(loc="outside lower center", frameon=False)
     return axes
 
 
-def _tables(tables: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    return {name: pd.DataFrame(table) for name, table in tables.items()}
-
-
 # Kind of a finding's plot -> its drawing from plain data.
 KINDS: dict[str, Callable[..., Axes]] = {
-    "bars": lambda counts, unit: label_bars(pd.Series(counts), unit=unit),
+    "bars": label_bars,
     "confusions": lambda labels, counts: confusion_heatmap(
         pd.DataFrame(counts, index=labels, columns=labels)
     ),
     "differences": difference_dots,
     "epochs": learning_curves,
     "intervals": interval_dots,
-    "shares": lambda shares: share_bars(pd.DataFrame(shares).fillna(0.0)),
-    "lengths": lambda rows: length_histogram(
-        {
-            name: np.repeat([int(n) for n in of], list(of.values())).tolist()
-            for name, of in rows.items()
-        }
-    ),
+    "shares": share_bars,
+    "lengths": length_histogram,
     "months": calendar_bars,
-    "reliability": lambda bins: reliability_of(_tables(bins)),
-    "risk_coverage": lambda curves: risk_coverage(_tables(curves)),
-    "sizes": lambda curves: size_curves(_tables(curves)),
+    "reliability": reliability,
+    "risk_coverage": risk_coverage,
+    "sizes": size_curves,
     "costs": cost_scatter,
     "before_and_now": before_and_now,
     "distances": distance_bars,
 }
 
 
-def figure_of(finding: Finding) -> Figure:
+def figure_of(finding: Finding, *, titled: bool = True) -> Figure:
     """Return the figure of a finding, with its claim as title.
+
+    Parameters
+    ----------
+    titled
+        False where the claim stands above the figure, as on a page.
 
     Raises
     ------
@@ -587,7 +527,8 @@ def figure_of(finding: Finding) -> Figure:
         kind = finding.plot and finding.plot.kind
         raise ValueError(f"{finding.name} has no figure: {kind!r} is none of {sorted(KINDS)}")
     axes = KINDS[finding.plot.kind](**finding.plot.data)
-    set_title(axes, finding.title)
+    if titled:
+        set_title(axes, finding.title)
     figure: Any = axes.get_figure(root=True)
     plt.close(figure)
     return figure

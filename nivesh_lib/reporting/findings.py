@@ -10,7 +10,7 @@ from nivesh_lib.reporting.markup import plain_links
 if TYPE_CHECKING:
     import pandas as pd
 
-SIGNS = {"met": "✔ Met", "not met": "✘ Not met", "undecided": "~ Undecided", "": ""}
+SIGNS = {"met": "✔ Met", "not met": "✘ Not met", "undecided": "~ Undecided", "": "Not judged"}
 
 
 def show_finding(finding: Finding) -> None:
@@ -77,7 +77,7 @@ def _rounded(cell: Any) -> str:
 
 def _headline(finding: Finding) -> str:
     claim = f"**{plain_links(finding.claim)}**"
-    if not finding.verdict:
+    if not finding.mark:
         return claim
     return f"{claim}\n\n{SIGNS[finding.verdict]}: {plain_links(finding.mark)}."
 

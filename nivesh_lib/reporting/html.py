@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nivesh_lib.files import write_text
-from nivesh_lib.records.results import ModelResult
+from nivesh_lib.records.results import ModelResult, ObjectivesFile
 from nivesh_lib.records.run import RunRecord
 from nivesh_lib.reporting.holdout import holdout
 from nivesh_lib.reporting.markup import cleaned, content_policy
@@ -112,10 +112,10 @@ def _judgements(results: Results, board: list[LeaderboardEntry]) -> list[dict[st
     return sorted(found.values(), key=lambda judged: known.get(judged["model"], len(board)))
 
 
-def _objectives(results: Results) -> Any:
+def _objectives(results: Results) -> ObjectivesFile:
     """Return the file of the objectives, and a sentence where it sets none."""
     found = (r.objectives for r in results.values() if isinstance(r, ModelResult) and r.objectives)
-    return next(found, {"file": "", "missing": ""})
+    return next(found, ObjectivesFile(file="", missing=""))
 
 
 def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:

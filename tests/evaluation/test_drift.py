@@ -87,7 +87,7 @@ def test_rows_without_a_date_are_on_neither_side():
 def test_one_fold_is_compared_with_the_others_where_nothing_else_can_be(rows):
     found = before_and_now(rows)
     assert set(found.now["fold"]) == {0} and set(found.before["fold"]) == {1, 2, 3, 4}
-    assert found.limit.startswith("self-test")
+    assert (found.limit, found.earlier) == ("are no later than the others", "in the other folds")
 
 
 def test_both_sides_are_answered_by_models_that_have_not_seen_them():
@@ -113,7 +113,7 @@ def test_hard_rows_from_before_are_trained_on_and_not_scored():
     samples = before_and_now(pd.concat([parent, rows_of(30, start=100)]), parent)
     found = answered(samples, TfidfClassifier(char_ngram_max=0))
     assert len(samples.before) == 100 and len(found.before) == 60
-    assert found.right_before.shape == (60,) and found.right_now.all()
+    assert found.right["before"].shape == (60,) and found.right["now"].all()
 
 
 def test_a_change_of_means_has_a_normal_interval():

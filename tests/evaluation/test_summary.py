@@ -102,7 +102,7 @@ def test_the_record_judges_what_was_measured(result):
 
 
 def test_the_record_names_the_file_of_its_objectives(result):
-    assert dict(result.objectives) == {"file": "data/objectives.toml", "missing": ""}
+    assert dict(result.objectives) == {"file": "data/objectives.toml", "missing": "", "impact": ""}
 
 
 def test_the_record_of_other_data_is_not_judged_by_the_marks_of_intents(record):

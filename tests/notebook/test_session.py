@@ -252,10 +252,11 @@ def test_what_a_step_left_is_found_by_the_next_one_for_the_same_dataset_only(hom
 
 def test_a_notebook_that_judges_no_model_sets_its_own_marks_only(home, capsys):
     (home / "data" / "toy" / "objectives.toml").write_text(
-        "[intent_classifier]\naccuracy_target = 0.9"
+        '[intent_classifier]\naccuracy_target = 0.9\nbusiness_impact = "Fewer calls."'
     )
     run = start_run("08_drift", PARAMS)
     run.set_marks(own="a mark")
+    assert "no notebook measures: Fewer calls." in capsys.readouterr().out
     assert set(run.marks) == {"accuracy", "own"}
     run.set_marks(objectives=False, own="a mark")
     assert run.marks == {"own": "a mark"}

@@ -81,7 +81,6 @@ def with_metric(name, value):
         (contents("m", 0.5, metrics={"macro_f1": estimate(0.5)}), "macro_f1 is nested, as an old"),
         (without("accuracy"), "accuracy is missing or has no finite interval"),
         (without("macro_f1_"), "macro_f1 is missing or has no finite interval"),
-        ({"drift": {"rows": []}}, "drift.sentences: Field required"),
         ({"metrics": [1]}, "metrics: Input should be a valid dict"),
         (contents("m", 0.5, metrics=5), "metrics: Input should be a valid dict"),
         (with_metric("macro_f1", math.nan), "macro_f1 is missing or has no finite interval"),

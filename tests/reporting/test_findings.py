@@ -43,8 +43,15 @@ def test_a_finding_shows_claim_verdict_table_examples_and_caveats(outputs):
     assert texts[2:] == ["- “tax?” (right)", "*Few rows.*"]
 
 
-def test_the_title_of_the_figure_is_the_claim():
+def test_a_mark_that_was_not_judged_is_shown_as_such(outputs):
+    assert outputs(finding(mark="at least 0.9")) == [
+        "**Half are right.**\n\nNot judged: at least 0.9."
+    ]
+
+
+def test_the_title_of_the_figure_is_the_claim_where_it_does_not_stand_above():
     assert figure_of(finding(plot=DOTS)).axes[0].get_title(loc="left") == "Half are right"
+    assert not figure_of(finding(plot=DOTS), titled=False).axes[0].get_title(loc="left")
 
 
 def test_markup_in_a_claim_is_shown_as_it_is_written(outputs):

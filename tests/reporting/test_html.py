@@ -111,7 +111,6 @@ def test_a_run_without_models_says_so(run):
         {"model": "odd", "metrics": []},
         contents("odd", 0.9, judgements="none"),
         {"figures": [{"name": "f"}]},
-        {"drift": {"rows": []}},
         {"data_card": []},
         {"findings": [{"name": "a", "claim": "no sentence"}]},
         {"findings": [{"name": "a", "claim": "Cells.", "cells": "odd"}]},
@@ -179,9 +178,11 @@ def test_a_run_without_objectives_says_so_in_answer_and_section(run):
 
 def test_the_objectives_are_shown_with_their_file(run):
     path = run / "results" / "03_tfidf.json"
-    told = {"file": "data/mine/objectives.toml", "missing": ""}
+    told = {"file": "data/mine/objectives.toml", "missing": "", "impact": "Fewer calls"}
     path.write_text(json.dumps({**json.loads(path.read_text()), "objectives": told}))
-    assert "Written down before training, in data/mine/objectives.toml." in (page_of(run))
+    page = page_of(run)
+    assert "Written down before training, in data/mine/objectives.toml." in page
+    assert "What they are to bring, which no notebook measures: Fewer calls." in page
 
 
 def test_the_page_shows_ranks_differences_and_which_runs_they_came_from(run):

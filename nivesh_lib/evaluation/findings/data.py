@@ -9,58 +9,61 @@ from typing import Any, NamedTuple
 import pandas as pd
 from scipy.stats import PermutationMethod, chi2_contingency
 
-from nivesh_lib.evaluation.scores import MIN_ROWS
+from nivesh_lib.evaluation.findings import plots
+from nivesh_lib.evaluation.scores import MIN_ROWS, headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 from nivesh_lib.wording import joined, percent, sentence, shown
 
-# The marks of a version; the finding of the same name judges each.
-MARKS = {
-    "cells": "every row has a text and a label",
-    "duplicates": "no text occurs twice, and none has two labels",
-    "near_duplicates": "at most one row in a hundred nearly repeats another",
-    "balance": "no label is more than ten times as frequent as another",
-    "both_sides": "no text, and no copy of one, is on both sides of the split or in two folds",
-    "giveaways": "no text gives its label away",
-    "personal_data": "no text holds personal data",
-}
-
 
 class _Check(NamedTuple):
-    """How a mark is judged: its name in a sentence, and the checks of `nivesh_lib.data` for it."""
+    """A mark and how it is judged: its name in a sentence, and the checks of `nivesh_lib.data`."""
 
+    mark: str
     title: str
     checks: tuple[str, ...]
-    passed: str = ""  # what is said of the rows where none objects
-    doubt: str = ""  # what the rows cannot tell where one only warns
+    doubt: str = ""  # what the rows cannot tell where a check only warns
     caveat: str = ""
 
 
-_CHECKS = {
-    "cells": _Check("missing cells", ("cells", "rows"), "every one has a text and a label"),
-    "duplicates": _Check("repeated texts", ("duplicates", "conflicts"), "no text occurs twice"),
-    "near_duplicates": _Check("near-duplicates", ("near_duplicates",)),
-    "balance": _Check("balance of the labels", ("balance",)),
+_CHECKS = {  # by the finding that judges the mark
+    "cells": _Check("every row has a text and a label", "missing cells", ("cells", "rows")),
+    "duplicates": _Check(
+        "no text occurs twice, and none has two labels",
+        "repeated texts",
+        ("duplicates", "conflicts"),
+    ),
+    "near_duplicates": _Check(
+        "at most one row in a hundred nearly repeats another",
+        "near-duplicates",
+        ("near_duplicates",),
+    ),
+    "balance": _Check(
+        "no label is more than ten times as frequent as another",
+        "balance of the labels",
+        ("balance",),
+    ),
     "both_sides": _Check(
+        "no text, and none that nearly repeats it, is on both sides of the split or in two folds",
         "rows on both sides",
         ("fold_pairs", "split", "ids", "augmented"),
-        "no text is on both sides of the split or in two folds",
         "whether that flatters the scores",
     ),
     "giveaways": _Check(
+        "no text gives its label away, by naming it or by a word that no other label has",
         "labels given away",
         ("stated_label", "giveaway"),
-        "no text gives its label away, by naming it or by a word that no other label has",
         "whether that is a leak or the way people ask",
         "Words that occur in a few rows only are not tested.",
     ),
     "personal_data": _Check(
+        "no text holds personal data that the search knows",
         "personal data",
         ("personal_data",),
-        "none holds personal data that the search knows",
         caveat="The search knows numbers and addresses by their form, and no names of people.",
     ),
 }
+MARKS = {name: check.mark for name, check in _CHECKS.items()}
 _OPTIONAL = {  # column -> what later notebooks do with it
     "income_segment": "compares people",
     "created_at": "shows seasons and drift",
@@ -94,59 +97,45 @@ def check_findings(
     labels
         In the order of their ids.
     """
+    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    of_labels = re.compile(rf"(?<!\w)({names})(?!\w)")
     found = {}
     for name, check in _CHECKS.items():
         issues = [issue for issue in checked["checks"] if issue["check"] in check.checks]
-        messages = [_with_shown_labels(issue["message"], labels) for issue in issues]
-        verdict = _verdict(name, issues)
+        messages = [of_labels.sub(lambda m: shown(m[0]), issue["message"]) for issue in issues]
+        refused = any(issue["severity"] == "error" for issue in issues) or name == "near_duplicates"
+        verdict: Verdict = "met" if not issues else "not met" if refused else "undecided"
         found[name] = Finding(
             name=name,
             claim=sentence(_claim(name, verdict, messages, checked["stats"])),
-            mark=MARKS[name],
+            mark=check.mark,
             verdict=verdict,
             cells=[{"found": message} for message in messages],
             examples=_rows_of(issues, frame),
             caveats=[check.caveat] if check.caveat else [],
             source=_VALIDATE,
         )
-    return found | {"balance": _with_labels(found["balance"], checked["stats"], labels)}
-
-
-def _verdict(name: str, issues: Sequence[Mapping[str, Any]]) -> Verdict:
-    if not issues:
-        return "met"
-    refused = any(issue["severity"] == "error" for issue in issues)
-    return "not met" if refused or name == "near_duplicates" else "undecided"
+    counts = checked["stats"]["label_distribution"]
+    return found | {"balance": _with_labels(found["balance"], counts, frame, labels)}
 
 
 def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str, Any]) -> str:
-    check, counts = _CHECKS[name], stats["label_distribution"]
+    check, of_label, rows = _CHECKS[name], stats["label_distribution"], f"{stats['rows']:,} rows"
     if name == "near_duplicates":
         near = stats["near_duplicates"]
-        some = (
-            f"{near['rows']:,} of {stats['rows']:,} rows ({percent(near['share'])}) nearly repeat"
-        )
-        none = f"none of {stats['rows']:,} rows nearly repeats"
-        return f"{some if near['rows'] else none} another"
-    if name == "balance" and len(counts) > 1:
-        most, least = max(counts, key=counts.get), min(counts, key=counts.get)
+        some = f"{near['rows']:,} of {rows} ({percent(near['share'])}) nearly repeat another"
+        return some if near["rows"] else f"none of {rows} nearly repeats another"
+    if name == "balance" and len(set(of_label.values())) > 1:
+        most, least = max(of_label, key=of_label.get), min(of_label, key=of_label.get)
         return (
             f"the most frequent label, {shown(most)}, has {stats['imbalance_ratio']:.1f} times the "
-            f"rows of the rarest, {shown(least)} ({counts[most]:,} and {counts[least]:,})"
+            f"rows of the rarest, {shown(least)} ({of_label[most]:,} and {of_label[least]:,})"
         )
     if verdict == "met":
-        return f"among {stats['rows']:,} rows, {check.passed}"
+        return f"among {rows}, {check.mark}"
     more = f", and {len(messages) - 1} more that the table lists" if messages[1:] else ""
     doubt = f"; {check.doubt}, these rows cannot tell" if verdict == "undecided" else ""
     return messages[0] + more + doubt
-
-
-def _with_shown_labels(message: str, labels: Sequence[str]) -> str:
-    for label in sorted(labels, key=len, reverse=True):
-        message = re.sub(
-            rf"(?<!\w){re.escape(label)}(?!\w)", lambda found: shown(found[0]), message
-        )
-    return message
 
 
 def _rows_of(issues: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[Example]:
@@ -159,22 +148,33 @@ def _rows_of(issues: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> list[E
     ]
 
 
-def _with_labels(balance: Finding, stats: Mapping[str, Any], labels: Sequence[str]) -> Finding:
-    """Return the finding on balance with the rows of each label, and their figure."""
-    counts = {label: stats["label_distribution"].get(label, 0) for label in labels}
+def _with_labels(
+    balance: Finding, of_label: Mapping[str, int], frame: pd.DataFrame, labels: Sequence[str]
+) -> Finding:
+    """Return the finding on balance with the rows and one query of each label, and a figure."""
+    counts = {label: of_label.get(label, 0) for label in labels}
     without = joined(shown(label) for label, rows in counts.items() if not rows)
+    typical = _typical(frame)
     return balance.changed(
         cells=[
-            {"id": number, "label": shown(label), "training rows": rows}
+            {"id": number, "label": shown(label), "training rows": rows,
+             "for example": anonymize_query(typical.get(label, ""))}
             for number, (label, rows) in enumerate(counts.items())
         ],
-        plot=Plot(
-            kind="bars",
-            data={"counts": counts, "unit": "training rows"},
-            alt="; ".join(f"{shown(label)} {rows}" for label, rows in counts.items()) + ".",
-        ),
+        plot=plots.bars(counts, "training rows"),
         caveats=[f"No training row has the label {without}."] if without else [],
-    )
+    )  # fmt: skip
+
+
+def _typical(frame: pd.DataFrame) -> dict[str, str]:
+    """Return a query of each label: not a hard one, in the commonest language, where it can be."""
+    rows = frame[["query", "intent"]].astype(str).assign(hard=~headline_mask(frame))
+    if "language" in frame:
+        rows["rare"] = -frame["language"].map(frame["language"].value_counts())
+    words = rows["query"].str.split().str.len()
+    rows["odd"] = (words - words.median()).abs()
+    first = rows.sort_values([*rows.columns[2:]]).drop_duplicates("intent")
+    return dict(zip(first["intent"], first["query"], strict=True))
 
 
 def fit_to_train(ref: str, checked: Mapping[str, Any], checks: Mapping[str, Finding]) -> Finding:
@@ -230,11 +230,11 @@ def completeness(frame: pd.DataFrame) -> Finding:
         if share < 1
     ]
     whole = f"{len(filled) - len(parts)} of {len(_OPTIONAL)} optional columns are complete"
+    if not filled:
+        whole = "the data has texts and labels only, so scores cannot be sliced by anything else"
     return Finding(
         name="completeness",
-        claim=sentence("; ".join([whole, *parts]))
-        if filled
-        else "The data has texts and labels only, so scores cannot be sliced by anything else.",
+        claim=sentence("; ".join([whole, *parts])),
         cells=[
             {"column": shown(name), "what it is for": use, "share filled": filled.get(name, 0.0)}
             for name, use in _OPTIONAL.items()
@@ -251,13 +251,13 @@ def lengths(frame: pd.DataFrame) -> Finding:
     frame
         Column query, and perhaps selection; n rows.
     """
-    words = pd.Series([len(text.split()) for text in frame["query"]], index=frame.index)
+    words = frame["query"].str.split().str.len()
     groups = {"rows": words}
     if "selection" in frame and frame["selection"].nunique() > 1:
         order = frame["selection"].value_counts().index  # the largest first
         groups = {f"{shown(kind)} rows": words[frame["selection"] == kind] for kind in order}
-    medians = {name: f"{one.median():.0f}" for name, one in groups.items()}
-    apart = f" ({', '.join(f'{name} {one}' for name, one in medians.items())})" * (len(groups) > 1)
+    medians = [f"{name} {one.median():.0f}" for name, one in groups.items()]
+    apart = f" ({', '.join(medians)})" * (len(groups) > 1)
     return Finding(
         name="lengths",
         claim=f"Half of the queries have {words.median():.0f} words or fewer{apart}, and the "
@@ -267,13 +267,7 @@ def lengths(frame: pd.DataFrame) -> Finding:
              "mean": one.mean(), "longest": one.max()}
             for name, one in groups.items()
         ],
-        plot=Plot(
-            kind="lengths",
-            data={"rows": {name: one.value_counts().to_dict() for name, one in groups.items()}},
-            alt="Median number of words: "
-            + ", ".join(f"{name} {one}" for name, one in medians.items())
-            + ".",
-        ),
+        plot=plots.lengths(groups),
         source=_VALIDATE,
     )  # fmt: skip
 
@@ -312,9 +306,7 @@ def against_parent(changes: Mapping[str, Any] | None) -> Finding:
             f"{percent(shares[old][grown])} to {percent(shares[new][grown])} of the rows, and "
             f"{length}"
         ),
-        cells=[
-            {"label": shown(str(label)), **rows} for label, rows in counts.to_dict("index").items()
-        ],
+        cells=counts.rename(index=shown).reset_index(names="label"),
         plot=Plot(
             kind="shares",
             data={"shares": shares.to_dict()},
@@ -343,11 +335,7 @@ def dates(frame: pd.DataFrame) -> Finding:
         claim=f"The rows are from {first} to {last}, {months.min():,} to {months.max():,} a month."
         if len(months) > 1
         else f"All dated rows are from {first}.",
-        plot=Plot(
-            kind="months",
-            data={"months": counts},
-            alt="; ".join(f"{month} {rows}" for month, rows in counts.items()) + ".",
-        ),
+        plot=plots.bars(counts, "rows", kind="months"),
         source="pandas.Series.value_counts",
     )
 
@@ -389,10 +377,7 @@ def segments(frame: pd.DataFrame, *, column: str = "income_segment", seed: int =
     return Finding(
         name=name,
         claim=sentence(differ),
-        cells=[
-            {"label": shown(str(label)), **{shown(str(one)): share for one, share in row.items()}}
-            for label, row in shares.iterrows()
-        ],
+        cells=shares.rename(index=shown, columns=shown).reset_index(names="label"),
         plot=Plot(
             kind="shares",
             data={"shares": shares[shares.columns[:3]].to_dict()},

@@ -6,23 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from nivesh_lib.evaluation.drift import FLOOR, Samples, accuracy_change, mean_change
+from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.findings.quality import examples_of
 from nivesh_lib.evaluation.intervals import mean_of, share_of
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
-from nivesh_lib.wording import (
-    joined,
-    of_100,
-    percent,
-    points,
-    sentence,
-    shown,
-    signed,
-)
+from nivesh_lib.wording import joined, of_100, percent, points, sentence, shown, signed
 
 ALLOWED_LOSS = 0.05  # accuracy, absolute
 MARKS = {
@@ -31,67 +23,70 @@ MARKS = {
 }
 _HERE = "nivesh_lib.evaluation.drift"
 _SHOWN = 20  # labels in the figure
-_NOT_PRODUCTION = "not production"
+
+
+def _finding(
+    samples: Samples,
+    claim: str,
+    *,
+    name: str,
+    verdict: Verdict = "",
+    caveats: Sequence[str] = (),
+    **fields: Any,
+) -> Finding:
+    """Return a finding that says what its rows are; a mark is judged on rows of production only."""
+    if samples.limit:
+        verdict, caveats = "", [sentence(f"{samples.noun} {samples.limit}"), *caveats]
+        if name in MARKS:
+            claim += f"; not judged, as such rows {samples.limit}"
+    return Finding(
+        name=name,
+        claim=sentence(claim),
+        mark=MARKS.get(name, ""),
+        verdict=verdict,
+        caveats=list(caveats),
+        **fields,
+    )
 
 
 def compared(samples: Samples) -> Finding:
     """Say what is compared with what, and show rows of now."""
-    return Finding(
+    return _finding(
+        samples,
+        f"compared are {samples.origin}",
         name="compared",
-        claim=sentence(f"compared are {samples.origin}"),
         examples=[Example(query=anonymize_query(q)) for q in samples.now["query"].head(3)],
-        caveats=_limits(samples),
         source=f"{_HERE}.before_and_now",
     )
-
-
-def _limits(samples: Samples) -> list[str]:
-    return [sentence(f"{samples.limit}, {_NOT_PRODUCTION}")] if samples.limit else []
-
-
-def _limited(samples: Samples, claim: str) -> str:
-    """Return a claim that says where it is not one about production."""
-    return sentence(f"{samples.limit}: {claim}; {_NOT_PRODUCTION}" if samples.limit else claim)
 
 
 def accuracy(samples: Samples) -> Finding:
     """Judge how many answers are right now, against before.
 
-    Rows that are not of production decide nothing about it: the verdict is undecided then.
-
     Parameters
     ----------
     samples
-        As `drift.answered` returns them.
+        As `drift.answered` returns them. Where they are not of production, nothing is judged.
     """
-    before, now = share_of(samples.right_before), share_of(samples.right_now)
-    change = accuracy_change(samples.right_before, samples.right_now)
-    verdict, words = _loss(change)
-    against = f"are right, against {of_100(before)} before"
-    claim = f"{of_100(now, samples.noun)} {against}{words}"
-    if samples.limit:
-        verdict = "undecided"
-        claim = f"{of_100(now)} {against}"
-    wrong, right = np.flatnonzero(~samples.right_now), np.flatnonzero(samples.right_now)
-    predicted = samples.now["predicted"].to_numpy(dtype=object)
-    return Finding(
+    right = {when: share_of(found) for when, found in samples.right.items()}
+    change = accuracy_change(*samples.right.values())
+    verdict, lost = _loss(change)
+    numbers = np.flatnonzero(~samples.right["now"])[:2], np.flatnonzero(samples.right["now"])[:1]
+    return _finding(
+        samples,
+        f"{of_100(right['now'], samples.noun)} are right, against {of_100(right['before'])} "
+        f"{samples.earlier}" + lost * (not samples.limit),
         name="accuracy",
-        claim=_limited(samples, claim),
-        estimate=change,
-        mark=MARKS["accuracy"],
         verdict=verdict,
+        estimate=change,
         cells=[
             {"answers": when, **one.columns("right of 100", times=100), "queries": one.n}
-            for when, one in (("before", before), ("now", now), ("change", change))
+            for when, one in (right | {"change": change}).items()
         ],
-        plot=Plot(
-            kind="before_and_now",
-            data={"measures": {"answers that are right": {"before": before, "now": now}}},
-            alt=f"Of 100 answers {100 * before.value:.0f} are right before and "
-            f"{100 * now.value:.0f} now.",
+        plot=_before_and_now({"answers that are right": right}),
+        examples=examples_of(
+            samples.now, samples.now["predicted"].to_numpy(dtype=object), *numbers
         ),
-        examples=examples_of(samples.now, predicted, wrong[:2], right[:1]),
-        caveats=_limits(samples),
         source=f"{_HERE}.accuracy_change",
     )
 
@@ -105,6 +100,14 @@ def _loss(change: Estimate) -> tuple[Verdict, str]:
     return "undecided", f"; whether {lost}, these rows cannot tell"
 
 
+def _before_and_now(measures: Mapping[str, Mapping[str, Estimate]]) -> Plot:
+    said = (
+        f"{name}: {percent(sides['before'].value)} before, {percent(sides['now'].value)} now"
+        for name, sides in measures.items()
+    )
+    return Plot(kind="before_and_now", data={"measures": measures}, alt="; ".join(said) + ".")
+
+
 def columns(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> Finding:
     """Judge which columns moved further than `drift.FLOOR` and than chance.
 
@@ -116,53 +119,53 @@ def columns(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> Finding:
     ordered = sorted(rows, key=lambda row: -row["value"] / row["threshold"])
     moved = [shown(row["column"]) for row in ordered if row["drifted"]]
     blind = [shown(row["column"]) for row in ordered if row["threshold"] > FLOOR]
-    verdict: Verdict = "not met" if moved else "undecided" if blind else "met"
+    claim = f"among {samples.noun}, none of the {len(rows)} columns moved further than "
     if moved:
-        first = f"{joined(moved[:3])} the furthest" if len(moved) > 3 else joined(moved)
-        claim = f"{len(moved)} of {len(rows)} columns moved, {first}"
+        most = joined(moved[:3]) + " the furthest" * (len(moved) > 3)
+        claim = f"among {samples.noun}, {len(moved)} of {len(rows)} columns moved, {most}"
+    elif blind:
+        some = joined([*blind[:3], f"{len(blind) - 3} more"] if len(blind) > 4 else blind)
+        claim += f"chance; whether {some} moved by {FLOOR:g}, these rows cannot tell"
     else:
-        claim = f"none of the {len(rows)} columns moved further than {FLOOR:g}"
-        if blind:
-            first = joined([*blind[:3], f"{len(blind) - 3} more"] if len(blind) > 4 else blind)
-            claim = (
-                f"none of the {len(rows)} columns moved further than chance; whether {first} "
-                f"moved by {FLOOR:g}, these rows cannot tell"
-            )
-    names = {row["column"]: shown(row["column"]) for row in ordered}
-    return Finding(
+        claim += f"{FLOOR:g}"
+    names = {shown(row["column"]): row for row in ordered}
+    return _finding(
+        samples,
+        claim,
         name="columns",
-        claim=_limited(samples, claim),
-        mark=MARKS["columns"],
-        verdict="undecided" if samples.limit else verdict,
+        verdict="not met" if moved else "undecided" if blind else "met",
         cells=[
-            {"column": names[row["column"]], "distance": row["value"], "threshold":
-             row["threshold"], "verdict": "moved" if row["drifted"] else "steady"}
-            for row in ordered
+            {"column": name, "distance": row["value"], "threshold": row["threshold"],
+             "verdict": "moved" if row["drifted"] else "steady"}
+            for name, row in names.items()
         ],
         plot=Plot(
             kind="distances",
             data={
-                "distances": {names[row["column"]]: row["value"] for row in ordered},
-                "thresholds": {names[row["column"]]: row["threshold"] for row in ordered},
+                "distances": {name: row["value"] for name, row in names.items()},
+                "thresholds": {name: row["threshold"] for name, row in names.items()},
             },
-            alt="; ".join(f"{names[r['column']]} {r['value']:.2f}" for r in ordered) + ".",
+            alt="; ".join(f"{name} {row['value']:.2f}" for name, row in names.items()) + ".",
         ),
-        caveats=_limits(samples),
         source="nivesh_lib.reporting.drift.drift_report",
     )  # fmt: skip
 
 
 def labels(samples: Samples) -> Finding:
     """Name the label whose share changed most, if by more than chance."""
-    before, now = samples.before["intent"], samples.now["intent"]
-    names = sorted({*before, *now})
+    sides = {when: frame["intent"] for when, frame in samples.sides.items()}
+    names = sorted({*sides["before"], *sides["now"]})
     changes = {
         name: accuracy_change(
-            (before == name).to_numpy(), (now == name).to_numpy(), alpha=0.05 / len(names)
+            *((side == name).to_numpy() for side in sides.values()), alpha=0.05 / len(names)
         )
         for name in names
     }
     ordered = sorted(names, key=lambda name: -abs(changes[name].value))
+    shares = {
+        when: {shown(name): float((side == name).mean()) for name in ordered[:_SHOWN]}
+        for when, side in sides.items()
+    }
     sure = [name for name in ordered if changes[name].low > 0 or changes[name].high < 0]
     widest = max((one.high - one.low) / 2 for one in changes.values())
     claim = (
@@ -171,21 +174,19 @@ def labels(samples: Samples) -> Finding:
     )
     if sure:
         most, change = sure[0], changes[sure[0]]
+        now, before = (percent((sides[when] == most).mean()) for when in ("now", "before"))
         claim = (
             f"{joined([shown(most)])} is {'more' if change.value > 0 else 'less'} frequent among "
-            f"{samples.noun}: {percent((now == most).mean())} against "
-            f"{percent((before == most).mean())} before, a change of {points(change)} points"
+            f"{samples.noun}: {now} against {before} {samples.earlier}, a change of "
+            f"{points(change)} points"
         )
-    shares = {
-        when: {shown(name): float((column == name).mean()) for name in ordered[:_SHOWN]}
-        for when, column in (("before", before), ("now", now))
-    }
-    return Finding(
+    return _finding(
+        samples,
+        claim,
         name="labels",
-        claim=sentence(claim),
         estimate=changes[sure[0]] if sure else None,
         cells=[
-            {"label": shown(name), **{w: shares[w][shown(name)] for w in shares},
+            {"label": shown(name), **{when: of[shown(name)] for when, of in shares.items()},
              **changes[name].columns("change")}
             for name in ordered[:5]
         ],
@@ -194,92 +195,71 @@ def labels(samples: Samples) -> Finding:
             data={"shares": shares},
             alt="Share of each label before and now; the table lists the largest changes.",
         ),
-        caveats=[
-            *_limits(samples),
-            f"The intervals are corrected for {len(names)} labels (Bonferroni).",
-        ],
+        caveats=[f"The intervals are corrected for {len(names)} labels (Bonferroni)."],
         source=f"{_HERE}.accuracy_change",
     )  # fmt: skip
 
 
 def lengths(samples: Samples) -> Finding:
     """Say whether queries are longer or shorter than before, in words."""
-    words = {
-        when: frame["query"].map(lambda query: len(query.split())).to_numpy()
-        for when, frame in (("before", samples.before), ("now", samples.now))
-    }
-    change = mean_change(words["before"], words["now"])
+    words = {when: frame["query"].str.split().str.len() for when, frame in samples.sides.items()}
+    change = mean_change(**{when: of.to_numpy(dtype=float) for when, of in words.items()})
     value, low, high = map(signed, (change.value, change.low, change.high))
-    means = f"{words['now'].mean():.1f} words on average, against {words['before'].mean():.1f}"
-    direction = "longer" if change.low > 0 else "shorter" if change.high < 0 else ""
-    claim = f"{samples.noun} are {direction} than before: {means} ({value}, {low} to {high})"
-    if not direction:
+    than = "longer" if change.low > 0 else "shorter" if change.high < 0 else ""
+    claim = f"{samples.noun} are {than} than {samples.earlier}"
+    if not than:
         claim = (
-            f"whether {samples.noun} are longer or shorter than before, these rows cannot tell: "
-            f"{means} ({value}, {low} to {high})"
+            f"whether {samples.noun} are longer or shorter than {samples.earlier}, these rows "
+            "cannot tell"
         )
-    counts = {when: pd.Series(n).value_counts().sort_index() for when, n in words.items()}
-    return Finding(
+    means = f"{words['now'].mean():.1f} words on average, against {words['before'].mean():.1f}"
+    return _finding(
+        samples,
+        f"{claim}: {means} ({value}, {low} to {high})",
         name="lengths",
-        claim=sentence(claim),
         estimate=change,
-        plot=Plot(
-            kind="lengths",
-            data={"rows": {w: {str(k): int(v) for k, v in n.items()} for w, n in counts.items()}},
-            alt=f"Histogram of words in a query before and now; {means}.",
-        ),
-        caveats=_limits(samples),
+        plot=plots.lengths(words),
         source=f"{_HERE}.mean_change",
     )
 
 
 def confidence(samples: Samples) -> Finding:
     """Say whether confidence, which needs no labels, would have warned of a loss of accuracy."""
-    sides = {"before": samples.before, "now": samples.now}
-    stated = {when: frame["confidence"].to_numpy() for when, frame in sides.items()}
-    fell = mean_change(stated["before"], stated["now"]).high < 0
-    right = accuracy_change(samples.right_before, samples.right_now)
-    if right.high < 0:
-        warned = "it would have warned of the loss" if fell else "it gives no warning of the loss"
-    elif right.low > 0:
-        warned = "a false alarm, as more answers are right" if fell else "rightly no alarm"
-    else:
-        warned = "whether fewer answers are right, these rows cannot tell"
+    stated = {when: frame["confidence"].to_numpy() for when, frame in samples.sides.items()}
+    change, right = mean_change(**stated), accuracy_change(*samples.right.values())
     if samples.limit:  # doubt may have been a reason to choose them
         warned = "such rows cannot tell whether it would warn"
+    elif right.low <= 0 <= right.high:
+        warned = "whether fewer answers are right, these rows cannot tell"
+    else:
+        warned = {
+            (True, True): "it would have warned of the loss",
+            (True, False): "it gives no warning of the loss",
+            (False, True): "a false alarm, as more answers are right",
+            (False, False): "rightly no alarm",
+        }[right.high < 0, change.high < 0]
     means = {when: mean_of(values) for when, values in stated.items()}
-    shares = {"before": share_of(samples.right_before), "now": share_of(samples.right_now)}
-    now, before = (percent(means[when].value) for when in ("now", "before"))
-    return Finding(
+    shares = {when: share_of(found) for when, found in samples.right.items()}
+    return _finding(
+        samples,
+        f"stated confidence in {samples.noun} is {percent(means['now'].value)} on average, against "
+        f"{percent(means['before'].value)} {samples.earlier}: {warned}",
         name="confidence",
-        claim=sentence(
-            f"stated confidence in {samples.noun} is {now} on average, against {before} before: "
-            + warned
-        ),
-        estimate=mean_change(stated["before"], stated["now"]),
-        plot=Plot(
-            kind="before_and_now",
-            data={"measures": {"stated confidence": means, "answers that are right": shares}},
-            alt=f"Mean confidence {before} before and {now} now; right "
-            f"{percent(shares['before'].value)} and {percent(shares['now'].value)}.",
-        ),
-        caveats=_limits(samples),
+        estimate=change,
+        plot=_before_and_now({"stated confidence": means, "answers that are right": shares}),
         source=f"{_HERE}.mean_change",
     )
 
 
 def recorded(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the record of the step holds beside its findings: headline, metrics, drift."""
-    found = [compared(samples), accuracy(samples), columns(samples, rows)]
+    """Return what the record of the step holds beside its findings: headline and metrics."""
     moved = sum(row["drifted"] for row in rows)
     return {
-        "headline": found[1].claim,
+        "headline": accuracy(samples).claim,
         "metrics": {
             "drifted_columns": moved,
             "drifted_share": moved / len(rows),
-            "accuracy_before": samples.right_before.mean(),
-            "accuracy_now": samples.right_now.mean(),
-            "accuracy_change": accuracy_change(samples.right_before, samples.right_now).as_dict(),
+            **{f"accuracy_{when}": right.mean() for when, right in samples.right.items()},
+            "accuracy_change": accuracy_change(*samples.right.values()).as_dict(),
         },
-        "drift": {"sentences": [one.claim for one in found], "rows": list(rows)},
     }

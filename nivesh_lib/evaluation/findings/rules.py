@@ -10,7 +10,7 @@ import pandas as pd
 
 from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.intervals import share_of
-from nivesh_lib.records.finding import Finding, Plot
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.wording import of_100, sentence, shown
 
 _LONGEST = 60  # characters of a pattern in a table
@@ -44,11 +44,7 @@ def rules_per_label(
              "heaviest": _cut(found[0]["pattern"]) if found else ""}
             for label, found in of_label.items()
         ],
-        plot=Plot(
-            kind="bars",
-            data={"counts": counts, "unit": "rules"},
-            alt="; ".join(f"{shown(label)} {n}" for label, n in counts.items()) + ".",
-        ),
+        plot=plots.bars(counts, "rules"),
         source="nivesh_lib.models.text.rules.RulesClassifier",
     )  # fmt: skip
 

@@ -125,6 +125,23 @@ def test_balance_shows_every_label_by_its_id_and_names_those_without_rows():
     figure_of(found)
 
 
+def test_each_label_is_shown_with_a_query_of_common_length_that_was_not_picked_as_hard():
+    found = data.check_findings(checked(), FRAME, LABELS)["balance"]
+    assert found.table["for example"].tolist() == ["save tax", "a loan"]
+    frame = FRAME.assign(selection=["hard", "natural", "hard"])
+    tax, loan = data.check_findings(checked(), frame, LABELS)["balance"].table["for example"]
+    assert tax == "save tax" and loan.startswith("call ") and "98200" not in loan
+
+
+def test_the_claim_on_both_sides_says_all_that_its_mark_does():
+    assert data.MARKS["both_sides"] in judged()["both_sides"].claim
+
+
+def test_labels_of_the_same_size_have_no_rarest():
+    claim = judged(counts=(9, 9), rows=18)["balance"].claim
+    assert claim == "Among 18 rows, no label is more than ten times as frequent as another."
+
+
 def test_labels_in_messages_have_their_display_names():
     found = judged(("stated_label", "error", "Found 3 of 9 rows of tax_planning that say it"))
     assert found["giveaways"].claim == "Found 3 of 9 rows of tax planning that say it."
@@ -257,7 +274,7 @@ def test_a_first_version_is_compared_with_none():
 )  # fmt: skip
 def test_rows_are_counted_by_month_empty_ones_too(dates, claim, months):
     found = data.dates(FRAME.assign(created_at=dates))
-    assert found.claim == claim and len(found.plot.data["months"]) == months
+    assert found.claim == claim and len(found.plot.data["counts"]) == months
     figure_of(found)
 
 
