@@ -62,10 +62,11 @@ class JudgedObjective(Record):
 
 
 class ObjectivesFile(Record):
-    """The file of the objectives, or the sentence that says that none are set."""
+    """The file of the objectives and the impact it states, or a sentence that none are set."""
 
     file: str
     missing: str
+    impact: str = ""
 
 
 class StepResult(Record):
