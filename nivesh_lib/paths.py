@@ -80,6 +80,11 @@ def shipped_model() -> Path:
     return reports_dir() / "example" / "model"
 
 
+def pictures_dir() -> Path:
+    """Return the folder of the README's pictures."""
+    return home() / "docs" / "pictures"
+
+
 def releases_dir() -> Path:
     """Return the folder with one record for each model judged on a holdout."""
     return reports_dir() / "releases"

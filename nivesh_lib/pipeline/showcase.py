@@ -63,13 +63,13 @@ def _draw(target: RunDirectory) -> None:
     """Write the README's pictures: the first screen of the report, and accuracy against time."""
     for result in target.results().values():
         for finding in (one for one in result.findings if one.name == "recommendation"):
-            picture = target.path / "accuracy_and_time.png"
+            picture = paths.pictures_dir() / "accuracy_and_time.png"
             figure_of(finding).savefig(picture, dpi=90, bbox_inches="tight")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.stderr.write("no chromium: the picture of the report stays as it was\n")
         return
-    page, picture = target.index.resolve(), target.path.resolve() / "report.png"
+    page, picture = target.index.resolve(), paths.pictures_dir() / "report.png"
     options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,900"]
     subprocess.run(
         [browser, *options, f"--screenshot={picture}", page.as_uri()],

@@ -31,7 +31,7 @@ _ABOUT_INTENTS = "about-intents"  # tag of cells that are true of the shipped da
 _ABOUT_CODE = "about-code"  # tag of cells that refer to the code, which a page does not show
 
 
-def _render(template: str, **values: Any) -> str:
+def _render(template: str, *, slides: bool = False, **values: Any) -> str:
     import jinja2
     import markupsafe
 
@@ -41,11 +41,11 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    css, script = (
-        markupsafe.Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
-        for name in ("page.css", "slider.js")
+    own = ["page.css", *(["slider.js"] if slides else [])]
+    css, *scripts = (
+        markupsafe.Markup((_TEMPLATES / name).read_text(encoding="utf-8")) for name in own
     )
-    texts = {"css": css, "script": script, "policy": content_policy([script])}
+    texts = {"css": css, "scripts": scripts, "policy": content_policy(scripts)}
     return environment.get_template(template).render(**texts, **values)
 
 
@@ -136,7 +136,8 @@ def _opened(
         replace(step, findings=tuple(one for one in step.findings if id(one.finding) not in place))
         for step in steps
     ]
-    return sorted(opened, key=lambda one: place[id(one.finding)]), folded
+    left = [step for step in folded if step.findings or step.figures or step.drift_page]
+    return sorted(opened, key=lambda one: place[id(one.finding)]), left
 
 
 def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:

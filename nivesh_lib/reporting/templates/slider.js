@@ -1,5 +1,5 @@
 "use strict";
-const lines = JSON.parse(document.getElementById("lines").textContent);
+const lines = JSON.parse(document.getElementById("slider").dataset.lines);
 const put = (id, text) => { document.getElementById(id).textContent = text; };
 function show() {
   const n = Number(document.getElementById("line").value);
