@@ -75,6 +75,16 @@ def latest_run() -> Path:
     return reports_dir() / "latest"
 
 
+def shipped_model() -> Path:
+    """Return the model directory beside the example report; it may not exist."""
+    return reports_dir() / "example" / "model"
+
+
+def pictures_dir() -> Path:
+    """Return the folder of the README's pictures."""
+    return home() / "docs" / "pictures"
+
+
 def releases_dir() -> Path:
     """Return the folder with one record for each model judged on a holdout."""
     return reports_dir() / "releases"

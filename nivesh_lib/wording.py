@@ -7,22 +7,27 @@ from collections.abc import Iterable
 
 from nivesh_lib.records.estimate import Estimate
 
-# Names of models as a reader knows them; others are shown as they are.
+# Names of models as a reader knows them, and what they are; others are shown as they are.
 _MODELS = {
-    "rules": "rule set",
-    "tfidf": "bag of words",
-    "lstm": "LSTM",
-    "embedding": "frozen encoder",
-    "transformer": "fine-tuned transformer",
-    "ensemble": "combined model",
-    "untuned": "average without fine-tuning",
-    "static": "token table",
+    "rules": ("rule set", "looks for key words of each label"),
+    "tfidf": ("bag of words", "weighs words and pieces of words, whatever their order"),
+    "lstm": ("LSTM", "is a small network that reads the words in their order"),
+    "embedding": ("frozen encoder", "lets a pretrained network read the text, and learns the rest"),
+    "transformer": ("fine-tuned transformer", "is a pretrained network, trained further here"),
+    "ensemble": ("combined model", "averages the answers of several models"),
+    "untuned": ("average without fine-tuning", "averages a bag of words and a frozen encoder"),
+    "static": ("token table", "adds up scores of words and pieces of words from a table"),
 }
 
 
 def model_name(name: str) -> str:
     """Return the display name of a model, such as ``bag of words`` for ``tfidf``."""
-    return _MODELS.get(name, shown(name))
+    return _MODELS[name][0] if name in _MODELS else shown(name)
+
+
+def described(name: str) -> str:
+    """Return a sentence on what a model is; an empty text for one that is not known."""
+    return sentence(f"{the(name)} {_MODELS[name][1]}") if name in _MODELS else ""
 
 
 def the(model: str) -> str:

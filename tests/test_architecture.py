@@ -67,10 +67,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": CORE
     | {"data.versions", "runs", "tracking.store", "tracking.logger", "tracking.removal"}
     | {"reporting.html"},
+    # What of a run is committed: pages, pictures, tables, and a model that answers before any run.
+    "pipeline.showcase": CORE
+    | {"data.versions", "evaluation.scores", "models.base", "reporting.figures", "runs"}
+    | {"serving.predictor"},
     # No command imports another.
     "cli": CORE
     | {"data", "evaluation", "runs", "releases", "serving", "pipeline"}
     | {"cli.options"},
+    "cli.doctor": CORE | {"cli.options", "models.neural", "tracking.store"},
     "cli.app": {"cli"} | CORE | {"data", "evaluation", "runs", "serving", "pipeline"},
 }
 HOMES = {

@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 
 from nivesh_lib import paths
+from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import NiveshError, SpecError
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.files import write_text
+from nivesh_lib.models.base import get_model
 from nivesh_lib.pipeline.refresh import take_over
 from nivesh_lib.pipeline.spec import load_pipeline
+from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.reporting.figures import figure_of
 from nivesh_lib.runs.comparison import score_title
 from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import leaderboard, score_names
+from nivesh_lib.serving.predictor import Predictor, as_line
 from nivesh_lib.wording import human_bytes, milliseconds
+
+QUERIES = (
+    "Can I afford a ₹50L home loan?",
+    "where did all my money go this month",
+    "bachche ki padhai ke liye kitna bachana chahiye",
+    "Is a term plan of 1 crore enough for me?",
+    "which tax regime should I choose",
+)
 
 
 def example() -> RunDirectory:
@@ -28,15 +43,40 @@ def example() -> RunDirectory:
 
 
 def copy_example(run: RunDirectory) -> None:
-    """Replace the example by the pages and records of a run."""
+    """Replace the example by the pages and records of a run, and a small model of its data."""
     target = example()
     shutil.rmtree(target.path, ignore_errors=True)
     for path in run.shown():
         place = target.path / path.relative_to(run.path)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
+    ref = target.record().dataset.ref
+    rows = load_dataset(ref).train
+    model = get_model("static").fit(rows["query"], rows["intent"])
+    model.save(paths.shipped_model(), data=ref)
+    _draw(target)
     # Without the address of the store on the machine that made it.
     target.write_record(target.record().changed(mlflow_uri=""))
+
+
+def _draw(target: RunDirectory) -> None:
+    """Write the README's pictures: the first screen of the report, and accuracy against time."""
+    for result in target.results().values():
+        for finding in (one for one in result.findings if one.name == "recommendation"):
+            picture = paths.pictures_dir() / "accuracy_and_time.png"
+            figure_of(finding).savefig(picture, dpi=90, bbox_inches="tight")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        sys.stderr.write("no chromium: the picture of the report stays as it was\n")
+        return
+    page, picture = target.index.resolve(), paths.pictures_dir() / "report.png"
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,900"]
+    subprocess.run(
+        [browser, *options, f"--screenshot={picture}", page.as_uri()],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
 
 
 def notebook_table() -> str:
@@ -67,9 +107,36 @@ def results_table(run: RunDirectory) -> str:
     return "\n".join(rows)
 
 
+def label_table(run: RunDirectory) -> str:
+    """Return the README's table of labels, each with the shortest natural query of it."""
+    data = load_dataset(run.record().dataset.ref)
+    rows = ["| label | such as |", "|---|---|"]
+    natural = data.train[headline_mask(data.train)]
+    for label in data.labels:
+        texts = natural.loc[natural["intent"] == label, "query"].map(anonymize_query)
+        middle = sorted(texts, key=lambda text: (len(text), text))[len(texts) // 4]
+        rows.append(f"| `{label}` | {middle.replace('|', ' ')} |")
+    return "\n".join(rows)
+
+
+def answers() -> str:
+    """Return queries with the answers of the model that ships."""
+    found = Predictor.from_directory(paths.shipped_model()).predict(QUERIES)
+    rows = (
+        f"| {query} | {as_line(answer)} |" for query, answer in zip(QUERIES, found, strict=True)
+    )
+    return "\n".join(["| query | answer |", "|---|---|", *rows])
+
+
 def filled(readme: str) -> str:
     """Return the README's text with its generated tables written anew."""
-    for name, table in (("notebooks", notebook_table()), ("results", results_table(example()))):
+    tables = {
+        "answers": answers(),
+        "labels": label_table(example()),
+        "notebooks": notebook_table(),
+        "results": results_table(example()),
+    }
+    for name, table in tables.items():
         parts = re.split(rf"(<!-- {name}:start[^>]*-->\n|<!-- {name}:end -->)", readme)
         if len(parts) != 5:
             raise SpecError(f"README.md: no markers {name}:start and {name}:end")

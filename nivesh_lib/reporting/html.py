@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nivesh_lib.files import write_text
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, ObjectivesFile
 from nivesh_lib.records.run import RunRecord
+from nivesh_lib.reporting.decision import tiles, top_findings
 from nivesh_lib.reporting.holdout import holdout
 from nivesh_lib.reporting.markup import cleaned, content_policy
-from nivesh_lib.reporting.steps import findings, source_of, steps
+from nivesh_lib.reporting.steps import ShownFinding, StepFindings, findings, source_of, steps
 from nivesh_lib.runs.comparison import Results, evaluation_of, p_value, score_title
 from nivesh_lib.runs.layout import RunDirectory, notebook_of
 from nivesh_lib.runs.leaderboard import (
@@ -19,7 +23,6 @@ from nivesh_lib.runs.leaderboard import (
     data_issues,
     leaderboard,
     score_names,
-    verdict_of,
 )
 from nivesh_lib.wording import human_bytes, milliseconds
 
@@ -28,7 +31,7 @@ _ABOUT_INTENTS = "about-intents"  # tag of cells that are true of the shipped da
 _ABOUT_CODE = "about-code"  # tag of cells that refer to the code, which a page does not show
 
 
-def _render(template: str, **values: Any) -> str:
+def _render(template: str, *, slides: bool = False, **values: Any) -> str:
     import jinja2
     import markupsafe
 
@@ -38,8 +41,12 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    css = markupsafe.Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(css=css, policy=content_policy(), **values)
+    own = ["page.css", *(["slider.js"] if slides else [])]
+    css, *scripts = (
+        markupsafe.Markup((_TEMPLATES / name).read_text(encoding="utf-8")) for name in own
+    )
+    texts = {"css": css, "scripts": scripts, "policy": content_policy(scripts)}
+    return environment.get_template(template).render(**texts, **values)
 
 
 def _without(notebook: Any, dataset: str) -> Any:
@@ -118,6 +125,21 @@ def _objectives(results: Results) -> ObjectivesFile:
     return next(found, ObjectivesFile(file="", missing=""))
 
 
+def _opened(
+    steps: Sequence[StepFindings], top: Sequence[Finding]
+) -> tuple[list[ShownFinding], list[StepFindings]]:
+    """Return the findings that are shown open, in the order of ``top``, and the steps' others."""
+    place = {id(finding): rank for rank, finding in enumerate(top)}
+    shown = [one for step in steps for one in step.findings]
+    opened = [one for one in shown if id(one.finding) in place]
+    folded = [
+        replace(step, findings=tuple(one for one in step.findings if id(one.finding) not in place))
+        for step in steps
+    ]
+    left = [step for step in folded if step.findings or step.figures or step.drift_page]
+    return sorted(opened, key=lambda one: place[id(one.finding)]), left
+
+
 def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
     """Write ``index.html`` of a run directory from its records and results; return its path.
 
@@ -140,10 +162,14 @@ def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
     board = leaderboard(results)
     shown_scores = score_names(entry.scores for entry in board)
     names = [*results, *record.steps]
+    shown = findings(run, results)
+    top, folded = _opened(shown, top_findings(results))
+    anchors = {id(one.finding): one.anchor for step in shown for one in step.findings}
+    held = holdout(record.dataset.ref)
     page = _render(
         "index.html.j2",
         run=record,
-        answer=verdict_of(results),
+        tiles=tiles(results, record.dataset.ref, held["sentence"]),
         issues=data_issues(results),
         board=board,
         scores=[(name, score_title(name)) for name in shown_scores[1:]],
@@ -151,7 +177,10 @@ def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
         evaluated=(evaluation_of(results) or ("",))[0],
         judgements=_judgements(results, board),
         objectives=_objectives(results),
-        findings=findings(run, results),
+        top=top,
+        slides=any(one.finding.plot and one.finding.plot.kind == "thresholds" for one in top),
+        anchor=lambda finding: anchors.get(id(finding), ""),
+        findings=folded,
         damaged=_damaged(run, record),
         sources={name: source_of(run, name, record, results.get(name)) for name in names},
         p_value=p_value,
@@ -159,7 +188,7 @@ def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
         milliseconds=milliseconds,
         card=next((r.data_card for r in results.values() if r.data_card), None),
         steps=steps(run, record, results),
-        holdout=holdout(record.dataset.ref),
+        holdout=held,
     )
     write_text(run.index, page)
     return run.index

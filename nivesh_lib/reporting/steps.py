@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from dataclasses import dataclass
 
 from nivesh_lib.records.finding import Finding
@@ -13,7 +14,8 @@ from nivesh_lib.reporting.findings import shown_table
 from nivesh_lib.runs.comparison import Results
 from nivesh_lib.runs.layout import RunDirectory, notebook_of
 
-_UI = "http://127.0.0.1:5000"
+# A server that whoever reads the page elsewhere may reach as well.
+_LINKED = re.compile(r"https?://(?!localhost|127\.|\[::1\])")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def source_of(run: RunDirectory, name: str, record: RunRecord, result: StepResul
     entry = record.steps.get(notebook_of(name))
     run_id = (result and result.mlflow_run_id) or (entry and entry.mlflow_run_id) or ""
     experiment = result.experiment_id if result else ""
-    mlflow = f"{_UI}/#/experiments/{experiment}/runs/{run_id}" if experiment and run_id else ""
+    server = record.mlflow_uri if _LINKED.match(record.mlflow_uri) else ""
+    mlflow = f"{server}/#/experiments/{experiment}/runs/{run_id}" if server and run_id else ""
     return Source(notebook_of(name), run.page(name), run_id, mlflow)
 
 
@@ -78,9 +81,13 @@ def _small_png(run: RunDirectory, name: str) -> bytes | None:
 
 @dataclass(frozen=True)
 class ShownFinding:
-    """A finding with its table as text, the first column first, and its figure, if it has them."""
+    """A finding with its table as text, the first column first, and its figure, if it has them.
+
+    ``anchor`` is its place on the page.
+    """
 
     finding: Finding
+    anchor: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     figure: ShownFigure | None
@@ -113,7 +120,7 @@ def findings(run: RunDirectory, results: Results) -> list[StepFindings]:
     shown = []
     for name, result in results.items():
         pictures = _figures(run, result)
-        own = tuple(_shown(one, pictures.pop(one.name, None)) for one in result.findings)
+        own = tuple(_shown(one, name, pictures.pop(one.name, None)) for one in result.findings)
         page = run.drift_page(name)
         if own or pictures or page:
             others = tuple(pictures.values())
@@ -131,12 +138,13 @@ def _figures(run: RunDirectory, result: StepResult) -> dict[str, ShownFigure]:
     }
 
 
-def _shown(finding: Finding, figure: ShownFigure | None) -> ShownFinding:
+def _shown(finding: Finding, result: str, figure: ShownFigure | None) -> ShownFinding:
+    anchor = f"{result}.{finding.name}".replace(" ", "-")
     if not any(finding.cells):
-        return ShownFinding(finding, (), (), figure)
+        return ShownFinding(finding, anchor, (), (), figure)
     table = shown_table(finding).reset_index()
     rows = tuple(tuple(map(str, row)) for row in table.itertuples(index=False))
-    return ShownFinding(finding, tuple(map(str, table.columns)), rows, figure)
+    return ShownFinding(finding, anchor, tuple(map(str, table.columns)), rows, figure)
 
 
 def _outcome(entry: StepRecord, result: StepResult | None) -> str:

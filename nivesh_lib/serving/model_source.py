@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from nivesh_lib import paths
 from nivesh_lib.errors import ModelError
 from nivesh_lib.paths import relative
 
@@ -20,7 +22,8 @@ def model_at(address: str | None = None) -> Iterator[Path]:
     ----------
     address : str, optional
         A directory; ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-…`` or
-        ``runs:/RUN/NAME`` in the tracking store; by default the best model of the last run.
+        ``runs:/RUN/NAME`` in the tracking store; by default the best model of the last run, and
+        before the first run the small one that ships, which is said on standard error.
 
     Raises
     ------
@@ -32,7 +35,15 @@ def model_at(address: str | None = None) -> Iterator[Path]:
         from nivesh_lib.runs.directories import latest_run
         from nivesh_lib.runs.leaderboard import best_model
 
-        yield best_model(latest_run())
+        run, shipped = latest_run(), paths.shipped_model()
+        if not run.index.is_file() and shipped.is_dir():
+            sys.stderr.write(
+                f"No run yet: {relative(shipped)} answers, a small model that ships with the "
+                "example report. `nivesh run` trains better ones.\n"
+            )
+            yield shipped
+        else:
+            yield best_model(run)
     elif not address.startswith(_STORED):
         yield Path(address)
     else:

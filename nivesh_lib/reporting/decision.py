@@ -1,0 +1,153 @@
+"""The first screen of the report: each question of a decision, answered by recorded findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nivesh_lib.records.finding import Finding, Verdict
+from nivesh_lib.records.results import ModelResult
+from nivesh_lib.runs.comparison import Results
+from nivesh_lib.runs.leaderboard import data_issues, leaderboard
+from nivesh_lib.wording import described, human_bytes, milliseconds, model_name, sentence, shown
+
+# The findings that are shown open, in their order; all others are folded.
+TOP = (
+    "leader",
+    "gains",
+    "would_help",
+    "behaviour",
+    "min_confidence",
+    "calibration_error",
+    "out_of_scope",
+    "fairness",
+    "recommendation",
+    "accuracy",  # of what came after: see `top_findings`
+)
+_RELEASE = {
+    "met": "Yes, if the holdout agrees",
+    "not met": "Do not release",
+    "undecided": "Not yet: these rows cannot tell",
+    "": "Nothing decides: no objectives are set",
+}
+_FAIR = {"met": "No gap", "not met": "Gaps found", "undecided": "Not established", "": "Not judged"}
+_DRIFT = {"met": "No loss", "not met": "Answers are lost", "undecided": "Cannot be told",
+          "": "Not judged"}  # fmt: skip
+_ABSENT = "Not part of this run."
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A question, its answer in a few words, its verdict, and the sentences behind it.
+
+    ``finding`` is the one to read on with.
+    """
+
+    question: str
+    answer: str
+    verdict: Verdict
+    sentences: tuple[str, ...]
+    finding: Finding | None = None
+
+
+def named(results: Results) -> dict[str, Finding]:
+    """Return the findings of a run by name; those beside the ``leader`` come before others."""
+    steps = sorted(results.values(), key=lambda one: all(f.name != "leader" for f in one.findings))
+    return {one.name: one for step in reversed(steps) for one in step.findings}
+
+
+def top_findings(results: Results) -> list[Finding]:
+    """Return the findings that are shown open, at most ten."""
+    found = named(results) | _of_drift(results)
+    return [found[name] for name in TOP if name in found]
+
+
+def _of_drift(results: Results) -> dict[str, Finding]:
+    """Return the findings of the step that compared rows of before and now, by name."""
+    steps = ({one.name: one for one in step.findings} for step in results.values())
+    return next((found for found in steps if "compared" in found), {})
+
+
+def tiles(results: Results, dataset: str, holdout: str) -> list[Tile]:
+    """Return the questions of the decision with their answers.
+
+    Parameters
+    ----------
+    holdout
+        What is said of the openings of the holdout.
+    """
+    found, drift = named(results), _of_drift(results)
+    return [
+        _release(results, found, holdout),
+        _model(results, found),
+        _impact(results),
+        _cost(results, found),
+        _judged("Is it fair?", found, ("fairness", "handover_by_segment"), _FAIR),
+        _judged("Has production drifted?", drift, ("accuracy", "columns"), _DRIFT),
+        _data(results, dataset, found),
+    ]
+
+
+def _judged(
+    question: str, found: Mapping[str, Finding], names: Sequence[str], words: Mapping[str, str]
+) -> Tile:
+    """Return the tile of some findings; the first one's verdict is the answer."""
+    own = [found[name] for name in names if name in found]
+    if not own:
+        return Tile(question, _ABSENT, "", ())
+    verdict = own[0].verdict
+    return Tile(question, words[verdict], verdict, tuple(one.claim for one in own), own[0])
+
+
+def _release(results: Results, found: Mapping[str, Finding], holdout: str) -> Tile:
+    question, board = "May it be released?", leaderboard(results)
+    if issues := data_issues(results):
+        return Tile(question, "No: the data did not pass its checks", "not met", tuple(issues[:3]))
+    if not board:
+        return Tile(question, "No model was evaluated in this run", "", ())
+    best = results[board[0].step]
+    judged = best.judgements if isinstance(best, ModelResult) else []
+    status = {one.status for one in judged}
+    verdict = next((one for one in ("not met", "undecided", "met") if one in status), "")
+    said = [found[name].claim for name in ("accuracy", "p95_ms") if name in found]
+    if best.objectives and best.objectives.missing:
+        said = [best.objectives.missing]
+    return Tile(question, _RELEASE[verdict], verdict, (*said, holdout), found.get("accuracy"))
+
+
+def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
+    question, board = "Which model answers best?", leaderboard(results)
+    if not board:
+        return Tile(question, _ABSENT, "", ())
+    name = board[0].model
+    own = [found[one] for one in ("leader", "gains") if one in found]
+    said = [described(name), *(one.claim for one in own)]
+    verdict = own[0].verdict if own else ""
+    answer = sentence(model_name(name)).removesuffix(".")
+    return Tile(question, answer, verdict, tuple(filter(None, said)), own[0] if own else None)
+
+
+def _cost(results: Results, found: Mapping[str, Finding]) -> Tile:
+    board = leaderboard(results)
+    answer = _ABSENT
+    if board:
+        answer = f"{milliseconds(board[0].p95_ms)} a query, {human_bytes(board[0].size_bytes)}"
+    return _judged("What does it cost?", found, ("recommendation", "abstention"), {"": answer})
+
+
+def _impact(results: Results) -> Tile:
+    found = (one.objectives for one in results.values() if isinstance(one, ModelResult))
+    impact = next((one.impact for one in found if one and one.impact), "")
+    question = "What is it for?"
+    if not impact:
+        return Tile(question, "The objectives state no business impact", "", ())
+    said = "So the objectives say. It shows in production only, and is not measured here."
+    return Tile(question, impact, "", (said,))
+
+
+def _data(results: Results, dataset: str, found: Mapping[str, Finding]) -> Tile:
+    own = found.get("fit_to_train")
+    card = next((one.data_card for one in results.values() if one.data_card), {})
+    said = [own.claim] if own else []
+    said += [f"{name}: {card[name]}." for name in ("Rows", "Sources") if name in card]
+    return Tile("On which data?", shown(dataset), own.verdict if own else "", tuple(said), own)

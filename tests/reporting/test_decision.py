@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+
+from nivesh_lib.records.finding import Finding
+from nivesh_lib.records.results import StepResult
+from nivesh_lib.reporting.decision import TOP, named, tiles, top_findings
+from tests.runs.examples import result
+
+HELD = "The holdout was not opened."
+
+
+def finding(name, verdict="", step="s"):
+    mark = "a mark" if verdict else ""
+    return Finding(name=name, claim=f"{name.title()}.", verdict=verdict, mark=mark, step=step)
+
+
+def step(*findings, **fields):
+    return StepResult(findings=list(findings), **fields)
+
+
+def judged(*statuses):
+    rows = [{"objective": "o", "status": status, "found": "f"} for status in statuses]
+    return result("tfidf", 0.7, judgements=rows)
+
+
+def tile(results, question):
+    return next(one for one in tiles(results, "toy@1.0.0", HELD) if question in one.question)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "verdict", "said"),
+    [
+        (("met", "not met", "undecided"), "not met", "Do not release"),
+        (("met", "undecided"), "undecided", "Not yet"),
+        (("met",), "met", "if the holdout agrees"),
+        ((), "", "no objectives"),
+    ],
+)
+def test_the_worst_verdict_decides_on_a_release(statuses, verdict, said):
+    found = tile({"03_tfidf": judged(*statuses)}, "released")
+    assert found.verdict == verdict and said in found.answer and HELD in found.sentences
+
+
+def test_bad_data_stops_a_release_whatever_the_scores():
+    bad = step(validation={"valid": False, "issues": ["A label has one row."]})
+    found = tile({"01": bad, "03_tfidf": judged("met")}, "released")
+    assert found.verdict == "not met" and "01: A label has one row." in found.sentences
+
+
+def test_without_a_model_nothing_is_released_or_chosen():
+    results = {"01": step()}
+    assert "No model" in tile(results, "released").answer
+    assert "Not part" in tile(results, "Which model").answer
+
+
+def test_the_model_is_named_and_described_in_words():
+    found = tile({"03_tfidf": judged()}, "Which model")
+    assert found.answer == "Bag of words" and "weighs words" in found.sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answer"),
+    [("met", "No gap"), ("not met", "Gaps found"), ("undecided", "Not established")],
+)
+def test_fairness_is_told_as_it_was_judged(verdict, answer):
+    found = tile({"06": step(finding("fairness", verdict))}, "fair")
+    assert (found.verdict, found.answer, found.sentences) == (verdict, answer, ("Fairness.",))
+
+
+def test_drift_is_told_by_the_step_that_looked_for_it():
+    results = {"03": step(finding("accuracy", "met")), "08": step(finding("compared"))}
+    assert "Not part" in tile(results, "drifted").answer
+    results["08"] = step(finding("compared"), finding("accuracy", "not met"))
+    assert tile(results, "drifted").answer == "Answers are lost"
+
+
+@pytest.mark.parametrize("impact", ["Route 20 % better", ""])
+def test_the_impact_is_that_of_the_objectives(impact):
+    objectives = {"file": "f", "missing": "", "impact": impact}
+    found = tile({"03": result("tfidf", 0.7, objectives=objectives)}, "What is it for")
+    assert found.answer == (impact or "The objectives state no business impact")
+
+
+def test_findings_beside_the_leader_come_before_others():
+    results = {"03": step(finding("accuracy", step="03")),
+               "06": step(finding("accuracy", step="06"), finding("leader"))}  # fmt: skip
+    assert named(results)["accuracy"].step == "06"
+
+
+def test_at_most_ten_findings_are_open_in_their_order():
+    results = {"06": step(*map(finding, reversed(TOP)), finding("other"))}
+    names = [one.name for one in top_findings(results)]
+    assert names == list(TOP) and len(names) <= 10
