@@ -254,6 +254,32 @@ def reliability(bins: Mapping[str, Any]) -> Axes:
     return axes
 
 
+def threshold_curves(
+    thresholds: Sequence[float],
+    answered: Sequence[float],
+    right: Sequence[float | None],
+    start: int,
+    **_: Any,
+) -> Axes:
+    """Draw the share of queries answered from a confidence on, and of these answers the right ones.
+
+    Parameters
+    ----------
+    thresholds, answered, right
+        One value for each threshold; None where nothing is answered.
+    start
+        The number of the threshold that is marked.
+    """
+    axes = _axes(7, 3.8, "confidence from which it answers", "share")
+    axes.plot(thresholds, answered, color=ACCENT, lw=2, label="of the queries, answered")
+    shares = np.array(right, dtype=float)
+    axes.plot(thresholds, shares, color=INK, lw=2, ls="--", label="of these answers, right")
+    axes.axvline(thresholds[start], color=WARM, ls=":", lw=1.5)
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False, loc="lower left")
+    return axes
+
+
 def risk_coverage(curves: Mapping[str, Any]) -> Axes:
     """Draw the error rate of accepted predictions against the share that is accepted.
 
@@ -503,6 +529,7 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "months": calendar_bars,
     "reliability": reliability,
     "risk_coverage": risk_coverage,
+    "thresholds": threshold_curves,
     "sizes": size_curves,
     "costs": cost_scatter,
     "before_and_now": before_and_now,

@@ -16,6 +16,7 @@ from nivesh_lib.evaluation.confidence.calibration import (
     reliability_bins,
 )
 from nivesh_lib.evaluation.confidence.selective import AbstentionPolicy, Costs, risk_coverage
+from nivesh_lib.evaluation.findings.quality import examples_of
 from nivesh_lib.evaluation.intervals import mean_of
 from nivesh_lib.evaluation.objectives import Objective, judge
 from nivesh_lib.evaluation.resampling.cross_validation import confidence_of, probabilities
@@ -27,6 +28,8 @@ from nivesh_lib.wording import model_name, of_100, percent, sentence, shown, the
 
 _HERE = "nivesh_lib.evaluation.confidence"
 _POINTS = 200  # of a curve that is drawn
+_THRESHOLDS = [n / 100 for n in range(100)]
+_EXAMPLES = 24  # queries, evenly from the least to the most confident answer
 
 
 def calibration(
@@ -130,9 +133,10 @@ def at_threshold(
         The least confidence of an answer; None where no objective names one.
     """
     source = f"{_HERE}.calibration.calibration_table"
+    plot = _thresholds(calibrations[model].proba, frame, threshold)
     if threshold is None:
         claim = "The objectives of this dataset set no least confidence."
-        return Finding(name="min_confidence", claim=claim, source=source)
+        return Finding(name="min_confidence", claim=claim, plot=plot, source=source)
     table = calibration_table(calibrations, oof, frame, bar=threshold)
     own = table[table["model"] == model].iloc[0]
     before, after = (whole(100 * own[f"answered_{when}"]) for when in ("before", "after"))
@@ -152,8 +156,34 @@ def at_threshold(
                for name, words in names.items()}
             for row in table.to_dict("records")
         ],
+        plot=plot,
         source=source,
     )  # fmt: skip
+
+
+def _thresholds(proba: pd.DataFrame, frame: pd.DataFrame, threshold: float | None) -> Plot:
+    """Return what is answered, and rightly, from each corrected confidence on, with queries."""
+    rows = headline_mask(frame)
+    proba, frame = proba[rows], frame[rows]
+    stated, right = confidence_of(proba), is_right(proba, frame["intent"])
+    answered = [stated >= at for at in _THRESHOLDS]
+    even = np.linspace(0, len(stated) - 1, _EXAMPLES).round().astype(int)
+    chosen = np.argsort(stated, kind="stable")[np.unique(even)]
+    predicted = proba.columns.to_numpy(dtype=object)[proba.to_numpy().argmax(axis=1)]
+    pairs = zip(chosen, examples_of(frame, predicted, chosen), strict=True)
+    start = 0.5 if threshold is None else threshold
+    return Plot(
+        kind="thresholds",
+        data={
+            "thresholds": _THRESHOLDS,
+            "answered": [mask.mean() for mask in answered],
+            "right": [right[mask].mean() if mask.any() else None for mask in answered],
+            "start": int(np.abs(np.array(_THRESHOLDS) - start).argmin()),
+            "examples": [dict(one) | {"confidence": stated[row]} for row, one in pairs],
+        },
+        alt="The higher the threshold, the fewer queries are answered, and the more of these "
+        "answers are right.",
+    )
 
 
 # --- abstaining ----------------------------------------------------------------------------------

@@ -91,7 +91,18 @@ def at_bar(sure: int, threshold: float | None = 0.7):
     """Of 200 answers, ``sure`` are above a confidence of 0.7 as they are, and 149 corrected."""
     before, after = (answers(proba(0.75, n), proba(0.6, 200 - n)) for n in (sure, 149))
     found = {"tfidf": fitted((0, 0, 0), (0, 0, 0), corrected=after[["loan", "tax"]])}
-    return at_threshold("tfidf", found, {"tfidf": before}, FRAME, threshold)
+    frame = FRAME.assign(query=[f"query {n}" for n in range(len(FRAME))])
+    return at_threshold("tfidf", found, {"tfidf": before}, frame, threshold)
+
+
+@pytest.mark.parametrize(("threshold", "start"), [(0.7, 70), (None, 50)])
+def test_each_threshold_has_what_it_answers_with_queries_on_both_sides(threshold, start):
+    data = at_bar(53, threshold).plot.data
+    assert data["thresholds"][data["start"]] == start / 100
+    assert data["answered"][0] == 1 and data["answered"][70] == pytest.approx(149 / 200)
+    assert data["answered"] == sorted(data["answered"], reverse=True)
+    assert data["right"][0] == 0.8 and data["right"][99] is None
+    assert {one["confidence"] >= 0.7 for one in data["examples"]} == {True, False}
 
 
 def test_a_threshold_is_said_before_and_after_and_a_half_is_rounded_up():
