@@ -172,6 +172,20 @@ class Compared:
     def _texts(self) -> CaseTexts:
         return read_case_texts(self.data.ref)
 
+    def _add(self, finding: Finding, rows: np.ndarray | None) -> Finding:
+        """Keep a finding, with the surest wrong and right answer among some of ``rows``, a mask."""
+        if rows is None:
+            return self.run.add(finding)
+        order = np.argsort(-self._stated, kind="stable")
+        groups = [order[(mask & rows)[order]][:1] for mask in (~self.right, self.right)]
+        examples = quality.examples_of(self.rows, self.predicted[self.best], *groups)
+        return self.run.add(finding.changed(examples=examples))
+
+    @property
+    def _stated(self) -> np.ndarray:
+        """The confidence of the best model in its answers to ``rows``, shape (n,)."""
+        return np.asarray(confidence_of(probabilities(self.oof[self.best]))[self.natural])
+
     # --- who leads -------------------------------------------------------------------------------
 
     def leaks(self) -> Finding:
@@ -205,12 +219,11 @@ class Compared:
 
     def leader(self) -> Finding:
         """Who leads, by how much, and whether by more than chance."""
-        return self.run.add(self._leader)
+        return self._add(self._leader, np.ones(len(self.rows), bool))
 
     def changes_from(self, before: str) -> Finding:
         """What users would notice if the best model replaced another one."""
-        confidence = confidence_of(probabilities(self.oof[self.best]))[self.natural]
-        rows = self.rows.assign(predicted=self.predicted[self.best], confidence=confidence)
+        rows = self.rows.assign(predicted=self.predicted[self.best], confidence=self._stated)
         answers = self.predicted.get(before)
         made = comparison.changes(self.best, before, rows, answers, self.data.labels)
         return self.run.add(made)
@@ -269,7 +282,7 @@ class Compared:
 
     def calibration(self) -> Finding:
         """How far confidence is off, before and after its correction."""
-        return self.run.add(calibration.calibration(*self._confidence))
+        return self._add(calibration.calibration(*self._confidence), np.ones(len(self.rows), bool))
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
@@ -345,14 +358,18 @@ class Compared:
             return self.run.add(calibration.not_asked("out_of_scope"))
         right = np.append(self.right, np.zeros(len(found.outside)))
         curves = {name: (np.concatenate(both), right) for name, both in found.certainties.items()}
-        return self.run.add(calibration.out_of_scope(found.policies, self._aurocs, curves))
+        made = calibration.out_of_scope(found.policies, self._aurocs, curves)
+        return self.run.add(made.changed(examples=self._off_topic().examples))
 
     def abstention(self) -> Finding:
         """What is handed to a person at the threshold of least cost."""
+        return self.run.add(self._off_topic())
+
+    def _off_topic(self) -> Finding:
         found = self.abstaining
         if found is None:
-            return self.run.add(calibration.not_asked("abstention"))
-        made = calibration.abstention(
+            return calibration.not_asked("abstention")
+        return calibration.abstention(
             self.best,
             found.policies["certainty"],
             costs=self.costs,
@@ -360,7 +377,6 @@ class Compared:
             outside=found.outside,
             certainty=found.certainties["certainty"][1],
         )
-        return self.run.add(made)
 
     @cached_property
     def deployed(self) -> Calibrated | Abstaining | None:
@@ -400,7 +416,9 @@ class Compared:
 
     def fairness(self) -> Finding:
         """Whether any segment is answered worse or better than the rest."""
-        return self.run.add(fairness.fairness(self.right, self.masks, caveats=self._sources))
+        made = fairness.fairness(self.right, self.masks, caveats=self._sources)
+        worst = min(self.masks.values(), key=lambda rows: self.right[rows].mean(), default=None)
+        return self._add(made, worst)
 
     def handover_by_segment(self) -> Finding:
         """Whether any segment is handed over more often than the rest."""
@@ -459,7 +477,8 @@ class Compared:
         """Which group of queries costs most accuracy."""
         groups = self.masks | masks_by_rule(self.rows, _RULES) | masks_by_tag(self.rows)
         found = shares_of_errors(self.right, groups, n_boot=self.n_boot, seed=self.run.seed)
-        return self.run.add(errors.would_help(found, len(self.rows)))
+        first = groups[found["group"].iloc[0]] if len(found) else None
+        return self._add(errors.would_help(found, len(self.rows)), first)
 
     # --- the record ------------------------------------------------------------------------------
 

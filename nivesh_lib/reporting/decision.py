@@ -14,14 +14,12 @@ from nivesh_lib.wording import described, human_bytes, milliseconds, model_name,
 # The findings that are shown open, in their order; all others are folded.
 TOP = (
     "leader",
-    "gains",
-    "would_help",
-    "behaviour",
+    "recommendation",
     "min_confidence",
     "calibration_error",
     "out_of_scope",
     "fairness",
-    "recommendation",
+    "would_help",
     "accuracy",  # of what came after: see `top_findings`
 )
 _RELEASE = {
@@ -120,7 +118,7 @@ def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
     if not board:
         return Tile(question, _ABSENT, "", ())
     name = board[0].model
-    own = [found[one] for one in ("leader", "gains") if one in found]
+    own = [found["leader"]] if "leader" in found else []
     said = [described(name), *(one.claim for one in own)]
     verdict = own[0].verdict if own else ""
     answer = sentence(model_name(name)).removesuffix(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.benchmark import Speed
@@ -13,8 +14,9 @@ from nivesh_lib.evaluation.compression.gate import Choice, GateDecision, Recomme
 from nivesh_lib.evaluation.objectives import BUSY
 from nivesh_lib.evaluation.resampling.cross_validation import aligned, predicted_labels
 from nivesh_lib.evaluation.scores import METRICS, headline_mask, paired_difference
+from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.records.finding import Finding, Plot, Verdict
+from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 from nivesh_lib.records.results import HEADLINE
 from nivesh_lib.wording import (
     human_bytes,
@@ -23,6 +25,7 @@ from nivesh_lib.wording import (
     of_100,
     points,
     sentence,
+    shown,
     the,
     whole,
 )
@@ -160,7 +163,7 @@ def recommendation(
     choices, advice
         As given to and returned by `gate.recommended`.
     frame
-        ``id``, ``intent`` and ``selection`` of the rows that they answered.
+        ``id``, ``query``, ``intent`` and ``selection`` of the rows that they answered.
     handed
         Cascade -> the share of the timed queries that it hands to the model behind.
     """
@@ -175,8 +178,8 @@ def recommendation(
     others = [one for one in choices if one is not best and one.verdict in ("", "kept")]
     faster = [one for one in others if one.speed.p95_ms < best.speed.p95_ms]
     tied = [one for one in faster if apart[one.name].low <= 0 <= apart[one.name].high]
-    if tied:
-        cheap = min(tied, key=lambda one: one.speed.p95_ms)
+    cheap = min(tied, key=lambda one: one.speed.p95_ms, default=None)
+    if cheap:
         claim += (
             f"; these rows cannot tell it from {the(cheap.name)}, which changes {metric} by "
             f"{points(apart[cheap.name])} points and needs {_price(cheap)}"
@@ -189,31 +192,58 @@ def recommendation(
         claim=sentence(claim),
         estimate=best.scores["accuracy"],
         cells=[
-            {
-                "model": model_name(one.name),
-                **one.scores["accuracy"].columns("accuracy"),
-                **apart[one.name].columns(f"points of {metric} against it", times=100),
-                "half of the queries, ms": one.speed.p50_ms,
-                **_p95(one.speed).columns("95 of 100 within, ms"),
-                "MB": None if one.size_bytes is None else one.size_bytes / 1e6,
-                "handed on, of 100": 100 * handed[one.name] if one.name in (handed or {}) else None,
-                "decision": "recommended" if one is best else _decision(one, target_ms),
-            }
+            _choice(one, apart[one.name], handed or {})
+            | {"decision": "recommended" if one is best else _decision(one, target_ms)}
             for one in ordered
         ],
-        plot=Plot(
-            kind="costs",
-            data={"points": [
-                {"name": model_name(one.name), "accuracy": one.scores["accuracy"],
-                 "ms": one.speed.p95_ms, "bytes": one.size_bytes}
-                for one in sorted(ordered, key=lambda one: one is best)
-            ]},
-            alt=f"Accuracy against milliseconds of {len(ordered)} models; {the(best.name)} has "
-            f"{best.scores['accuracy'].value:.3f} at {milliseconds(best.speed.p95_ms)}.",
-        ),
+        plot=_costs(ordered, best),
+        examples=_told_apart(best, cheap, frame) if cheap else [],
         caveats=[*_timed(choices), "The intervals are not corrected for the number of models."],
         source=f"{_GATE}.recommended",
     )  # fmt: skip
+
+
+def _choice(one: Choice, apart: Estimate, handed: Mapping[str, float]) -> dict[str, Any]:
+    """Return a model's row: what it reaches, against the recommended one, and what it costs."""
+    return {
+        "model": model_name(one.name),
+        **one.scores["accuracy"].columns("accuracy"),
+        **apart.columns(f"points of {METRICS[HEADLINE].title} against it", times=100),
+        "half of the queries, ms": one.speed.p50_ms,
+        **_p95(one.speed).columns("95 of 100 within, ms"),
+        "MB": None if one.size_bytes is None else one.size_bytes / 1e6,
+        "handed on, of 100": 100 * handed[one.name] if one.name in handed else None,
+    }
+
+
+def _costs(choices: Sequence[Choice], best: Choice) -> Plot:
+    points_ = [
+        {"name": model_name(one.name), "accuracy": one.scores["accuracy"],
+         "ms": one.speed.p95_ms, "bytes": one.size_bytes}
+        for one in sorted(choices, key=lambda one: one is best)
+    ]  # fmt: skip
+    alt = f"Accuracy against milliseconds of {len(choices)} models; {the(best.name)} has "
+    alt += f"{best.scores['accuracy'].value:.3f} at {milliseconds(best.speed.p95_ms)}."
+    return Plot(kind="costs", data={"points": points_}, alt=alt)
+
+
+def _told_apart(best: Choice, other: Choice, frame: pd.DataFrame) -> list[Example]:
+    """Return the first query that only one of two models answers rightly, for each of the two."""
+    rows = frame[headline_mask(frame)]
+    answers = [predicted_labels(aligned(one.oof, rows["id"])) for one in (best, other)]
+    mine, its = (one == rows["intent"].to_numpy(dtype=object) for one in answers)
+    return [
+        Example(
+            query=anonymize_query(rows["query"].iloc[row]),
+            note=f"{shown(rows['intent'].iloc[row])}: rightly by {the(one.name)}, "
+            f"taken for {shown(taken[row])} by {the(wrong.name)}",
+        )
+        for one, wrong, taken, mask in (
+            (best, other, answers[1], mine & ~its),
+            (other, best, answers[0], its & ~mine),
+        )
+        for row in np.flatnonzero(mask)[:1]
+    ]
 
 
 def _decision(one: Choice, target_ms: float | None) -> str:

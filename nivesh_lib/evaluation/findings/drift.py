@@ -166,25 +166,12 @@ def labels(samples: Samples) -> Finding:
         when: {shown(name): float((side == name).mean()) for name in ordered[:_SHOWN]}
         for when, side in sides.items()
     }
-    sure = [name for name in ordered if changes[name].low > 0 or changes[name].high < 0]
-    widest = max((one.high - one.low) / 2 for one in changes.values())
-    claim = (
-        f"whether any label is more or less frequent among {samples.noun}, these rows cannot "
-        f"tell: a change of less than {100 * widest:.0f} points could be chance"
-    )
-    if sure:
-        most, change = sure[0], changes[sure[0]]
-        now, before = (percent((sides[when] == most).mean()) for when in ("now", "before"))
-        claim = (
-            f"{joined([shown(most)])} is {'more' if change.value > 0 else 'less'} frequent among "
-            f"{samples.noun}: {now} against {before} {samples.earlier}, a change of "
-            f"{points(change)} points"
-        )
+    most = next((n for n in ordered if changes[n].low > 0 or changes[n].high < 0), None)
     return _finding(
         samples,
-        claim,
+        _most_changed(samples, most, changes),
         name="labels",
-        estimate=changes[sure[0]] if sure else None,
+        estimate=changes[most] if most else None,
         cells=[
             {"label": shown(name), **{when: of[shown(name)] for when, of in shares.items()},
              **changes[name].columns("change")}
@@ -198,6 +185,23 @@ def labels(samples: Samples) -> Finding:
         caveats=[f"The intervals are corrected for {len(names)} labels (Bonferroni)."],
         source=f"{_HERE}.accuracy_change",
     )  # fmt: skip
+
+
+def _most_changed(samples: Samples, most: str | None, changes: Mapping[str, Estimate]) -> str:
+    """Return the claim on the label that changed most, or that none is known to have."""
+    if most is None:
+        widest = max((one.high - one.low) / 2 for one in changes.values())
+        return (
+            f"whether any label is more or less frequent among {samples.noun}, these rows cannot "
+            f"tell: a change of less than {100 * widest:.0f} points could be chance"
+        )
+    than = "more" if changes[most].value > 0 else "less"
+    share = {when: percent((side["intent"] == most).mean()) for when, side in samples.sides.items()}
+    return (
+        f"{joined([shown(most)])} is {than} frequent among "
+        f"{samples.noun}: {share['now']} against {share['before']} {samples.earlier}, a change of "
+        f"{points(changes[most])} points"
+    )
 
 
 def lengths(samples: Samples) -> Finding:

@@ -94,16 +94,16 @@ def _judged(
     apart = [gap for gap in gaps if gap.verdict == "gap"]
     unsure = [least[gap.segment] for gap in gaps if gap.verdict == "cannot tell"]
     verdict: Verdict = "not met" if apart else "undecided" if unsure else "met"
-    between = _between({name: found[mask] for name, mask in masks.items()}, share)
-    claim = f"no segment is {100 * margin:g} points from the rest: {between}"
+    groups = {name: found[mask] for name, mask in masks.items()}
+    claim = f"no segment is {100 * margin:g} points from the rest: {_between(groups, share)}"
     if apart:
         claim = "; ".join(
-            f"of {shown(gap.segment)}, {100 * found[masks[gap.segment]].mean():.0f} of 100 are "
-            f"{share}, {points(gap.difference)} points from the rest"
+            f"of {shown(gap.segment)}, {100 * groups[gap.segment].mean():.0f} of 100 are {share}, "
+            f"{points(gap.difference)} points from the rest"
             for gap in apart
         )
     elif unsure:
-        claim = f"{aim} is not established: {between}{would_show(unsure)}"
+        claim = f"{aim} is not established: {_between(groups, share)}{would_show(unsure)}"
     differences = {shown(gap.segment): gap.difference for gap in gaps}
     return Finding(
         name=name,
@@ -113,7 +113,7 @@ def _judged(
         verdict=verdict,
         cells=[
             {"segment": shown(gap.segment), "queries": gap.difference.n}
-            | {f"{share}, of 100": 100 * found[masks[gap.segment]].mean()}
+            | {f"{share}, of 100": 100 * groups[gap.segment].mean()}
             | gap.difference.columns("against the rest", times=100)
             | {"found 4 times of 5 from": 100 * least[gap.segment], "verdict": gap.verdict}
             for gap in gaps

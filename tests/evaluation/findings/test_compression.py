@@ -14,7 +14,7 @@ from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.reporting.figures import figure_of
 from tests.evaluation.answers import rows, table
 
-FRAME = rows(400)
+FRAME = rows(400).assign(query=lambda t: "query " + t["id"].astype(str))
 ALLOWED = 0.005
 
 
@@ -166,6 +166,9 @@ def test_the_recommendation_is_the_best_score_and_names_the_fastest_that_cannot_
         r"changes macro-F1 by -1.0 \(.*\) points and needs 0.20 ms and 3.0 MB\.",
         found.claim,
     )
+    first, second = (one.note for one in found.examples)
+    assert "rightly by the combined model, taken for" in first and "by the bag of words" in first
+    assert "rightly by the bag of words" in second
 
 
 def test_what_is_behind_or_turned_down_is_not_named_in_its_place():
