@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,9 +18,11 @@ from matplotlib.transforms import Bbox
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.wording import human_bytes, shown
 
-INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#9aa7b5", "#b5541c"
-_COLOURS = (ACCENT, WARM, INK, SOFT)  # of groups, in their order
-_OF_GROUPS = {"before": INK, "now": ACCENT}  # wherever they are drawn
+# The reference or before, the model or now, what is beside the point, marks and warnings: each has
+# at least three times the contrast to white that a page has to itself.
+INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#75808d", "#b5541c"
+# Colour, line, marker and hatch of groups in their order: they differ in grey as well.
+_GROUPS = ((INK, "-", "s", ""), (ACCENT, "--", "o", "///"), (SOFT, ":", "^", ""))
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -69,6 +71,11 @@ def _axes(width: float, height: float, x: str = "", y: str = "") -> Axes:
     return axes
 
 
+def _styles(names: Sized) -> Iterator[tuple[str, str, str, str]]:
+    """Return colour, line, marker and hatch of each group; one alone has the model's."""
+    return itertools.cycle(_GROUPS if len(names) > 1 else [(ACCENT, "-", "o", "")])
+
+
 def set_title(axes: Axes, title: str) -> None:
     """Set a title, wrapped to the room beside the tick labels."""
     figure: Any = axes.get_figure(root=True)
@@ -111,9 +118,9 @@ def length_histogram(rows: Mapping[str, Mapping[Any, int]]) -> Axes:
     axes = _axes(8, 3.2, "words in the query", "share of queries")
     longest = max(int(words) for of in rows.values() for words in of)
     bins = [n + 0.5 for n in range(min(longest, 60) + 1)]
-    colours = itertools.cycle(_COLOURS)
-    for name, of, colour in zip(shortened(rows), rows.values(), colours, strict=False):
-        outline: Any = {"histtype": "step", "lw": 2, "color": _OF_GROUPS.get(name, colour)}
+    groups = zip(shortened(rows), rows.values(), _styles(rows), strict=False)
+    for name, of, (colour, line, *_) in groups:
+        outline: Any = {"histtype": "step", "lw": 2, "color": colour, "ls": line}
         shares = np.array([*of.values()]) / sum(of.values())
         axes.hist([int(words) for words in of], bins=bins, weights=shares, label=name, **outline)
     if len(rows) > 1:
@@ -157,9 +164,10 @@ def interval_dots(
     axes = _axes(8, 0.9 + 0.36 * max(len(names), 1), f"{unit}, with 95 % interval")
     low, values, high = times * _ends(estimates[name] for name in names)
     beyond = (np.maximum(low, -high) > margin) & (margin > 0)
-    colours = np.where(beyond, WARM, ACCENT).tolist()
-    axes.hlines(range(len(names)), low, high, color=colours, lw=2)
-    axes.scatter(values, range(len(names)), color=colours, s=36)
+    rows = np.arange(len(names))
+    for mask, colour, dot in ((~beyond, ACCENT, "o"), (beyond, WARM, "D")):
+        axes.hlines(rows[mask], low[mask], high[mask], color=colour, lw=2)
+        axes.scatter(values[mask], rows[mask], color=colour, s=36, marker=dot)
     for name, mark in (targets or {}).items():
         row = names.index(name)
         axes.plot([mark] * 2, [row - 0.4, row + 0.4], color=WARM, ls="--", lw=1.5)
@@ -242,9 +250,9 @@ def reliability(bins: Mapping[str, Any]) -> Axes:
     """
     axes = _axes(5, 4.2, "confidence of the answer", "share that was right")
     axes.plot([0, 1], [0, 1], color=SOFT, ls="--", lw=1)
-    colours = (ACCENT,) if len(bins) == 1 else (INK, ACCENT, WARM)
-    for (name, table), colour in zip(bins.items(), itertools.cycle(colours), strict=False):
-        axes.plot(table["confidence"], table["accuracy"], "o-", ms=5, color=colour, label=name)
+    for (name, table), (colour, line, dot, _) in zip(bins.items(), _styles(bins), strict=False):
+        drawn: Any = {"color": colour, "ls": line, "marker": dot, "ms": 5, "label": name}
+        axes.plot(table["confidence"], table["accuracy"], **drawn)
         if "low" in table:
             axes.vlines(table["confidence"], table["low"], table["high"], color=colour, alpha=0.35)
     axes.set_xlim(0, 1)
@@ -289,9 +297,8 @@ def risk_coverage(curves: Mapping[str, Any]) -> Axes:
         Name -> the columns ``coverage`` and ``risk``, both shares; coverage rises.
     """
     axes = _axes(7, 3.8, "share of queries that are answered", "share of answers that are wrong")
-    styles = itertools.cycle(zip((INK, ACCENT, WARM, SOFT), ("-", "--", "-.", ":"), strict=True))
-    series = zip(curves.values(), shortened(curves), styles, strict=False)
-    for table, name, (colour, line) in series:
+    series = zip(curves.values(), shortened(curves), _styles(curves), strict=False)
+    for table, name, (colour, line, *_) in series:
         # Each step holds until the next, less certain answers are added.
         steps: Any = {"drawstyle": "steps-post", "lw": 2}
         axes.plot(table["coverage"], table["risk"], ls=line, color=colour, label=name, **steps)
@@ -310,8 +317,9 @@ def size_curves(curves: Mapping[str, Any]) -> Axes:
         Name -> ``rows``, on a logarithmic scale, and ``macro_f1`` with ``_low`` and ``_high``.
     """
     axes = _axes(7, 3.6, "rows to learn from", "macro-F1")
-    for (name, table), colour in zip(curves.items(), itertools.cycle(_COLOURS), strict=False):
-        axes.plot(table["rows"], table["macro_f1"], "o-", ms=5, color=colour, label=name)
+    for (name, table), (colour, line, dot, _) in zip(curves.items(), _styles(curves), strict=False):
+        drawn: Any = {"color": colour, "ls": line, "marker": dot, "ms": 5, "label": name}
+        axes.plot(table["rows"], table["macro_f1"], **drawn)
         bounds = table["macro_f1_low"], table["macro_f1_high"]
         axes.vlines(table["rows"], *bounds, color=colour, alpha=0.35)
     axes.set_xscale("log", base=2)
@@ -441,11 +449,10 @@ def share_bars(shares: Mapping[str, Mapping[str, float]]) -> Axes:
     axes = _axes(8, 1.0 + 0.34 * len(table), "share of queries")
     height = 0.8 / table.shape[1]
     first = np.arange(len(table)) + (table.shape[1] - 1) / 2 * height
-    colours = itertools.cycle((INK, ACCENT, SOFT))
-    groups = zip(table, shortened(table.columns), colours, strict=False)
-    for i, (name, label, colour) in enumerate(groups):
-        colour = _OF_GROUPS.get(str(name), colour)
-        axes.barh(first - i * height, table[name], height=height, label=label, color=colour)
+    groups = zip(table, shortened(table.columns), _styles([*table]), strict=False)
+    for i, (name, label, (colour, _, _, hatch)) in enumerate(groups):
+        bar: Any = {"height": height, "label": label, "color": colour, "hatch": hatch}
+        axes.barh(first - i * height, table[name], edgecolor="white", lw=0, **bar)
     axes.set_yticks(range(len(table)), shortened(map(shown, table.index)), fontsize=9)
     axes.figure.legend(loc="outside lower center", ncols=table.shape[1], frameon=False)
     return axes
@@ -462,10 +469,11 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Axes:
     """
     table = pd.DataFrame(history).set_index("epoch")
     axes = _axes(7, 3.6, "epoch", "cross-entropy")
-    named = {"train_loss": ("training rows", SOFT), "validation_loss": ("watched rows", ACCENT)}
-    for column, (name, colour) in named.items():
+    named = {"train_loss": "training rows", "validation_loss": "watched rows"}
+    for (column, name), (colour, line, dot, _) in zip(named.items(), _styles(named), strict=False):
         if column in table:
-            axes.plot(table.index, table[column], "o-", ms=4, color=colour, label=name)
+            drawn: Any = {"color": colour, "ls": line, "marker": dot, "ms": 4, "label": name}
+            axes.plot(table.index, table[column], **drawn)
     if "validation_loss" in table:
         best = table.index[int(table["validation_loss"].argmin())]
         axes.axvline(float(best), color=WARM, ls="--", lw=1.5)
@@ -484,11 +492,12 @@ def before_and_now(measures: Mapping[str, Mapping[str, Any]]) -> Axes:
         Name -> ``before`` and ``now``, each with value, low and high, as shares of 1.
     """
     axes = _axes(8, 1.6 + 0.6 * len(measures), "of 100, with 95 % interval")
-    for group, shift in zip(_OF_GROUPS, (-0.15, 0.15), strict=True):
+    groups = ("before", "now")
+    for group, (colour, _, dot, _), shift in zip(groups, _GROUPS, (-0.15, 0.15), strict=False):
         low, values, high = 100 * _ends(of[group] for of in measures.values())
-        rows, colour = np.arange(len(measures)) + shift, _OF_GROUPS[group]
+        rows = np.arange(len(measures)) + shift
         axes.hlines(rows, low, high, color=colour, lw=2)
-        axes.plot(values, rows, "o", ms=6, color=colour, label=group)
+        axes.plot(values, rows, dot, ms=6, color=colour, label=group)
     axes.set_yticks(range(len(measures)), shortened(measures))
     axes.set_ylim(len(measures) - 0.5, -0.5)
     axes.set_xlim(0, 100)

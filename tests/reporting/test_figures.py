@@ -225,7 +225,7 @@ def test_each_risk_is_drawn_against_its_coverage(n):
     axes = risk_coverage({f"score {k}": table for k in range(n)})
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.5, 0.1], [1.0, 0.3]]] * n
     looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
-    assert len(looks) == min(n, 4)
+    assert len(looks) == min(n, 3)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -263,10 +263,10 @@ def test_differences_beyond_the_margin_stand_out():
     found = {"far": {"value": -0.1, "low": -0.15, "high": -0.06}}
     found |= {"near": {"value": -0.04, "low": -0.09, "high": 0.01}}
     axes = difference_dots(found, margin=0.05)
-    lines = axes.collections[0]
-    near, far = lines.get_colors()
-    assert near.tolist() != far.tolist()
-    assert lines.get_segments()[1][:, 0] == pytest.approx([-15, -6])
+    near, near_dot, far, far_dot = axes.collections[:4]
+    assert near.get_colors().tolist() != far.get_colors().tolist()
+    assert near_dot.get_paths()[0] != far_dot.get_paths()[0]  # in grey as well
+    assert far.get_segments()[0][:, 0] == pytest.approx([-15, -6])
 
 
 def test_a_curve_has_a_tick_for_each_size():
