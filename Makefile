@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_INSTALLED := $(BENCH_VENV)/.installed
 ARGS ?=
+API := $(patsubst nivesh_lib/%/__init__.py,nivesh_lib.%,$(wildcard nivesh_lib/*/__init__.py))
 # The notebooks that `make test` checks; with NOTEBOOKS= it checks all.
 NOTEBOOKS ?= --quick
 
@@ -17,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install run test test-all nbval notebooks showcase lab ui bench bench-peers bench-engines torture lint clean
+.PHONY: help install run test test-all nbval notebooks showcase docs lab ui bench bench-peers bench-engines torture lint clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -63,6 +64,9 @@ notebooks: $(INSTALLED) ## run the pipeline and keep its executed notebooks, whe
 
 showcase: $(INSTALLED) ## copy the last run to notebooks/, reports/example and the README
 	@$(BIN)/python -m nivesh_lib.pipeline.showcase
+
+docs: $(INSTALLED) ## write the API reference from docstrings to docs/api
+	@$(BIN)/pdoc --docformat numpy --output-directory docs/api $(API)
 
 lab: $(INSTALLED) ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/01_data_validation.ipynb $(ARGS)
