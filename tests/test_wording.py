@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.wording import human_bytes, milliseconds, of_100, percent, whole
+from nivesh_lib.wording import human_bytes, milliseconds, of_100, percent, whole, would_show
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,17 @@ def test_a_half_is_rounded_up(value, text):
 )
 def test_a_percentage_has_no_needless_digits(share, text):
     assert percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("least", "words"),
+    [
+        ([0.08, 0.124, 0.1], "; a gap would have to be 8 to 12 points to be found"),
+        ([0.08, 0.081], "; a gap would have to be 8 points to be found"),
+        ([0.08, float("nan")], "; not even the largest gap would be found"),
+        ([], ""),
+    ],
+)
+def test_how_large_a_gap_would_have_to_be_is_said(least, words):
+    found = would_show(least)
+    assert found.startswith(words) and found.endswith("four times out of five" if least else "")

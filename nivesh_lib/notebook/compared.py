@@ -248,7 +248,8 @@ class Compared:
 
     def retrained(self) -> list[Finding]:
         """Train ``MODELS`` on other folds, fewer rows or earlier dates, where parameters say so."""
-        train, settings = self.data.train, {"n_boot": self.n_boot, "seed": self.run.seed}
+        train = self.data.train
+        settings: dict[str, Any] = {"n_boot": self.n_boot, "seed": self.run.seed}
         scores = self._trained("REPEATS", self._repeated)
         curves = self._trained(
             "LEARNING_CURVES", lambda one: learning_curve(one, train, **settings)

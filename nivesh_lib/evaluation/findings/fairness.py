@@ -151,16 +151,17 @@ def segments(table: pd.DataFrame) -> Finding:
         return Finding(name="segments", claim=claim, source=source)
     rows = table.to_dict("records")
     off = [row for row in rows if row["calibration_low"] > 0 or row["calibration_high"] < 0]
-    said = joined(
-        f"{shown(row['slice'])} (by {points(_estimate(row, 'calibration'))} points)" for row in off
-    )
+    claim = f"Corrected confidence is not shown to be off for any of {len(rows)} groups of queries."
+    if off:
+        most = max(off, key=lambda row: abs(row["calibration"]))
+        others = f" and {len(off) - 1} more of {len(rows)} groups of queries" if off[1:] else ""
+        claim = f"Corrected confidence is off for {shown(most['slice'])} "
+        claim += f"(by {points(_estimate(most, 'calibration'))} points){others}."
     names = {"accuracy": "accuracy", "macro_f1": "macro-F1", "calibration": "confidence too high",
              "abstained": "handed over"}  # fmt: skip
     return Finding(
         name="segments",
-        claim=f"Corrected confidence is off for {said}." if off else (
-            f"Corrected confidence is not shown to be off for any of {len(rows)} groups of queries."
-        ),
+        claim=claim,
         cells=[
             {"queries with": shown(row["slice"]), "queries": row["rows"]}
             | {f"{title}{end}": row[f"{name}{end}"] for name, title in names.items()

@@ -266,8 +266,9 @@ def flip_rates(oof: pd.DataFrame, case_answers: pd.DataFrame) -> pd.DataFrame:
     alpha = _ALPHA / max(1, len(flips) - 1)
     rows = []
     for name, flipped in flips.items():
-        apart = control is not None and name != CONTROL
-        more = _more_than(flipped, control, alpha) if apart else unknown
+        more = unknown
+        if control is not None and name != CONTROL:
+            more = _more_than(flipped, control, alpha)
         share = share_of(flipped.to_numpy())
         rows.append(
             {"attribute": name, "rows": share.n} | share.columns("flipped") | more.columns("more")

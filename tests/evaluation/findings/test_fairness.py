@@ -109,6 +109,13 @@ def test_a_segment_whose_confidence_is_off_is_named(ends, words):
     assert "no segments" in segments(pd.DataFrame()).claim
 
 
+def test_of_several_groups_the_one_that_is_furthest_off_is_named():
+    table = pd.concat([scored(0.02, 0.1), scored(-0.2, -0.1), scored(-0.1, 0.1)])
+    claim = segments(table).claim
+    assert "is off for language: hi (by -15.0" in claim
+    assert claim.endswith("points) and 1 more of 3 groups of queries.")
+
+
 def rates(low: float) -> pd.DataFrame:
     rows = [(CONTROL, 200, 0.065, np.nan, np.nan), ("region", 200, 0.06, -0.005, -0.04)]
     rows += [("style of amounts", 200, 0.1, 0.035, low)]
