@@ -45,7 +45,7 @@ _CHECKS = {  # by the finding that judges the mark
     ),
     "both_sides": _Check(
         "no text, and none that nearly repeats it, is on both sides of the split or in two folds",
-        "rows on both sides",
+        "equal or nearly equal texts on both sides",
         ("fold_pairs", "split", "ids", "augmented"),
         "whether that flatters the scores",
     ),
@@ -125,14 +125,16 @@ def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str,
         near = stats["near_duplicates"]
         some = f"{near['rows']:,} of {rows} ({percent(near['share'])}) nearly repeat another"
         return some if near["rows"] else f"none of {rows} nearly repeats another"
-    if name == "balance" and len(set(of_label.values())) > 1:
+    if name == "balance" and len(of_label) > 1:
         most, least = max(of_label, key=of_label.get), min(of_label, key=of_label.get)
+        if of_label[most] == of_label[least]:
+            return f"each of {len(of_label)} labels has {of_label[most]:,} training rows"
         return (
             f"the most frequent label, {shown(most)}, has {stats['imbalance_ratio']:.1f} times the "
             f"rows of the rarest, {shown(least)} ({of_label[most]:,} and {of_label[least]:,})"
         )
     if verdict == "met":
-        return f"among {rows}, {check.mark}"
+        return f"{check.title}: none among {rows}"
     more = f", and {len(messages) - 1} more that the table lists" if messages[1:] else ""
     doubt = f"; {check.doubt}, these rows cannot tell" if verdict == "undecided" else ""
     return messages[0] + more + doubt
@@ -199,8 +201,7 @@ def fit_to_train(ref: str, checked: Mapping[str, Any], checks: Mapping[str, Find
     }[verdict]
     what = f"all {passed} checks pass"
     if open_ones:
-        verb = "asks" if len(open_ones) == 1 else "ask"
-        what = f"{passed} of {len(checks)} checks pass, and {joined(open_ones)} {verb} for a look"
+        what = f"{passed} of {len(checks)} checks pass; look at {joined(open_ones)}"
     return Finding(
         name="fit_to_train",
         claim=sentence(f"{shown(ref).replace('@', ' ')} {says}: {what}"),

@@ -134,12 +134,14 @@ def test_each_label_is_shown_with_a_query_of_common_length_that_was_not_picked_a
 
 
 def test_the_claim_on_both_sides_says_all_that_its_mark_does():
-    assert data.MARKS["both_sides"] in judged()["both_sides"].claim
+    found = judged()["both_sides"]
+    assert found.claim == "Equal or nearly equal texts on both sides: none among 300 rows."
+    assert "none that nearly repeats it" in found.mark
 
 
 def test_labels_of_the_same_size_have_no_rarest():
     claim = judged(counts=(9, 9), rows=18)["balance"].claim
-    assert claim == "Among 18 rows, no label is more than ten times as frequent as another."
+    assert claim == "Each of 2 labels has 9 training rows."
 
 
 def test_labels_in_messages_have_their_display_names():
@@ -161,14 +163,14 @@ def test_rows_that_a_check_objects_to_are_shown_without_personal_data():
         (
             [("split", "warning", "x")],
             "undecided",
-            "My data 1.0.0 can be used with care: 6 of 7 checks pass, and rows on both sides asks "
-            "for a look.",
+            "My data 1.0.0 can be used with care: 6 of 7 checks pass; look at equal or nearly "
+            "equal texts on both sides.",
         ),
         (
             [("split", "warning", "x"), ("cells", "error", "y")],
             "not met",
-            "My data 1.0.0 should go back: 5 of 7 checks pass, and missing cells and rows on both "
-            "sides ask for a look.",
+            "My data 1.0.0 should go back: 5 of 7 checks pass; look at missing cells and equal or "
+            "nearly equal texts on both sides.",
         ),
     ],
 )
