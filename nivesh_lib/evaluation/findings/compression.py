@@ -183,6 +183,7 @@ def recommendation(
         )
     elif faster:
         claim += "; every faster model is behind by more than chance"
+    passed = {name: {"handed on, of 100": 100 * share} for name, share in (handed or {}).items()}
     ordered = sorted(choices, key=lambda one: -one.scores[HEADLINE].value)
     return Finding(
         name="recommendation",
@@ -196,7 +197,7 @@ def recommendation(
                 "half of the queries, ms": one.speed.p50_ms,
                 **_p95(one.speed).columns("95 of 100 within, ms"),
                 "MB": None if one.size_bytes is None else one.size_bytes / 1e6,
-                "handed on, of 100": 100 * handed[one.name] if one.name in (handed or {}) else None,
+                **passed.get(one.name, {}),
                 "decision": "recommended" if one is best else _decision(one, target_ms),
             }
             for one in ordered
