@@ -172,17 +172,7 @@ def recommendation(
         f"{metric} is that of {the(best.name)}"
     )  # fmt: skip
     claim += f": it routes {of_100(best.scores['accuracy'])} rightly and needs {_price(best)}"
-    others = [one for one in choices if one is not best and one.verdict in ("", "kept")]
-    faster = [one for one in others if one.speed.p95_ms < best.speed.p95_ms]
-    tied = [one for one in faster if apart[one.name].low <= 0 <= apart[one.name].high]
-    if tied:
-        cheap = min(tied, key=lambda one: one.speed.p95_ms)
-        claim += (
-            f"; these rows cannot tell it from {the(cheap.name)}, which changes {metric} by "
-            f"{points(apart[cheap.name])} points and needs {_price(cheap)}"
-        )
-    elif faster:
-        claim += "; every faster model is behind by more than chance"
+    claim += _in_its_place(best, choices, apart)
     passed = {name: {"handed on, of 100": 100 * share} for name, share in (handed or {}).items()}
     ordered = sorted(choices, key=lambda one: -one.scores[HEADLINE].value)
     return Finding(
@@ -215,6 +205,20 @@ def recommendation(
         caveats=[*_timed(choices), "The intervals are not corrected for the number of models."],
         source=f"{_GATE}.recommended",
     )  # fmt: skip
+
+
+def _in_its_place(best: Choice, choices: Sequence[Choice], apart: Mapping[str, Estimate]) -> str:
+    """Return the fastest of the models that cannot be told from the best, to end a claim."""
+    others = [one for one in choices if one is not best and one.verdict in ("", "kept")]
+    faster = [one for one in others if one.speed.p95_ms < best.speed.p95_ms]
+    tied = [one for one in faster if apart[one.name].low <= 0 <= apart[one.name].high]
+    if not tied:
+        return "; every faster model is behind by more than chance" if faster else ""
+    cheap = min(tied, key=lambda one: one.speed.p95_ms)
+    return (
+        f"; these rows cannot tell it from {the(cheap.name)}, which changes "
+        f"{METRICS[HEADLINE].title} by {points(apart[cheap.name])} points and needs {_price(cheap)}"
+    )
 
 
 def _decision(one: Choice, target_ms: float | None) -> str:
