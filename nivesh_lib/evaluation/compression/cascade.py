@@ -97,8 +97,8 @@ def cascade_answers(
 
 def handed_over(student_oof: pd.DataFrame, thresholds: Mapping[int, float]) -> pd.Series:
     """Return which rows of an out-of-fold table are less confident than the bar of their fold."""
-    confidence = confidence_of(probabilities(student_oof))
-    return ~(confidence >= student_oof["fold"].map(thresholds))
+    bars = student_oof["fold"].map(thresholds)
+    return ~(bars <= confidence_of(probabilities(student_oof)))
 
 
 def choose_threshold(

@@ -212,8 +212,7 @@ def _choice(one: Choice, apart: Estimate, handed: Mapping[str, float]) -> dict[s
         "half of the queries, ms": one.speed.p50_ms,
         **_p95(one.speed).columns("95 of 100 within, ms"),
         "MB": None if one.size_bytes is None else one.size_bytes / 1e6,
-        "handed on, of 100": 100 * handed[one.name] if one.name in handed else None,
-    }
+    } | ({"handed on, of 100": 100 * handed[one.name]} if one.name in handed else {})
 
 
 def _costs(choices: Sequence[Choice], best: Choice) -> Plot:
