@@ -516,8 +516,8 @@ def distance_bars(distances: Mapping[str, float], thresholds: Mapping[str, float
     axes = _axes(8, 0.9 + 0.36 * len(distances), "distance between before and now")
     rows, marks = np.arange(len(distances)), [thresholds[column] for column in distances]
     axes.barh(rows, list(distances.values()), height=0.6, color=SOFT)
-    ends = {"ymin": rows - 0.4, "ymax": rows + 0.4}
-    axes.vlines(marks, **ends, color=WARM, ls="--", lw=1.5, label="has moved from here on")
+    label = "has moved from here on"
+    axes.vlines(marks, rows - 0.4, rows + 0.4, color=WARM, ls="--", lw=1.5, label=label)
     axes.set_yticks(rows, shortened(distances))
     axes.set_ylim(len(distances) - 0.4, -0.6)
     axes.figure.legend(loc="outside lower center", frameon=False)
