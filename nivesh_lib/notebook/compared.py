@@ -214,7 +214,7 @@ class Compared:
 
     @cached_property
     def _leader(self) -> Finding:
-        p95 = {name: one.result.metrics.get("p95_ms") for name, one in self.models.items()}
+        p95: Any = {name: one.result.metrics.get("p95_ms") for name, one in self.models.items()}
         return comparison.leader(self.board, self.true, p95)
 
     def leader(self) -> Finding:
@@ -291,7 +291,9 @@ class Compared:
         return cross_fitted(self.oof, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
 
     @property
-    def _confidence(self) -> tuple[Any, ...]:
+    def _confidence(
+        self,
+    ) -> tuple[str, dict[str, Calibration], dict[str, pd.DataFrame], pd.DataFrame]:
         return self.best, self.calibrations, self.oof, self.data.train
 
     @property

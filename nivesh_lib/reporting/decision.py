@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from nivesh_lib.records.finding import Finding, Verdict
 from nivesh_lib.records.results import ModelResult
@@ -103,10 +104,10 @@ def _release(results: Results, found: Mapping[str, Finding], holdout: str) -> Ti
         return Tile(question, "No: the data did not pass its checks", "not met", tuple(issues[:3]))
     if not board:
         return Tile(question, "No model was evaluated in this run", "", ())
-    best = results[board[0].step]
-    judged = best.judgements if isinstance(best, ModelResult) else []
-    status = {one.status for one in judged}
-    verdict = next((one for one in ("not met", "undecided", "met") if one in status), "")
+    best = cast(ModelResult, results[board[0].step])
+    status = {one.status for one in best.judgements}
+    worst: tuple[Verdict, ...] = ("not met", "undecided", "met")
+    verdict: Verdict = next((one for one in worst if one in status), "")
     said = [found[name].claim for name in ("accuracy", "p95_ms") if name in found]
     if best.objectives and best.objectives.missing:
         said = [best.objectives.missing]

@@ -232,7 +232,7 @@ def changes(
         examples=[
             Example(
                 query=anonymize_query(row.pop("query")),
-                note=note.format_map({key: shown(value) for key, value in row.items()}),
+                note=note.format_map({str(key): shown(value) for key, value in row.items()}),
             )
             for mask, n, note in notes
             for row in rows[mask].head(n).to_dict("records")

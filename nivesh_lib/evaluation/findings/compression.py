@@ -170,11 +170,11 @@ def recommendation(
     best = next(one for one in choices if one.name == advice.model)
     apart = _differences(choices, best, frame, n_boot)
     metric = METRICS[HEADLINE].title
-    claim = f"serve {the(best.name)}" if advice.meets_latency else (
-        f"no model is known to answer 95 of 100 queries within {target_ms:g} ms; the best "
-        f"{metric} is that of {the(best.name)}"
+    lead = "serve" if advice.meets_latency else (
+        f"no model is known to answer 95 of 100 queries within {target_ms:g} ms; best is"
     )  # fmt: skip
-    claim += f": it routes {of_100(best.scores['accuracy'])} rightly and needs {_price(best)}"
+    right = of_100(best.scores["accuracy"])
+    claim = f"{lead} {the(best.name)}: it routes {right} rightly and needs {_price(best)}"
     others = [one for one in choices if one is not best and one.verdict in ("", "kept")]
     faster = [one for one in others if one.speed.p95_ms < best.speed.p95_ms]
     tied = [one for one in faster if apart[one.name].low <= 0 <= apart[one.name].high]

@@ -59,7 +59,7 @@ def overlaps(frame: pd.DataFrame, predicted: np.ndarray, pairs: pd.DataFrame) ->
     if pairs.empty:
         claim = "No two labels are taken for each other in both directions."
         return Finding(name="overlaps", claim=claim, source=source)
-    first = pairs.iloc[0]
+    first = pairs.iloc[0].to_dict()
     both = joined(shown(first[name]) for name in ("first", "second"))
     return Finding(
         name="overlaps",

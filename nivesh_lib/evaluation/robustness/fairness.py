@@ -8,6 +8,7 @@ other rows, and the intervals are corrected for their number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -262,7 +263,7 @@ def flip_rates(oof: pd.DataFrame, case_answers: pd.DataFrame) -> pd.DataFrame:
     """
     flips = {name: _flips(oof, case_answers, pair) for name, pair in COUNTERFACTUALS.items()}
     flips = {name: flipped for name, flipped in flips.items() if len(flipped)}
-    control, unknown = flips.get(CONTROL), Estimate(*[float("nan")] * 3, 0)
+    control, unknown = flips.get(CONTROL), Estimate(math.nan, math.nan, math.nan, 0)
     alpha = _ALPHA / max(1, len(flips) - 1)
     rows = []
     for name, flipped in flips.items():
