@@ -173,7 +173,7 @@ def _typical(frame: pd.DataFrame) -> dict[str, str]:
     rows = frame[["query", "intent"]].astype(str).assign(hard=~headline_mask(frame))
     if "language" in frame:
         rows["rare"] = -frame["language"].map(frame["language"].value_counts())
-    words = rows["query"].str.split().str.len()
+    words = rows["query"].map(lambda query: len(query.split()))
     rows["odd"] = (words - words.median()).abs()
     first = rows.sort_values([*rows.columns[2:]]).drop_duplicates("intent")
     return dict(zip(first["intent"], first["query"], strict=True))
@@ -252,7 +252,7 @@ def lengths(frame: pd.DataFrame) -> Finding:
     frame
         Column query, and perhaps selection; n rows.
     """
-    words = frame["query"].str.split().str.len()
+    words = frame["query"].map(lambda query: len(query.split()))
     groups = {"rows": words}
     if "selection" in frame and frame["selection"].nunique() > 1:
         order = frame["selection"].value_counts().index  # the largest first

@@ -202,7 +202,10 @@ def labels(samples: Samples) -> Finding:
 
 def lengths(samples: Samples) -> Finding:
     """Say whether queries are longer or shorter than before, in words."""
-    words = {when: frame["query"].str.split().str.len() for when, frame in samples.sides.items()}
+    words = {
+        when: frame["query"].map(lambda query: len(query.split()))
+        for when, frame in samples.sides.items()
+    }
     change = mean_change(**{when: of.to_numpy(dtype=float) for when, of in words.items()})
     value, low, high = map(signed, (change.value, change.low, change.high))
     than = "longer" if change.low > 0 else "shorter" if change.high < 0 else ""
