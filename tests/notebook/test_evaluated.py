@@ -87,7 +87,7 @@ def test_a_pipeline_of_three_lines_gets_every_finding_of_notebook_03(home, no_co
 @pytest.mark.parametrize(
     ("last", "claim"),
     [
-        (LogisticRegression(), "The heaviest words of goal planning are goal"),
+        (LogisticRegression(), "The heaviest words of goal planning are “goal"),
         (MultinomialNB(), "The model has no weights of words to show."),
     ],
 )

@@ -300,9 +300,10 @@ def learned(terms: Mapping[str, Sequence[str]]) -> Finding:
     if not terms:
         return Finding(name="learned", claim="The model has no weights of words to show.")
     label, words = next(iter(terms.items()))
+    heaviest = ", ".join(f"“{word}”" for word in words[:3])
     return Finding(
         name="learned",
-        claim=sentence(f"the heaviest words of {shown(label)} are {joined(words[:3])}"),
+        claim=sentence(f"the heaviest words of {shown(label)} are {heaviest}"),
         cells=[{"label": shown(name), "words": ", ".join(found)} for name, found in terms.items()],
         source="nivesh_lib.models.text.tfidf.TfidfClassifier.top_terms",
     )
