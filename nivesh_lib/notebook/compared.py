@@ -297,7 +297,9 @@ class Compared:
         return cross_fitted(self.oof, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
 
     @property
-    def _confidence(self) -> tuple[Any, ...]:
+    def _confidence(
+        self,
+    ) -> tuple[str, dict[str, Calibration], dict[str, pd.DataFrame], pd.DataFrame]:
         return self.best, self.calibrations, self.oof, self.data.train
 
     @property

@@ -197,15 +197,15 @@ class Optimization:
 
         The cascade is judged against the transformer too, as a technique.
         """
-        both = [self.study.candidates[name].oof for name in (student, teacher)]
+        first, second = (self.study.candidates[name].oof for name in (student, teacher))
         loss = self.run.params["CASCADE_LOSS"]
-        chosen = choose_threshold(*both, self.data.train, allowed_loss=loss)
+        chosen = choose_threshold(first, second, self.data.train, allowed_loss=loss)
         for fold, bar in ((None, chosen.threshold), *chosen.by_fold.items()):
             pair = self.model(student, fold), self.model(teacher, fold)
             Cascade.of(*pair, threshold=bar).save(self._place(_CASCADE, fold))
-        self._handed = handed_over(both[0], chosen.by_fold)
+        self._handed = handed_over(first, chosen.by_fold)
         size = model_bytes(self._place(_CASCADE, None))
-        oof = cascade_answers(*both, chosen.by_fold)
+        oof = cascade_answers(first, second, chosen.by_fold)
         self.run.add(compression.technique(self.study.add_answers(_CASCADE, oof, size_bytes=size)))
         return self.run.add(compression.cascade(chosen, student, teacher))
 
@@ -299,7 +299,7 @@ class Optimization:
         """
         found, train = [], self.study.raced(len(self.data.train), self._handed)
         shares = train.groupby("fold")["handed"].mean()
-        fold = int((shares - train["handed"].mean()).abs().idxmin())
+        fold = (shares - train["handed"].mean()).abs().sort_values(kind="stable").index[0]
         queries = train["query"][train["fold"] == fold].tolist()
         for name in dict.fromkeys([self.advice.model, self._best, _REFERENCE]):
             if name in self.study.candidates:

@@ -106,7 +106,7 @@ def _in_points(share: float) -> str:
 
 def _calibrated(row: Mapping[Any, Any], n: int) -> dict[str, Any]:
     """Return a model's row, in points of 100."""
-    cells = {"model": model_name(row["model"])}
+    cells: dict[str, Any] = {"model": model_name(row["model"])}
     for when, what in (("before", "off as it is, points"), ("after", "off corrected, points")):
         cells |= _from_zero(from_columns(row, f"ece_{when}", n=n)).columns(what, times=100)
     more = ("temperature", "brier_before", "brier_after")
