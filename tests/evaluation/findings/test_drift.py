@@ -229,7 +229,7 @@ def test_before_and_now_have_one_colour_each_in_all_figures(name):
 def colour_of(drawn):
     own = drawn.get_color() if hasattr(drawn, "get_color") else drawn.get_edgecolor()
     colour = to_hex(own)
-    return to_hex(drawn.get_facecolor()) if colour == "#000000" else colour
+    return to_hex(drawn.get_facecolor()) if colour in ("#000000", "#ffffff") else colour
 
 
 def test_the_record_of_the_step_agrees_with_its_findings():
