@@ -163,8 +163,8 @@ def race(
 ) -> dict[str, Speed]:
     """Time single queries of several models in turn, so that other load slows all of them.
 
-    Each round gives every model the same queries, in reverse order every other round, with the
-    reference loop before each of its turns.
+    Each round begins with the reference loop, which is that of all models, and gives every model
+    the same queries, in reverse order every other round.
 
     Parameters
     ----------
@@ -185,20 +185,19 @@ def race(
     _check(queries, repeats=calls)
     endless, per_turn = _batches(queries, 1), math.ceil(calls / _ROUNDS)
     elapsed: dict[str, list[int]] = {name: [] for name in models}
-    beside: dict[str, list[int]] = {name: [] for name in models}
+    beside: list[int] = []
     with _frozen_objects(), reference_loop() as loop:
         for predict in models.values():
             _calls(predict, islice(_batches(queries, 1), _FEWEST))
         for lap in range(math.ceil(calls / per_turn)):
             asked = list(islice(endless, per_turn))
+            time.sleep(_PAUSE)
+            beside += [_nanoseconds(loop) for _ in range(min(per_turn, _REFERENCES))]
             for name in list(models)[:: -1 if lap % 2 else 1]:
-                time.sleep(_PAUSE)
-                beside[name] += [_nanoseconds(loop) for _ in range(min(per_turn, _REFERENCES))]
                 models[name](asked[0])  # not timed: the loop has left the caches cold
                 elapsed[name] += _calls(models[name], iter(asked))
     return {
-        name: _speed(np.array(elapsed[name]) / 1e6, np.array(beside[name]) / 1e6, 1)
-        for name in models
+        name: _speed(np.array(elapsed[name]) / 1e6, np.array(beside) / 1e6, 1) for name in models
     }
 
 
@@ -236,16 +235,28 @@ def _frozen_objects() -> Iterator[None]:
 def reference_loop() -> Iterator[Callable[[], object]]:
     """Yield a function that takes about a millisecond of the same work in each thread.
 
-    It has as many threads as a model may use, so that one core that is taken shows. The work
-    hardly touches memory, so that it leaves the caches to the model.
+    It has as many threads as a model may use, so that one core that is taken shows; each keeps to
+    a core, as two that wake up on one would look like a busy machine. The work hardly touches
+    memory, so that it leaves the caches to the model.
     """
-    cores = min(os.cpu_count() or 1, 8)
-    number = min(threads() or cores, cores)
-    with ThreadPoolExecutor(number) as pool:
-        yield lambda: list(pool.map(_fixed_work, range(number)))
+    pinned = hasattr(os, "sched_setaffinity")  # on Linux
+    cores = sorted(os.sched_getaffinity(0)) if pinned else list(range(os.cpu_count() or 1))
+    pools = [
+        ThreadPoolExecutor(1, initializer=functools.partial(_keep_to, core) if pinned else None)
+        for core in cores[: min(threads() or 8, 8)]
+    ]
+    try:
+        yield lambda: [done.result() for done in [pool.submit(_fixed_work) for pool in pools]]
+    finally:
+        for pool in pools:
+            pool.shutdown()
 
 
-def _fixed_work(_: int) -> bytes:
+def _keep_to(core: int) -> None:
+    os.sched_setaffinity(0, {core})  # of this thread alone
+
+
+def _fixed_work() -> bytes:
     return hashlib.pbkdf2_hmac("sha256", b"fixed", b"work", 4000)  # without Python's lock
 
 
