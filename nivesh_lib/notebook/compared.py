@@ -172,11 +172,11 @@ class Compared:
     def _texts(self) -> CaseTexts:
         return read_case_texts(self.data.ref)
 
-    def _add(self, finding: Finding, rows: np.ndarray | None) -> Finding:
-        """Keep a finding, with the surest wrong and right answer among some of ``rows``, a mask."""
+    def _add(self, finding: Finding, rows: np.ndarray | None, *, surest: bool = True) -> Finding:
+        """Keep a finding, with the surest, or least sure, wrong and right answer in a mask."""
         if rows is None:
             return self.run.add(finding)
-        order = np.argsort(-self._stated, kind="stable")
+        order = np.argsort(-self._stated if surest else self._stated, kind="stable")
         groups = [order[(mask & rows)[order]][:1] for mask in (~self.right, self.right)]
         examples = quality.examples_of(self.rows, self.predicted[self.best], *groups)
         return self.run.add(finding.changed(examples=examples))
@@ -283,7 +283,8 @@ class Compared:
 
     def calibration(self) -> Finding:
         """How far confidence is off, before and after its correction."""
-        return self._add(calibration.calibration(*self._confidence), np.ones(len(self.rows), bool))
+        made = calibration.calibration(*self._confidence)
+        return self._add(made, np.ones(len(self.rows), bool), surest=False)
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:

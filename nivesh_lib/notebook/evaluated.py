@@ -302,7 +302,7 @@ class Evaluated:
 
     def result(self) -> ModelResult:
         """Return the evaluation as the run directory keeps it."""
-        return result_of(
+        made = result_of(
             self.name,
             self.run.step,
             self.data.train,
@@ -314,6 +314,8 @@ class Evaluated:
             size_bytes=self.size_bytes,
             slices=self.slices,
         )
+        cost = money_for(self.processor_seconds)
+        return made | {"metrics": {**made.metrics, "train_cost": cost}} if cost else made
 
     def files(self) -> dict[str, Any]:
         """Return what goes with the result: out-of-fold answers, and the model where it saves."""

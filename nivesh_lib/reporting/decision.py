@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from nivesh_lib.records.finding import Finding, Verdict
@@ -108,7 +108,10 @@ def _release(results: Results, found: Mapping[str, Finding], holdout: str) -> Ti
     status = {one.status for one in best.judgements}
     worst: tuple[Verdict, ...] = ("not met", "undecided", "met")
     verdict: Verdict = next((one for one in worst if one in status), "")
-    said = [found[name].claim for name in ("accuracy", "p95_ms") if name in found]
+    said = [found["accuracy"].claim] if "accuracy" in found else []
+    said += [
+        f"{one.objective[:1].upper()}{one.objective[1:]}: {one.status}." for one in best.judgements
+    ]
     if best.objectives and best.objectives.missing:
         said = [best.objectives.missing]
     return Tile(question, _RELEASE[verdict], verdict, (*said, holdout), found.get("accuracy"))
@@ -131,7 +134,10 @@ def _cost(results: Results, found: Mapping[str, Finding]) -> Tile:
     answer = _ABSENT
     if board:
         answer = f"{milliseconds(board[0].p95_ms)} a query, {human_bytes(board[0].size_bytes)}"
-    return _judged("What does it cost?", found, ("recommendation", "abstention"), {"": answer})
+    tile = _judged("What does it cost?", found, ("recommendation", "abstention"), {"": answer})
+    spent = results[board[0].step].metrics.get("train_cost") if board else None
+    paid = [f"Training it cost {spent:,.2f}, at the rate that was set."] if spent else []
+    return replace(tile, answer=answer, sentences=(*tile.sentences, *paid))
 
 
 def _impact(results: Results) -> Tile:

@@ -92,3 +92,10 @@ def test_at_most_ten_findings_are_open_in_their_order():
     results = {"06": step(*map(finding, reversed(TOP)), finding("other"))}
     names = [one.name for one in top_findings(results)]
     assert names == list(TOP) and len(names) <= 10
+
+
+def test_money_is_told_where_a_rate_was_set():
+    results = {"03": result("tfidf", 0.7)}
+    assert not tile(results, "cost").sentences
+    results["03"] |= {"metrics": {**results["03"].metrics, "train_cost": 1.5}}
+    assert tile(results, "cost").sentences == ("Training it cost 1.50, at the rate that was set.",)
