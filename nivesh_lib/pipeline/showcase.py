@@ -14,12 +14,10 @@ import sys
 from nivesh_lib import paths
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import NiveshError, SpecError
-from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.files import write_text
 from nivesh_lib.models.base import get_model
 from nivesh_lib.pipeline.refresh import take_over
 from nivesh_lib.pipeline.spec import load_pipeline
-from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.reporting.figures import figure_of
 from nivesh_lib.runs.comparison import score_title
 from nivesh_lib.runs.directories import latest_run
@@ -61,10 +59,13 @@ def copy_example(run: RunDirectory) -> None:
 
 def _draw(target: RunDirectory) -> None:
     """Write the README's pictures: the first screen of the report, and accuracy against time."""
+    paths.pictures_dir().mkdir(exist_ok=True)
     for result in target.results().values():
         for finding in (one for one in result.findings if one.name == "recommendation"):
             picture = paths.pictures_dir() / "accuracy_and_time.png"
             figure_of(finding).savefig(picture, dpi=90, bbox_inches="tight")
+    from PIL import Image
+
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.stderr.write("no chromium: the picture of the report stays as it was\n")
@@ -77,6 +78,8 @@ def _draw(target: RunDirectory) -> None:
         capture_output=True,
         timeout=60,
     )
+    with Image.open(picture) as image:  # a third of the bytes
+        image.convert("RGB").quantize(64).save(picture, optimize=True)
 
 
 def notebook_table() -> str:
@@ -108,15 +111,11 @@ def results_table(run: RunDirectory) -> str:
 
 
 def label_table(run: RunDirectory) -> str:
-    """Return the README's table of labels, each with the shortest natural query of it."""
-    data = load_dataset(run.record().dataset.ref)
-    rows = ["| label | such as |", "|---|---|"]
-    natural = data.train[headline_mask(data.train)]
-    for label in data.labels:
-        texts = natural.loc[natural["intent"] == label, "query"].map(anonymize_query)
-        middle = sorted(texts, key=lambda text: (len(text), text))[len(texts) // 4]
-        rows.append(f"| `{label}` | {middle.replace('|', ' ')} |")
-    return "\n".join(rows)
+    """Return the README's table of labels with an example each, as notebook 01 found them."""
+    found = (one for result in run.results().values() for one in result.findings)
+    balance = next(one for one in found if one.name == "balance")
+    rows = [f"| {row['label']} | {row['for example']} |" for row in balance.cells]
+    return "\n".join(["| label | for example |", "|---|---|", *rows])
 
 
 def answers() -> str:
