@@ -109,7 +109,7 @@ def would_show(least: Iterable[float]) -> str:
     if not ends or "nan" in ends:
         return "; not even the largest gap would be found four times out of five" if ends else ""
     size = " to ".join(dict.fromkeys((ends[0], ends[-1])))
-    return f"; a gap would have to be {size} points to be found four times out of five"
+    return f"; only gaps of {size} points or more would be found four times out of five"
 
 
 def signed(value: float) -> str:

@@ -38,8 +38,8 @@ def test_a_percentage_has_no_needless_digits(share, text):
 @pytest.mark.parametrize(
     ("least", "words"),
     [
-        ([0.08, 0.124, 0.1], "; a gap would have to be 8 to 12 points to be found"),
-        ([0.08, 0.081], "; a gap would have to be 8 points to be found"),
+        ([0.08, 0.124, 0.1], "; only gaps of 8 to 12 points or more would be found"),
+        ([0.08, 0.081], "; only gaps of 8 points or more would be found"),
         ([0.08, float("nan")], "; not even the largest gap would be found"),
         ([], ""),
     ],

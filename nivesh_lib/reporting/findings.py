@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from nivesh_lib.records.finding import Finding
@@ -70,7 +71,8 @@ def _rounded(cell: Any) -> str:
     if cell is None or cell != cell:
         return ""
     if isinstance(cell, float):
-        text = f"{cell:,.2f}"
+        half_up = math.copysign(math.floor(100 * abs(cell) + 0.5 + 1e-9) / 100, cell)
+        text = f"{half_up:,.2f}"  # a half goes up, as in sentences
         return text if float(text.replace(",", "")) else "0.00"  # no -0.00
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
 

@@ -281,9 +281,9 @@ def abstention(
     return Finding(
         name="abstention",
         claim=sentence(
-            f"at the threshold of least cost, {the(model)} answers "
-            f"{of_100(policy.acceptance, 'in-scope queries')} and hands over "
-            f"{of_100(handed, 'off-topic ones')}"
+            f"where a wrong answer costs {costs.wrong:g} and one handed over {costs.abstain:g}, "
+            f"{the(model)} had best answer {of_100(policy.acceptance, 'in-scope queries')} and "
+            f"hand over {of_100(handed, 'off-topic ones')}"
         ),
         estimate=handed,
         cells=[
@@ -293,9 +293,8 @@ def abstention(
         ],
         examples=_asked(outside, certainty, policy.threshold),
         caveats=[
-            f"Least cost with {costs.wrong:g} for a wrong answer, {costs.abstain:g} for one handed "
-            f"over, and {100 * outside_share:g} of 100 queries off-topic, which are assumptions: "
-            f"a query then costs {policy.cost:.2f}.",
+            f"The costs are assumptions, and so is that {100 * outside_share:g} of 100 queries are "
+            f"off-topic: a query then costs {policy.cost:.2f}.",
             "Each kind was left out when its threshold was chosen; "
             f"“{shown(least['kind'])}” is caught least.",
         ],

@@ -44,7 +44,7 @@ _DECISIONS = {
 
 
 def technique(one: Choice) -> Finding:
-    """Say what a model takes, what that changes, and whether the gate lets the change pass.
+    """Say what a model takes, what that changes, and whether it loses more than is allowed.
 
     Of the model that all others are made from, say what it reaches.
     """
@@ -54,10 +54,11 @@ def technique(one: Choice) -> Finding:
         accuracy = one.scores["accuracy"]
         claim = f"{takes} and routes {of_100(accuracy)} rightly"
         return Finding(name="reference", claim=sentence(claim), estimate=accuracy, source=source)
-    gate = "leaves it out" if decision.verdict == "refused" else "lets it pass"
+    loss = "more" if decision.verdict == "refused" else "no more"
     claim = (
         f"{takes}, changes accuracy by {points(decision.difference)} points and answers "
-        f"{whole(100 * decision.agreement.value)} of 100 queries alike; the gate {gate}"
+        f"{whole(100 * decision.agreement.value)} of 100 queries alike; it loses {loss} "
+        "than is allowed, as its point says"
     )
     return Finding(
         name=f"technique_{one.name}",
@@ -170,7 +171,7 @@ def recommendation(
     best = next(one for one in choices if one.name == advice.model)
     apart = _differences(choices, best, frame, n_boot)
     metric = METRICS[HEADLINE].title
-    lead = "serve" if advice.meets_latency else (
+    lead = "of the models that answer in time, the best is" if advice.meets_latency else (
         f"no model is known to answer 95 of 100 queries within {target_ms:g} ms; best is"
     )  # fmt: skip
     right = of_100(best.scores["accuracy"])

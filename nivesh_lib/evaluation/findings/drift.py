@@ -74,8 +74,8 @@ def accuracy(samples: Samples) -> Finding:
     numbers = np.flatnonzero(~samples.right["now"])[:2], np.flatnonzero(samples.right["now"])[:1]
     return _finding(
         samples,
-        f"{of_100(right['now'], samples.noun)} are right, against {of_100(right['before'])} "
-        f"{samples.earlier}" + lost * (not samples.limit),
+        f"the watched model answers {of_100(right['now'], samples.noun)} rightly, against "
+        f"{of_100(right['before'])} {samples.earlier}" + lost * (not samples.limit),
         name="accuracy",
         verdict=verdict,
         estimate=change,

@@ -238,7 +238,7 @@ def by_slice(slices: pd.DataFrame) -> Finding:
         caveats.append("Rows picked because a model failed on them are a slice of their own only.")
     return Finding(
         name=name,
-        claim=sentence(f"{shown(worst['slice'])} is served worst: {of_100(right)} are right"),
+        claim=f"The group “{shown(worst['slice'])}” is served worst: {of_100(right)} are right.",
         estimate=right,
         cells=slices.assign(slice=slices["slice"].map(shown)),
         caveats=caveats,

@@ -159,7 +159,7 @@ def test_what_is_handed_over_names_the_kind_caught_least_with_queries():
         outside=outside,
         certainty=np.array([0.9, 0.1, 0.2]),
     )
-    assert "80 of 100 in-scope queries (75 to 85) and hands over 80 of 100 off-topic" in found.claim
+    assert "80 of 100 in-scope queries (75 to 85) and hand over 80 of 100 off-topic" in found.claim
     assert found.table["kind of off-topic query"].tolist() == ["x", "small talk"]
     assert found.rows.to_numpy().tolist() == [
         ["call [PHONE]", "off-topic, answered"],

@@ -55,13 +55,17 @@ def row(column, value, threshold=0.1):
 def test_the_loss_of_accuracy_is_judged_by_its_interval(right_now, n_now, verdict, words):
     found = drift.accuracy(samples(side(800, 1000), side(right_now, n_now)))
     assert found.verdict == verdict and found.claim.endswith(words)
-    assert found.claim.startswith(f"{100 * right_now / n_now:.0f} of 100 new queries (")
+    assert found.claim.startswith(
+        f"The watched model answers {100 * right_now / n_now:.0f} of 100 new queries ("
+    )
     assert found.estimate.value == pytest.approx(right_now / n_now - 0.8)
 
 
 def test_rows_chosen_for_being_hard_decide_nothing_about_production():
     found = drift.accuracy(samples(side(77, 100), side(22, 100), limit=LIMIT))
-    assert found.claim.startswith("22 of 100 queries chosen for being hard (")
+    assert found.claim.startswith(
+        "The watched model answers 22 of 100 queries chosen for being hard ("
+    )
     assert "against 77 of 100 queries" in found.claim and "lost" not in found.claim
     assert found.claim.endswith("; not judged, as such rows are not what production sends.")
     assert (found.verdict, found.mark) == ("", drift.MARKS["accuracy"])

@@ -25,7 +25,7 @@ def split(first: tuple[int, int], rest: tuple[int, int]):
 SIDES = [
     ((50, 100), (450, 500), "not met", "-40.0 (-49.9 to -29.9) points"),
     ((98, 100), (350, 500), "not met", "+28.0 (+21.7 to +32.4) points"),
-    ((75, 100), (400, 500), "undecided", "points to be found four times out of five"),
+    ((75, 100), (400, 500), "undecided", "points or more would be found four times out of five"),
     ((4500, 5000), (4505, 5000), "met", "is 5 points from the rest"),
 ]
 

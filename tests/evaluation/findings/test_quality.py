@@ -77,7 +77,10 @@ def slices(*rows):
 def test_the_worst_slice_is_named_and_selected_rows_are_none():
     hard = ("selection=hard", 0.2), ("selection=natural", 0.4)
     found = quality.by_slice(slices(*hard, ("language=hi", 0.5), ("x=y", 0.9)))
-    assert found.claim == "Language: hi is served worst: 50 of 100 queries (40 to 60) are right."
+    assert (
+        found.claim
+        == "The group “language: hi” is served worst: 50 of 100 queries (40 to 60) are right."
+    )
     assert len(found.cells) == 4 and "a slice of their own" in found.caveats[1]
 
 
