@@ -10,7 +10,16 @@ from nivesh_lib.records.finding import Finding, Verdict
 from nivesh_lib.records.results import ModelResult
 from nivesh_lib.runs.comparison import Results
 from nivesh_lib.runs.leaderboard import data_issues, leaderboard
-from nivesh_lib.wording import described, human_bytes, milliseconds, model_name, sentence, shown
+from nivesh_lib.wording import (
+    described,
+    human_bytes,
+    joined,
+    milliseconds,
+    model_name,
+    sentence,
+    shown,
+    the,
+)
 
 # The findings that are shown open, in their order; all others are folded.
 TOP = (
@@ -121,19 +130,23 @@ def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
     question, board = "Which model answers best?", leaderboard(results)
     if not board:
         return Tile(question, _ABSENT, "", ())
-    name = board[0].model
-    own = [found["leader"]] if "leader" in found else []
-    said = [described(name), *(one.claim for one in own)]
-    verdict = own[0].verdict if own else ""
+    name, leader = board[0].model, found.get("leader")
+    said = [described(name), leader.claim if leader else ""]
+    verdict: Verdict = leader.verdict if leader else ""
+    ties = [one.model for one in board if one.to_champion and not one.to_champion.differs]
+    if ties:
+        verdict = "undecided"
+        said.append(f"Of all {len(board)} models, {joined(map(the, ties))} cannot be told from it.")
     answer = sentence(model_name(name)).removesuffix(".")
-    return Tile(question, answer, verdict, tuple(filter(None, said)), own[0] if own else None)
+    return Tile(question, answer, verdict, tuple(filter(None, said)), leader)
 
 
 def _cost(results: Results, found: Mapping[str, Finding]) -> Tile:
     board = leaderboard(results)
     answer = _ABSENT
     if board:
-        answer = f"{milliseconds(board[0].p95_ms)} a query, {human_bytes(board[0].size_bytes)}"
+        time, size = milliseconds(board[0].p95_ms), human_bytes(board[0].size_bytes)
+        answer = f"95 of 100 queries within {time}, {size}"
     tile = _judged("What does it cost?", found, ("recommendation", "abstention"), {"": answer})
     spent = results[board[0].step].metrics.get("train_cost") if board else None
     paid = [f"Training it cost {spent:,.2f}, at the rate that was set."] if spent else []
@@ -146,7 +159,9 @@ def _impact(results: Results) -> Tile:
     question = "What is it for?"
     if not impact:
         return Tile(question, "The objectives state no business impact", "", ())
-    said = "So the objectives say. It shows in production only, and is not measured here."
+    said = (
+        "The aim that the objectives name. It shows in production only, and is not measured here."
+    )
     return Tile(question, impact, "", (said,))
 
 

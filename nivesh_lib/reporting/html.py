@@ -24,7 +24,7 @@ from nivesh_lib.runs.leaderboard import (
     leaderboard,
     score_names,
 )
-from nivesh_lib.wording import human_bytes, milliseconds
+from nivesh_lib.wording import human_bytes, milliseconds, model_name
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _ABOUT_INTENTS = "about-intents"  # tag of cells that are true of the shipped data only
@@ -184,6 +184,7 @@ def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
         damaged=_damaged(run, record),
         sources={name: source_of(run, name, record, results.get(name)) for name in names},
         p_value=p_value,
+        model_name=model_name,
         human_bytes=human_bytes,
         milliseconds=milliseconds,
         card=next((r.data_card for r in results.values() if r.data_card), None),

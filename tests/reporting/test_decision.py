@@ -5,7 +5,7 @@ import pytest
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import StepResult
 from nivesh_lib.reporting.decision import TOP, named, tiles, top_findings
-from tests.runs.examples import result
+from tests.runs.examples import comparison, result
 
 HELD = "The holdout was not opened."
 
@@ -99,3 +99,10 @@ def test_money_is_told_where_a_rate_was_set():
     assert not tile(results, "cost").sentences
     results["03"] |= {"metrics": {**results["03"].metrics, "train_cost": 1.5}}
     assert tile(results, "cost").sentences == ("Training it cost 1.50, at the rate that was set.",)
+
+
+def test_a_model_that_cannot_be_told_from_the_first_is_named_beside_it():
+    results = {"02": result("rules", 0.7), "03": result("tfidf", 0.69), "06": step(**comparison())}
+    found = tile(results, "Which model")
+    assert found.verdict == "undecided"
+    assert "Of all 2 models, the bag of words cannot be told from it." in found.sentences

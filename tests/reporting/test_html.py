@@ -61,7 +61,7 @@ def run(tmp_path, monkeypatch):
 
 def test_the_index_ranks_models_and_judges_them(run):
     page = page_of(run)
-    assert page.index(">tfidf<") < page.index(">rules<")
+    assert page.index(">bag of words<") < page.index(">rule set<")
     assert "✘ not met" in page and "Do not release" in page
 
 
@@ -125,7 +125,7 @@ def test_damaged_results_are_left_out_and_can_be_named(run, odd):
     assert set(RunDirectory(run).results()) == {"01_data", "02_rules"}
     assert set(RunDirectory(run).damaged()) == {"03_tfidf"}
     page = page_of(run)
-    assert ">rules<" in page and ">tfidf<" not in page
+    assert ">rule set<" in page and ">bag of words<" not in page
     assert "left no results that can be read" in page
 
 
@@ -318,7 +318,7 @@ def test_an_objective_is_judged_once_for_a_model_the_best_model_first(run):
     page = page_of(run)
     assert page.count("macro-F1 at least 0.5</td>") == 2
     page = page[page.index('id="objectives"') :]
-    assert page.index(">accuracy at least 0.99<") < page.index("rules<br>")
+    assert page.index(">accuracy at least 0.99<") < page.index("rule set<br>")
 
 
 OPENING = {
