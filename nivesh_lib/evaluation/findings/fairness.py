@@ -91,23 +91,19 @@ def _judged(
         gap.segment: detectable(good, masks[gap.segment], comparisons=len(gaps), margin=margin)
         for gap in gaps
     }
+    groups = {name: found[mask] for name, mask in masks.items()}
     apart = [gap for gap in gaps if gap.verdict == "gap"]
     unsure = [least[gap.segment] for gap in gaps if gap.verdict == "cannot tell"]
     verdict: Verdict = "not met" if apart else "undecided" if unsure else "met"
-    groups = {name: found[mask] for name, mask in masks.items()}
-    claim = f"no segment is {100 * margin:g} points from the rest: {_between(groups, share)}"
-    if apart:
-        claim = "; ".join(
-            f"of {shown(gap.segment)}, {100 * groups[gap.segment].mean():.0f} of 100 are {share}, "
-            f"{points(gap.difference)} points from the rest"
-            for gap in apart
-        )
-    elif unsure:
-        claim = f"{aim} is not established: {_between(groups, share)}{would_show(unsure)}"
+    claims = {
+        "met": f"no segment is {100 * margin:g} points from the rest: {_between(groups, share)}",
+        "undecided": f"{aim} is not established: {_between(groups, share)}{would_show(unsure)}",
+        "not met": "; ".join(_apart(gap, groups, share) for gap in apart),
+    }
     differences = {shown(gap.segment): gap.difference for gap in gaps}
     return Finding(
         name=name,
-        claim=sentence(claim),
+        claim=sentence(claims[verdict]),
         estimate=max(differences.values(), key=lambda one: abs(one.value)),
         mark=f"no segment's {what} is {100 * margin:g} points from the rest",
         verdict=verdict,
@@ -127,6 +123,12 @@ def _judged(
         ],
         source=f"{_HERE}.accuracy_gaps",
     )
+
+
+def _apart(gap: Gap, groups: Mapping[str, np.ndarray], share: str) -> str:
+    """Return a segment's share and its distance from the rest."""
+    own = f"of {shown(gap.segment)}, {whole(100 * groups[gap.segment].mean())} of 100 are {share}"
+    return f"{own}, {points(gap.difference)} points from the rest"
 
 
 def _between(groups: Mapping[str, np.ndarray], share: str) -> str:
