@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.findings import plots
-from nivesh_lib.evaluation.robustness.fairness import CONTROL, MARGIN, accuracy_gaps, detectable
+from nivesh_lib.evaluation.robustness.fairness import (
+    CONTROL,
+    MARGIN,
+    Gap,
+    accuracy_gaps,
+    detectable,
+)
 from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Finding, Verdict
@@ -83,8 +89,7 @@ def _judged(
     """Judge the share of ``found`` queries in each segment against that in all others."""
     gaps = accuracy_gaps(found, masks, margin=margin)
     if not gaps:
-        claim = "The data names no segments of enough rows to compare."
-        return Finding(name=name, claim=claim, source=f"{_HERE}.accuracy_gaps")
+        return Finding(name=name, claim="The data names no segments of enough rows to compare.")
     what, aim, share = words
     good = ~found if words is _HANDED else found
     least = {
@@ -92,12 +97,12 @@ def _judged(
         for gap in gaps
     }
     groups = {name: found[mask] for name, mask in masks.items()}
-    apart = [gap for gap in gaps if gap.verdict == "gap"]
-    unsure = [least[gap.segment] for gap in gaps if gap.verdict == "cannot tell"]
+    apart, unsure = ([g for g in gaps if g.verdict == one] for one in ("gap", "cannot tell"))
     verdict: Verdict = "not met" if apart else "undecided" if unsure else "met"
+    shows = would_show(least[gap.segment] for gap in unsure)
     claims = {
         "met": f"no segment is {100 * margin:g} points from the rest: {_between(groups, share)}",
-        "undecided": f"{aim} is not established: {_between(groups, share)}{would_show(unsure)}",
+        "undecided": f"{aim} is not established: {_between(groups, share)}{shows}",
         "not met": "; ".join(_apart(gap, groups, share) for gap in apart),
     }
     differences = {shown(gap.segment): gap.difference for gap in gaps}
