@@ -113,8 +113,11 @@ def _judged(
         mark=f"no segment's {what} is {100 * margin:g} points from the rest",
         verdict=verdict,
         cells=[
-            {"segment": shown(gap.segment), "queries": gap.difference.n}
-            | {f"{share}, of 100": 100 * groups[gap.segment].mean()}
+            {
+                "segment": shown(gap.segment),
+                "queries": gap.difference.n,
+                f"{share}, of 100": 100 * groups[gap.segment].mean(),
+            }
             | gap.difference.columns("against the rest", times=100)
             | {"found 4 times of 5 from": 100 * least[gap.segment], "verdict": gap.verdict}
             for gap in gaps
@@ -122,8 +125,7 @@ def _judged(
         plot=plots.differences(differences, f"points, {what} against the rest", margin=margin),
         caveats=[
             f"A gap is found where its whole interval, corrected for {len(gaps)} comparisons, lies "
-            f"beyond {100 * margin:g} points. The size found four times out of five is that of a "
-            "true gap to one segment's disadvantage.",
+            f"beyond {100 * margin:g} points. Gaps that would be found are to its disadvantage.",
             *caveats,
         ],
         source=f"{_HERE}.accuracy_gaps",
