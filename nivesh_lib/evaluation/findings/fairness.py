@@ -113,13 +113,9 @@ def _judged(
         mark=f"no segment's {what} is {100 * margin:g} points from the rest",
         verdict=verdict,
         cells=[
-            {
-                "segment": shown(gap.segment),
-                "queries": gap.difference.n,
-                f"{share}, of 100": 100 * groups[gap.segment].mean(),
-            }
-            | gap.difference.columns("against the rest", times=100)
-            | {"found 4 times of 5 from": 100 * least[gap.segment], "verdict": gap.verdict}
+            _row(gap, groups, share)
+            | {"found 4 times of 5 from": 100 * least[gap.segment]}
+            | {"verdict": gap.verdict}
             for gap in gaps
         ],
         plot=plots.differences(differences, f"points, {what} against the rest", margin=margin),
@@ -130,6 +126,15 @@ def _judged(
         ],
         source=f"{_HERE}.accuracy_gaps",
     )
+
+
+def _row(gap: Gap, groups: Mapping[str, np.ndarray], share: str) -> dict[str, Any]:
+    return {
+        "segment": shown(gap.segment),
+        "queries": gap.difference.n,
+        f"{share}, of 100": 100 * groups[gap.segment].mean(),
+        **gap.difference.columns("against the rest", times=100),
+    }
 
 
 def _apart(gap: Gap, groups: Mapping[str, np.ndarray], share: str) -> str:
