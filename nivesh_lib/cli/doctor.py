@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import socket
 import sys
@@ -45,10 +46,8 @@ def doctor() -> None:
 
 
 def _checks() -> Iterator[Check]:
-    version = sys.version_info[:2]
-    found = ".".join(map(str, sys.version_info[:3]))
-    remedy = "make install PYTHON=/path/to/python3.11"
-    yield Check("Python", found, version in ((3, 11), (3, 12)), remedy)
+    found, remedy = platform.python_version(), "make install PYTHON=/path/to/python3.11"
+    yield Check("Python", found, found.startswith(("3.11.", "3.12.")), remedy)
     yield from _machine()
     yield from _installed()
     for port, target in _PORTS.items():
