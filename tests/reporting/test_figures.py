@@ -23,6 +23,7 @@ from nivesh_lib.reporting.figures import (
     share_bars,
     shortened,
     size_curves,
+    threshold_curves,
 )
 
 matplotlib.use("Agg")
@@ -306,3 +307,10 @@ def test_names_beside_dots_that_lie_close_do_not_cover_each_other(n):
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to them
     shared = [a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k]]
     assert len(boxes) == n and not any(shared)
+
+
+def test_thresholds_show_what_is_answered_what_of_it_is_right_and_the_one_that_is_set():
+    axes = threshold_curves([0.0, 0.5, 0.9], [1.0, 0.6, 0.0], [0.8, 0.9, None], start=1)
+    answered, right, line = axes.lines
+    assert answered.get_ydata().tolist() == [1.0, 0.6, 0.0] and line.get_xdata()[0] == 0.5
+    assert right.get_ydata()[:2].tolist() == [0.8, 0.9] and np.isnan(right.get_ydata()[2])
