@@ -56,9 +56,14 @@ def named(results: Results) -> dict[str, Finding]:
 
 
 def top_findings(results: Results) -> list[Finding]:
-    """Return the findings that are shown open, at most ten."""
+    """Return the findings that are shown open, at most ten, none that only says what is missing."""
     found = named(results) | _of_drift(results)
-    return [found[name] for name in TOP if name in found]
+    return [found[name] for name in TOP if name in found and _shows(found[name])]
+
+
+def _shows(finding: Finding) -> bool:
+    """Return whether a finding has more than a sentence: a mark, a table, a figure or a value."""
+    return bool(finding.mark or finding.cells or finding.plot or finding.estimate)
 
 
 def _of_drift(results: Results) -> dict[str, Finding]:
@@ -90,10 +95,14 @@ def tiles(results: Results, dataset: str, holdout: str) -> list[Tile]:
 def _judged(
     question: str, found: Mapping[str, Finding], names: Sequence[str], words: Mapping[str, str]
 ) -> Tile:
-    """Return the tile of some findings; the first one's verdict is the answer."""
+    """Return the tile of some findings; the first one's verdict is the answer.
+
+    Of the others, those that only say why they are empty are left out.
+    """
     own = [found[name] for name in names if name in found]
     if not own:
         return Tile(question, _ABSENT, "", ())
+    own = [own[0], *filter(_shows, own[1:])]
     verdict = own[0].verdict
     return Tile(question, words[verdict], verdict, tuple(one.claim for one in own), own[0])
 
@@ -145,7 +154,7 @@ def _impact(results: Results) -> Tile:
     impact = next((one.impact for one in found if one and one.impact), "")
     question = "What is it for?"
     if not impact:
-        return Tile(question, "The objectives state no business impact", "", ())
+        return Tile(question, "No business impact is stated", "", ())
     said = "So the objectives say. It shows in production only, and is not measured here."
     return Tile(question, impact, "", (said,))
 

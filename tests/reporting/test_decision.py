@@ -79,7 +79,7 @@ def test_drift_is_told_by_the_step_that_looked_for_it():
 def test_the_impact_is_that_of_the_objectives(impact):
     objectives = {"file": "f", "missing": "", "impact": impact}
     found = tile({"03": result("tfidf", 0.7, objectives=objectives)}, "What is it for")
-    assert found.answer == (impact or "The objectives state no business impact")
+    assert found.answer == (impact or "No business impact is stated")
 
 
 def test_findings_beside_the_leader_come_before_others():
@@ -89,9 +89,17 @@ def test_findings_beside_the_leader_come_before_others():
 
 
 def test_at_most_ten_findings_are_open_in_their_order():
-    results = {"06": step(*map(finding, reversed(TOP)), finding("other"))}
+    results = {"06": step(*(finding(name, "met") for name in [*reversed(TOP), "other"]))}
     names = [one.name for one in top_findings(results)]
     assert names == list(TOP) and len(names) <= 10
+
+
+def test_what_could_not_be_looked_at_is_neither_open_nor_on_the_first_screen():
+    empty = finding("fairness"), finding("handover_by_segment"), finding("abstention")
+    results = {"06": step(finding("leader", "met"), finding("recommendation"), *empty)}
+    assert [one.name for one in top_findings(results)] == ["leader"]
+    assert tile(results, "fair").sentences == ("Fairness.",)
+    assert tile(results, "cost").sentences == ("Recommendation.",)
 
 
 def test_money_is_told_where_a_rate_was_set():
