@@ -9,8 +9,22 @@ from typing import cast
 from nivesh_lib.records.finding import Finding, Verdict
 from nivesh_lib.records.results import ModelResult
 from nivesh_lib.runs.comparison import Results
-from nivesh_lib.runs.leaderboard import data_issues, leaderboard
-from nivesh_lib.wording import described, human_bytes, milliseconds, model_name, sentence, shown
+from nivesh_lib.runs.leaderboard import (
+    LeaderboardEntry,
+    comparison_of,
+    data_issues,
+    leaderboard,
+)
+from nivesh_lib.wording import (
+    described,
+    human_bytes,
+    joined,
+    milliseconds,
+    model_name,
+    sentence,
+    shown,
+    the,
+)
 
 # The findings that are shown open, in their order; all others are folded.
 TOP = (
@@ -82,7 +96,7 @@ def tiles(results: Results, dataset: str, holdout: str) -> list[Tile]:
     """
     found, drift = named(results), _of_drift(results)
     return [
-        _release(results, found, holdout),
+        _release(results, holdout),
         _model(results, found),
         _impact(results),
         _cost(results, found),
@@ -107,7 +121,14 @@ def _judged(
     return Tile(question, words[verdict], verdict, tuple(one.claim for one in own), own[0])
 
 
-def _release(results: Results, found: Mapping[str, Finding], holdout: str) -> Tile:
+def _about(results: Results, entry: LeaderboardEntry, name: str) -> Finding | None:
+    """Return the finding of a name that is about a model: of its own step, else of another's."""
+    steps = [results[entry.step], *results.values()]
+    own = (one for one in steps if getattr(one, "model", "") == entry.model)
+    return next((found for one in own for found in one.findings if found.name == name), None)
+
+
+def _release(results: Results, holdout: str) -> Tile:
     question, board = "May it be released?", leaderboard(results)
     if issues := data_issues(results):
         return Tile(question, "No: the data did not pass its checks", "not met", tuple(issues[:3]))
@@ -117,13 +138,14 @@ def _release(results: Results, found: Mapping[str, Finding], holdout: str) -> Ti
     status = {one.status for one in best.judgements}
     worst: tuple[Verdict, ...] = ("not met", "undecided", "met")
     verdict: Verdict = next((one for one in worst if one in status), "")
-    said = [found["accuracy"].claim] if "accuracy" in found else []
+    accuracy = _about(results, board[0], "accuracy")
+    said = [accuracy.claim] if accuracy else []
     said += [
         f"{one.objective[:1].upper()}{one.objective[1:]}: {one.status}." for one in best.judgements
     ]
     if best.objectives and best.objectives.missing:
         said = [best.objectives.missing]
-    return Tile(question, _RELEASE[verdict], verdict, (*said, holdout), found.get("accuracy"))
+    return Tile(question, _RELEASE[verdict], verdict, (*said, holdout), accuracy)
 
 
 def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
@@ -131,11 +153,29 @@ def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
     if not board:
         return Tile(question, _ABSENT, "", ())
     name = board[0].model
-    own = [found["leader"]] if "leader" in found else []
-    said = [described(name), *(one.claim for one in own)]
-    verdict = own[0].verdict if own else ""
     answer = sentence(model_name(name)).removesuffix(".")
-    return Tile(question, answer, verdict, tuple(filter(None, said)), own[0] if own else None)
+    leader = _about(results, board[0], "leader")
+    if leader is None:  # it was made after the others were compared
+        accuracy = _about(results, board[0], "accuracy")
+        verdict, apart = _apart(results, name)
+        said = (described(name), apart or (accuracy.claim if accuracy else ""))
+        rests = found.get("recommendation", accuracy)
+        return Tile(question, answer, verdict, tuple(filter(None, said)), rests)
+    said = tuple(filter(None, (described(name), leader.claim)))
+    return Tile(question, answer, leader.verdict, said, leader)
+
+
+def _apart(results: Results, name: str) -> tuple[Verdict, str]:
+    """Return whether a model is ahead of all others by more than chance, and what is said of it."""
+    board = comparison_of(results)
+    if board is None or board.champion != name:
+        return "", ""
+    others = [one for one in board.models if one.to_champion]
+    tied = [the(one.model) for one in others if one.to_champion and not one.to_champion.differs]
+    if tied:
+        said = f"on these {board.n:,} rows it cannot be told from {joined(tied)}"
+        return "undecided", sentence(said)
+    return "met", "It is ahead of every other model by more than chance."
 
 
 def _cost(results: Results, found: Mapping[str, Finding]) -> Tile:

@@ -5,7 +5,7 @@ import pytest
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import StepResult
 from nivesh_lib.reporting.decision import TOP, named, tiles, top_findings
-from tests.runs.examples import result
+from tests.runs.examples import comparison, result
 
 HELD = "The holdout was not opened."
 
@@ -57,6 +57,39 @@ def test_without_a_model_nothing_is_released_or_chosen():
 def test_the_model_is_named_and_described_in_words():
     found = tile({"03_tfidf": judged()}, "Which model")
     assert found.answer == "Bag of words" and "weighs words" in found.sentences[0]
+
+
+def claims(model, step):
+    """Return the result of a model with its accuracy in a sentence."""
+    own = finding("accuracy", step=step).changed(claim=f"{model} is right.")
+    return result(model, {"rules": 0.5}.get(model, 0.7), findings=[own])
+
+
+def test_a_release_is_of_the_best_model_not_of_the_first_that_was_scored():
+    results = {"02": claims("rules", "02"), "03": claims("tfidf", "03")}
+    assert tile(results, "released").sentences[0] == "tfidf is right."
+    assert tile(results, "Which model").sentences[1:] == ("tfidf is right.",)
+
+
+@pytest.mark.parametrize(
+    ("differs", "verdict", "said"),
+    [
+        (False, "undecided", "On these 100 rows it cannot be told from the rule set."),
+        (True, "met", "It is ahead of every other model by more than chance."),
+    ],
+)
+def test_a_best_model_that_was_made_after_the_others_were_compared_is_not_mixed_up(
+    differs, verdict, said
+):
+    board = comparison(best="tfidf", other="rules", differs=differs)
+    results = {
+        "02": claims("rules", "02"),
+        "06": step(finding("leader", "met"), model="rules"),
+        "07": result("tfidf", 0.7, findings=[finding("recommendation")], **board),
+    }
+    found = tile(results, "Which model")
+    assert (found.answer, found.verdict) == ("Bag of words", verdict)
+    assert found.sentences[1:] == (said,) and found.finding.name == "recommendation"
 
 
 @pytest.mark.parametrize(
