@@ -19,6 +19,8 @@ _MODELS = {
     "static": ("token table", "adds up scores of words and pieces of words from a table"),
 }
 
+_FEW = 20  # rows; a share of fewer is said of them, not of a hundred
+
 
 def model_name(name: str) -> str:
     """Return the display name of a model, such as ``bag of words`` for ``tfidf``."""
@@ -40,6 +42,11 @@ def shown(name: str) -> str:
     return str(name).replace("_", " ").replace("=", ": ").strip()
 
 
+def quoted(name: str) -> str:
+    """Return a label for a sentence, in quotes where it has a comma or `` and `` in it."""
+    return joined([shown(name)])
+
+
 def sentence(text: str) -> str:
     """Return a text that begins with a capital and ends with a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
@@ -49,6 +56,11 @@ def joined(names: Iterable[str]) -> str:
     """Return ``a, b and c``; a name with a comma or `` and `` in it is put in quotes."""
     quoted = [f"“{name}”" if "," in name or " and " in name else name for name in names]
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun, ``1 row`` or ``2 rows``; ``many`` where an s is not enough."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def percent(share: float) -> str:
@@ -79,8 +91,15 @@ def whole(value: float) -> str:
 
 
 def of_100(share: Estimate, what: str = "queries") -> str:
-    """Return a share as a natural frequency: ``82 of 100 queries (80 to 85)``."""
+    """Return a share as a natural frequency: ``82 of 100 queries (80 to 85)``.
+
+    A share of very few rows is said of them, ``2 of 3 queries (21 to 94 of 100)``: a hundred would
+    make it sound surer than it is.
+    """
     value, low, high = (whole(100 * x) for x in (share.value, share.low, share.high))
+    found = share.value * share.n
+    if share.n < _FEW and abs(found - round(found)) < 1e-6:
+        return f"{round(found)} of {share.n} {what} ({low} to {high} of 100)"
     return f"{value} of 100 {what} ({low} to {high})"
 
 

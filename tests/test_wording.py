@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 
 from nivesh_lib.records.estimate import Estimate
-from nivesh_lib.wording import human_bytes, milliseconds, of_100, percent, whole, would_show
+from nivesh_lib.wording import (
+    counted,
+    human_bytes,
+    milliseconds,
+    of_100,
+    percent,
+    whole,
+    would_show,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,28 @@ def test_a_time_below_a_millisecond_has_two_decimals(ms, text):
 def test_a_half_is_rounded_up(value, text):
     assert whole(value) == text
     assert of_100(Estimate(value / 100, 0.0, 1.0, 9)) == f"{text} of 100 queries (0 to 100)"
+
+
+def test_one_is_not_many():
+    found = [counted(n, "row") for n in (0, 1, 1200)]
+    assert [*found, counted(2, "query", "queries")] == [
+        "0 rows",
+        "1 row",
+        "1,200 rows",
+        "2 queries",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "text"),
+    [
+        (2 / 3, 3, "2 of 3 queries (10 to 90 of 100)"),
+        (0.5, 19, "50 of 100 queries (10 to 90)"),  # no number of 19 rows is a half of them
+        (0.5, 20, "50 of 100 queries (10 to 90)"),
+    ],
+)
+def test_a_share_of_very_few_rows_is_said_of_them(share, n, text):
+    assert of_100(Estimate(share, 0.1, 0.9, n)) == text
 
 
 @pytest.mark.parametrize(

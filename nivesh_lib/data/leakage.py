@@ -18,6 +18,7 @@ from scipy.stats import hypergeom
 
 from nivesh_lib.data.schema import Issue, row_ids
 from nivesh_lib.privacy import anonymize_query
+from nivesh_lib.wording import counted
 
 ALPHA = 0.01  # family-wise error rate over all words or labels
 SUPPORT = 10  # rows with a word before it is tested
@@ -81,7 +82,9 @@ def check_fold_pairs(frame: pd.DataFrame, pairs: Iterable[tuple[int, int, float]
     fold = frame["fold"].to_numpy()
     torn = sorted({row for i, j, _ in pairs if fold[i] != fold[j] for row in (i, j)})
     share = len(torn) / max(1, len(frame))
-    message = f"Found {len(torn)} rows ({share:.1%}) that nearly repeat a row of another fold"
+    message = (
+        f"Found {counted(len(torn), 'row')} ({share:.1%}) that nearly repeat a row of another fold"
+    )
     severity: Literal["error", "warning"] = "error" if share > NEAR_SHARE else "warning"
     return [Issue("fold_pairs", message, row_ids(frame, torn), severity)] if torn else []
 
@@ -91,9 +94,11 @@ def check_split(recorded: Mapping[str, int]) -> list[Issue]:
     exact, near = recorded.get("exact", 0), recorded.get("near", 0)
     found = []
     if exact:
-        found.append(Issue("split", f"Found {exact} held-out rows whose text is in training too"))
+        rows = counted(exact, "held-out row")
+        found.append(Issue("split", f"Found {rows} whose text is in training too"))
     if near:
-        message = f"Found {near} held-out rows that nearly repeat a training row"
+        rows = counted(near, "held-out row that nearly repeats", "held-out rows that nearly repeat")
+        message = f"Found {rows} a training row"
         found.append(Issue("split", message, severity="warning"))
     return found
 
@@ -106,7 +111,9 @@ def check_ids(frame: pd.DataFrame, held_ids: Collection[str] = ()) -> list[Issue
         torn = (frame.groupby("id")["fold"].transform("nunique") > 1).to_numpy(dtype=bool)
     return [
         Issue(
-            "ids", f"Found {mask.sum()} rows whose id is {where}", row_ids(frame, np.where(mask)[0])
+            "ids",
+            f"Found {counted(mask.sum(), 'row')} whose id is {where}",
+            row_ids(frame, np.where(mask)[0]),
         )
         for mask, where in ((both, "held out too"), (torn, "in another fold too"))
         if mask.any()
@@ -123,7 +130,7 @@ def check_augmented(frame: pd.DataFrame) -> list[Issue]:
     if "fold" in frame:
         made &= (frame["fold"] >= 0).to_numpy(dtype=bool)
     message = (
-        f"Found {made.sum()} augmented rows among those that are evaluated; "
+        f"Found {counted(made.sum(), 'augmented row')} among those that are evaluated; "
         "leave them out and augment inside fit"
     )
     return [Issue("augmented", message, row_ids(frame, np.flatnonzero(made)))] if made.any() else []

@@ -18,6 +18,7 @@ from nivesh_lib.data.schema import Issue, conflicting_rows, normalise, row_ids, 
 from nivesh_lib.data.splits import mask_amounts, near_duplicate_pairs
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.errors import DataError
+from nivesh_lib.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,7 +195,7 @@ def check_cells(frame: pd.DataFrame, labels: Collection[str] | None = None) -> l
 def check_duplicates(measures: Measures) -> list[Issue]:
     """Find texts that repeat an earlier one up to case and white space."""
     again = measures.repeats
-    message = f"Found {len(again)} duplicate queries{_at(again)}"
+    message = f"Found {counted(len(again), 'duplicate query', 'duplicate queries')}{_at(again)}"
     return measures.issue("duplicates", message, again)
 
 
@@ -209,7 +210,7 @@ def check_near_duplicates(measures: Measures) -> list[Issue]:
     """Warn where more than one row in a hundred nearly repeats another."""
     near = measures.near_duplicates
     share = len(near) / len(measures.frame)
-    message = f"Found {len(near)} rows ({share:.1%}) that nearly repeat another"
+    message = f"Found {counted(len(near), 'row')} ({share:.1%}) that nearly repeat another"
     found = near if share > NEAR_SHARE else []
     return measures.issue("near_duplicates", message, found, severity="warning")
 

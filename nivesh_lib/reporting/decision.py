@@ -9,7 +9,12 @@ from typing import cast
 from nivesh_lib.records.finding import Finding, Verdict
 from nivesh_lib.records.results import ModelResult
 from nivesh_lib.runs.comparison import Results
-from nivesh_lib.runs.leaderboard import data_issues, leaderboard
+from nivesh_lib.runs.leaderboard import (
+    LeaderboardEntry,
+    comparison_of,
+    data_issues,
+    leaderboard,
+)
 from nivesh_lib.wording import (
     described,
     human_bytes,
@@ -65,9 +70,14 @@ def named(results: Results) -> dict[str, Finding]:
 
 
 def top_findings(results: Results) -> list[Finding]:
-    """Return the findings that are shown open, at most ten."""
+    """Return the findings that are shown open, at most ten, none that only says what is missing."""
     found = named(results) | _of_drift(results)
-    return [found[name] for name in TOP if name in found]
+    return [found[name] for name in TOP if name in found and _shows(found[name])]
+
+
+def _shows(finding: Finding) -> bool:
+    """Return whether a finding has more than a sentence: a mark, a table, a figure or a value."""
+    return bool(finding.mark or finding.cells or finding.plot or finding.estimate)
 
 
 def _of_drift(results: Results) -> dict[str, Finding]:
@@ -86,7 +96,7 @@ def tiles(results: Results, dataset: str, holdout: str) -> list[Tile]:
     """
     found, drift = named(results), _of_drift(results)
     return [
-        _release(results, found, holdout),
+        _release(results, holdout),
         _model(results, found),
         _impact(results),
         _cost(results, found),
@@ -99,15 +109,26 @@ def tiles(results: Results, dataset: str, holdout: str) -> list[Tile]:
 def _judged(
     question: str, found: Mapping[str, Finding], names: Sequence[str], words: Mapping[str, str]
 ) -> Tile:
-    """Return the tile of some findings; the first one's verdict is the answer."""
+    """Return the tile of some findings; the first one's verdict is the answer.
+
+    Of the others, those that only say why they are empty are left out.
+    """
     own = [found[name] for name in names if name in found]
     if not own:
         return Tile(question, _ABSENT, "", ())
+    own = [own[0], *filter(_shows, own[1:])]
     verdict = own[0].verdict
     return Tile(question, words[verdict], verdict, tuple(one.claim for one in own), own[0])
 
 
-def _release(results: Results, found: Mapping[str, Finding], holdout: str) -> Tile:
+def _about(results: Results, entry: LeaderboardEntry, name: str) -> Finding | None:
+    """Return the finding of a name that is about a model: of its own step, else of another's."""
+    steps = [results[entry.step], *results.values()]
+    own = (one for one in steps if getattr(one, "model", "") == entry.model)
+    return next((found for one in own for found in one.findings if found.name == name), None)
+
+
+def _release(results: Results, holdout: str) -> Tile:
     question, board = "May it be released?", leaderboard(results)
     if issues := data_issues(results):
         return Tile(question, "No: the data did not pass its checks", "not met", tuple(issues[:3]))
@@ -117,28 +138,41 @@ def _release(results: Results, found: Mapping[str, Finding], holdout: str) -> Ti
     status = {one.status for one in best.judgements}
     worst: tuple[Verdict, ...] = ("not met", "undecided", "met")
     verdict: Verdict = next((one for one in worst if one in status), "")
-    said = [found["accuracy"].claim] if "accuracy" in found else []
+    accuracy = _about(results, board[0], "accuracy")
+    said = [accuracy.claim] if accuracy else []
     said += [
         f"{one.objective[:1].upper()}{one.objective[1:]}: {one.status}." for one in best.judgements
     ]
     if best.objectives and best.objectives.missing:
         said = [best.objectives.missing]
-    return Tile(question, _RELEASE[verdict], verdict, (*said, holdout), found.get("accuracy"))
+    return Tile(question, _RELEASE[verdict], verdict, (*said, holdout), accuracy)
 
 
 def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
     question, board = "Which model answers best?", leaderboard(results)
     if not board:
         return Tile(question, _ABSENT, "", ())
-    name, leader = board[0].model, found.get("leader")
-    said = [described(name), leader.claim if leader else ""]
+    name, leader = board[0].model, _about(results, board[0], "leader")
+    own = leader or _about(results, board[0], "accuracy")
     verdict: Verdict = leader.verdict if leader else ""
-    ties = [one.model for one in board if one.to_champion and not one.to_champion.differs]
-    if ties:
-        verdict = "undecided"
-        said.append(f"Of all {len(board)} models, {joined(map(the, ties))} cannot be told from it.")
+    apart, ties = _apart(results, name)
+    said = (described(name), own.claim if own else "", ties)
+    rests = own if leader else found.get("recommendation", own)
     answer = sentence(model_name(name)).removesuffix(".")
-    return Tile(question, answer, verdict, tuple(filter(None, said)), leader)
+    return Tile(question, answer, apart or verdict, tuple(filter(None, said)), rests)
+
+
+def _apart(results: Results, name: str) -> tuple[Verdict, str]:
+    """Return whether the first model is ahead by more than chance, and what ties with it."""
+    board = comparison_of(results)
+    if board is None or board.champion != name:
+        return "", ""
+    others = [(one.model, one.to_champion) for one in board.models if one.to_champion]
+    ties = [the(model) for model, apart in others if not apart.differs]
+    if not ties:
+        return "met", "It is ahead of every other model by more than chance."
+    said = f"of all {len(board.models)} models, {joined(ties)} cannot be told from it"
+    return "undecided", sentence(said)
 
 
 def _cost(results: Results, found: Mapping[str, Finding]) -> Tile:
@@ -158,7 +192,7 @@ def _impact(results: Results) -> Tile:
     impact = next((one.impact for one in found if one and one.impact), "")
     question = "What is it for?"
     if not impact:
-        return Tile(question, "The objectives state no business impact", "", ())
+        return Tile(question, "No business impact is stated", "", ())
     said = (
         "The aim that the objectives name. It shows in production only, and is not measured here."
     )

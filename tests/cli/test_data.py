@@ -239,7 +239,7 @@ def test_validation_finds_leaks_of_a_file_and_of_a_version(call, tmp_path, make_
     code, output = call("validate", "mine", "--json")
     assert (code, json.loads(output)["issues"]) == (
         1,
-        ["Found 1 held-out rows whose text is in training too"],
+        ["Found 1 held-out row whose text is in training too"],
     )
 
 

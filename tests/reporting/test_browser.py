@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
+from nivesh_lib.data.publishing import publish
 from nivesh_lib.paths import reports_dir
+from tests.conftest import REPOSITORY
+from tests.pipeline.conftest import copy_notebooks
 
 EXAMPLE = reports_dir() / "example" / "index.html"
 LARGEST = 9_000  # pixels high, everything folded, at 1,280 wide
@@ -83,3 +88,21 @@ def test_a_link_of_the_first_screen_leads_to_its_finding(opened):
     for link in page.locator(".tile a").all():
         target = page.locator(f"[id='{link.get_attribute('href')[1:]}']")
         assert target.count() == 1
+
+
+FEW = ("Returns, refunds", "ACCOUNT and login", "शिकायत")
+MANY = tuple(f"{name} {n}" for n in range(50) for name in ("Part, No.", "UPPER-case/", "a" * 60))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("labels", "rows"), [(FEW, 120), (MANY, 1_200)], ids=["few", "many"])
+def test_data_of_someone_s_own_without_segments_or_dates_fits_too(
+    opened, home, store, make_rows, labels, rows
+):
+    copy_notebooks(home)
+    publish(make_rows(rows, labels=labels), "mine", "1.0.0", description="x")
+    steps = ["--only", "01", "--only", "03", "--only", "08"]
+    command = [sys.executable, "-m", "nivesh_lib", "run", "--profile", "smoke", *steps]
+    subprocess.run([*command, "--dataset", "mine@1.0.0"], cwd=REPOSITORY, check=True, timeout=300)
+    (page,) = (home / "reports" / "runs").glob("*/index.html")
+    check(opened(page), page)

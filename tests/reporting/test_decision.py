@@ -59,6 +59,39 @@ def test_the_model_is_named_and_described_in_words():
     assert found.answer == "Bag of words" and "weighs words" in found.sentences[0]
 
 
+def claims(model, step):
+    """Return the result of a model with its accuracy in a sentence."""
+    own = finding("accuracy", step=step).changed(claim=f"{model} is right.")
+    return result(model, {"rules": 0.5}.get(model, 0.7), findings=[own])
+
+
+def test_a_release_is_of_the_best_model_not_of_the_first_that_was_scored():
+    results = {"02": claims("rules", "02"), "03": claims("tfidf", "03")}
+    assert tile(results, "released").sentences[0] == "tfidf is right."
+    assert tile(results, "Which model").sentences[1:] == ("tfidf is right.",)
+
+
+@pytest.mark.parametrize(
+    ("differs", "verdict", "said"),
+    [
+        (False, "undecided", "Of all 2 models, the rule set cannot be told from it."),
+        (True, "met", "It is ahead of every other model by more than chance."),
+    ],
+)
+def test_a_best_model_that_was_made_after_the_others_were_compared_is_not_mixed_up(
+    differs, verdict, said
+):
+    board = comparison(best="tfidf", other="rules", differs=differs)
+    results = {
+        "02": claims("rules", "02"),
+        "06": step(finding("leader", "met"), model="rules"),
+        "07": result("tfidf", 0.7, findings=[finding("recommendation")], **board),
+    }
+    found = tile(results, "Which model")
+    assert (found.answer, found.verdict) == ("Bag of words", verdict)
+    assert found.sentences[1:] == (said,) and found.finding.name == "recommendation"
+
+
 @pytest.mark.parametrize(
     ("verdict", "answer"),
     [("met", "No gap"), ("not met", "Gaps found"), ("undecided", "Not established")],
@@ -79,7 +112,7 @@ def test_drift_is_told_by_the_step_that_looked_for_it():
 def test_the_impact_is_that_of_the_objectives(impact):
     objectives = {"file": "f", "missing": "", "impact": impact}
     found = tile({"03": result("tfidf", 0.7, objectives=objectives)}, "What is it for")
-    assert found.answer == (impact or "The objectives state no business impact")
+    assert found.answer == (impact or "No business impact is stated")
 
 
 def test_findings_beside_the_leader_come_before_others():
@@ -89,9 +122,17 @@ def test_findings_beside_the_leader_come_before_others():
 
 
 def test_at_most_ten_findings_are_open_in_their_order():
-    results = {"06": step(*map(finding, reversed(TOP)), finding("other"))}
+    results = {"06": step(*(finding(name, "met") for name in [*reversed(TOP), "other"]))}
     names = [one.name for one in top_findings(results)]
     assert names == list(TOP) and len(names) <= 10
+
+
+def test_what_could_not_be_looked_at_is_neither_open_nor_on_the_first_screen():
+    empty = finding("fairness"), finding("handover_by_segment"), finding("abstention")
+    results = {"06": step(finding("leader", "met"), finding("recommendation"), *empty)}
+    assert [one.name for one in top_findings(results)] == ["leader"]
+    assert tile(results, "fair").sentences == ("Fairness.",)
+    assert tile(results, "cost").sentences == ("Recommendation.",)
 
 
 def test_money_is_told_where_a_rate_was_set():

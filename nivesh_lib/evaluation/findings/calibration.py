@@ -135,7 +135,7 @@ def at_threshold(
     source = f"{_HERE}.calibration.calibration_table"
     plot = _thresholds(calibrations[model].proba, frame, threshold)
     if threshold is None:
-        claim = "The objectives of this dataset set no least confidence."
+        claim = "No objective sets a least confidence for this dataset."
         return Finding(name="min_confidence", claim=claim, plot=plot, source=source)
     table = calibration_table(calibrations, oof, frame, bar=threshold)
     own = table[table["model"] == model].iloc[0]
@@ -144,7 +144,9 @@ def at_threshold(
     claim = f"at a confidence of {threshold:g}, {the(model)} answers {before} of 100 queries as it "
     claim += f"is and {after} of 100 corrected"
     if not np.isnan(right).any():  # where nothing is answered, nothing is right
-        claim += f"; {percent(right[0])} and {percent(right[1])} of these answers are right"
+        both = list(dict.fromkeys(map(percent, right)))
+        same = f"{both[0]} of the answers are right either way"
+        claim += f"; {' and '.join(both)} of these answers are right" if both[1:] else f"; {same}"
     names = {"answered": "answered of 100", "right": "right of 100 answers"}
     return Finding(
         name="min_confidence",

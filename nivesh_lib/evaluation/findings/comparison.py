@@ -114,10 +114,15 @@ def _stands(
         words = f"is ahead of each of {ahead} other models by more than chance; the closest is "
         return closest, f"{words}{the(closest)}, with a lead of {lead}"
     rest = f"; it is ahead of {ahead} of {len(gains)} by more than chance" if len(gains) > 1 else ""
+    if gains[closest].low == gains[closest].high == 0:
+        return closest, f"is right on the same rows as {the(closest)}: no difference{rest}"
+    found = gains[closest]
+    # Tests are corrected for the number of pairs of models, intervals are not.
+    corrected = ", corrected for all pairs" if found.low > 0 or found.high < 0 else ""
     words = {
         "met": f"is ahead of {the(closest)} by more than chance",
         "not met": f"is behind {the(closest)} by more than chance",
-        "undecided": f"cannot be told from {the(closest)} on these rows",
+        "undecided": f"cannot be told from {the(closest)} on these rows{corrected}",
     }[verdicts[closest]]
     return closest, f"{words}: {lead}{rest}"
 

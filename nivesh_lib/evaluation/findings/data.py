@@ -13,7 +13,7 @@ from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.scores import MIN_ROWS, headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
-from nivesh_lib.wording import joined, percent, sentence, shown
+from nivesh_lib.wording import counted, joined, percent, quoted, sentence, shown
 
 
 class _Check(NamedTuple):
@@ -123,15 +123,16 @@ def _claim(name: str, verdict: Verdict, messages: list[str], stats: Mapping[str,
     check, of_label, rows = _CHECKS[name], stats["label_distribution"], f"{stats['rows']:,} rows"
     if name == "near_duplicates":
         near = stats["near_duplicates"]
-        some = f"{near['rows']:,} of {rows} ({percent(near['share'])}) nearly repeat another"
+        repeat = "nearly repeats" if near["rows"] == 1 else "nearly repeat"
+        some = f"{near['rows']:,} of {rows} ({percent(near['share'])}) {repeat} another"
         return some if near["rows"] else f"none of {rows} nearly repeats another"
     if name == "balance" and len(of_label) > 1:
         most, least = max(of_label, key=of_label.get), min(of_label, key=of_label.get)
         if of_label[most] == of_label[least]:
-            return f"each of {len(of_label)} labels has {of_label[most]:,} training rows"
+            return f"each of {len(of_label)} labels has {counted(of_label[most], 'training row')}"
         return (
-            f"the most frequent label, {shown(most)}, has {stats['imbalance_ratio']:.1f} times the "
-            f"rows of the rarest, {shown(least)} ({of_label[most]:,} and {of_label[least]:,})"
+            f"the most frequent label, {quoted(most)}, has {stats['imbalance_ratio']:.1f} times "
+            f"the rows of the rarest, {quoted(least)} ({of_label[most]:,} and {of_label[least]:,})"
         )
     if verdict == "met":
         return f"{check.title}: none among {rows}"
@@ -259,9 +260,10 @@ def lengths(frame: pd.DataFrame) -> Finding:
         groups = {f"{shown(kind)} rows": words[frame["selection"] == kind] for kind in order}
     medians = [f"{name} {one.median():.0f}" for name, one in groups.items()]
     apart = f" ({', '.join(medians)})" * (len(groups) > 1)
+    half = "1 word" if words.median() == 1 else f"{words.median():.0f} words"
     return Finding(
         name="lengths",
-        claim=f"Half of the queries have {words.median():.0f} words or fewer{apart}, and the "
+        claim=f"Half of the queries have {half} or fewer{apart}, and the "
         f"longest has {words.max():.0f}.",
         cells=[
             {"rows": name, "number": len(one), "shortest": one.min(), "median": one.median(),
@@ -303,7 +305,8 @@ def against_parent(changes: Mapping[str, Any] | None) -> Finding:
     return Finding(
         name=name,
         claim=sentence(
-            f"{new} adds {changes['added']:,} rows to {old}{other}; {shown(grown)} grew most, from "
+            f"{new} adds {counted(changes['added'], 'row')} to {old}{other}; "
+            f"{quoted(grown)} grew most, from "
             f"{percent(shares[old][grown])} to {percent(shares[new][grown])} of the rows, and "
             f"{length}"
         ),
@@ -365,8 +368,8 @@ def segments(frame: pd.DataFrame, *, column: str = "income_segment", seed: int =
     low: Any = shares.loc[widest].idxmin()
     often, rarely = (f"{100 * shares.loc[widest, one]:.0f}" for one in (high, low))
     gap = (
-        f"{shown(widest)} is {often} of 100 queries in the segment {shown(high)}, and {rarely} of "
-        f"100 in the segment {shown(low)}"
+        f"{quoted(widest)} is {often} of 100 queries in the segment {quoted(high)}, and {rarely} "
+        f"of 100 in the segment {quoted(low)}"
     )
     shuffled = PermutationMethod(n_resamples=_SHUFFLES, rng=seed)
     p = chi2_contingency(counts, correction=False, method=shuffled).pvalue

@@ -14,7 +14,7 @@ from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Example, Finding
-from nivesh_lib.wording import joined, model_name, of_100, percent, sentence, shown, the
+from nivesh_lib.wording import joined, model_name, of_100, percent, quoted, sentence, shown, the
 
 _HERE = "nivesh_lib.evaluation.errors"
 
@@ -91,7 +91,7 @@ def _estimate(row: Mapping[Any, Any], name: str, n: str) -> Estimate:
 def _taken_for(frame: pd.DataFrame, predicted: np.ndarray, one: str, other: str) -> list[Example]:
     """Return the first query of a label that was taken for another."""
     rows = frame[(frame["intent"] == one).to_numpy() & (predicted == other)]
-    note = f"{shown(one)}, taken for {shown(other)}"
+    note = f"{quoted(one)}, taken for {quoted(other)}"
     return [Example(query=anonymize_query(text), note=note) for text in rows["query"].head(1)]
 
 
@@ -110,7 +110,9 @@ def doubtful_labels(
         The accuracy that is asked for.
     """
     share = share_of(frame["id"].isin(doubted["id"]).to_numpy())
-    claim = f"of {len(frame):,} labels, {len(doubted):,} are in doubt ({percent(share.value)})"
+    of = "label of 1" if len(doubted) == 1 else f"labels of {len(doubted):,}"
+    are = "is" if len(doubted) == 1 else "are"
+    claim = f"the {of} of {len(frame):,} rows {are} in doubt ({percent(share.value)})"
     counted = frame.loc[headline_mask(frame), "id"].isin(doubted["id"])
     if target is not None and counted.mean() > 1 - target:
         claim += f"; if all were wrong, no model could show the {100 * target:g} of 100 asked for"
@@ -127,7 +129,7 @@ def doubtful_labels(
         examples=[
             Example(
                 query=anonymize_query(texts[row["id"]]),
-                note=f"labelled {shown(row['label'])}, suggested {shown(row['suggested'])}",
+                note=f"labelled {quoted(row['label'])}, suggested {quoted(row['suggested'])}",
             )
             for row in doubted.head(3).to_dict("records")
         ],

@@ -165,10 +165,12 @@ def segments(table: pd.DataFrame) -> Finding:
         return Finding(name="segments", claim=claim, source=source)
     rows = table.to_dict("records")
     off = [row for row in rows if row["calibration_low"] > 0 or row["calibration_high"] < 0]
-    claim = f"Corrected confidence is not shown to be off for any of {len(rows)} groups of queries."
+    groups = f"{len(rows)} groups of queries"
+    any_ = f"any of {groups}" if rows[1:] else f"the {groups.replace('groups', 'group')}"
+    claim = f"Corrected confidence is not shown to be off for {any_}."
     if off:
         most = max(off, key=lambda row: abs(row["calibration"]))
-        others = f" and {len(off) - 1} more of {len(rows)} groups of queries" if off[1:] else ""
+        others = f" and {len(off) - 1} more of {groups}" if off[1:] else ""
         claim = f"Corrected confidence is off for {shown(most['slice'])} "
         claim += f"(by {points(_estimate(most, 'calibration'))} points){others}."
     names = {"accuracy": "accuracy", "macro_f1": "macro-F1", "calibration": "confidence too high",

@@ -25,12 +25,14 @@ from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Example, Finding, Plot
 from nivesh_lib.wording import (
+    counted,
     human_bytes,
     interval,
     joined,
     milliseconds,
     of_100,
     percent,
+    quoted,
     sentence,
     shown,
     the,
@@ -161,8 +163,8 @@ def confusions(frame: pd.DataFrame, predicted: np.ndarray, labels: Sequence[str]
     else:
         first = worst.iloc[0]
         claim = sentence(
-            f"{shown(first['true'])} is taken for {shown(first['predicted'])} most often: "
-            f"{first['rows']} of its {(true == first['true']).sum()} queries"
+            f"{quoted(first['true'])} is taken for {quoted(first['predicted'])} most often: "
+            f"{first['rows']} of its {counted((true == first['true']).sum(), 'query', 'queries')}"
         )
         pair = (true == first["true"]) & (predicted == first["predicted"])
         right = (true == first["true"]) & (predicted == first["true"])
@@ -187,7 +189,7 @@ def examples_of(frame: pd.DataFrame, predicted: np.ndarray, *groups: np.ndarray)
     """Return anonymised rows by number, with the true label and what it was taken for."""
     found = []
     for row in np.concatenate(groups):
-        label, answer = shown(frame["intent"].iloc[row]), shown(predicted[row])
+        label, answer = quoted(frame["intent"].iloc[row]), quoted(predicted[row])
         note = f"{label}, rightly" if label == answer else f"{label}, taken for {answer}"
         found.append(Example(query=anonymize_query(frame["query"].iloc[row]), note=note))
     return found
@@ -201,8 +203,9 @@ def by_label(true: Column, predicted: Column, labels: Sequence[str]) -> Finding:
     return Finding(
         name="by_label",
         claim=sentence(
-            f"F1 goes from {low['f1']:.2f} for {shown(present.index[0])} "
-            f"({low['support']:.0f} queries) to {high['f1']:.2f} for {shown(present.index[-1])}"
+            f"F1 goes from {low['f1']:.2f} for {quoted(present.index[0])} "
+            f"({counted(int(low['support']), 'query', 'queries')}) to "
+            f"{high['f1']:.2f} for {quoted(present.index[-1])}"
         ),
         cells=table.sort_values("support", ascending=False, kind="stable")
         .rename(index=shown)
@@ -260,11 +263,11 @@ def confidence(
     """
     right, stated = is_right(proba, true), confidence_of(proba)
     gap = mean_of(stated - right)
-    direction = "too low" if gap.high < 0 else "too high" if gap.low > 0 else ""
+    direction = "it is too low" if gap.high < 0 else "it is too high" if gap.low > 0 else ""
     claim = f"stated confidence is {percent(stated.mean())} on average, and {percent(right.mean())}"
     claim += " of the answers are right"
-    most = f"off by at most {100 * max(-gap.low, gap.high):.1f} points"
-    claim += f": it is {direction or most}"
+    none = f"no difference shows (at most {100 * max(-gap.low, gap.high):.1f} points)"
+    claim += f": {direction or none}"
     cells = []
     if threshold is not None:
         answered = stated >= threshold
@@ -272,8 +275,9 @@ def confidence(
             {"at confidence": threshold, "answered": answered.mean(),
              "right of those": right[answered].mean() if answered.any() else None}
         ]  # fmt: skip
-        claim += f"; from {threshold:g} on, as the objectives ask, it would answer "
-        claim += f"{100 * answered.mean():.0f} of 100 queries and hand over the others"
+        claim += f"; from {threshold:g} on, as the objectives ask, it would "
+        some = f"answer {100 * answered.mean():.0f} of 100 queries and hand over the others"
+        claim += some if answered.any() else "hand over all queries"
     bins = reliability_bins(stated, right, n_bins=n_bins)
     return Finding(
         name="confidence",
@@ -303,7 +307,7 @@ def learned(terms: Mapping[str, Sequence[str]]) -> Finding:
     heaviest = ", ".join(f"“{word}”" for word in words[:3])
     return Finding(
         name="learned",
-        claim=sentence(f"the heaviest words of {shown(label)} are {heaviest}"),
+        claim=sentence(f"the heaviest words of {quoted(label)} are {heaviest}"),
         cells=[{"label": shown(name), "words": ", ".join(found)} for name, found in terms.items()],
         source="nivesh_lib.models.text.tfidf.TfidfClassifier.top_terms",
     )

@@ -11,7 +11,7 @@ import pandas as pd
 from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.records.finding import Finding
-from nivesh_lib.wording import of_100, sentence, shown
+from nivesh_lib.wording import counted, of_100, sentence, shown
 
 _LONGEST = 60  # characters of a pattern in a table
 
@@ -38,7 +38,7 @@ def rules_per_label(
     each = f"{most}" if fewest == most else f"{fewest} to {most}"
     return Finding(
         name="rules_per_label",
-        claim=f"{len(rules):,} rules were {made}, {each} for each label.",
+        claim=f"{counted(len(rules), 'rule was', 'rules were')} {made}, {each} for each label.",
         cells=[
             {"label": shown(label), "rules": len(found),
              "heaviest": _cut(found[0]["pattern"]) if found else ""}

@@ -38,7 +38,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], *, limit: int | None
             kind="epochs",
             data={"history": [dict(epoch) for epoch in history]},
             alt="Loss by epoch: training rows from "
-            f"{history[0]['train_loss']:.2f} to {history[-1]['train_loss']:.2f}. {claim}.",
+            f"{history[0]['train_loss']:.2f} to {history[-1]['train_loss']:.2f}. {sentence(claim)}",
         ),
         caveats=[] if watched else ["No rows were watched: the curve is of the training rows."],
         source=source,

@@ -108,7 +108,7 @@ def test_each_threshold_has_what_it_answers_with_queries_on_both_sides(threshold
 def test_a_threshold_is_said_before_and_after_and_a_half_is_rounded_up():
     assert at_bar(53).claim == (
         "At a confidence of 0.7, the bag of words answers 27 of 100 queries as it is and 75 of "
-        "100 corrected; 100 % and 100 % of these answers are right."
+        "100 corrected; 100 % of the answers are right either way."
     )
 
 
@@ -117,7 +117,7 @@ def test_where_nothing_is_answered_nothing_is_right():
 
 
 def test_without_a_threshold_or_queries_one_line_says_so():
-    assert "set no least confidence" in at_bar(10, None).claim
+    assert "sets a least confidence" in at_bar(10, None).claim
     assert not_asked("out_of_scope").name == "out_of_scope" and not_asked("x").verdict == ""
 
 

@@ -93,10 +93,11 @@ def test_rare_labels_are_a_caveat():
     [
         (0, {"rules": 40}, "met", "is ahead of the rule set by more than chance: +"),
         (40, {"rules": 0}, "not met", "is behind the rule set by more than chance: -"),
-        (40, {"rules": 40}, "undecided", "cannot be told from the rule set on these rows: 0.0"),
+        (40, {"rules": 40}, "undecided", "is right on the same rows as the rule set: no differ"),
+        (40, {"rules": 41}, "undecided", "cannot be told from the rule set on these rows: +"),
         (0, {"rules": 90, "tfidf": 40}, "met", "2 other models by more than chance; the closest is "
          "the bag of words, with a lead of +"),
-        (40, {"rules": 90, "tfidf": 40}, "undecided", "the bag of words on these rows"),
+        (40, {"rules": 90, "tfidf": 41}, "undecided", "the bag of words on these rows"),
         (40, {"rules": 0, "tfidf": 40}, "not met", "; it is ahead of 0 of 2 by more than chance"),
     ],
 )  # fmt: skip
@@ -113,8 +114,8 @@ def test_what_users_would_notice_is_counted_both_ways_with_queries():
     rows = rows.assign(query=[f"mail a@b.in about {n}" for n in range(4)], confidence=0.5)
     rows.loc[3, "confidence"] = 0.9
     found = changes("lstm", "tfidf", rows, np.array(["c", "a_b", "c", "a_b"]), ["a_b", "c"])
-    assert found.claim.startswith("In place of the bag of words, the LSTM would answer 50 of 100")
-    assert "25 of 100 others" in found.claim and found.estimate.value == 0.25
+    assert found.claim.startswith("In place of the bag of words, the LSTM would answer 2 of 4 q")
+    assert "1 of 4 others (5 to 70 of 100)" in found.claim and found.estimate.value == 0.25
     assert found.rows.to_numpy().tolist() == [
         ["mail [EMAIL] about 3", "c: taken for a b before, now rightly"],
         ["mail [EMAIL] about 0", "a b: taken for c before, now rightly"],

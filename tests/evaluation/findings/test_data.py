@@ -99,6 +99,7 @@ def test_an_error_outweighs_a_warning_and_further_messages_are_counted():
     ("near", "claim"),
     [
         (0, "None of 300 rows nearly repeats another."),
+        (1, "1 of 300 rows (0.3 %) nearly repeats another."),
         (3, "3 of 300 rows (1.0 %) nearly repeat another."),
     ],
 )
@@ -244,7 +245,7 @@ CHANGES = {
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "adds 50 rows to my data 1.0.0 and changes none of them; loan, EMI grew most"),
+        ({}, "adds 50 rows to my data 1.0.0 and changes none of them; “loan, EMI” grew most"),
         ({}, "from 50 % to 67 % of the rows"),
         ({}, "queries are longer (12.0 words on average, 9.0 before)"),
         ({"mean_words": [9.0, 8.0]}, "queries are shorter (8.0"),

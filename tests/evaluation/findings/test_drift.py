@@ -92,7 +92,7 @@ def test_no_finding_on_hard_rows_asks_for_training_or_calls_them_new():
 def test_wrong_and_right_answers_are_shown_with_display_names():
     found = drift.accuracy(samples(side(8, 10), side(1, 10)))
     notes = [example.note for example in found.examples]
-    assert notes == ["tax planning, taken for loans, cards"] * 2 + ["tax planning, rightly"]
+    assert notes == ["tax planning, taken for “loans, cards”"] * 2 + ["tax planning, rightly"]
 
 
 @pytest.mark.parametrize(

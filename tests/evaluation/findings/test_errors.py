@@ -51,7 +51,11 @@ def doubted(n: int, target: float | None):
 )
 def test_doubts_say_whether_the_accuracy_asked_for_is_in_reach(n, target, reachable):
     claim = doubted(n, target).claim
-    assert claim.startswith(f"Of 100 labels, {n} are in doubt ({n}.0 %)")
+    assert claim.startswith(
+        "The label of 1 of 100 rows is in doubt (1.0 %)"
+        if n == 1
+        else f"The labels of {n} of 100 rows are in doubt ({n}.0 %)"
+    )
     assert ("no model could show the 99 of 100 asked for" in claim) == (not reachable)
 
 
@@ -65,7 +69,7 @@ def test_rows_picked_for_being_hard_do_not_count_for_what_is_in_reach():
 def test_doubted_rows_are_shown_without_personal_data():
     found = doubted(4, None)
     assert len(found.rows) == 3 and found.rows["query"][0] == "call [PHONE]"
-    assert found.rows["note"][0] == "labelled a b, suggested c, d"
+    assert found.rows["note"][0] == "labelled a b, suggested “c, d”"
     assert doubted(0, None).rows.empty
 
 

@@ -100,7 +100,7 @@ def scored(low: float, high: float) -> pd.DataFrame:
     [
         ((0.02, 0.1), "is off for language: hi (by +6.0 (+2.0 to +10.0) points)."),
         ((-0.1, -0.02), "is off for language: hi (by -6.0 (-10.0 to -2.0) points)."),
-        ((-0.1, 0.1), "is not shown to be off for any of 1 groups"),
+        ((-0.1, 0.1), "is not shown to be off for the 1 group of queries."),
     ],
 )
 def test_a_segment_whose_confidence_is_off_is_named(ends, words):

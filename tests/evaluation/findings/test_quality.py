@@ -53,6 +53,12 @@ def test_the_most_frequent_confusion_is_named_with_queries_of_it():
     assert found.examples[0].query == "query 0"
 
 
+def test_a_label_with_a_comma_is_quoted_in_a_sentence():
+    found = quality.confusions(frame(["a, b", "c"]), np.array(["c", "c"]), ["a, b", "c"])
+    assert found.claim == "“a, b” is taken for c most often: 1 of its 1 query."
+    assert found.examples[0].note == "“a, b”, taken for c"
+
+
 def test_without_an_error_nothing_is_confused():
     found = quality.confusions(frame(["a", "c"]), np.array(["a", "c"]), ["a", "c"])
     assert found.claim == "None of 2 queries is confused." and not found.examples
@@ -60,7 +66,7 @@ def test_without_an_error_nothing_is_confused():
 
 def test_labels_with_few_rows_are_a_caveat():
     found = quality.by_label(["a"] * 30 + ["b, c"] * 3, ["a"] * 33, ["a", "b, c"])
-    assert found.claim.startswith("F1 goes from 0.00 for b, c (3 queries) to 0.95 for a")
+    assert found.claim.startswith("F1 goes from 0.00 for “b, c” (3 queries) to 0.95 for a")
     assert found.caveats == ["Fewer than 20 rows, so that single ones move the score: “b, c”."]
 
 
@@ -91,7 +97,7 @@ def test_without_columns_to_slice_by_that_is_said(table):
 
 @pytest.mark.parametrize(
     ("stated", "said"),
-    [(0.6, "too low"), (0.99, "too high"), (0.9, "it is off by at most 2.9 points")],
+    [(0.6, "too low"), (0.99, "too high"), (0.9, "no difference shows (at most 2.9 points)")],
 )
 def test_confidence_is_compared_with_the_share_that_is_right(stated, said):
     proba = pd.DataFrame({"a": np.full(400, stated), "b": 1 - stated})
@@ -100,6 +106,8 @@ def test_confidence_is_compared_with_the_share_that_is_right(stated, said):
     assert said in found.claim and "90 % of the answers are right" in found.claim
     assert "from 0.5 on, as the objectives ask, it would answer 100 of 100 queries" in found.claim
     assert found.cells == [{"at confidence": 0.5, "answered": 1.0, "right of those": 0.9}]
+    none = quality.confidence(proba, true, threshold=1.0).claim
+    assert none.endswith("from 1 on, as the objectives ask, it would hand over all queries.")
 
 
 LATENCY = {

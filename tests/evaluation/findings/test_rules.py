@@ -59,6 +59,12 @@ def test_answers_with_and_without_a_match_are_told_apart(matched, claim):
     assert figure_of(found).axes[0].get_title(loc="left").replace("\n", " ") == found.title
 
 
+def test_very_few_answers_are_not_said_of_a_hundred():
+    rows = pd.DataFrame({"intent": LABELS[0], "predicted": [LABELS[1]] * 3 + [LABELS[0]] * 37})
+    claim = coverage(rows, np.arange(40) >= 3).claim
+    assert "where no rule matches, 0 of 3 answers (0 to 56 of 100) are right" in claim
+
+
 @pytest.mark.parametrize("mined", [True, False])
 def test_mined_rules_come_with_their_caveat(mined):
     rows = pd.DataFrame({"intent": ["a"], "predicted": ["a"]})
