@@ -156,6 +156,8 @@ def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
     own = leader or _about(results, board[0], "accuracy")
     verdict: Verdict = leader.verdict if leader else ""
     apart, ties = _apart(results, name)
+    if leader and apart == "met":  # it says so already
+        ties = ""
     said = (described(name), own.claim if own else "", ties)
     rests = own if leader else found.get("recommendation", own)
     answer = sentence(model_name(name)).removesuffix(".")
