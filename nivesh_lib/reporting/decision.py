@@ -161,8 +161,8 @@ def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
         said = (described(name), apart or (accuracy.claim if accuracy else ""))
         rests = found.get("recommendation", accuracy)
         return Tile(question, answer, verdict, tuple(filter(None, said)), rests)
-    said = tuple(filter(None, (described(name), leader.claim)))
-    return Tile(question, answer, leader.verdict, said, leader)
+    said = (described(name), leader.claim)
+    return Tile(question, answer, leader.verdict, tuple(filter(None, said)), leader)
 
 
 def _apart(results: Results, name: str) -> tuple[Verdict, str]:
