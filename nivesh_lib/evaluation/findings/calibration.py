@@ -174,17 +174,20 @@ def _thresholds(proba: pd.DataFrame, frame: pd.DataFrame, threshold: float | Non
     predicted = proba.columns.to_numpy(dtype=object)[proba.to_numpy().argmax(axis=1)]
     pairs = zip(chosen, examples_of(frame, predicted, chosen), strict=True)
     start = 0.5 if threshold is None else threshold
+    least = int(np.abs(np.array(_THRESHOLDS) - start).argmin())
+    some, at = answered[least], f"{_THRESHOLDS[least]:g}"
+    alt = f"From a confidence of {at} on, {whole(100 * some.mean())} of 100 queries are answered"
+    alt += f", and {percent(right[some].mean())} of these answers are right." if some.any() else "."
     return Plot(
         kind="thresholds",
         data={
             "thresholds": _THRESHOLDS,
             "answered": [mask.mean() for mask in answered],
             "right": [right[mask].mean() if mask.any() else None for mask in answered],
-            "start": int(np.abs(np.array(_THRESHOLDS) - start).argmin()),
+            "start": least,
             "examples": [dict(one) | {"confidence": stated[row]} for row, one in pairs],
         },
-        alt="The higher the threshold, the fewer queries are answered, and the more of these "
-        "answers are right.",
+        alt=alt,
     )
 
 

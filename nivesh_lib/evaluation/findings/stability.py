@@ -42,9 +42,12 @@ def folds(table: pd.DataFrame, model: str) -> Finding:
     """
     rows = table.sort_values("mean", ascending=False, kind="stable").to_dict("records")
     means = {
-        row["model"]: Estimate(row["mean"], row["low"], row["high"], row["folds"]) for row in rows
+        row["model"]: Estimate(
+            row["mean"], max(row["low"], 0.0), min(row["high"], 1.0), row["folds"]
+        )
+        for row in rows
     }
-    low, high = max(means[model].low, 0.0), min(means[model].high, 1.0)
+    low, high = means[model].low, means[model].high
     return Finding(
         name="folds",
         claim=sentence(

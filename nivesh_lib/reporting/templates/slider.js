@@ -6,7 +6,7 @@ function show() {
   const at = lines.thresholds[n], answered = lines.answered[n], right = lines.right[n];
   put("at", at.toFixed(2));
   put("answered", Math.round(100 * answered));
-  put("right", right === null ? "none" : Math.round(100 * right));
+  put("right", right === null ? "–" : Math.round(100 * right));
   put("handed", 100 - Math.round(100 * answered));
   const list = document.getElementById("crossing");
   list.replaceChildren(...lines.examples

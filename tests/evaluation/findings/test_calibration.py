@@ -117,7 +117,9 @@ def test_where_nothing_is_answered_nothing_is_right():
 
 
 def test_without_a_threshold_or_queries_one_line_says_so():
-    assert "sets a least confidence" in at_bar(10, None).claim
+    found = at_bar(10, None)
+    assert "sets a least confidence" in found.claim
+    assert found.plot.alt.startswith("From a confidence of 0.5 on, ")
     assert not_asked("out_of_scope").name == "out_of_scope" and not_asked("x").verdict == ""
 
 

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.comparison import compare
-from nivesh_lib.evaluation.findings.comparison import changes, gain, leader
+from nivesh_lib.evaluation.findings.comparison import _stands, changes, gain, leader
+from nivesh_lib.records.estimate import Estimate
 
 LABELS = ["loan", "save", "tax"]
 TRUE = np.array(LABELS * 100, dtype=object)
@@ -107,6 +108,12 @@ def test_a_gain_is_more_than_chance_only_where_it_is_over_each(mine, others, ver
     assert found.verdict == verdict and said in found.claim
     assert "the rule set" in found.mark and len(found.cells) == len(others)
     assert len(found.plot.data["differences"]) == 2 * len(others)
+
+
+def test_a_tie_whose_interval_leaves_zero_out_says_what_it_was_corrected_for():
+    gains = {"rules": Estimate(0.06, 0.01, 0.12, 96)}
+    _, words = _stands(gains, {"rules": "undecided"})
+    assert words.startswith("cannot be told from the rule set on these rows, corrected for all")
 
 
 def test_what_users_would_notice_is_counted_both_ways_with_queries():

@@ -33,6 +33,7 @@ def test_an_interval_over_folds_is_said_within_zero_and_one():
     cells = {"model": "m", "folds": 5, "mean": 0.9, "low": -0.1, "high": 1.4}
     found = folds(pd.DataFrame([{**cells, "worst": 0, "best": 1, "correction": "c"}]), "m")
     assert "about 0.00 to 1.00." in found.claim
+    assert found.table.iloc[0][["mean_low", "mean_high"]].tolist() == [0.0, 1.0]
 
 
 def over(*right: int, n: int = 200):
