@@ -213,15 +213,13 @@ class Optimization:
 
     def race(self) -> Finding:
         """Time every model in turns, those of the notebooks before too; say which to serve."""
-        study, n_timed = self.study, self.run.params.get("N_TIMED", 200)
-        rows = study.raced(n_timed, self._handed)
+        study, rows = self.study, self.study.timed_rows(self._handed)
         others = {name: one for name, one in self.recorded.items() if one.step != _STEP}
         asked: dict[str, Callable[[list[str]], Any]] = {
-            name: self._of_each_fold(rows) if name == _CASCADE else self.model(name).predict
-            for name in study.candidates
+            name: self._timed(name, rows).predict for name in study.candidates
         }
         asked |= {name: load_model(one.directory).predict for name, one in others.items()}
-        speeds = race(asked, rows["query"].tolist(), calls=n_timed)
+        speeds = race(asked, rows["query"].tolist(), calls=self.run.params.get("N_TIMED", 200))
         del asked
         _release_memory()
         self.__dict__.pop("calibrations", None)  # of an earlier race
@@ -236,16 +234,12 @@ class Optimization:
         handed = {_CASCADE: rows["handed"].mean()} if _CASCADE in study.candidates else {}
         return self.run.add(compression.recommendation(*told, handed=handed, **more))
 
-    def _of_each_fold(self, rows: pd.DataFrame) -> Callable[[list[str]], Any]:
-        """Return what answers a query by the cascade that has not learned from it.
+    def _timed(self, name: str, rows: pd.DataFrame) -> Any:
+        """Return a model to be timed on rows of one fold, which its cascade has not learned from.
 
         A model in front is surer of what it has learned from, and would hand over too little.
         """
-        cascades = {fold: self.model(_CASCADE, fold) for fold in self.study.folds}
-        fold_of = dict(zip(rows["query"], rows["fold"], strict=True))
-        for text, fold in fold_of.items():
-            cascades[fold].predict([text])  # the first answers of a model take longer
-        return lambda texts: cascades[fold_of[texts[0]]].predict(texts)
+        return self.model(name, int(rows["fold"].iloc[0]) if name == _CASCADE else None)
 
     @property
     def advice(self) -> Recommendation:
@@ -294,22 +288,18 @@ class Optimization:
     def serving(self) -> Finding:
         """Memory and throughput of processes that serve the models between which to choose.
 
-        They answer the queries of one fold, since a process has the cascade of one: the fold of
-        which it hands over most nearly what it does of all.
+        They answer the queries of the race.
         """
-        found, train = [], self.study.raced(len(self.data.train), self._handed)
-        shares = train.groupby("fold")["handed"].mean()
-        nearest: Any = (shares - train["handed"].mean()).abs().idxmin()
-        queries = train["query"][train["fold"] == nearest].tolist()
+        found, rows = [], self.study.timed_rows(self._handed)
         for name in dict.fromkeys([self.advice.model, self._best, _REFERENCE]):
             if name in self.study.candidates:
-                model = self.model(name, nearest if name == _CASCADE else None)
+                model = self._timed(name, rows)
             else:
                 model = load_model(self.recorded[name].directory)
             (speed,), peak = benchmark_served(
-                model, queries, threads=(1,), batch_sizes=(32,), seconds=0.5
+                model, rows["query"].tolist(), threads=(1,), batch_sizes=(32,), seconds=0.5
             )
-            handed = {"handed": shares[nearest]} if name == _CASCADE else {}
+            handed = {"handed": rows["handed"].mean()} if name == _CASCADE else {}
             found.append({"model": name, "peak_bytes": peak, **speed.as_dict(), **handed})
         return self.run.add(compression.serving(found))
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.benchmark import Speed
@@ -121,20 +120,18 @@ class CompressionStudy:
             decision = one.decision and one.decision.timed(first / speeds[name].p50_ms)
             self.candidates[name] = replace(one, timed=speeds[name], decision=decision)
 
-    def raced(self, n: int, handed: pd.Series | None = None) -> pd.DataFrame:
-        """Return about ``n`` rows to time models on, with those of a fold together.
+    def timed_rows(self, handed: pd.Series | None = None) -> pd.DataFrame:
+        """Return the rows of the fold to time models on, with the column ``handed``.
 
-        They are drawn evenly from the rows that count for scores, so that each fold, and what a
-        cascade hands over, has the share that it has of all.
+        It is the one of which a cascade hands over most nearly what it does of all rows that
+        count for scores.
 
         Parameters
         ----------
         handed
-            Which rows of the frame a cascade hands over.
+            Which rows of the frame a cascade hands over; none without one.
         """
         rows = self.frame.assign(handed=False if handed is None else handed.to_numpy())
-        rows = rows[headline_mask(rows)].sort_values(["fold", "handed"], kind="stable")
-        n = min(n, len(rows))
-        drawn = rows.iloc[((np.arange(n) + 0.5) * len(rows) / n).astype(int)]
-        # A model of a fold then answers in a row, as one that is served.
-        return drawn.sample(frac=1, random_state=self.seed).sort_values("fold", kind="stable")
+        rows = rows[headline_mask(rows)]
+        away = (rows.groupby("fold")["handed"].mean() - rows["handed"].mean()).abs()
+        return rows[rows["fold"] == away.idxmin()]

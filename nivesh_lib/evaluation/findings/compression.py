@@ -75,8 +75,7 @@ def cascade(threshold: CascadeThreshold, student: str, teacher: str) -> Finding:
         f"for a loss of at most {allowed}, {the(student)} may answer nothing"
         if threshold.threshold >= NEVER
         else f"in front, {the(student)} answers {of_100(threshold.share)}; against {the(teacher)} "
-        f"alone accuracy changes by {points(change)} points, of which it was to lose at most "
-        f"{allowed}"
+        f"alone accuracy changes by {points(change)} points, where a loss of {allowed} was allowed"
     )
     source = "nivesh_lib.evaluation.compression.cascade.choose_threshold"
     return Finding(name="cascade", claim=sentence(claim), estimate=change, source=source)

@@ -100,8 +100,8 @@ def test_a_cascade_is_stated_against_the_model_behind_it_and_not_judged():
     found = cascade(loss=Estimate(-0.01, -0.02, 0.002, 400), share=estimate(0.9, 0.02))
     assert found.claim == (
         "In front, the token table answers 90 of 100 queries (88 to 92); against the int8 graph "
-        "alone accuracy changes by +1.0 (-0.2 to +2.0) points, of which it was to lose at most "
-        "0.2 points."
+        "alone accuracy changes by +1.0 (-0.2 to +2.0) points, where a loss of 0.2 points was "
+        "allowed."
     )
     assert found.verdict == ""
 
