@@ -24,6 +24,7 @@ _FEW = 20  # rows; a share of fewer is said of them, not of a hundred
 
 def model_name(name: str) -> str:
     """Return the display name of a model, such as ``bag of words`` for ``tfidf``."""
+    name = name.removeprefix("optimised (").removesuffix(")")  # as notebook 07 hands it on
     return _MODELS[name][0] if name in _MODELS else shown(name)
 
 

@@ -98,11 +98,11 @@ def tiles(results: Results, dataset: str, holdout: str) -> list[Tile]:
     return [
         _release(results, holdout),
         _model(results, found),
-        _impact(results),
         _cost(results, found),
         _judged("Is it fair?", found, ("fairness", "handover_by_segment"), _FAIR),
-        _judged("Has production drifted?", drift, ("accuracy", "columns"), _DRIFT),
+        _judged("Has production drifted?", drift, ("accuracy",), _DRIFT),
         _data(results, dataset, found),
+        _impact(results),
     ]
 
 
@@ -182,7 +182,7 @@ def _cost(results: Results, found: Mapping[str, Finding]) -> Tile:
     answer = _ABSENT
     if board:
         time, size = milliseconds(board[0].p95_ms), human_bytes(board[0].size_bytes)
-        answer = f"95 of 100 queries within {time}, {size}"
+        answer = f"p95 {time}, {size}"
     tile = _judged("What does it cost?", found, ("recommendation", "abstention"), {"": answer})
     spent = results[board[0].step].metrics.get("train_cost") if board else None
     paid = [f"Training it cost {spent:,.2f}, at the rate that was set."] if spent else []
