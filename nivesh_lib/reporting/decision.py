@@ -130,22 +130,21 @@ def _about(results: Results, entry: LeaderboardEntry, name: str) -> Finding | No
 
 def _release(results: Results, holdout: str) -> Tile:
     question, board = "May it be released?", leaderboard(results)
-    if issues := data_issues(results):
-        return Tile(question, "No: the data did not pass its checks", "not met", tuple(issues[:3]))
-    if not board:
+    issues = data_issues(results)[:3]
+    best = cast(ModelResult, results[board[0].step]) if board else None
+    missing = [best.objectives.missing] if best and best.objectives else []
+    if issues:
+        said = tuple(filter(None, [*issues, *missing]))
+        return Tile(question, "No: the data did not pass its checks", "not met", said)
+    if best is None:
         return Tile(question, "No model was evaluated in this run", "", ())
-    best = cast(ModelResult, results[board[0].step])
     status = {one.status for one in best.judgements}
     worst: tuple[Verdict, ...] = ("not met", "undecided", "met")
     verdict: Verdict = next((one for one in worst if one in status), "")
     accuracy = _about(results, board[0], "accuracy")
-    said = [accuracy.claim] if accuracy else []
-    said += [
-        f"{one.objective[:1].upper()}{one.objective[1:]}: {one.status}." for one in best.judgements
-    ]
-    if best.objectives and best.objectives.missing:
-        said = [best.objectives.missing]
-    return Tile(question, _RELEASE[verdict], verdict, (*said, holdout), accuracy)
+    judged = [sentence(f"{one.objective}: {one.status}") for one in best.judgements]
+    said = tuple(filter(None, [accuracy.claim if accuracy else "", *judged, *missing, holdout]))
+    return Tile(question, _RELEASE[verdict], verdict, said, accuracy)
 
 
 def _model(results: Results, found: Mapping[str, Finding]) -> Tile:

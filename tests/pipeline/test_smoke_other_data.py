@@ -40,7 +40,8 @@ def test_other_data_that_should_go_back_is_said_first_and_not_judged_by_marks_of
     assert "0.99" not in done.output.partition("Next:")[0]  # no mark; a model may answer with it
     (folder,) = (tmp_path / "reports" / "runs").iterdir()
     page = (folder / "index.html").read_text()
-    assert said in page and none_set in page and "High class imbalance detected" in page
+    assert "No: the data did not pass its checks" in page and none_set in page
+    assert "High class imbalance detected" in page
     for step in ("02_baseline", "03_tfidf"):
         assert none_set in (folder / "notebooks" / f"{step}.html").read_text()
     assert "should go back" in (folder / "notebooks" / "01_data_validation.html").read_text()
