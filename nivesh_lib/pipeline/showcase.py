@@ -24,7 +24,7 @@ from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import leaderboard, score_names
 from nivesh_lib.serving.predictor import Predictor, as_line
-from nivesh_lib.wording import human_bytes, milliseconds
+from nivesh_lib.wording import human_bytes, milliseconds, model_name
 
 QUERIES = (
     "Can I afford a ₹50L home loan?",
@@ -106,7 +106,7 @@ def results_table(run: RunDirectory) -> str:
     for entry in board:
         scores = " | ".join(str(entry.scores.get(name, "-")) for name in names)
         time, size = milliseconds(entry.p95_ms), human_bytes(entry.size_bytes)
-        rows.append(f"| {entry.model} | {scores} | {time} | {size} |")
+        rows.append(f"| {model_name(entry.model)} | {scores} | {time} | {size} |")
     return "\n".join(rows)
 
 
