@@ -118,7 +118,7 @@ def _judged(
         return Tile(question, _ABSENT, "", ())
     own = [own[0], *filter(_shows, own[1:])]
     verdict = own[0].verdict
-    return Tile(question, words[verdict], verdict, tuple(one.claim for one in own), own[0])
+    return Tile(question, words.get(verdict, ""), verdict, tuple(one.claim for one in own), own[0])
 
 
 def _about(results: Results, entry: LeaderboardEntry, name: str) -> Finding | None:
@@ -166,7 +166,7 @@ def _model(results: Results, found: Mapping[str, Finding]) -> Tile:
 def _apart(results: Results, name: str) -> tuple[Verdict, str]:
     """Return whether the first model is ahead by more than chance, and what ties with it."""
     board = comparison_of(results)
-    if board is None or board.champion != name:
+    if board is None or board.champion != name or len(board.models) < 2:
         return "", ""
     others = [(one.model, one.to_champion) for one in board.models if one.to_champion]
     ties = [the(model) for model, apart in others if not apart.differs]
@@ -182,7 +182,7 @@ def _cost(results: Results, found: Mapping[str, Finding]) -> Tile:
     if board:
         time, size = milliseconds(board[0].p95_ms), human_bytes(board[0].size_bytes)
         answer = f"p95 {time}, {size}"
-    tile = _judged("What does it cost?", found, ("recommendation", "abstention"), {"": answer})
+    tile = _judged("What does it cost?", found, ("recommendation", "abstention"), {})
     spent = results[board[0].step].metrics.get("train_cost") if board else None
     paid = [f"Training it cost {spent:,.2f}, at the rate that was set."] if spent else []
     return replace(tile, answer=answer, sentences=(*tile.sentences, *paid))

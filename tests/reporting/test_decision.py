@@ -147,3 +147,15 @@ def test_a_model_that_cannot_be_told_from_the_first_is_named_beside_it():
     found = tile(results, "Which model")
     assert found.verdict == "undecided"
     assert "Of all 2 models, the bag of words cannot be told from it." in found.sentences
+
+
+def test_one_model_alone_is_ahead_of_none():
+    alone = comparison(best="tfidf")
+    alone["comparison"]["models"] = alone["comparison"]["models"][:1]
+    found = tile({"03": result("tfidf", 0.7), "06": step(**alone)}, "Which model")
+    assert found.verdict == "" and "ahead" not in " ".join(found.sentences)
+
+
+def test_a_cost_is_told_whatever_verdict_a_record_gives_it():
+    results = {"03": result("tfidf", 0.7), "07": step(finding("recommendation", "met"))}
+    assert "Recommendation." in tile(results, "cost").sentences
