@@ -159,6 +159,7 @@ def at_threshold(
             for row in table.to_dict("records")
         ],
         plot=plot,
+        caveats=["Corrected: each fold by a temperature from the other folds."],
         source=source,
     )  # fmt: skip
 
