@@ -117,7 +117,7 @@ def points(difference: Estimate) -> str:
 
 
 def would_show(least: Iterable[float]) -> str:
-    """Return how large a gap has to be to be found, to end a claim that none is shown.
+    """Return below which size any gap is likely to be missed, to end a claim that none is shown.
 
     Parameters
     ----------
@@ -127,9 +127,8 @@ def would_show(least: Iterable[float]) -> str:
     """
     ends = sorted({f"{100 * one:.0f}" for one in least}, key=float)
     if not ends or "nan" in ends:
-        return "; not even the largest gap would be found four times out of five" if ends else ""
-    size = " to ".join(dict.fromkeys((ends[0], ends[-1])))
-    return f"; only gaps of {size} points or more would be found four times out of five"
+        return "; even the largest gap would be missed more than one time in five" if ends else ""
+    return f"; a gap below {ends[0]} points would be missed more than one time in five"
 
 
 def signed(value: float) -> str:

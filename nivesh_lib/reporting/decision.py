@@ -171,8 +171,8 @@ def _apart(results: Results, name: str) -> tuple[Verdict, str]:
     others = [(one.model, one.to_champion) for one in board.models if one.to_champion]
     ties = [the(model) for model, apart in others if not apart.differs]
     if not ties:
-        return "met", "It is ahead of every other model by more than chance."
-    said = f"of all {len(board.models)} models, {joined(ties)} cannot be told from it"
+        return "met", "It is ahead of every other model of the run by more than chance."
+    said = f"of all {len(board.models)} models of the run, {joined(ties)} may be as good"
     return "undecided", sentence(said)
 
 

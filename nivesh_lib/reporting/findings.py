@@ -81,7 +81,7 @@ def _headline(finding: Finding) -> str:
     claim = f"**{plain_links(finding.claim)}**"
     if not finding.mark:
         return claim
-    return f"{claim}\n\n{SIGNS[finding.verdict]}: {plain_links(finding.mark)}."
+    return f"{claim}\n\nMark: {plain_links(finding.mark)}. {SIGNS[finding.verdict]}."
 
 
 def _examples(finding: Finding) -> str:

@@ -43,7 +43,7 @@ def holdout(dataset: str) -> dict[str, Any]:
 
 def _summary(dataset: str, opened: Sequence[Opening]) -> str:
     if not opened:
-        return f"The holdout of {dataset} was not opened."
+        return f"The last test, on the holdout of {dataset}, was not made."
     times, models = len(opened), len({opening.model_hash for opening in opened})
     sentence = (
         f"The holdout of {dataset} was opened {times} time{'s' * (times > 1)}, "

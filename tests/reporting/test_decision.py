@@ -74,8 +74,8 @@ def test_a_release_is_of_the_best_model_not_of_the_first_that_was_scored():
 @pytest.mark.parametrize(
     ("differs", "verdict", "said"),
     [
-        (False, "undecided", "Of all 2 models, the rule set cannot be told from it."),
-        (True, "met", "It is ahead of every other model by more than chance."),
+        (False, "undecided", "Of all 2 models of the run, the rule set may be as good."),
+        (True, "met", "It is ahead of every other model of the run by more than chance."),
     ],
 )
 def test_a_best_model_that_was_made_after_the_others_were_compared_is_not_mixed_up(
@@ -146,7 +146,7 @@ def test_a_model_that_cannot_be_told_from_the_first_is_named_beside_it():
     results = {"02": result("rules", 0.7), "03": result("tfidf", 0.69), "06": step(**comparison())}
     found = tile(results, "Which model")
     assert found.verdict == "undecided"
-    assert "Of all 2 models, the bag of words cannot be told from it." in found.sentences
+    assert "Of all 2 models of the run, the bag of words may be as good." in found.sentences
 
 
 def test_one_model_alone_is_ahead_of_none():

@@ -38,14 +38,14 @@ def test_a_finding_shows_claim_verdict_table_examples_and_caveats(outputs):
         caveats=["Few rows."],
     )
     texts = outputs(found)
-    assert texts[0] == "**Half are right.**\n\n✘ Not met: at least 0.9."
+    assert texts[0] == "**Half are right.**\n\nMark: at least 0.9. ✘ Not met."
     assert "0.50 [0.40, 0.60]" in texts[1]
     assert texts[2:] == ["- “tax?” (right)", "*Few rows.*"]
 
 
 def test_a_mark_that_was_not_judged_is_shown_as_such(outputs):
     assert outputs(finding(mark="at least 0.9")) == [
-        "**Half are right.**\n\nNot judged: at least 0.9."
+        "**Half are right.**\n\nMark: at least 0.9. Not judged."
     ]
 
 

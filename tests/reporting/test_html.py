@@ -247,7 +247,7 @@ def test_a_finding_is_shown_with_all_that_it_rests_on(run):
     page = with_findings(run, FINDING)
     assert page.index('id="objectives"') < page.index("<h3>South") < page.index('id="holdout"')
     assert "<h3>South is served worse.</h3>" in page
-    assert '<span class="notmet">✘ not met</span>: no region served worse.' in page
+    assert 'Mark: no region served worse. <span class="notmet">✘ not met</span>' in page
     assert '<td data-label="right"><span class="value">0.51 [0.40, 0.60]</span>' in page
     assert '<td data-label="right"><span class="value"></span>' in page and ">1,200<" in page
     assert '<li>“rent?” <span class="soft">(rent, rightly)</span></li>' in page
@@ -263,7 +263,7 @@ def test_a_finding_may_be_a_claim_alone(run):
 
 def test_a_mark_that_was_not_judged_is_shown_as_such(run):
     page = with_findings(run, {"name": "a", "claim": "No column.", "mark": "one"}, figures=())
-    assert "Not judged: one." in page
+    assert "Mark: one. Not judged." in page
 
 
 @pytest.mark.parametrize("cells", [[], [{}], [{"a_low": 1}], [{"a": 1}, {"b": [1]}], [{"low": 1}]])
@@ -337,7 +337,7 @@ def opened(*changes, scores=None):
 
 def test_a_holdout_that_was_not_opened_is_reported_as_such(run):
     page = page_of(run)
-    assert page.count("The holdout of toy@1.0.0 was not opened.") == 2
+    assert page.count("The last test, on the holdout of toy@1.0.0, was not made.") == 2
     assert "Held-out rows are for judging" not in page
 
 
@@ -356,7 +356,7 @@ def test_every_opening_is_shown_with_its_count_and_scores(run):
 def test_openings_of_other_data_are_shown_and_not_counted_as_its_own(run):
     opened({"data": "out_of_scope@1.0.0"}, scores={"out_of_scope": estimate(0.6)})
     page = page_of(run)
-    assert "The holdout of toy@1.0.0 was not opened." in page
+    assert "The last test, on the holdout of toy@1.0.0, was not made." in page
     assert "out-of-scope queries turned away 0.600" in page
 
 

@@ -140,13 +140,11 @@ def at_threshold(
     table = calibration_table(calibrations, oof, frame, bar=threshold)
     own = table[table["model"] == model].iloc[0]
     before, after = (whole(100 * own[f"answered_{when}"]) for when in ("before", "after"))
-    right = [own[f"right_{when}"] for when in ("before", "after")]
+    rights = [own[f"right_{when}"] for when in ("before", "after")]
+    # Where nothing is answered, nothing is right.
+    first, then = ("" if np.isnan(one) else f" ({percent(one)} right)" for one in rights)
     claim = f"at a confidence of {threshold:g}, {the(model)} answers {before} of 100 queries as it "
-    claim += f"is and {after} of 100 corrected"
-    if not np.isnan(right).any():  # where nothing is answered, nothing is right
-        both = list(dict.fromkeys(map(percent, right)))
-        same = f"{both[0]} of the answers are right either way"
-        claim += f"; {' and '.join(both)} of these answers are right" if both[1:] else f"; {same}"
+    claim += f"is{first} and {after} of 100 corrected{then}"
     names = {"answered": "answered of 100", "right": "right of 100 answers"}
     return Finding(
         name="min_confidence",
@@ -242,14 +240,15 @@ def out_of_scope(
             f"through: {alone} by confidence alone, {both} by certainty.",
         ),
         caveats=["Thresholds come from folds and kinds of query other than those they are tried "
-                 "on.", "The half is that of an estimate, which has an interval too."],
+                 "on.", "The half is that of an estimate, which has an interval too.",
+                 "In the figure, any answer to an off-topic query is wrong."],
         source=f"{_HERE}.selective.cross_fitted_policy",
     )  # fmt: skip
 
 
 _SCORES = {
     "confidence": "confidence alone",
-    "certainty": "with the OOD score",
+    "certainty": "with the out-of-distribution score",
 }
 
 
@@ -288,8 +287,9 @@ def abstention(
         name="abstention",
         claim=sentence(
             f"where a wrong answer costs {costs.wrong:g} and one handed over {costs.abstain:g}, "
-            f"{the(model)} had best answer {of_100(policy.acceptance, 'in-scope queries')} and "
-            f"hand over {of_100(handed, 'off-topic ones')}"
+            f"the cost is least if {the(model)} answers "
+            f"{of_100(policy.acceptance, 'in-scope queries')} "
+            f"and hands over {of_100(handed, 'off-topic ones')}"
         ),
         estimate=handed,
         cells=[

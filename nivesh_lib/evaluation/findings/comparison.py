@@ -155,14 +155,15 @@ def leader(
     verdict: Verdict = ""
     if gains:
         closest, stands = _stands(gains, verdicts, board.metric)
-        claim, verdict = f"{claim} and {stands}", verdicts[closest]
+        claim = f"{claim} and {stands}; that one routes {of_100(scores[closest]['accuracy'])}"
+        verdict = verdicts[closest]
     else:
         claim += "; no other model was recorded to compare it with"
     return Finding(
         name="leader",
         claim=sentence(claim + _cheaper(board, times)),
         estimate=scores[best][board.metric],
-        mark="ahead of every other model by more than chance" if verdict else "",
+        mark="ahead of all models compared here by more than chance" if gains else "",
         verdict=verdict,
         cells=_ranked(board, times),
         plot=plots.differences(

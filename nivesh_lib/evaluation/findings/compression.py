@@ -181,8 +181,8 @@ def recommendation(
     cheap = min(tied, key=lambda one: one.speed.p95_ms, default=None)
     if cheap:
         claim += (
-            f"; these rows cannot tell it from {the(cheap.name)}, which changes {metric} by "
-            f"{points(apart[cheap.name])} points and needs {_price(cheap)}"
+            f"; {the(cheap.name)} may be as good, at {points(apart[cheap.name])} points of "
+            f"{metric}, and needs {_price(cheap)}"
         )
     elif faster:
         claim += "; every faster model is behind by more than chance"

@@ -160,7 +160,7 @@ def would_help(table: pd.DataFrame, n: int) -> Finding:
     claim = "no group of queries is shown to be harder than the rest"
     if first["gain_low"] > 0:
         claim = (
-            f"most is to be won in the group “{shown(first['group'])}”: "
+            f"most is to be won on queries of “{shown(first['group'])}”: "
             f"{percent(first['rows'] / n)} of the queries, {percent(first['share'])} of all errors"
         )
     gains = {shown(row["group"]): _gain(row, n) for row in rows[:10]}

@@ -121,7 +121,7 @@ def _judged(
         plot=plots.differences(differences, f"points, {what} against the rest", margin=margin),
         caveats=[
             f"A gap is found where its whole interval, corrected for {len(gaps)} comparisons, lies "
-            f"beyond {100 * margin:g} points. Sizes that would be found are against a segment.",
+            f"beyond {100 * margin:g} points. What would be missed is a segment that is worse off.",
             *caveats,
         ],
         source=f"{_HERE}.accuracy_gaps",

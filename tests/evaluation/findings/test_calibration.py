@@ -107,13 +107,14 @@ def test_each_threshold_has_what_it_answers_with_queries_on_both_sides(threshold
 
 def test_a_threshold_is_said_before_and_after_and_a_half_is_rounded_up():
     assert at_bar(53).claim == (
-        "At a confidence of 0.7, the bag of words answers 27 of 100 queries as it is and 75 of "
-        "100 corrected; 100 % of the answers are right either way."
+        "At a confidence of 0.7, the bag of words answers 27 of 100 queries as it is "
+        "(100 % right) and 75 of 100 corrected (100 % right)."
     )
 
 
 def test_where_nothing_is_answered_nothing_is_right():
-    assert at_bar(0).claim.endswith("answers 0 of 100 queries as it is and 75 of 100 corrected.")
+    words = "answers 0 of 100 queries as it is and 75 of 100 corrected (100 % right)."
+    assert at_bar(0).claim.endswith(words)
 
 
 def test_without_a_threshold_or_queries_one_line_says_so():
@@ -147,7 +148,7 @@ def test_what_gets_through_is_judged_against_half_of_confidence_alone(both, verd
     )
     assert found.verdict == verdict and "at most 30 of 100" in found.mark
     assert f"{100 * both:.0f} of 100 off-topic ones" in found.claim and "against 60" in found.claim
-    assert len(found.plot.data["curves"]["with the OOD score"]["risk"]) <= 200
+    assert len(found.plot.data["curves"]["with the out-of-distribution score"]["risk"]) <= 200
     assert figure_of(found)
 
 
@@ -161,7 +162,7 @@ def test_what_is_handed_over_names_the_kind_caught_least_with_queries():
         outside=outside,
         certainty=np.array([0.9, 0.1, 0.2]),
     )
-    assert "80 of 100 in-scope queries (75 to 85) and hand over 80 of 100 off-topic" in found.claim
+    assert "80 of 100 in-scope queries (75 to 85) and hands over 80 of 100 off-topic" in found.claim
     assert found.table["kind of off-topic query"].tolist() == ["x", "small talk"]
     assert found.rows.to_numpy().tolist() == [
         ["call [PHONE]", "off-topic, answered"],

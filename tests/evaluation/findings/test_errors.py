@@ -83,7 +83,7 @@ def helped(**wrong: int):
 
 def test_what_the_claim_names_is_first_in_table_and_figure():
     found = helped(**{"traits=no_keyword": 60, "b": 10, "c": 10})
-    assert found.claim.startswith("Most is to be won in the group “traits: no keyword”: 33 % of")
+    assert found.claim.startswith("Most is to be won on queries of “traits: no keyword”: 33 % of")
     assert found.cells[0]["queries with"] == "traits: no keyword" in found.claim
     assert next(iter(found.plot.data["differences"])) == "traits: no keyword"
 
@@ -92,7 +92,7 @@ def test_a_group_that_is_sure_comes_before_one_with_more_to_win():
     rows = [("wide", 0.05, -0.01, 0.1), ("sure", 0.02, 0.01, 0.03)]
     table = pd.DataFrame(rows, columns=["group", "gain", "gain_low", "gain_high"])
     found = would_help(table.assign(rows=50, share=0.3), 100)
-    assert found.claim.startswith("Most is to be won in the group “sure”")
+    assert found.claim.startswith("Most is to be won on queries of “sure”")
     assert [row["queries with"] for row in found.cells] == ["sure", "wide"]
 
 

@@ -25,7 +25,7 @@ def split(first: tuple[int, int], rest: tuple[int, int]):
 SIDES = [
     ((50, 100), (450, 500), "not met", "-40.0 (-49.9 to -29.9) points"),
     ((98, 100), (350, 500), "not met", "+28.0 (+21.7 to +32.4) points"),
-    ((75, 100), (400, 500), "undecided", "points or more would be found four times out of five"),
+    ((75, 100), (400, 500), "undecided", "points would be missed more than one time in five"),
     ((4500, 5000), (4505, 5000), "met", "is 5 points from the rest"),
 ]
 
@@ -75,7 +75,7 @@ def test_high_and_medium_income_handed_over_at_different_rates_is_judged():
 
 def test_so_few_rows_that_nothing_would_show_are_said_to_be():
     found = fairness(*split((1, 20), (2, 40)))
-    assert found.verdict == "undecided" and "not even the largest gap" in found.claim
+    assert found.verdict == "undecided" and "even the largest gap" in found.claim
 
 
 @pytest.mark.parametrize("masks", [{}, {"few": np.arange(200) < 5}])

@@ -47,7 +47,7 @@ def over(*right: int, n: int = 200):
 @pytest.mark.parametrize(
     ("right", "words"),
     [
-        ((160, 162, 158), "No period is shown to be harder or easier than the others; only gaps"),
+        ((160, 162, 158), "No period is shown to be harder or easier than the others; a gap below"),
         ((190, 188, 120), "Queries from 2025-03-01 to 2025-03-01 are harder than the others: 60"),
         ((100, 102, 190), "Queries from 2025-03-01 to 2025-03-01 are easier than the others: 95"),
     ],
