@@ -7,6 +7,7 @@
     │   ├── ChecksumError       a data file is not the one that was published
     │   └── HoldoutError        held-out rows were asked for, and stay closed
     ├── ModelError              a model directory that is incomplete, altered or unsafe
+    ├── ReleaseError            a release, promotion or rollback that is refused
     ├── SpecError               pipeline.toml, a parameter or a step name is wrong
     ├── StepFailed              a notebook stopped; carries step, cell, cause and next command
     └── MissingExtra            an optional dependency is not installed
@@ -35,6 +36,10 @@ class HoldoutError(DataError):
 
 class ModelError(NiveshError):
     """A model directory is incomplete, altered, unsafe or of an unknown kind."""
+
+
+class ReleaseError(NiveshError):
+    """A release, a promotion or a rollback is refused, or a package is not what was released."""
 
 
 class SpecError(NiveshError):
