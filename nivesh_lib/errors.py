@@ -8,6 +8,7 @@
     │   └── HoldoutError        held-out rows were asked for, and stay closed
     ├── ModelError              a model directory that is incomplete, altered or unsafe
     ├── SpecError               pipeline.toml, a parameter or a step name is wrong
+    ├── ReleaseError            a release that is refused, altered, or not signed as it has to be
     ├── StepFailed              a notebook stopped; carries step, cell, cause and next command
     └── MissingExtra            an optional dependency is not installed
 
@@ -39,6 +40,10 @@ class ModelError(NiveshError):
 
 class SpecError(NiveshError):
     """A wrong pipeline.toml, parameter or step name."""
+
+
+class ReleaseError(NiveshError):
+    """A release is refused, altered, or not signed as it has to be."""
 
 
 class StepFailed(NiveshError):
