@@ -105,6 +105,7 @@ HOMES = {
     "prometheus_client": {"serving"},
     "papermill": {"pipeline"},
     "ray": {"pipeline"},
+    "model_signing": {"releases"},
 }
 # Run by MLflow as a script, never imported by the library.
 SCRIPTS = {"tracking.pyfunc_model"}
