@@ -149,12 +149,10 @@ def _near(
     return list(zip(*(column.tolist() for column in found), strict=True))
 
 
-def near_duplicate_groups(
-    texts: Iterable[str], threshold: float = NEAR, max_size: int = MAX_GROUP
-) -> np.ndarray:
+def near_duplicate_groups(texts: Iterable[str]) -> np.ndarray:
     """Return a group number for each text: near-duplicates once amounts are masked."""
     masked = [mask_amounts(text) for text in texts]
-    return group_pairs(len(masked), near_duplicate_pairs(masked, threshold), max_size)
+    return group_pairs(len(masked), near_duplicate_pairs(masked))
 
 
 def group_pairs(n_rows: int, pairs: Iterable[Pair], max_size: int = MAX_GROUP) -> np.ndarray:

@@ -206,8 +206,6 @@ def _check(queries: Sequence[str], batch_size: int = 1, repeats: int = 1) -> Non
         raise ValueError(f"{repeats} repeats: need at least one measured call")
     if isinstance(queries, str) or not queries:
         raise ValueError("queries is empty or one string; pass a list of at least one")
-    if batch_size < 1:
-        raise ValueError(f"a batch of {batch_size} queries: need at least one")
     distinct = len(set(queries))
     if distinct < batch_size:
         raise ValueError(f"{distinct} distinct queries do not fill a batch of {batch_size}")
@@ -368,85 +366,59 @@ def saved_bytes(model: Any) -> int:
         return model_bytes(Path(model.save(Path(folder) / "model")))
 
 
-# As text, since the process that waits for the numbers imports no model.
-LOADER = "nivesh_lib.models.base:load_model"
-
-
 def benchmark_served(
-    model: Any,
-    queries: Sequence[str],
-    *,
-    threads: Sequence[int] = (1, 2),
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    warmup: int = 10,
-    repeats: int = 200,
-    seconds: float = 5.0,
-    loader: str = LOADER,
-) -> tuple[list[Speed], int]:
-    """Save a model and measure it in a fresh process for each number of threads; see `speed_of`.
+    model: Any, queries: Sequence[str], *, batch_size: int = 32, seconds: float = 5.0
+) -> tuple[Speed, int]:
+    """Save a model and measure it in a fresh process with one thread; see `speed_of`.
 
     Parameters
     ----------
-    batch_sizes : sequence of int
+    batch_size : int
         Limited to the number of distinct queries.
-    loader : str
-        ``module:function`` that takes the directory as text and returns an object with
-        ``predict``, or a callable that takes a list of queries.
 
     Returns
     -------
-    speeds : list of Speed
-        For each number of threads and each batch size.
+    speed : Speed
     peak : int
-        The largest peak memory of these processes in bytes: resident memory, including the
-        interpreter and its libraries.
+        The peak memory of this process in bytes: resident memory, including the interpreter and
+        its libraries.
 
     Raises
     ------
     ValueError
-        No queries, or a number of threads below 1.
+        No queries.
     ModelError
-        A process failed; the message has the end of its stderr.
+        The process failed; the message has the end of its stderr.
     """
     _check(queries)
-    sizes = sorted({min(size, len(set(queries))) for size in batch_sizes})
-    limits = {"batch_sizes": sizes, "warmup": warmup, "repeats": repeats, "seconds": seconds}
-    with tempfile.TemporaryDirectory() as folder:
-        saved = model.save(Path(folder) / "model")
-        job = {"directory": str(saved), "queries": list(queries), "loader": loader, **limits}
-        answers = [_in_subprocess(job, number) for number in threads]
-    rows = [row for answer in answers for row in answer["speeds"]]
-    speeds = [Speed(**{**row, "flags": tuple(row["flags"])}) for row in rows]
-    return speeds, max((answer["peak"] for answer in answers), default=0)
-
-
-def _in_subprocess(job: dict[str, Any], threads: int) -> dict[str, Any]:
-    if threads < 1:
-        raise ValueError(f"threads {threads!r} is not 1 or more")
+    limits = {"batch_sizes": [min(batch_size, len(set(queries)))], "seconds": seconds}
     library = str(paths.package_dir().parent)
     known = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", "nivesh_lib.evaluation.benchmark"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        env={**os.environ, **thread_environment(threads), "PYTHONPATH": known},
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        saved = str(model.save(Path(folder) / "model"))
+        done = subprocess.run(
+            [sys.executable, "-m", "nivesh_lib.evaluation.benchmark"],
+            input=json.dumps({"directory": saved, "queries": list(queries), **limits}),
+            capture_output=True,
+            text=True,
+            env={**os.environ, **thread_environment(1), "PYTHONPATH": known},
+        )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ModelError(
-            f"{job['directory']}: could not be measured ({anonymize_query(lines[-1][:500])}). "
+            f"{saved}: could not be measured ({anonymize_query(lines[-1][:500])}). "
             "Load it and call it in this process to see why"
         )
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return Speed(**answer["speed"] | {"flags": tuple(answer["speed"]["flags"])}), answer["peak"]
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
-    module, _, name = job.pop("loader").partition(":")
-    model = getattr(importlib.import_module(module), name)(job.pop("directory"))
-    speeds = speed_of(getattr(model, "predict", model), job.pop("queries"), **job)
-    return {"speeds": [speed.as_dict() for speed in speeds], "peak": _peak_bytes()}
+    # By name, since the process that waits for the numbers imports no model.
+    models = importlib.import_module("nivesh_lib.models.base")
+    model = models.load_model(job.pop("directory"))
+    (speed,) = speed_of(model.predict, job.pop("queries"), **job)
+    return {"speed": speed.as_dict(), "peak": _peak_bytes()}
 
 
 def _peak_bytes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -211,7 +212,7 @@ def _over_folds(folds: pd.DataFrame) -> dict[str, Any]:
         return {}
     metrics: dict[str, Any] = {}
     for name, over in fold_intervals(folds).items():
-        mean = over.as_dict()
+        mean = asdict(over)
         metrics[f"{name}_fold_std"] = mean.pop("std")
         metrics[f"{name}_fold_mean"] = mean
     return metrics

@@ -296,9 +296,7 @@ class Optimization:
                 model = self._timed(name, rows)
             else:
                 model = load_model(self.recorded[name].directory)
-            (speed,), peak = benchmark_served(
-                model, rows["query"].tolist(), threads=(1,), batch_sizes=(32,), seconds=0.5
-            )
+            speed, peak = benchmark_served(model, rows["query"].tolist(), seconds=0.5)
             handed = {"handed": rows["handed"].mean()} if name == _CASCADE else {}
             found.append({"model": name, "peak_bytes": peak, **speed.as_dict(), **handed})
         return self.run.add(compression.serving(found))

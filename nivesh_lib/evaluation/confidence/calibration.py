@@ -128,12 +128,7 @@ def _checked(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def calibration_error(
-    confidence: np.ndarray,
-    right: np.ndarray,
-    *,
-    n_bins: int = N_BINS,
-    n_boot: int = 2000,
-    seed: int = 42,
+    confidence: np.ndarray, right: np.ndarray, *, n_boot: int = 2000, seed: int = 42
 ) -> Estimate:
     """Return the debiased expected calibration error of the top label, with an interval.
 
@@ -162,7 +157,7 @@ def calibration_error(
         No rows, lengths that differ, or a confidence outside 0 to 1.
     """
     confidence, right = _checked(confidence, right)
-    bins = _bin_of(confidence, n_bins)
+    bins = _bin_of(confidence, N_BINS)
     per_row = np.stack([np.ones(len(bins)), right - confidence, confidence * (1 - confidence)])
     width = int(bins.max()) + 1
 

@@ -98,7 +98,7 @@ class OnnxClassifier(Wrapper):
     random_state: int | None = None
 
     @classmethod
-    def of(
+    def of(  # type: ignore[override]
         cls,
         fitted: TextClassifier,
         *,
@@ -166,6 +166,8 @@ class OnnxClassifier(Wrapper):
 
     def _self_check(self) -> np.ndarray:
         return self._proba([prepare(text) for text in SELF_CHECK_INPUTS])
+
+    predict = TextClassifier.predict  # there is no wrapped model to ask
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         if self._fallback_model is not None:

@@ -7,9 +7,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
@@ -42,19 +41,6 @@ class QuantizedClassifier(Wrapper):
 
     model: TransformerClassifier | None = None
     random_state: int | None = None
-
-    @classmethod
-    def of(cls, fitted: TransformerClassifier) -> Self:
-        """Quantize a copy of a fitted model.
-
-        Raises
-        ------
-        ValueError
-            The model is not a transformer.
-        """
-        wrapped = cls(model=clone(_transformer(fitted)))
-        wrapped._take(fitted)
-        return wrapped
 
     def _take(self, fitted: TextClassifier) -> None:
         transformer = _transformer(fitted)
