@@ -76,12 +76,12 @@ def release(
     from nivesh_lib.ledger import ledger_path
     from nivesh_lib.paths import relative
     from nivesh_lib.releases import holdout_evaluation as evaluation
-    from nivesh_lib.serving.model_source import model_at, source_name
+    from nivesh_lib.serving.model_source import model_at
 
     echo: Echo = functools.partial(echo_lines, err=as_json)
     with model_at(model) as folder:
         candidate = evaluation.load_candidate(
-            folder, source=source_name(model, folder), dataset=dataset
+            folder, source=model or relative(folder), dataset=dataset
         )
     entry = evaluation.ledger_entry(who, why, reason)
     opening = None if entry.reason else evaluation.undecided_latency(candidate)

@@ -11,7 +11,6 @@ import pandas as pd
 
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference, share_of
 from nivesh_lib.evaluation.objectives import (
-    Judgement,
     Objective,
     file_of,
     impact_of,
@@ -244,14 +243,9 @@ def release_scores(
     return {
         "metrics": metrics,
         "judgements": [one.as_dict() for one in judged],
-        "verdict": overall(judged),
+        "verdict": worst(one.status for one in judged),
         "slices": by_slice(held["intent"], predicted, masks).to_dict("records"),
     }
-
-
-def overall(judged: Sequence[Judgement]) -> str:
-    """Return the worst of the verdicts, or ``not judged`` where there are none."""
-    return worst(judgement.status for judgement in judged)
 
 
 def worst(statuses: Iterable[str]) -> str:

@@ -114,16 +114,9 @@ class LstmClassifier(NeuralClassifier):
         held_out = validation_mask(targets, self.validation_share, self.random_state)
         validation = rows.part(held_out) if held_out.any() else None
         rows, kept = rows.part(~held_out), [texts[n] for n in np.flatnonzero(~held_out)]
-        config = TrainingConfig(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            warmup=0.05,
-            label_smoothing=self.label_smoothing,
-            precision="fp32",  # the LSTM is too small to gain from bfloat16
-            patience=self.patience if validation else 0,
-            seed=self.random_state,
-            verbose=self.verbose,
-        )
+        patience = self.patience if validation else 0
+        # The LSTM is too small to gain from bfloat16.
+        config = TrainingConfig.of(self, warmup=0.05, precision="fp32", patience=patience)
         with seeded(self.random_state):
             slots = _slots(rows, self._tokenizer.vocabulary_size)
             self._network = _network(self, self._embeddings(folder), slots)
