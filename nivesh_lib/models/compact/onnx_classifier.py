@@ -145,14 +145,10 @@ class OnnxClassifier(Wrapper):
         tokenizer, kept = prune_unreachable(fitted.tokenizer)
         graph = float_graph(fitted.network.model, kept, fitted.max_length)
         self.classes_ = fitted.classes_
-        self._finish(self._encoder_of(fitted, tokenizer), graph, texts)
-
-    def _finish(self, encoder: Any, graph: Any, texts: Sequence[str]) -> None:
-        """Set the state from an fp32 graph, quantizing it where the precision is int8."""
+        self._encoder = self._encoder_of(fitted, tokenizer)
         if self.precision == "int8":
-            graph = int8_graph(graph, encoder._encode(_calibration_sample(texts)))
+            graph = int8_graph(graph, self._encoder._encode(_calibration_sample(texts)))
         self._fallback_model: TextClassifier | None = None
-        self._encoder = encoder
         self._session = OnnxSession(graph.SerializeToString(deterministic=True))
         self.machine_ = machine()
         self.self_check_ = self._self_check()

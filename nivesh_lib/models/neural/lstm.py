@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nivesh_lib.models.base import as_training
 from nivesh_lib.models.directory import read_tensors
@@ -128,8 +131,6 @@ class LstmClassifier(NeuralClassifier):
         return self
 
     def _embeddings(self, folder: Path) -> Any:
-        import torch
-
         if not self.pretrained:
             return torch.zeros(self._tokenizer.vocabulary_size, self.width, dtype=torch.float16)
         return input_embeddings(folder).half()  # half the size; predictions are the same
@@ -145,8 +146,6 @@ class LstmClassifier(NeuralClassifier):
         return state
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        import torch
-
         self._tokenizer = SubwordTokenizer.from_folder(directory)
         found = read_tensors(directory, "network.safetensors")
         tensors = {name: torch.from_numpy(values) for name, values in found.items()}
@@ -161,8 +160,6 @@ class LstmClassifier(NeuralClassifier):
 
 def _slots(rows: Encoded, size: int) -> Any:
     """Return indices from 1 for the token ids in the rows, 0 for all others; (size,) int64."""
-    import torch
-
     seen = np.unique(np.concatenate(rows.ids))
     slots = torch.zeros(size, dtype=torch.int64)
     slots[torch.from_numpy(seen)] = torch.arange(1, len(seen) + 1)
@@ -171,9 +168,6 @@ def _slots(rows: Encoded, size: int) -> Any:
 
 def _network(params: LstmClassifier, vectors: Any, slots: Any) -> Any:
     """Return a new network for embeddings (tokens, width) and indices as of `_slots`."""
-    import torch
-    from torch import nn
-    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
     class BiLstm(nn.Module):
         vectors: torch.Tensor
