@@ -11,18 +11,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from nivesh_lib.data.reading import Table, plain, read_table
 from nivesh_lib.data.schema import closest, conflicting_rows, normalise
+from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import locked_folder, new_file
 from nivesh_lib.privacy import anonymize_query
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from nivesh_lib.data.versions import Dataset
 
 COLUMNS = (
     *("id", "query", "label", "suggested", "score"),
