@@ -18,10 +18,7 @@ from nivesh_lib.evaluation.objectives import (
     none_set,
     objectives_for,
 )
-from nivesh_lib.evaluation.resampling.cross_validation import (
-    CrossValidation,
-    predicted_labels,
-)
+from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, predicted_labels
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
 from nivesh_lib.evaluation.robustness.cases import PERTURBATION, answers_to
 from nivesh_lib.evaluation.scores import (

@@ -24,13 +24,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.files import (
-    locked,
-    remove_abandoned,
-    replace_folder,
-    restore_folder,
-    sha256_file,
-)
+from nivesh_lib.files import locked, remove_abandoned, replace_folder, restore_folder, sha256_file
 from nivesh_lib.models.directory import (
     MAX_CARD_BYTES,
     member_directory,

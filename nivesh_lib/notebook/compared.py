@@ -15,10 +15,7 @@ from nivesh_lib.data.leakage import find_leaks
 from nivesh_lib.data.splits import mask_amounts, near_duplicate_groups, near_duplicate_pairs
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.evaluation.comparison import Comparison, compare
-from nivesh_lib.evaluation.confidence.calibration import (
-    Calibration,
-    cross_fitted,
-)
+from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted
 from nivesh_lib.evaluation.confidence.selective import (
     AbstentionPolicy,
     Costs,
@@ -28,11 +25,7 @@ from nivesh_lib.evaluation.confidence.selective import (
     fold_ood_scores,
     recorded_scope_scores,
 )
-from nivesh_lib.evaluation.errors import (
-    likely_label_errors,
-    overlapping_intents,
-    shares_of_errors,
-)
+from nivesh_lib.evaluation.errors import likely_label_errors, overlapping_intents, shares_of_errors
 from nivesh_lib.evaluation.findings import (
     calibration,
     comparison,
@@ -60,12 +53,7 @@ from nivesh_lib.evaluation.robustness.cases import (
     read_case_texts,
 )
 from nivesh_lib.evaluation.robustness.fairness import flip_rates, segment_scores
-from nivesh_lib.evaluation.scores import (
-    headline_mask,
-    masks_by_column,
-    masks_by_rule,
-    masks_by_tag,
-)
+from nivesh_lib.evaluation.scores import headline_mask, masks_by_column, masks_by_rule, masks_by_tag
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.neural.embedding import cached_features
 from nivesh_lib.models.wrappers.ood import OodScorer

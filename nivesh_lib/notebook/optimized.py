@@ -21,11 +21,7 @@ from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.evaluation.benchmark import benchmark_served, model_bytes, race
 from nivesh_lib.evaluation.comparison import Comparison, compare
-from nivesh_lib.evaluation.compression.cascade import (
-    cascade_answers,
-    choose_threshold,
-    handed_over,
-)
+from nivesh_lib.evaluation.compression.cascade import cascade_answers, choose_threshold, handed_over
 from nivesh_lib.evaluation.compression.gate import Choice, Recommendation, recommended
 from nivesh_lib.evaluation.compression.study import CompressionStudy
 from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted
