@@ -203,7 +203,14 @@ def add(
     from nivesh_lib.data.importing import ImportRequest
     from nivesh_lib.data.publishing import publish_import
 
-    _check_call(file, holdout, reviewed, extends, store)
+    if file is None and reviewed is None:
+        raise typer.BadParameter("name a FILE of rows, or a reviewed file with --review")
+    if reviewed is not None and extends is None:
+        raise typer.BadParameter("--review needs --extends NAME@VERSION, what was reviewed")
+    if holdout is not None and file is None:
+        raise typer.BadParameter("--holdout needs a FILE of training rows")
+    if store and "://" not in store:
+        raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
     request = ImportRequest(
         name,
         version,
@@ -259,23 +266,6 @@ def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
     echo("", f"{'label':<48}{'old':>8}{'new':>8}")
     for name, (before, after) in facts["labels"].items():
         echo(f"{name:<48}{before:>8,}{after:>8,}")
-
-
-def _check_call(
-    file: Path | None,
-    holdout: Path | None,
-    reviewed: Path | None,
-    extends: str | None,
-    store: str | None,
-) -> None:
-    if file is None and reviewed is None:
-        raise typer.BadParameter("name a FILE of rows, or a reviewed file with --review")
-    if reviewed is not None and extends is None:
-        raise typer.BadParameter("--review needs --extends NAME@VERSION, what was reviewed")
-    if holdout is not None and file is None:
-        raise typer.BadParameter("--holdout needs a FILE of training rows")
-    if store and "://" not in store:
-        raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

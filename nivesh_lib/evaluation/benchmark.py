@@ -36,7 +36,6 @@ from nivesh_lib.errors import ModelError
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.reproducibility import environment, thread_environment, threads
 
-BATCH_SIZES = (1, 8, 32)
 _FEWEST = 5  # calls that are timed whatever time they take
 _ROUNDS = 10  # blocks of calls, each with the reference loop before it
 _REFERENCES = 10  # times that the loop is timed in a round, at most
@@ -109,22 +108,20 @@ def measure_latency(
         As `Speed.latency`: ``p50_ms``, ``p95_ms`` with ``p95_ms_low`` and ``p95_ms_high``,
         ``p99_ms``, ``n``, ``threads`` (0: not limited), and ``reference_ms`` of the loop.
     """
-    (speed,) = speed_of(
-        predict, queries, batch_sizes=(1,), warmup=warmup, repeats=repeats, seconds=math.inf
-    )
-    return speed.latency()
+    limits: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "seconds": math.inf}
+    return speed_of(predict, queries, **limits).latency()
 
 
 def speed_of(
     predict: Predict,
     queries: Sequence[str],
     *,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
+    batch_size: int = 1,
     warmup: int = 10,
     repeats: int = 200,
     seconds: float = 5.0,
-) -> list[Speed]:
-    """Time batches of each size, after a warm-up; one `Speed` for each size.
+) -> Speed:
+    """Time batches of one size, after a warm-up, and a reference loop between them.
 
     Cleaning and tokenising in ``predict`` are included. The number of threads is fixed when the
     libraries are loaded; `benchmark_served` sets it.
@@ -134,28 +131,34 @@ def speed_of(
     predict : callable
         Takes a list of queries.
     queries : sequence of str
-        Used in turn; at least as many distinct ones as the largest batch, so that no batch holds
-        one twice.
+        Used in turn; at least as many distinct ones as a batch has, so that none holds one twice.
     warmup, repeats : int
-        Calls before the measurement, and measured calls, for each size.
+        Calls before the measurement, and measured calls.
     seconds : float
-        Time limit of the warm-up and of the measurement for each size; at least five calls are
-        measured, and ``n`` has their number.
+        Time limit of the warm-up and of the measurement; at least five calls are measured, and
+        ``n`` has their number.
 
     Raises
     ------
     ValueError
         Too few distinct queries, or a batch size or number of repeats below 1.
     """
-    if min(batch_sizes, default=0) < 1:
-        raise ValueError(f"batch sizes {list(batch_sizes)}: need at least one, none below 1")
-    _check(queries, max(batch_sizes), repeats)
-    limits: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "seconds": seconds}
+    _check(queries, batch_size, repeats)
+    every, beside = math.ceil(repeats / _ROUNDS), list[int]()
+
+    def batches() -> Iterator[list[str]]:
+        for number, batch in enumerate(islice(_batches(queries, batch_size), repeats)):
+            if number % every == 0:
+                time.sleep(_PAUSE)
+                beside.extend(_nanoseconds(loop) for _ in range(min(every, _REFERENCES)))
+                predict(batch)  # not timed: the loop has left the caches cold
+            yield batch
+
     with _frozen_objects(), reference_loop() as loop:
-        return [
-            _speed(*_elapsed_beside(loop, predict, queries, size, **limits), size)
-            for size in batch_sizes
-        ]
+        loop()
+        _calls(predict, islice(_batches(queries, batch_size), warmup), seconds, fewest=1)
+        elapsed = _calls(predict, batches(), seconds)
+    return _speed(np.array(elapsed) / 1e6, np.array(beside) / 1e6, batch_size)
 
 
 def race(
@@ -207,7 +210,7 @@ def _check(queries: Sequence[str], batch_size: int = 1, repeats: int = 1) -> Non
     if isinstance(queries, str) or not queries:
         raise ValueError("queries is empty or one string; pass a list of at least one")
     distinct = len(set(queries))
-    if distinct < batch_size:
+    if not 1 <= batch_size <= distinct:
         raise ValueError(f"{distinct} distinct queries do not fill a batch of {batch_size}")
 
 
@@ -256,33 +259,6 @@ def _keep_to(core: int) -> None:
 
 def _fixed_work() -> bytes:
     return hashlib.pbkdf2_hmac("sha256", b"fixed", b"work", 4000)  # without Python's lock
-
-
-def _elapsed_beside(
-    loop: Callable[[], object],
-    predict: Predict,
-    queries: Sequence[str],
-    size: int,
-    *,
-    warmup: int,
-    repeats: int,
-    seconds: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the milliseconds of each measured call, and of each time of the loop."""
-    every, beside = math.ceil(repeats / _ROUNDS), list[int]()
-
-    def batches() -> Iterator[list[str]]:
-        for number, batch in enumerate(islice(_batches(queries, size), repeats)):
-            if number % every == 0:
-                time.sleep(_PAUSE)
-                beside.extend(_nanoseconds(loop) for _ in range(min(every, _REFERENCES)))
-                predict(batch)  # not timed: the loop has left the caches cold
-            yield batch
-
-    loop()
-    _calls(predict, islice(_batches(queries, size), warmup), seconds, fewest=1)
-    elapsed = _calls(predict, batches(), seconds, fewest=_FEWEST)
-    return np.array(elapsed) / 1e6, np.array(beside) / 1e6
 
 
 def _calls(
@@ -391,7 +367,7 @@ def benchmark_served(
         The process failed; the message has the end of its stderr.
     """
     _check(queries)
-    limits = {"batch_sizes": [min(batch_size, len(set(queries)))], "seconds": seconds}
+    limits = {"batch_size": min(batch_size, len(set(queries))), "seconds": seconds}
     library = str(paths.package_dir().parent)
     known = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as folder:
@@ -417,7 +393,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     # By name, since the process that waits for the numbers imports no model.
     models = importlib.import_module("nivesh_lib.models.base")
     model = models.load_model(job.pop("directory"))
-    (speed,) = speed_of(model.predict, job.pop("queries"), **job)
+    speed = speed_of(model.predict, job.pop("queries"), **job)
     return {"speed": speed.as_dict(), "peak": _peak_bytes()}
 
 

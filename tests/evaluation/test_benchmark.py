@@ -80,7 +80,10 @@ def test_no_call_that_counts_is_refused():
 
 
 def test_each_batch_size_has_its_times_and_its_throughput():
-    one, four = speed_of(lambda _: time.sleep(0.004), QUERIES, batch_sizes=(1, 4), repeats=10)
+    one, four = (
+        speed_of(lambda _: time.sleep(0.004), QUERIES, batch_size=size, repeats=10)
+        for size in (1, 4)
+    )
     assert (one.batch_size, four.batch_size, four.n) == (1, 4, 10)
     assert 4 <= one.p50_ms <= one.p95_ms <= one.p99_ms
     assert four.per_second == pytest.approx(4 * one.per_second, rel=0.5)
@@ -88,30 +91,26 @@ def test_each_batch_size_has_its_times_and_its_throughput():
 
 def test_a_slow_call_lowers_the_throughput_though_not_the_median():
     pauses = iter([0, 0.1, *[0] * 18])  # the first is not timed
-    (speed,) = speed_of(
-        lambda _: time.sleep(next(pauses)), QUERIES, batch_sizes=(1,), warmup=0, repeats=10
-    )
+    speed = speed_of(lambda _: time.sleep(next(pauses)), QUERIES, warmup=0, repeats=10)
     assert speed.p50_ms < 10 and speed.per_second < 100
 
 
 def test_batches_hold_distinct_queries_in_turn():
     called = []
-    speed_of(called.append, QUERIES[:5] * 2, batch_sizes=(3,), warmup=1, repeats=3)
+    speed_of(called.append, QUERIES[:5] * 2, batch_size=3, warmup=1, repeats=3)
     names = [[QUERIES.index(query) for query in batch] for batch in called]
     assert [names[0], *names[2::2]] == [[0, 1, 2], [0, 1, 2], [3, 4, 0], [1, 2, 3]]
 
 
 def test_timing_ends_after_the_seconds_given_but_not_before_five_calls():
-    (speed,) = speed_of(lambda _: time.sleep(0.01), QUERIES, batch_sizes=(1,), seconds=0)
+    speed = speed_of(lambda _: time.sleep(0.01), QUERIES, seconds=0)
     assert speed.n == 5
 
 
-@pytest.mark.parametrize(
-    ("sizes", "message"), [((1, 11), "do not fill a batch of 11"), ((), "at least"), ((0,), "none")]
-)
-def test_batches_that_cannot_be_filled_are_refused(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        speed_of(len, QUERIES, batch_sizes=sizes)
+@pytest.mark.parametrize("size", [0, 11])
+def test_batches_that_cannot_be_filled_are_refused(size):
+    with pytest.raises(ValueError, match=f"do not fill a batch of {size}"):
+        speed_of(len, QUERIES, batch_size=size)
 
 
 def test_processor_and_threads_stand_beside_the_numbers(monkeypatch):
@@ -120,7 +119,7 @@ def test_processor_and_threads_stand_beside_the_numbers(monkeypatch):
         "nivesh_lib.evaluation.benchmark.environment",
         lambda: {"processor": {"model": "Some CPU", "flags": ["avx2"]}},
     )
-    (speed,) = speed_of(len, QUERIES, batch_sizes=(1,), repeats=5)
+    speed = speed_of(len, QUERIES, repeats=5)
     assert (speed.threads, speed.processor, speed.flags) == (2, "Some CPU", ("avx2",))
     assert json.loads(json.dumps(speed.as_dict()))["flags"] == ["avx2"]
 
@@ -129,7 +128,7 @@ def test_what_was_in_memory_before_is_kept_from_the_collector_while_timing(monke
     monkeypatch.undo()
     gc.unfreeze()
     frozen = []
-    speed_of(lambda _: frozen.append(gc.get_freeze_count()), QUERIES, batch_sizes=(1,), repeats=5)
+    speed_of(lambda _: frozen.append(gc.get_freeze_count()), QUERIES, repeats=5)
     assert min(frozen) > 0 and gc.get_freeze_count() == 0
     gc.freeze()
 
@@ -275,7 +274,7 @@ def test_a_model_that_does_not_load_is_named_with_the_end_of_stderr():
 
 
 def test_queries_reach_the_process_by_its_standard_input_only(monkeypatch):
-    seen, speed = [], speed_of(len, QUERIES, batch_sizes=(1,), repeats=1)[0]
+    seen, speed = [], speed_of(len, QUERIES, repeats=1)
 
     def run(command, *, input, env, **given):
         seen.append((command, input, env["OMP_NUM_THREADS"]))
