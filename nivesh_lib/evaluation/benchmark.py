@@ -66,17 +66,16 @@ class Speed:
     n: int
     processor: str
     flags: tuple[str, ...]
-    p95_ms_low: float | None = None
-    p95_ms_high: float | None = None
-    reference_ms: float | None = None
-    reference_ms_low: float | None = None
-    reference_ms_high: float | None = None
-    reference_ms_n: int | None = None
+    p95_ms_low: float
+    p95_ms_high: float
+    reference_ms: float
+    reference_ms_low: float
+    reference_ms_high: float
+    reference_ms_n: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON, without what was not measured."""
-        plain = asdict(self) | {"flags": list(self.flags)}
-        return {name: value for name, value in plain.items() if value is not None}
+        """Return plain values, ready for JSON."""
+        return asdict(self) | {"flags": list(self.flags)}
 
     def latency(self) -> dict[str, float]:
         """Return the milliseconds of a call, their intervals, ``n`` and ``threads``."""

@@ -44,15 +44,7 @@ class CompressionStudy:
 
     @property
     def reference(self) -> Choice:
-        """The first model.
-
-        Raises
-        ------
-        ValueError
-            The study has no candidate.
-        """
-        if not self.candidates:
-            raise ValueError("the study is empty; add the reference model first")
+        """The first model."""
         return next(iter(self.candidates.values()))
 
     @property

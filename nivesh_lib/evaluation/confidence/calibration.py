@@ -255,12 +255,10 @@ def cross_fitted_temperature(
     Raises
     ------
     ValueError
-        Fewer than two folds among ``rows``, or columns of other lengths.
+        Fewer than two folds among ``rows``.
     """
     labels, fold_of = np.asarray(y, dtype=object), np.asarray(folds)
     used = np.ones(len(labels), dtype=bool) if rows is None else np.asarray(rows, dtype=bool)
-    if not len(oof_proba) == len(labels) == len(fold_of) == len(used):
-        raise ValueError("oof_proba, y, folds and rows must have the same length")
     present = np.unique(fold_of)
     if len(np.unique(fold_of[used])) < 2:
         raise ValueError("the rows lie in fewer than 2 folds; there is nothing to cross-fit with")

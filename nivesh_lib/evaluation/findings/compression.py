@@ -293,15 +293,12 @@ def serving(rows: Sequence[Mapping[str, Any]]) -> Finding:
 
 
 def _p95(speed: Speed) -> Estimate:
-    low, high = (speed.p95_ms if end is None else end
-                 for end in (speed.p95_ms_low, speed.p95_ms_high))  # fmt: skip
-    return Estimate(speed.p95_ms, low, high, speed.n)
+    return Estimate(speed.p95_ms, speed.p95_ms_low, speed.p95_ms_high, speed.n)
 
 
 def _timed(choices: Sequence[Choice]) -> list[str]:
     """Return how the models were timed, and whether a reference loop found the machine busy."""
-    loops = [(one.speed.reference_ms_high, one.speed.reference_ms_low) for one in choices]
-    slowdown = max(high / low if high and low else 1.0 for high, low in loops)
+    slowdown = max(one.speed.reference_ms_high / one.speed.reference_ms_low for one in choices)
     busy = f"The machine was busy: a reference loop took {slowdown:.1f} times its fastest, so "
     busy += "models may be faster than this."
     return [busy, _HERE_ONLY] if slowdown > BUSY else [_HERE_ONLY]
