@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text, echo, echo_json
+from nivesh_lib.paths import data_dir, relative, reports_dir
 
 SHOWN = 20  # relabelled rows that `diff` prints
 SHOWN_FACTS = (
@@ -22,7 +23,6 @@ def list_(as_json: Json = False) -> None:
     Example: nivesh data list
     """
     from nivesh_lib.data.versions import list_versions
-    from nivesh_lib.paths import data_dir
 
     found = [version.facts() for version in list_versions()]
     if as_json:
@@ -122,7 +122,6 @@ def review(
     from nivesh_lib.data.review import write_review
     from nivesh_lib.data.versions import load_dataset, next_patch
     from nivesh_lib.evaluation.errors import likely_label_errors
-    from nivesh_lib.paths import relative, reports_dir
     from nivesh_lib.runs.directories import find_run
     from nivesh_lib.runs.leaderboard import chosen_model
 

@@ -12,6 +12,8 @@ import typer
 
 from nivesh_lib.cli.options import echo as echo_lines
 from nivesh_lib.cli.options import echo_json
+from nivesh_lib.ledger import ledger_path, openings
+from nivesh_lib.paths import relative
 from nivesh_lib.records.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -73,8 +75,6 @@ def release(
     if not evaluate_only:
         typer.echo(_NOT_YET, err=True)
         raise typer.Exit(2)
-    from nivesh_lib.ledger import ledger_path
-    from nivesh_lib.paths import relative
     from nivesh_lib.releases import holdout_evaluation as evaluation
     from nivesh_lib.serving.model_source import model_at
 
@@ -130,7 +130,6 @@ def _print_candidate(candidate: Candidate, entry: LedgerEntry, echo: Echo) -> No
 
 def _warn_of_git(echo: Echo) -> None:
     """Say where git cannot tell whether committed lines of the ledger are gone."""
-    from nivesh_lib.ledger import ledger_path, openings
     from nivesh_lib.reproducibility import git_standing
 
     standing, _, elsewhere = git_standing(ledger_path()).partition("; ")
@@ -172,8 +171,6 @@ def _somebody_is_there() -> bool:
 
 
 def _print_verdict(record: Mapping[str, Any], path: Path, echo: Echo) -> None:
-    from nivesh_lib.ledger import ledger_path
-    from nivesh_lib.paths import relative
 
     echo("")
     for name, key in (("accuracy", "accuracy"), ("macro-F1", "macro_f1")):

@@ -107,8 +107,7 @@ def measure_latency(
         As `Speed.latency`: ``p50_ms``, ``p95_ms`` with ``p95_ms_low`` and ``p95_ms_high``,
         ``p99_ms``, ``n``, ``threads`` (0: not limited), and ``reference_ms`` of the loop.
     """
-    limits: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "seconds": math.inf}
-    return speed_of(predict, queries, **limits).latency()
+    return speed_of(predict, queries, warmup=warmup, repeats=repeats, seconds=math.inf).latency()
 
 
 def speed_of(

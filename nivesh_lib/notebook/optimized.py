@@ -185,7 +185,7 @@ class Optimization:
         function
             Takes a model and the `Part` that it was made from.
         """
-        folds = (None, *self.study.folds)
+        folds = (None, *sorted(map(int, self.data.train["fold"].unique())))
         return {k: function(self.model(name, k), self._part(k)) for k in folds}
 
     def cascade(self, student: str, teacher: str) -> Finding:

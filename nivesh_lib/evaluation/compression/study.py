@@ -47,11 +47,6 @@ class CompressionStudy:
         """The first model."""
         return next(iter(self.candidates.values()))
 
-    @property
-    def folds(self) -> list[int]:
-        """The folds of the frame."""
-        return sorted(map(int, self.frame["fold"].unique()))
-
     def add(
         self, name: str, model_of: Callable[[int], Any], *, size_bytes: int, saved: bool = True
     ) -> Choice:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from scipy.stats import norm
 
 from nivesh_lib.evaluation.intervals import (
@@ -211,9 +212,7 @@ def scaled(proba: np.ndarray, temperature: float) -> np.ndarray:
     Above 1 the confidence falls, below 1 it rises; the order of the labels stays (Guo et al.
     2017). It applies to probabilities, and so to models without logits too.
     """
-    logits = np.log(np.clip(proba, SMALLEST, None)) / temperature
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    return softmax(np.log(np.clip(proba, SMALLEST, None)) / temperature, axis=1)
 
 
 def fit_temperature(proba: pd.DataFrame, y: Column) -> float:

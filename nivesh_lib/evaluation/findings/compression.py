@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.compression.cascade import NEVER, CascadeThreshold
 from nivesh_lib.evaluation.compression.gate import Choice, GateDecision, Recommendation
 from nivesh_lib.evaluation.objectives import BUSY
 from nivesh_lib.evaluation.resampling.cross_validation import aligned, predicted_labels
 from nivesh_lib.evaluation.scores import METRICS, headline_mask, paired_difference
 from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 from nivesh_lib.records.results import HEADLINE
 from nivesh_lib.wording import (
@@ -205,12 +204,13 @@ def recommendation(
 
 def _choice(one: Choice, apart: Estimate, handed: Mapping[str, float]) -> dict[str, Any]:
     """Return a model's row: what it reaches, against the recommended one, and what it costs."""
+    speed = one.speed.as_dict()
     return {
         "model": model_name(one.name),
         **one.scores["accuracy"].columns("accuracy"),
         **apart.columns(f"points of {METRICS[HEADLINE].title} against it", times=100),
-        "half of the queries, ms": one.speed.p50_ms,
-        **_p95(one.speed).columns("95 of 100 within, ms"),
+        "half of the queries, ms": speed["p50_ms"],
+        **from_columns(speed, "p95_ms", n=speed["n"]).columns("95 of 100 within, ms"),
         "MB": None if one.size_bytes is None else one.size_bytes / 1e6,
     } | ({"handed on, of 100": 100 * handed[one.name]} if one.name in handed else {})
 
@@ -290,10 +290,6 @@ def serving(rows: Sequence[Mapping[str, Any]]) -> Finding:
         caveats=["Measured in a process of its own, with one thread, on this machine."],
         source="nivesh_lib.evaluation.benchmark.benchmark_served",
     )  # fmt: skip
-
-
-def _p95(speed: Speed) -> Estimate:
-    return Estimate(speed.p95_ms, speed.p95_ms_low, speed.p95_ms_high, speed.n)
 
 
 def _timed(choices: Sequence[Choice]) -> list[str]:
