@@ -9,7 +9,6 @@
     ├── ModelError              a model directory that is incomplete, altered or unsafe
     ├── ReleaseError            a release, promotion or rollback that is refused
     ├── SpecError               pipeline.toml, a parameter or a step name is wrong
-    ├── ReleaseError            a release that is refused, altered, or not signed as it has to be
     ├── StepFailed              a notebook stopped; carries step, cell, cause and next command
     └── MissingExtra            an optional dependency is not installed
 
@@ -45,10 +44,6 @@ class ReleaseError(NiveshError):
 
 class SpecError(NiveshError):
     """A wrong pipeline.toml, parameter or step name."""
-
-
-class ReleaseError(NiveshError):
-    """A release is refused, altered, or not signed as it has to be."""
 
 
 class StepFailed(NiveshError):

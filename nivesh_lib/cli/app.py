@@ -15,6 +15,7 @@ from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
 from nivesh_lib.cli.stages import archive, card, history, promote, rollback
+from nivesh_lib.wording import human_bytes, milliseconds
 
 if TYPE_CHECKING:
     from nivesh_lib.records.run import Example, RunRecord
@@ -170,7 +171,6 @@ def _new_answer(run: RunDirectory, step: str, query: str) -> Example:
 def _print_board(board: list[LeaderboardEntry]) -> None:
     from nivesh_lib.runs.comparison import score_title
     from nivesh_lib.runs.leaderboard import score_names
-    from nivesh_lib.wording import human_bytes, milliseconds
 
     if not board:
         return
@@ -195,8 +195,12 @@ def _example(ref: str, results: Results) -> str:
 app.command()(compare)
 app.command()(predict)
 app.command()(release)
-for command in (promote, rollback, history, card, archive, doctor):
-    app.command()(command)
+app.command()(promote)
+app.command()(rollback)
+app.command()(history)
+app.command()(card)
+app.command()(archive)
+app.command()(doctor)
 
 
 @app.command()
@@ -210,7 +214,6 @@ def prune(
     Example: nivesh prune --keep 3
     """
     from nivesh_lib.pipeline.pruning import prune as remove
-    from nivesh_lib.wording import human_bytes
 
     gone = remove(keep)
     named = f": {', '.join(gone.runs)}" if gone.runs else ""

@@ -20,7 +20,6 @@ from nivesh_lib.errors import ReleaseError
 from nivesh_lib.evaluation.benchmark import directory_bytes
 from nivesh_lib.evaluation.confidence.calibration import cross_fitted
 from nivesh_lib.files import partial_path, write_errors
-from nivesh_lib.ledger import ledger_path
 from nivesh_lib.models.base import TextClassifier, load_model, load_with_card, model_hash
 from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from nivesh_lib.records.estimate import Estimate
@@ -88,7 +87,7 @@ def refuse_dirty() -> str:
     ReleaseError
         There is no commit, or a file differs from it.
     """
-    commit = code_version(ledger_path(), paths.release_log())
+    commit = code_version()
     if not commit:
         raise ReleaseError(
             "a release names the commit of its code, and git has none here. Release from a clone"

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.base import load_model, model_class
+from nivesh_lib.models.base import get_model, load_model
 
 from .conftest import LABELS, QUERIES, TEXTS, described, small_model
 
@@ -34,7 +34,7 @@ ODD = {
 
 def test_init_stores_its_arguments_untouched_1pre(kind):
     given = {name: object() for name in small_model(kind).get_params(deep=False)}
-    model = model_class(kind)(**given)
+    model = get_model(kind, **given)
     assert all(getattr(model, name) is value for name, value in given.items())
 
 
