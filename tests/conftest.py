@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+gc.disable()  # until tests are collected: each import would have it look through the others
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,6 +41,7 @@ def pytest_collection_finish() -> None:
     """Keep what is there by now, modules above all, out of every later garbage collection."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)
