@@ -134,7 +134,8 @@ def test_what_is_no_text_is_refused_with_its_position_1pre(fitted, value):
 
 def test_a_personal_number_answers_like_its_tag(fitted):
     proba = fitted.predict_proba(["call 9876543210 on tax", "call [PHONE] on tax"])
-    np.testing.assert_array_equal(*proba)
+    # The rows of a batch are equal texts; a kernel may still sum some in another order (1e-8).
+    np.testing.assert_allclose(*proba, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
