@@ -116,7 +116,7 @@ def points(difference: Estimate) -> str:
     return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
-def would_show(least: Iterable[float]) -> str:
+def would_show(least: Iterable[float], gap: str = "gap") -> str:
     """Return how large a gap has to be to be found, to end a claim that none is shown.
 
     Parameters
@@ -127,9 +127,9 @@ def would_show(least: Iterable[float]) -> str:
     """
     ends = sorted({f"{100 * one:.0f}" for one in least}, key=float)
     if not ends or "nan" in ends:
-        return "; not even the largest gap would be found four times out of five" if ends else ""
+        return f"; not even the largest {gap} would be found four times out of five" if ends else ""
     size = " to ".join(dict.fromkeys((ends[0], ends[-1])))
-    return f"; only gaps of {size} points or more would be found four times out of five"
+    return f"; only {gap}s of {size} points or more would be found four times out of five"
 
 
 def signed(value: float) -> str:

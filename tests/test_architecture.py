@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.neural": CORE | MODELS | {"models.text"},
     "models.wrappers": CORE | MODELS | {"models.text", "models.neural"},
     "models.compact": CORE | MODELS | {"models.text", "models.neural", "models.wrappers"},
-    "evaluation": CORE | EVALUATION | {"evaluation.robustness"},
+    # Of the models, only the telling of languages.
+    "evaluation": CORE | EVALUATION | {"evaluation.robustness", "models.text.hinglish"},
     "evaluation.resampling": CORE | {"evaluation.scores", "evaluation.intervals"},
     "evaluation.confidence": CORE | EVALUATION,
     "evaluation.robustness": CORE | EVALUATION,
