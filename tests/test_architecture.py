@@ -75,6 +75,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": CORE
     | {"data", "evaluation", "runs", "releases", "serving", "pipeline"}
     | {"cli.options"},
+    "cli.drift": CORE
+    | {"cli.options", "data", "evaluation", "evaluation.findings", "models.base", "runs"}
+    | {"serving", "reporting"},
     "cli.doctor": CORE | {"cli.options", "models.neural", "tracking.store"},
     "cli.app": {"cli"} | CORE | {"data", "evaluation", "runs", "serving", "pipeline"},
 }

@@ -11,6 +11,7 @@ from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
 from nivesh_lib.cli.data import add, diff, list_, review, show, validate
 from nivesh_lib.cli.doctor import doctor
+from nivesh_lib.cli.drift import drift
 from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
@@ -194,6 +195,7 @@ def _example(ref: str, results: Results) -> str:
 app.command()(compare)
 app.command()(predict)
 app.command()(release)
+app.command()(drift)
 app.command()(doctor)
 
 

@@ -10,6 +10,7 @@ uses how they depend on each other and is exact for any sizes (Phipson and Smyth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -194,9 +195,10 @@ def _known(*sides: Sequence[str | None] | None) -> list[str]:
 
 
 def _shares(name: str, values: Sequence[str], what: str) -> _Aspect:
-    found, codes = np.unique(np.asarray(values, dtype=object), return_inverse=True)
-    columns = [what.format(quoted(value)) for value in found]
-    return _Aspect(name, columns, codes[:, None] == np.arange(len(found)))
+    found = sorted(Counter(values).items(), key=lambda one: (one[1], one[0]))
+    names = [value for value, _ in (found[:1] if len(found) == 2 else found)]  # of two, the rarer
+    columns = [what.format(quoted(value)) for value in names]
+    return _Aspect(name, columns, np.asarray(values)[:, None] == np.asarray(names))
 
 
 def _above(name: str, values: np.ndarray, what: str) -> _Aspect:
