@@ -99,6 +99,7 @@ def drift_between(
     now: Batch,
     classes: Sequence[str] = (),
     *,
+    same_model: bool = True,
     alpha: float = ALPHA,
     n_draws: int = 999,
     seed: int = 42,
@@ -109,6 +110,9 @@ def drift_between(
     ----------
     classes
         The labels of the columns of ``proba``.
+    same_model
+        False where ``proba`` is of models with different numbers of training rows: the one with
+        more is surer, so how sure they are is not compared.
     alpha
         The share of batches without drift that may be called drift, whatever their sizes.
 
@@ -120,7 +124,11 @@ def drift_between(
     n, m = len(before.texts), len(now.texts)
     if min(n, m) < 2:
         raise ValueError(f"{n} and {m} queries: each side needs two or more")
-    aspects = [one for one in _aspects(before, now, classes) if (one.values != one.values[0]).any()]
+    aspects = [
+        one
+        for one in _aspects(before, now, classes, same_model)
+        if (one.values != one.values[0]).any()
+    ]
     if not aspects:
         return Drift((), n, m, alpha)
     values = np.concatenate([one.values for one in aspects], axis=1, dtype=np.float32)
@@ -166,15 +174,19 @@ def natural_first(selection: np.ndarray, least: int = 20) -> tuple[np.ndarray, b
     return (hard if only_hard else ~hard), only_hard
 
 
-def _aspects(before: Batch, now: Batch, classes: Sequence[str]) -> Iterator[_Aspect]:
+def _aspects(
+    before: Batch, now: Batch, classes: Sequence[str], same_model: bool
+) -> Iterator[_Aspect]:
     """Yield what can be compared, the rows of now first."""
     texts = [*now.texts, *before.texts]
     if now.proba is not None and before.proba is not None:
         proba = np.concatenate([now.proba, before.proba])
-        sure = _above("probabilities", proba.max(axis=1), "answers surer than {:.2f}")
         means = [f"the mean probability of {quoted(name)}" for name in classes]
-        columns = np.concatenate([proba, sure.values], axis=1)
-        yield _Aspect("probabilities", means + sure.columns, columns)
+        columns = proba
+        if same_model:
+            sure = _above("probabilities", proba.max(axis=1), "answers surer than {:.2f}")
+            means, columns = means + sure.columns, np.hstack([proba, sure.values])
+        yield _Aspect("probabilities", means, columns)
         predicted = [classes[best] for best in proba.argmax(axis=1)]
         yield _shares("predicted", predicted, "queries taken for {}")
     if labels := _known(now.labels, before.labels):
