@@ -7,6 +7,7 @@
     │   ├── ChecksumError       a data file is not the one that was published
     │   └── HoldoutError        held-out rows were asked for, and stay closed
     ├── ModelError              a model directory that is incomplete, altered or unsafe
+    │   └── NoModelError        none was named, and no run has made one
     ├── ReleaseError            a release, promotion or rollback that is refused
     ├── SpecError               pipeline.toml, a parameter or a step name is wrong
     ├── StepFailed              a notebook stopped; carries step, cell, cause and next command
@@ -36,6 +37,10 @@ class HoldoutError(DataError):
 
 class ModelError(NiveshError):
     """A model directory is incomplete, altered, unsafe or of an unknown kind."""
+
+
+class NoModelError(ModelError):
+    """No model was named, and there is none to take by default."""
 
 
 class ReleaseError(NiveshError):

@@ -11,6 +11,7 @@ from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
 from nivesh_lib.cli.data import add, diff, list_, review, show, validate
 from nivesh_lib.cli.doctor import doctor
+from nivesh_lib.cli.drift import drift
 from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
@@ -200,6 +201,7 @@ app.command()(rollback)
 app.command()(history)
 app.command()(card)
 app.command()(archive)
+app.command()(drift)
 app.command()(doctor)
 
 

@@ -37,12 +37,26 @@ def glossed(text: str) -> str:
     >>> glossed("the main plan")
     'the main plan'
     """
-    sure, every = glossary()
-    n_sure = sum(map(sure.__contains__, map(str.lower, _WORD.findall(text))))
+    (sure, every), n_sure = glossary(), _n_sure(text)
     if not n_sure:
         return text
     glosses = every if n_sure >= _MIN_SURE else sure
     return _WORD.sub(lambda match: glosses.get(match[0].lower(), match[0]), text)
+
+
+def is_hinglish(text: str) -> bool:
+    """Return whether a text has enough words that are Hindi for sure.
+
+    Examples
+    --------
+    >>> is_hinglish("salary se kitna bachana chahiye"), is_hinglish("the main plan")
+    (True, False)
+    """
+    return _n_sure(text) >= _MIN_SURE
+
+
+def _n_sure(text: str) -> int:
+    return sum(map(glossary()[0].__contains__, map(str.lower, _WORD.findall(text))))
 
 
 def extended(text: str) -> str:
