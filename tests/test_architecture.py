@@ -20,6 +20,7 @@ CORE = {
     "reproducibility",
     "privacy",
     "records",
+    "hash_chain",
     "ledger",
 }
 MODELS = {"models.base", "models.directory"}
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": {"errors", "files", "paths"},
     "reproducibility": CORE,
     "privacy": CORE,
+    "hash_chain": CORE,
     "ledger": CORE,
     "data": CORE,
     "models.directory": CORE,
@@ -51,6 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"evaluation", "evaluation.confidence", "evaluation.robustness", "evaluation.compression"},
     "evaluation.compression": CORE | EVALUATION | {"evaluation", "evaluation.confidence"},
     "tracking": CORE | {"data.versions", "models.directory"},
+    # Aliases say what the log says, so the registry reads the log itself.
+    "tracking.registry": CORE | {"releases.log", "tracking"},
     "runs": CORE
     | {"data.versions", "models.base", "evaluation.resampling", "evaluation.scores"}
     | {"tracking.logger"},
@@ -61,7 +65,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"evaluation.resampling", "evaluation.robustness", "evaluation.confidence"}
     | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
     | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"},
-    "releases": CORE | {"data", "models.base", "evaluation"},
+    "releases": CORE
+    | {"data", "models.base", "models.wrappers", "evaluation", "evaluation.confidence", "runs"}
+    | {"tracking.registry", "tracking.store"},
+    "releases.log": CORE,
     "reporting": CORE | {"runs"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
     "pipeline": CORE
@@ -99,6 +106,7 @@ HOMES = {
     "prometheus_client": {"serving"},
     "papermill": {"pipeline"},
     "ray": {"pipeline"},
+    "model_signing": {"releases"},
 }
 # Run by MLflow as a script, never imported by the library.
 SCRIPTS = {"tracking.pyfunc_model"}

@@ -14,6 +14,7 @@ from nivesh_lib.cli.doctor import doctor
 from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
+from nivesh_lib.cli.stages import archive, card, history, promote, rollback
 
 if TYPE_CHECKING:
     from nivesh_lib.records.run import Example, RunRecord
@@ -194,7 +195,8 @@ def _example(ref: str, results: Results) -> str:
 app.command()(compare)
 app.command()(predict)
 app.command()(release)
-app.command()(doctor)
+for command in (promote, rollback, history, card, archive, doctor):
+    app.command()(command)
 
 
 @app.command()

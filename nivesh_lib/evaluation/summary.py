@@ -239,13 +239,18 @@ def release_scores(
         name: estimate.as_dict() for name, estimate in score(held["intent"], predicted).items()
     } | dict(measured or {})
     judged = judge_all(metrics, objectives)
-    masks = masks_by_column(held, SLICE_COLUMNS) | masks_by_tag(held)
+    masks = release_slices(held)
     return {
         "metrics": metrics,
         "judgements": [one.as_dict() for one in judged],
         "verdict": overall(judged),
         "slices": by_slice(held["intent"], predicted, masks).to_dict("records"),
     }
+
+
+def release_slices(held: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the rows of each slice that a release is judged on: its values and its traits."""
+    return masks_by_column(held, SLICE_COLUMNS) | masks_by_tag(held)
 
 
 def overall(judged: Sequence[Judgement]) -> str:

@@ -180,8 +180,8 @@ class RunLogger:
         except MlflowException:  # another process was the first to log this dataset, just now
             store.log_inputs(self.run_id, inputs)
 
-    def log_model(self, name: str, directory: Path) -> None:
-        """Log a model directory as an MLflow model.
+    def log_model(self, name: str, directory: Path) -> str:
+        """Log a model directory as an MLflow model, and return its address.
 
         MLflow copies it and our code. Where they lie on one disk, the copies become links: to its
         files, and to the code of the model that was logged before.
@@ -209,6 +209,7 @@ class RunLogger:
         if copied is not None:
             codes = sorted(copied.parents[1].glob("*/artifacts/code"), key=os.path.getmtime)
             link_equal(tree_files(copied), among=tree_files(directory, *codes[-2:]))
+        return f"models:/{logged.model_id}"
 
 
 def open_logger(
