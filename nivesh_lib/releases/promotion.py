@@ -15,21 +15,16 @@ from typing import Any
 
 from nivesh_lib.data.versions import resolve
 from nivesh_lib.errors import DataError, NiveshError, ReleaseError
-from nivesh_lib.files import locked, remove_abandoned, write_errors
+from nivesh_lib.files import locked, remove_abandoned, write_errors, write_text
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.ledger import openings
 from nivesh_lib.records.release import Gate, Release
 from nivesh_lib.releases.card import write_card
 from nivesh_lib.releases.gates import Evidence, judged
 from nivesh_lib.releases.log import STAGES, State, read_log, released, state_of, writing
-from nivesh_lib.releases.package import (
-    Package,
-    changing_marker,
-    packages,
-    remove,
-)
+from nivesh_lib.releases.package import Package, changing_marker
 from nivesh_lib.reproducibility import author
-from nivesh_lib.tracking.registry import follow_log, moved_by_hand
+from nivesh_lib.tracking.registry import check_registry, follow_log, moved_by_hand
 from nivesh_lib.tracking.store import check_store
 from nivesh_lib.wording import joined
 
@@ -61,15 +56,18 @@ def changing(name: str) -> Iterator[None]:
     with locked(marker.parent):
         if marker.exists():
             settle(name)
+        check_registry(name)
         yield
 
 
 @contextlib.contextmanager
-def under_way(name: str) -> Iterator[None]:
-    """Mark that a change is under way; in the end, registry and packages follow the log."""
-    marker = changing_marker(name)
-    with write_errors(marker):
-        marker.touch()
+def under_way(name: str, version: str = "", digest: str = "") -> Iterator[None]:
+    """Mark that a change is under way; in the end, registry and packages follow the log.
+
+    ``version`` and ``digest`` are those of a release, which is taken back where it is cut off.
+    """
+    with write_errors(changing_marker(name)):
+        write_text(changing_marker(name), f"{version}\n{digest}\n")
     try:
         yield
     finally:
@@ -78,14 +76,14 @@ def under_way(name: str) -> Iterator[None]:
 
 def settle(name: str) -> None:
     """Take back what the log does not have, let the registry follow it, and remove the marker."""
-    known = {entry["version"] for entry in read_log(name)}
     marker = changing_marker(name)
+    version, _, digest = marker.read_text(encoding="utf-8").strip().partition("\n")
+    known = {entry["version"] for entry in read_log(name)}
     remove_abandoned(marker.parent)
-    for package in packages(name):
-        if package.folder.name not in known:
-            remove(package)
-    follow_log(name)
-    marker.unlink(missing_ok=True)
+    if version and version not in known:
+        shutil.rmtree(Package.of(name, version).folder, ignore_errors=True)
+    follow_log(name, undo=digest)
+    marker.unlink()
 
 
 def notices(name: str) -> list[str]:

@@ -226,6 +226,7 @@ def make_release(
         The opening or the registry refused; what was opened stays in the ledger.
     """
     with changing(ready.name):
+        _refuse_known(ready)
         wanted = _described(ready, entry, version)  # refuses a wrong version before the opening
         latency = candidate_latency(ready.candidate)
         evaluation, answers = evaluate_on_holdout(
@@ -235,6 +236,15 @@ def make_release(
         release = _judged(ready, wanted, evaluation, answers)
         _register(ready, release, answers)
     return release, evaluation
+
+
+def _refuse_known(ready: Prepared) -> None:
+    for entry in read_log(ready.name):
+        if entry["kind"] == "release" and entry["digest"] == ready.candidate.model_hash:
+            raise ReleaseError(
+                f"{ready.candidate.source} is released already, as {entry['version']}. To bring "
+                f"it to a stage: nivesh promote {entry['version']} --to staging"
+            )
 
 
 def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
@@ -358,7 +368,7 @@ def description_of(release: Release) -> str:
 def _register(ready: Prepared, release: Release, answers: Sequence[AnsweredRow]) -> None:
     """Put the package in its place, register it, and append it to the log, which decides."""
     final = Package.of(release.name, release.version)
-    with under_way(release.name):
+    with under_way(release.name, release.version, release.digest):
         partial = Package(partial_path(final.folder))
         with write_errors(final.folder):
             shutil.copytree(ready.package.model, partial.model)
