@@ -8,6 +8,7 @@ next change first takes back what the log does not have and lets the registry fo
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
