@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"evaluation.resampling", "evaluation.robustness", "evaluation.confidence"}
     | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
     | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"},
-    "releases": CORE | {"data", "models.base", "evaluation"},
+    "releases": CORE | {"data", "models.base", "evaluation", "runs"},
     "reporting": CORE | {"runs"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
     "pipeline": CORE
