@@ -42,12 +42,12 @@ install: $(INSTALLED) ## make .venv from requirements.lock, when missing or stal
 run: $(INSTALLED) ## run the pipeline and write the report (ARGS="--dataset NAME@VERSION")
 	@$(BIN)/nivesh run $(ARGS)
 
-test: $(INSTALLED) lint ## ruff, mypy, pytest, and nbval of the quick notebooks
-	@echo "pytest $(if $(SLOW),with the slow tests,without the slow tests; make test-all runs them too)"
+test: $(INSTALLED) ## ruff, mypy, pytest, and nbval of the quick notebooks
 	@rm -f $(TESTED)
+	@$(MAKE) --no-print-directory -j2 lint nbval ONLY=$(NOTEBOOKS)
+	@echo "pytest $(if $(SLOW),with the slow tests,without the slow tests; make test-all runs them too)"
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(SLOW) \
 	  --junitxml=$(TESTED).partial -o junit_suite_name="$(COMMIT)"
-	@$(MAKE) --no-print-directory nbval ONLY=$(NOTEBOOKS)
 	@mv $(TESTED).partial $(TESTED)
 
 test-all: ## the same with the slow tests and nbval of all notebooks

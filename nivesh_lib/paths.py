@@ -86,8 +86,13 @@ def pictures_dir() -> Path:
 
 
 def releases_dir() -> Path:
-    """Return the folder with one record for each model judged on a holdout."""
+    """Return the folder with the released packages, and one record for each opened holdout."""
     return reports_dir() / "releases"
+
+
+def release_log() -> Path:
+    """Return the path of the release log; it may not exist yet."""
+    return data_dir() / "release_log.jsonl"
 
 
 def relative(path: Path) -> str:

@@ -20,6 +20,7 @@ CORE = {
     "reproducibility",
     "privacy",
     "records",
+    "hash_chain",
     "ledger",
 }
 MODELS = {"models.base", "models.directory"}
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": {"errors", "files", "paths"},
     "reproducibility": CORE,
     "privacy": CORE,
+    "hash_chain": CORE,
     "ledger": CORE,
     "data": CORE,
     "models.directory": CORE,
@@ -42,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.neural": CORE | MODELS | {"models.text"},
     "models.wrappers": CORE | MODELS | {"models.text", "models.neural"},
     "models.compact": CORE | MODELS | {"models.text", "models.neural", "models.wrappers"},
-    "evaluation": CORE | EVALUATION | {"evaluation.robustness"},
+    # Of the models, only the telling of languages.
+    "evaluation": CORE | EVALUATION | {"evaluation.robustness", "models.text.hinglish"},
     "evaluation.resampling": CORE | {"evaluation.scores", "evaluation.intervals"},
     "evaluation.confidence": CORE | EVALUATION,
     "evaluation.robustness": CORE | EVALUATION,
@@ -51,6 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"evaluation", "evaluation.confidence", "evaluation.robustness", "evaluation.compression"},
     "evaluation.compression": CORE | EVALUATION | {"evaluation", "evaluation.confidence"},
     "tracking": CORE | {"data.versions", "models.directory"},
+    # Aliases say what the log says, so the registry reads the log itself.
+    "tracking.registry": CORE | {"releases.log", "tracking"},
     "runs": CORE
     | {"data.versions", "models.base", "evaluation.resampling", "evaluation.scores"}
     | {"tracking.logger"},
@@ -61,7 +66,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"evaluation.resampling", "evaluation.robustness", "evaluation.confidence"}
     | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
     | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"},
-    "releases": CORE | {"data", "models.base", "evaluation", "runs"},
+    "releases": CORE
+    | {"data", "models.base", "models.wrappers", "evaluation", "evaluation.confidence", "runs"}
+    | {"tracking.registry", "tracking.store"},
+    "releases.log": CORE,
     "reporting": CORE | {"runs"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
     "pipeline": CORE
@@ -74,6 +82,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": CORE
     | {"data", "evaluation", "runs", "releases", "serving", "pipeline"}
     | {"cli.options"},
+    "cli.drift": CORE
+    | {"cli.options", "data", "evaluation", "evaluation.findings", "models.base", "runs"}
+    | {"serving", "reporting"},
     "cli.doctor": CORE | {"cli.options", "models.neural", "tracking.store"},
     "cli.app": {"cli"} | CORE | {"data", "evaluation", "runs", "serving", "pipeline"},
 }
@@ -91,7 +102,8 @@ HOMES = {
     "bleach": {"reporting"},
     "bs4": {"reporting"},
     "matplotlib": {"reporting"},
-    "jinja2": {"reporting"},
+    "jinja2": {"reporting", "releases"},
+    "huggingface_hub": {"models", "releases"},
     "nbconvert": {"reporting"},
     "cleanlab": {"evaluation"},
     "fastapi": {"serving"},

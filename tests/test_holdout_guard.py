@@ -21,8 +21,12 @@ MAY_NAME = {
     "record_scores": {"data/holdout.py", "releases/holdout_evaluation.py"},
     "record_latency": {"data/holdout.py", "releases/holdout_evaluation.py"},
     "data.holdout": {"releases/holdout_evaluation.py"},
-    "evaluate_on_holdout": {"releases/holdout_evaluation.py", "cli/release.py"},
-    "releases.holdout_evaluation": {"cli/release.py"},
+    "evaluate_on_holdout": {
+        "releases/holdout_evaluation.py",
+        "releases/release.py",
+        "cli/release.py",
+    },
+    "releases.holdout_evaluation": {"releases/release.py", "cli/release.py"},
     "_read_sides": {"data/versions.py", "data/holdout.py", "data/publishing.py"},
     "location": {"data/versions.py"},  # DataVersion.location, of a file with both sides
     "ledger.writing": {"data/holdout.py"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,17 +14,17 @@ import typer
 
 from nivesh_lib.cli.options import echo as echo_lines
 from nivesh_lib.cli.options import echo_json
+from nivesh_lib.ledger import ledger_path, openings
+from nivesh_lib.paths import relative
 from nivesh_lib.records.estimate import Estimate
 
 if TYPE_CHECKING:
+    from nivesh_lib.records.release import Gate
     from nivesh_lib.releases.holdout_evaluation import Candidate, LedgerEntry
+    from nivesh_lib.releases.release import Prepared
 
 Echo = Callable[[str], None]
 
-_NOT_YET = (
-    "Registering and promoting a model are not built yet. To judge one on the holdout: "
-    "nivesh release --evaluate-only"
-)
 _MEANING = (
     "The opening is recorded in {ledger} for good. Every further look at held-out rows makes "
     "their scores a little less honest: open them for a model that is to be released, not to "
@@ -46,17 +48,27 @@ _VERDICTS = {
 
 
 def release(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run, or its path; default: latest.")
+    ] = None,
+    why: Annotated[str, typer.Option(help="For the ledger and the release log.")] = "",
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model of the run such as 03_tfidf, a model directory, or models:/…"),
+    ] = None,
+    version: Annotated[
+        str, typer.Option(help="A higher version than the one that follows from the changes.")
+    ] = "",
     evaluate_only: Annotated[
         bool, typer.Option("--evaluate-only", help="Judge on the holdout, register nothing.")
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model directory, models:/… or runs:/…; default: the best of the last."),
-    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Show the checklists of the last release only.")
+    ] = False,
     dataset: Annotated[
-        str | None, typer.Option(help="NAME@VERSION; default: what the model was trained on.")
+        str | None,
+        typer.Option(help="With --evaluate-only: NAME@VERSION; default: what it learned from."),
     ] = None,
-    why: Annotated[str, typer.Option(help="For the ledger.")] = "evaluation before a release",
     reason: Annotated[
         str, typer.Option(help="Why this model has to be judged again; needed then.")
     ] = "",
@@ -66,24 +78,128 @@ def release(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before opening.")] = False,
 ) -> None:
-    """Judge a model on its held-out rows, once, and record that they were opened.
+    """Judge the best model of a run on its held-out rows, once; package and register it.
 
-    Example: nivesh release --evaluate-only --why "candidate for January"
+    It takes the best model that may be served, and names the version after what changed. What is
+    released is in Development: nivesh promote brings it to a stage.
+
+    Example: nivesh release --why "candidate for January"
+
+    Example: nivesh release 20260125-101500 --model 03_tfidf --why "small and fast" --yes --json
+
+    Example: nivesh release --evaluate-only --why "how good is it really"
     """
-    if not evaluate_only:
-        typer.echo(_NOT_YET, err=True)
-        raise typer.Exit(2)
-    from nivesh_lib.ledger import ledger_path
-    from nivesh_lib.paths import relative
-    from nivesh_lib.releases import holdout_evaluation as evaluation
-    from nivesh_lib.serving.model_source import model_at, source_name
-
     echo: Echo = functools.partial(echo_lines, err=as_json)
-    with model_at(model) as folder:
+    if check:
+        _print_checklist(as_json)
+    elif not why.strip():
+        raise typer.BadParameter("--why TEXT is missing: the ledger keeps why rows were opened")
+    elif evaluate_only:
+        _evaluate(run, model, dataset, (who, why, reason), echo, as_json, yes)
+    elif dataset is not None:
+        raise typer.BadParameter("--dataset goes with --evaluate-only: a release is of its data")
+    else:
+        _release(run, model, version, (who, why, reason), echo, as_json, yes)
+
+
+def _release(
+    run: str | None,
+    model: str | None,
+    version: str,
+    reasons: tuple[str | None, str, str],
+    echo: Echo,
+    as_json: bool,
+    yes: bool,
+) -> None:
+    """Release a run's model, or the model at an address."""
+    from nivesh_lib.ledger import ledger_path
+    from nivesh_lib.releases import holdout_evaluation as evaluation
+    from nivesh_lib.releases.package import Package
+    from nivesh_lib.releases.release import make_release
+
+    entry = evaluation.ledger_entry(*reasons)
+    with _chosen(run, model) as ready:
+        evaluation.check_places(ready.candidate, entry)
+        _print_candidate(ready.candidate, entry, echo)
+        if ready.in_place is not None:
+            echo(f"in place {ready.in_place.version}: the same opening shows what it answers")
+        echo(_MEANING.format(ledger=relative(ledger_path())))
+        _confirm(yes)
+        release, record = make_release(ready, entry, version=version)
+    _print_scores(record, echo)
+    echo("")
+    echo(f"{release.name} {release.version} is released, in Development. {release.bump[0]}")
+    for stage, gates in release.gates.items():
+        print_gates(stage, gates, echo)
+    folder = Package.of(release.name, release.version).folder
+    echo(f"Packaged in {relative(folder)}; commit data/release_log.jsonl and the ledger.")
+    echo(f"Next: nivesh promote {release.version} --to staging")
+    if as_json:
+        echo_json(release.as_dict())
+
+
+@contextlib.contextmanager
+def _chosen(run: str | None, model: str | None) -> Iterator[Prepared]:
+    """Yield what is to be released: a model of a run by its step, or the model at an address."""
+    from nivesh_lib.releases.release import prepared
+    from nivesh_lib.runs.directories import find_run
+    from nivesh_lib.serving.model_source import model_at
+
+    is_step = model is not None and "/" not in model and not Path(model).exists()
+    if model is None or is_step or run is not None:
+        with prepared(find_run(run or "latest"), step=model or "") as ready:
+            yield ready
+    else:
+        with (
+            model_at(model) as folder,
+            prepared(None, model=folder, source=model) as ready,
+        ):
+            yield ready
+
+
+def print_gates(stage: str, gates: Sequence[Gate], echo: Echo) -> None:
+    """Print the gates of a stage, each with its verdict and what was found."""
+    missed = sum(not gate.passed for gate in gates)
+    echo("")
+    echo(f"{stage}: {len(gates) - missed} of {len(gates)} gates are met")
+    for gate in gates:
+        mark = _MARKS.get(gate.verdict, "·")
+        echo(f"{mark} {gate.verdict:<13} {gate.mark}: {gate.found}. {gate.why}".rstrip())
+
+
+def _print_checklist(as_json: bool) -> None:
+    from nivesh_lib.releases.checklist import checklist, last_release
+
+    lines = checklist(last_release())
+    if as_json:
+        echo_json([asdict(line) for line in lines])
+        return
+    for line in lines:
+        echo_lines(f"{'✔' if line.shown else '·'} {line.item}: {line.evidence}")
+
+
+def _evaluate(
+    run: str | None,
+    model: str | None,
+    dataset: str | None,
+    reasons: tuple[str | None, str, str],
+    echo: Echo,
+    as_json: bool,
+    yes: bool,
+) -> None:
+    """Judge a model on its holdout without releasing it."""
+    from nivesh_lib.ledger import ledger_path
+    from nivesh_lib.releases import holdout_evaluation as evaluation
+    from nivesh_lib.runs.directories import find_run
+    from nivesh_lib.runs.leaderboard import best_model
+    from nivesh_lib.serving.model_source import model_at
+
+    address = model or (str(best_model(find_run(run))) if run else None)
+    with model_at(address) as folder:
         candidate = evaluation.load_candidate(
-            folder, source=source_name(model, folder), dataset=dataset
+            folder, source=address or relative(folder), dataset=dataset
         )
-    entry = evaluation.ledger_entry(who, why, reason)
+    entry = evaluation.ledger_entry(*reasons)
     opening = None if entry.reason else evaluation.undecided_latency(candidate)
     if opening is None:
         evaluation.check_places(candidate, entry)
@@ -95,7 +211,7 @@ def release(
         echo(_MEANING.format(ledger=relative(ledger_path())))
         _confirm(yes)
         latency = evaluation.candidate_latency(candidate)
-        record = evaluation.evaluate_on_holdout(candidate, entry, latency)
+        record, _ = evaluation.evaluate_on_holdout(candidate, entry, latency)
     path = evaluation.write_record(record)
     _print_verdict(record, path, echo)
     if as_json:
@@ -130,7 +246,6 @@ def _print_candidate(candidate: Candidate, entry: LedgerEntry, echo: Echo) -> No
 
 def _warn_of_git(echo: Echo) -> None:
     """Say where git cannot tell whether committed lines of the ledger are gone."""
-    from nivesh_lib.ledger import ledger_path, openings
     from nivesh_lib.reproducibility import git_standing
 
     standing, _, elsewhere = git_standing(ledger_path()).partition("; ")
@@ -157,8 +272,7 @@ def _confirm(yes: bool) -> None:
         return
     if not _somebody_is_there():
         typer.echo(
-            "Nobody is there to confirm. To open it all the same: "
-            "nivesh release --evaluate-only … --yes",
+            "Nobody is there to confirm. To open it all the same: add --yes",
             err=True,
         )
         raise typer.Exit(2)
@@ -171,10 +285,7 @@ def _somebody_is_there() -> bool:
     return sys.stdin.isatty()
 
 
-def _print_verdict(record: Mapping[str, Any], path: Path, echo: Echo) -> None:
-    from nivesh_lib.ledger import ledger_path
-    from nivesh_lib.paths import relative
-
+def _print_scores(record: Mapping[str, Any], echo: Echo) -> None:
     echo("")
     for name, key in (("accuracy", "accuracy"), ("macro-F1", "macro_f1")):
         score = Estimate(**record["metrics"][key])
@@ -189,6 +300,12 @@ def _print_verdict(record: Mapping[str, Any], path: Path, echo: Echo) -> None:
             f"Turned away, by {away['rule']}: {outside} of {outside.n:,} out-of-scope queries, "
             f"{inside} of those in scope"
         )
+
+
+def _print_verdict(record: Mapping[str, Any], path: Path, echo: Echo) -> None:
+    from nivesh_lib.ledger import ledger_path
+
+    _print_scores(record, echo)
     for judged in record["judgements"]:
         mark = _MARKS[judged["status"]]
         echo(f"{mark} {judged['status']}: {judged['objective']} (found {judged['found']})")

@@ -7,7 +7,6 @@ dataset has a file of the same shape in its folder, or no objectives.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
 from nivesh_lib.records.metrics import estimate_in, flat_metrics
+from nivesh_lib.records.schema import read_toml
 
 Status = Literal["met", "not met", "undecided"]
 _UNITS = {"p95_ms": " ms"}
@@ -26,7 +26,20 @@ _KNOWN = (
     "max_optimisation_loss",
     "business_impact",
     "marks",
+    "staging",
+    "production",
 )
+# Marks of a stage -> whether they are shares of 1; the others are numbers above 0.
+_STAGE_MARKS = {
+    "accuracy": True,
+    "macro_f1": True,
+    "calibration_error": True,
+    "accuracy_loss": True,
+    "slice_loss": True,
+    "latency_ms": False,
+    "size_mb": False,
+    "hours_in_staging": False,
+}
 _SHARES = ("accuracy_target", "min_confidence", "max_optimisation_loss")
 # The upper quartile of the reference loop is 1.05 to 1.2 times its fastest on an idle machine, and
 # 2 to 6 times with a second program on each core.
@@ -102,12 +115,7 @@ def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
         The file is not TOML, or a value in it cannot be an objective.
     """
     path = paths.objectives_file(dataset)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Mend the TOML") from None
+    tables = read_toml(path)
     for model, table in tables.items():
         if not isinstance(table, dict):
             raise DataError(f"{path}: {model} = {table!r} stands alone. Put it below [{model}]")
@@ -128,11 +136,26 @@ def _check(table: Mapping[str, Any], place: str) -> None:
     for name, value in (shares | {f"marks.{step}": mark for step, mark in marks.items()}).items():
         if not (_is_number(value) and 0 <= value <= 1):
             raise DataError(f"{place}: {name} = {value!r} is not a number from 0 to 1. Mend it")
+    for stage in ("staging", "production"):
+        _check_stage(table.get(stage, {}), f"{place[:-1]}.{stage}]")
     latency = table.get("latency_target_ms", 1)
     if not (_is_number(latency) and 0 < latency < math.inf):
         raise DataError(
             f"{place}: latency_target_ms = {latency!r} is not a number above 0. Mend it"
         )
+
+
+def _check_stage(table: Any, place: str) -> None:
+    """Raise a `DataError` for a mark of a stage that is unknown or out of range."""
+    if not isinstance(table, dict):
+        raise DataError(f"{place}: is no table. Write one line for each mark")
+    for name, value in table.items():
+        if name not in _STAGE_MARKS:
+            raise DataError(f"{place}: {name} is not known. Known are {', '.join(_STAGE_MARKS)}")
+        share = _STAGE_MARKS[name]
+        if not (_is_number(value) and 0 <= value < math.inf and (value <= 1 or not share)):
+            wanted = "a number from 0 to 1" if share else "a number of 0 or more"
+            raise DataError(f"{place}: {name} = {value!r} is not {wanted}. Mend it")
 
 
 def _is_number(value: Any) -> bool:
@@ -156,7 +179,18 @@ MODEL_OBJECTIVES = _Objectives()
 
 
 def _without_marks(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name != "marks"}
+    return {name: value for name, value in table.items() if not isinstance(value, dict)}
+
+
+def stage_marks(dataset: str, stage: str, *, model: str = "intent_classifier") -> dict[str, float]:
+    """Return the marks that a release has to reach for a stage, by name.
+
+    Those of production that its table does not set are the objectives of ``model``.
+    """
+    table = read_objectives(dataset).get(model, {})
+    names = {"accuracy": "accuracy_target", "latency_ms": "latency_target_ms"}
+    inherited = {mark: table[name] for mark, name in names.items() if name in table}
+    return (inherited if stage == "production" else {}) | table.get(stage, {})
 
 
 def values_for(dataset: str, *, model: str = "intent_classifier") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from nivesh_lib.records.base import Record
 
+RESPONSE = ("intent", "confidence", "alternatives")  # fields of an answer to a query
 GateVerdict = Literal["met", "not met", "undecided", "not reachable", "not shown"]
 
 

@@ -11,17 +11,18 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.files import sha256_file
-from nivesh_lib.records.base import read_json, read_record
+from nivesh_lib.hash_chain import Entry
+from nivesh_lib.records.base import read_json
 from nivesh_lib.records.release import Release
+from nivesh_lib.releases.log import read_log
+from nivesh_lib.releases.package import Package, lock_hash
 from nivesh_lib.reproducibility import objects_at
 from nivesh_lib.runs.directories import find_run
 from nivesh_lib.runs.layout import notebook_of
@@ -34,7 +35,8 @@ LOAD_TARGET = 100  # requests a second
 _INTEGRATION = ("tests.cli.", "tests.notebooks.", "tests.pipeline.")
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class Line:
     """A line of a checklist, and what shows it, or why nothing does."""
 
     item: str
@@ -49,8 +51,6 @@ class _NotShown(NiveshError):
 @dataclass(frozen=True)
 class _Known:
     record: Release | None
-    log: Sequence[Mapping[str, Any]]
-    commands: Collection[str]
     stage: str
 
     @property
@@ -59,33 +59,35 @@ class _Known:
             raise _NotShown("there is no release")
         return self.record
 
-    def entries(self, kind: str) -> list[Mapping[str, Any]]:
-        """Return the lines of the log of one kind that are about this version."""
-        mine = ("kind", kind), ("name", self.release.name), ("version", self.release.version)
-        return [entry for entry in self.log if all(entry.get(key) == value for key, value in mine)]
+    def entries(self, kind: str) -> list[Entry]:
+        """Return the lines of the release log of one kind that are about this model."""
+        mine = {"kind": kind, "version": self.release.version, "digest": self.release.digest}
+        return [entry for entry in read_log(self.release.name) if entry | mine == entry]
 
 
-def checklist(
-    release: Release | None,
-    *,
-    log: Sequence[Mapping[str, Any]] = (),
-    commands: Collection[str] = (),
-    stage: str = "production",
-) -> list[Line]:
+def last_release() -> Release | None:
+    """Return what was released last; None before there is any.
+
+    Raises
+    ------
+    NiveshError
+        The log is not whole, or the package is not on this machine.
+    """
+    entries = [entry for entry in read_log() if entry["kind"] == "release"]
+    return Package.of(entries[-1]["name"], entries[-1]["version"]).release() if entries else None
+
+
+def checklist(release: Release | None, *, stage: str = "production") -> list[Line]:
     """Return every line of the two checklists.
 
     Parameters
     ----------
     release : Release or None
-        What is to be deployed; None where nothing was released, which shows the fewest lines.
-    log : sequence of mappings
-        The lines of the release log.
-    commands : collection of str
-        The commands that ``nivesh`` has.
+        What is to be deployed; without one, no line about a release is shown.
     stage : str
         The stage whose gates are looked at.
     """
-    known = _Known(release, log, commands, stage)
+    known = _Known(release, stage)
     return [_line(item, find, known) for item, find in (*DEPLOYMENT, *REVIEW)]
 
 
@@ -123,7 +125,7 @@ def _pinned(known: _Known) -> str:
     ]
     if loose := [line for line in lines if not re.match(r"[\w.-]+==[^\s,*]+$", line)]:
         raise _NotShown(f"requirements.lock does not pin {loose[0]}")
-    digest = sha256_file(lock)
+    digest = lock_hash()
     if known.record is not None and digest != known.record.lock_sha256:
         raise _NotShown(f"requirements.lock ({digest[:8]}) is not the one of the release")
     return f"{len(lines)} packages with == in requirements.lock ({digest[:8]})"
@@ -182,10 +184,12 @@ def _rollback(known: _Known) -> str:
     )
     plans = [text for text in sections if re.match(r".*\broll(ing)? ?back", text, re.IGNORECASE)]
     named = set(re.findall(r"nivesh ([a-z]+)", "".join(plans)))
-    if strange := named - set(known.commands):
-        raise _NotShown(f"docs/deployment.md names nivesh {min(strange)}, which does not exist")
     if not named:
         raise _NotShown("docs/deployment.md has no section with the commands to roll back")
+    command = [sys.executable, "-m", "nivesh_lib", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True).stdout
+    if strange := named - set(re.findall(r"^  ([a-z]+) ", shown, re.MULTILINE)):
+        raise _NotShown(f"docs/deployment.md names nivesh {min(strange)}, which does not exist")
     return f"docs/deployment.md, with {', '.join(sorted(named))}"
 
 
@@ -203,7 +207,7 @@ def _monitoring(known: _Known) -> str:
 def _notified(known: _Known) -> str:
     if not (notices := known.entries("notice")):
         raise _NotShown(f"no notice of {known.release.version} in the release log")
-    return "; ".join(f"{n.get('who')}, {n.get('timestamp')}: {n.get('why')}" for n in notices)
+    return "; ".join(f"{one['who']}, {one['timestamp']}: {one['why']}" for one in notices)
 
 
 def _style(known: _Known) -> str:
@@ -228,8 +232,7 @@ def _logged(known: _Known) -> str:
 
 def _versioned(known: _Known) -> str:
     release = known.release
-    logged = [entry for entry in known.entries("release") if entry.get("digest") == release.digest]
-    if not logged or not release.bump:
+    if not known.entries("release") or not release.bump:
         raise _NotShown(f"the release log has no {release.version} of this model, with its reasons")
     return f"{release.version} in the release log: {'; '.join(release.bump)}"
 
@@ -243,8 +246,7 @@ def _documented(known: _Known) -> str:
         return f"CHANGELOG.md names {title}"
     if not release.predecessor:
         raise _NotShown(f"CHANGELOG.md does not name {title}")
-    file = paths.releases_dir() / release.name / release.predecessor / "release.json"
-    last = read_record(file, Release, "the record of a release").commit
+    last = Package.of(release.name, release.predecessor).release().commit
     before, now = objects_at(last, *DOCUMENTS), objects_at("HEAD", *DOCUMENTS)
     if not before or not now or before == now:
         raise _NotShown(f"CHANGELOG.md does not name {title}; documents are as at {last[:8]}")

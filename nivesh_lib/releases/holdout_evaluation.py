@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from nivesh_lib.data.holdout import (
 from nivesh_lib.data.versions import Dataset, load_dataset, parse_ref
 from nivesh_lib.errors import DataError, HoldoutError, ModelError
 from nivesh_lib.evaluation.benchmark import measure_latency
+from nivesh_lib.evaluation.confidence.calibration import calibration_error
 from nivesh_lib.evaluation.objectives import (
     Objective,
     file_of,
@@ -32,13 +33,17 @@ from nivesh_lib.evaluation.objectives import (
     objectives_for,
     values_for,
 )
-from nivesh_lib.evaluation.summary import release_scores, turned_away, worst
+from nivesh_lib.evaluation.summary import release_scores, release_slices, turned_away, worst
 from nivesh_lib.files import new_file, write_errors
-from nivesh_lib.ledger import Opening, ledger_path, openings
+from nivesh_lib.ledger import Opening, openings
 from nivesh_lib.models.base import TextClassifier, load_with_card, model_hash
 from nivesh_lib.paths import data_dir, releases_dir
 from nivesh_lib.records.metrics import estimate_in
+from nivesh_lib.records.release import AnsweredRow
 from nivesh_lib.reproducibility import author, code_version, environment
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Accepts = Callable[[list[str], np.ndarray], np.ndarray]
 
@@ -161,7 +166,7 @@ def ledger_entry(who: str | None, why: str, reason: str) -> LedgerEntry:
     for option, value in (("--who", name), ("--why", why)):
         if not value.strip():
             raise HoldoutError(f"The ledger wants to know: pass {option} TEXT.")
-    commit = code_version(ledger_path())  # an opening that is not committed yet is no change
+    commit = code_version()  # an opening that is not committed yet is no change
     return LedgerEntry(name.strip(), why.strip(), reason.strip(), commit or "no git")
 
 
@@ -246,9 +251,18 @@ def measure_latency_again(candidate: Candidate, opening: Opening) -> dict[str, A
 
 
 def evaluate_on_holdout(
-    candidate: Candidate, entry: LedgerEntry, latency: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Open the holdouts, judge, put the scores into the ledger; return the record.
+    candidate: Candidate,
+    entry: LedgerEntry,
+    latency: Mapping[str, Any],
+    *,
+    in_place: TextClassifier | None = None,
+) -> tuple[dict[str, Any], list[AnsweredRow]]:
+    """Open the holdouts, judge, put the scores into the ledger; return the record and the answers.
+
+    Parameters
+    ----------
+    in_place
+        The model that is released now; the same opening shows what it answers.
 
     Raises
     ------
@@ -258,7 +272,7 @@ def evaluate_on_holdout(
     model = {"model_hash": candidate.model_hash, "model": candidate.kind}
     opened = [open_holdout(data.ref, **asdict(entry), **model) for data in candidate.datasets]
     try:
-        scores = _scores(candidate, opened, latency)
+        scores, answers = _scores(candidate, opened, latency, in_place)
     except Exception as error:
         raise ModelError(
             f"{candidate.source}: the holdout was opened, then judging failed ({error!r}). The "
@@ -268,17 +282,23 @@ def evaluate_on_holdout(
     record_scores(opened[0].opening, {**scores["metrics"], **judged})
     for holdout in opened[1:]:
         record_scores(holdout.opening, scores["turned_away"])
-    return _record(candidate, [holdout.opening for holdout in opened], scores)
+    return _record(candidate, [holdout.opening for holdout in opened], scores), answers
 
 
 def _scores(
-    candidate: Candidate, opened: list[Holdout], latency: Mapping[str, Any]
-) -> dict[str, Any]:
+    candidate: Candidate,
+    opened: list[Holdout],
+    latency: Mapping[str, Any],
+    in_place: TextClassifier | None,
+) -> tuple[dict[str, Any], list[AnsweredRow]]:
     held, model = opened[0].rows, candidate.model
     texts = held["query"].tolist()
     probabilities = model.predict_proba(texts)
     predicted = model.classes_[probabilities.argmax(axis=1)]
-    scores = release_scores(held, predicted, candidate.objectives, measured=latency)
+    confidence, right = probabilities.max(axis=1), predicted == held["intent"].to_numpy()
+    error = calibration_error(confidence, right)
+    measured = {**latency, "calibration_error": error.as_dict()}
+    scores = release_scores(held, predicted, candidate.objectives, measured=measured)
     away = None
     if len(opened) > 1:
         rule, accepts = _acceptance(candidate)
@@ -286,10 +306,33 @@ def _scores(
         found = turned_away(
             accepts(texts, probabilities),
             accepts(outside, model.predict_proba(outside)),
-            (predicted == held["intent"].to_numpy()),
+            right,
         )
         away = {"rule": rule} | {name: value.as_dict() for name, value in found.items()}
-    return scores | {"turned_away": away}
+    answers = _answers(held, predicted, confidence, in_place)
+    return scores | {"turned_away": away}, answers
+
+
+def _answers(
+    held: pd.DataFrame,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    in_place: TextClassifier | None,
+) -> list[AnsweredRow]:
+    """Return the answer to each held-out row, without its query."""
+    masks = release_slices(held)
+    before = [""] * len(held) if in_place is None else in_place.predict(held["query"].tolist())
+    return [
+        AnsweredRow(
+            id=str(held["id"].iloc[i]),
+            label=str(held["intent"].iloc[i]),
+            predicted=str(predicted[i]),
+            confidence=float(confidence[i]),
+            before=str(before[i]),
+            slices=[name for name, mask in masks.items() if mask[i]],
+        )
+        for i in range(len(held))
+    ]
 
 
 def _acceptance(candidate: Candidate) -> tuple[str, Accepts]:

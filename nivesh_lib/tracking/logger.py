@@ -8,9 +8,10 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nivesh_lib import paths
+from nivesh_lib.data.versions import Dataset
 from nivesh_lib.files import link_equal, remove_abandoned, tree_files
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.metrics import flat_metrics
@@ -18,9 +19,6 @@ from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.records.schema import NUMBER
 from nivesh_lib.reproducibility import author, environment, git_state
 from nivesh_lib.tracking.store import client, create_experiment, local_path
-
-if TYPE_CHECKING:
-    from nivesh_lib.data.versions import Dataset
 
 PARENT = "mlflow.parentRunId"  # tag of a run below another, such as one fold of a model
 _NAME = "mlflow.runName"
@@ -180,8 +178,8 @@ class RunLogger:
         except MlflowException:  # another process was the first to log this dataset, just now
             store.log_inputs(self.run_id, inputs)
 
-    def log_model(self, name: str, directory: Path) -> None:
-        """Log a model directory as an MLflow model.
+    def log_model(self, name: str, directory: Path) -> str:
+        """Log a model directory as an MLflow model, and return its address.
 
         MLflow copies it and our code. Where they lie on one disk, the copies become links: to its
         files, and to the code of the model that was logged before.
@@ -209,6 +207,7 @@ class RunLogger:
         if copied is not None:
             codes = sorted(copied.parents[1].glob("*/artifacts/code"), key=os.path.getmtime)
             link_equal(tree_files(copied), among=tree_files(directory, *codes[-2:]))
+        return f"models:/{logged.model_id}"
 
 
 def open_logger(

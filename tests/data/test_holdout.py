@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from nivesh_lib import ledger
+from nivesh_lib import hash_chain, ledger
 from nivesh_lib.data.holdout import check_opening, open_holdout, record_scores
 from nivesh_lib.data.importing import read_rows
 from nivesh_lib.data.publishing import publish
@@ -66,7 +66,7 @@ def test_the_ledger_is_on_disk_before_rows_come(first, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ledger.os, "fsync", fail)
+    monkeypatch.setattr(hash_chain.os, "fsync", fail)
     with pytest.raises(DataError, match="No space left"):
         open_holdout("intents", **ENTRY)
     assert openings() == []

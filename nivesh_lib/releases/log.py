@@ -1,0 +1,149 @@
+"""The release log: what was released, promoted, rolled back and archived, when, by whom and why.
+
+``data/release_log.jsonl`` is only ever appended to (`hash_chain`). It alone decides which version
+is in staging and in production; aliases in the registry are a view of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nivesh_lib import paths
+from nivesh_lib.errors import ReleaseError
+from nivesh_lib.hash_chain import Entry, HashChain, Writer
+
+STAGES = ("staging", "production")  # those that a version is promoted to
+_COMMON = dict.fromkeys(("timestamp", "name", "version", "digest", "who", "why"), str)
+_SHAPES: dict[str, dict[str, Any]] = {
+    "release": _COMMON | {"registered": str},
+    "promotion": _COMMON | {"stage": str, "override": str, "gates": list, "archive_replaced": bool},
+    "rollback": _COMMON | {"leaves": str},
+    "archive": _COMMON,
+}
+
+
+def _chain() -> HashChain:
+    return HashChain(
+        paths.release_log(), "release log", _SHAPES, "what was released stays recorded", _objection
+    )
+
+
+def read_log(name: str = "") -> list[Entry]:
+    """Return the verified entries, oldest first, of one registered model or of all.
+
+    Raises
+    ------
+    DataError
+        A line was edited, removed, moved or cut short; the message names it.
+    """
+    return [entry for entry in _chain().read() if name in ("", entry["name"])]
+
+
+def writing() -> AbstractContextManager[Writer]:
+    """Hold the verified log for one writer; raises DataError as `HashChain.writing`."""
+    return _chain().writing()
+
+
+def _objection(entry: Entry, above: list[Entry]) -> str:
+    """Return why an entry is of no release above it, or of another one of that version."""
+    own = [e for e in above if all(e[k] == entry[k] for k in ("name", "version"))]
+    if entry["kind"] == "release":
+        return "releases a version for a second time" if own else ""
+    if not own:
+        return f"{entry['kind']} of a version that was never released"
+    return "" if own[0]["digest"] == entry["digest"] else "names another digest than was released"
+
+
+@dataclass(frozen=True)
+class State:
+    """Which version is where. ``past`` are those that were in production, oldest first.
+
+    ``since`` are the times at which a version came to where it is, ``staged`` those at which it
+    was last promoted to staging, ``overridden`` the versions in production by an override, and
+    ``failed`` those that were rolled back from.
+    """
+
+    staging: str = ""
+    production: str = ""
+    previous: str = ""
+    stages: dict[str, str] = field(default_factory=dict)
+    since: dict[str, str] = field(default_factory=dict)
+    staged: dict[str, str] = field(default_factory=dict)
+    past: tuple[str, ...] = ()
+    overridden: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+
+
+def state_of(entries: Iterable[Entry], at: str = "9999") -> State:
+    """Return the state that the entries of one name lead to, up to a time (UTC, ISO 8601)."""
+    state = State()
+    for entry in entries:
+        if entry["timestamp"] <= at:
+            state = _after(state, entry)
+    return state
+
+
+def _after(state: State, entry: Entry) -> State:
+    version, kind = entry["version"], entry["kind"]
+    stages = dict(state.stages)
+    if kind == "release":
+        stages[version] = "Development"
+    elif kind == "archive":
+        stages[version] = "Archived"
+        staging, previous = ("" if x == version else x for x in (state.staging, state.previous))
+        state = replace(state, staging=staging, previous=previous)
+    elif entry.get("stage") == "staging":
+        if state.staging:
+            stages[state.staging] = "Development"
+        stages[version] = "Staging"
+        staged = {**state.staged, version: entry["timestamp"]}
+        state = replace(state, staging=version, staged=staged)
+    else:
+        state = _served(state, entry, stages)
+    return replace(state, stages=stages, since={**state.since, version: entry["timestamp"]})
+
+
+def _served(state: State, entry: Entry, stages: dict[str, str]) -> State:
+    """Return the state after a version came into production, by promotion or by rollback."""
+    version, left = entry["version"], state.production
+    rolled_back = entry["kind"] == "rollback"
+    if left:
+        archived = rolled_back or entry["archive_replaced"]
+        stages[left] = "Archived" if archived else "Staging"
+    stages[version] = "Production"
+    failed = (state.failed | {left}) if rolled_back else state.failed - {version}
+    past = (*(one for one in state.past if one != version), version)
+    override = state.overridden - {version} | ({version} if entry.get("override") else set())
+    before = [one for one in past[:-1] if one not in failed]
+    return replace(
+        state,
+        staging="" if state.staging == version else state.staging,
+        production=version,
+        previous=before[-1] if before else "",
+        past=past,
+        failed=failed,
+        overridden=state.overridden if rolled_back else frozenset(override),
+    )
+
+
+def released(entries: Iterable[Entry], version: str) -> Entry:
+    """Return the entry of a release.
+
+    Raises
+    ------
+    ReleaseError
+        There is none of that version.
+    """
+    found = [entry for entry in entries if entry["kind"] == "release"]
+    wanted = version.removeprefix("v")
+    for entry in found:
+        if entry["version"] == wanted:
+            return entry
+    there = ", ".join(entry["version"] for entry in found) or "none yet"
+    raise ReleaseError(
+        f"{version}: was never released. Released: {there}; `nivesh history` tells more, and "
+        "`nivesh release` makes one"
+    )

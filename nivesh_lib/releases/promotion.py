@@ -1,0 +1,332 @@
+"""Releasing, promoting, rolling back and archiving: the only functions that change a stage.
+
+The release log decides. A change is one line that is appended to it; the registry follows. While
+a change is under way a marker lies beside the packages: where it is left by a killed process, the
+next change first takes back what the log does not have and lets the registry follow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from nivesh_lib.data.versions import resolve
+from nivesh_lib.errors import DataError, NiveshError, ReleaseError
+from nivesh_lib.files import locked, remove_abandoned, write_errors
+from nivesh_lib.hash_chain import Entry
+from nivesh_lib.ledger import openings
+from nivesh_lib.records.release import Gate, Release
+from nivesh_lib.releases.card import write_card
+from nivesh_lib.releases.gates import Evidence, judged
+from nivesh_lib.releases.log import STAGES, State, read_log, released, state_of, writing
+from nivesh_lib.releases.package import (
+    Package,
+    changing_marker,
+    packages,
+    remove,
+)
+from nivesh_lib.reproducibility import author
+from nivesh_lib.tracking.registry import follow_log, moved_by_hand
+from nivesh_lib.tracking.store import check_store
+from nivesh_lib.wording import joined
+
+DAYS_TO_ARCHIVE = 30
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A change of a stage: its entry in the log, the state after it, and what to tell."""
+
+    entry: Entry
+    state: State
+    notes: list[str]
+
+
+@contextlib.contextmanager
+def changing(name: str) -> Iterator[None]:
+    """Hold the releases of a name for one change, after finishing what a killed process began.
+
+    Raises
+    ------
+    NiveshError
+        The registry cannot be reached, or the folder of packages cannot be written.
+    """
+    marker = changing_marker(name)
+    with write_errors(marker.parent):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+    check_store()
+    with locked(marker.parent):
+        if marker.exists():
+            settle(name)
+        yield
+
+
+@contextlib.contextmanager
+def under_way(name: str) -> Iterator[None]:
+    """Mark that a change is under way; in the end, registry and packages follow the log."""
+    marker = changing_marker(name)
+    with write_errors(marker):
+        marker.touch()
+    try:
+        yield
+    finally:
+        settle(name)
+
+
+def settle(name: str) -> None:
+    """Take back what the log does not have, let the registry follow it, and remove the marker."""
+    known = {entry["version"] for entry in read_log(name)}
+    marker = changing_marker(name)
+    remove_abandoned(marker.parent)
+    for package in packages(name):
+        if package.folder.name not in known:
+            remove(package)
+    follow_log(name)
+    marker.unlink(missing_ok=True)
+
+
+def notices(name: str) -> list[str]:
+    """Return what somebody should know: a change that was cut off, aliases moved by hand."""
+    if changing_marker(name).exists():
+        return [
+            "a change was cut off or is under way; the next one finishes or takes back the rest"
+        ]
+    if not read_log(name):
+        return []
+    try:
+        return moved_by_hand(name)
+    except NiveshError as error:
+        return [str(error)]
+
+
+def append(kind: str, entry: Mapping[str, Any]) -> Entry:
+    """Append a line to the release log and return it."""
+    with writing() as log:
+        log.append(kind, entry)
+        return log.entries[-1]
+
+
+def evidence_for(entry: Entry, entries: list[Entry], stage: str) -> Evidence:
+    """Return what the gates of a stage are judged on, from the package of a release.
+
+    Raises
+    ------
+    ReleaseError
+        The package is missing, or is not what was released.
+    """
+    package = Package.of(entry["name"], entry["version"])
+    release = package.verify(entry["digest"])
+    state = state_of(entries)
+    in_place = state.production or (state.staging if stage == "staging" else "")
+    in_place = "" if in_place == release.version else in_place
+    staged = state.staged.get(release.version, "") if state.staging == release.version else ""
+    return Evidence(
+        release=release,
+        answers=package.answers(),
+        in_place=in_place,
+        before=_answers_of(in_place, release, package) if in_place else None,
+        staged=staged,
+        openings=sum(one.model_hash == release.digest and one.data == release.dataset
+                     for one in openings()),
+        data_issues=_data_issues(release),
+    )  # fmt: skip
+
+
+def _answers_of(version: str, release: Release, package: Package) -> dict[str, str] | None:
+    """Return the answers of a release by row: of the same opening, else of its own one."""
+    if release.in_place and release.in_place.version == version:
+        return {row.id: row.before for row in package.answers()}
+    other = Package.of(release.name, version)
+    try:
+        same_rows = other.release().dataset == release.dataset
+    except ReleaseError:
+        return None
+    return {row.id: row.predicted for row in other.answers()} if same_rows else None
+
+
+def _data_issues(release: Release) -> list[str]:
+    try:
+        version = resolve(release.dataset)
+    except DataError as error:
+        return [str(error)]
+    both = version.manifest.get("cross_split_duplicates", {})
+    issues = [f"{n} {kind} duplicates on both sides" for kind, n in both.items() if n]
+    if version.sha256 != release.data_sha256:
+        issues.append(f"{release.dataset} has other rows now than when it was released")
+    return issues
+
+
+def promote(
+    version: str,
+    stage: str,
+    *,
+    name: str = "intent_classifier",
+    override: str = "",
+    why: str = "",
+    archive_replaced: bool = False,
+) -> Changed:
+    """Bring a released version to staging or production, if it passes the gates.
+
+    Parameters
+    ----------
+    override
+        Why it is promoted although a gate is not met; it stays in log, card and report.
+
+    Raises
+    ------
+    ReleaseError
+        There is no such version or stage, the package was altered, or a gate is not met.
+    NiveshError
+        The registry cannot be reached; nothing was changed then.
+    """
+    if stage not in STAGES:
+        raise ReleaseError(f"{stage}: there is no such stage. Stages are {joined(STAGES)}")
+    with changing(name):
+        entries = read_log(name)
+        entry = released(entries, version)
+        before = state_of(entries)
+        if getattr(before, stage) == entry["version"]:
+            since = before.since[entry["version"]]
+            raise ReleaseError(f"{entry['version']} is in {stage} already, since {since}")
+        if before.stages[entry["version"]] == "Production":
+            raise ReleaseError(f"{entry['version']} serves in production; promote another one")
+        gates = judged(stage, evidence_for(entry, entries, stage))
+        _refuse_missed(entry["version"], stage, gates, override)
+        missed = [gate.name for gate in gates if not gate.passed]
+        line = _line(entry, why or f"promoted to {stage}") | {
+            "stage": stage,
+            "override": override.strip() if missed else "",
+            "gates": [gate.as_dict() for gate in gates],
+            "archive_replaced": archive_replaced,
+        }
+        return _changed("promotion", line)
+
+
+def _refuse_missed(version: str, stage: str, gates: list[Gate], override: str) -> None:
+    missed = [gate for gate in gates if not gate.passed]
+    if missed and not override.strip():
+        listed = "\n".join(f"  {g.name}: {g.verdict}, {g.found}. {g.why}".rstrip() for g in missed)
+        raise ReleaseError(
+            f"{version} stays out of {stage}: {len(missed)} of {len(gates)} gates are not met.\n"
+            f"{listed}\nMend what they name and release again, or take it on yourself: "
+            f'nivesh promote {version} --to {stage} --override "WHY"'
+        )
+
+
+def _line(entry: Entry, why: str) -> dict[str, Any]:
+    """Return the fields of a log line about the version of another one."""
+    kept = {key: entry[key] for key in ("name", "version", "digest")}
+    return {**kept, "who": author() or "unknown", "why": why}
+
+
+def _changed(kind: str, line: Mapping[str, Any], notes: list[str] | None = None) -> Changed:
+    """Append a line, let the registry follow, and write the cards that say where versions are."""
+    name = line["name"]
+    with under_way(name):
+        entry = append(kind, line)
+    _write_card(entry)
+    return Changed(entry, state_of(read_log(name)), notes or [])
+
+
+def _write_card(entry: Entry) -> None:
+    """Write the card anew: it tells gates and overrides."""
+    write_card(Package.of(entry["name"], entry["version"]))
+
+
+def rollback(*, name: str = "intent_classifier", why: str = "") -> Changed:
+    """Bring back the last version in production that passed its gates and still verifies.
+
+    One that was promoted by an override comes after all that passed.
+
+    Raises
+    ------
+    ReleaseError
+        Nothing is in production, or no earlier version can be brought back; says why for each.
+    """
+    with changing(name):
+        entries = read_log(name)
+        state = state_of(entries)
+        if not state.production:
+            raise ReleaseError("nothing is in production, so there is nothing to roll back from")
+        notes: list[str] = []
+        for version in _candidates(state):
+            entry = released(entries, version)
+            try:
+                Package.of(name, version).verify(entry["digest"])
+            except ReleaseError as error:
+                notes.append(f"{version} is passed over: {error}")
+                continue
+            if version in state.overridden:
+                notes.append(f"{version} was promoted by an override: none that passed verifies")
+            line = _line(entry, why or "rolled back") | {"leaves": state.production}
+            return _changed("rollback", line, notes)
+        raise ReleaseError("\n".join([
+            f"no earlier version can be brought back in place of {state.production}.",
+            *(f"  {note}" for note in notes),
+            "Promote another one: nivesh promote VERSION --to production",
+        ]))  # fmt: skip
+
+
+def _candidates(state: State) -> list[str]:
+    """Return what may be rolled back to, first choice first."""
+    earlier = [
+        version
+        for version in reversed(state.past)
+        if version not in state.failed | {state.production} and state.stages[version] != "Archived"
+    ]
+    return sorted(earlier, key=lambda version: version in state.overridden)
+
+
+def archive(
+    *, name: str = "intent_classifier", days: float = DAYS_TO_ARCHIVE, version: str = ""
+) -> list[Changed]:
+    """Archive versions that nothing points to and that did not move for some days, or one.
+
+    Raises
+    ------
+    ReleaseError
+        The version was never released, or is in production.
+    """
+    with changing(name):
+        entries = read_log(name)
+        state = state_of(entries)
+        limit = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
+        kept = {state.staging, state.production, state.previous}
+        chosen = [v for v, since in state.since.items() if v not in kept and since <= limit]
+        if version:
+            chosen = [released(entries, version)["version"]]
+        if state.production in chosen:
+            raise ReleaseError(f"{state.production} serves in production; it cannot be archived")
+        lines = [_line(released(entries, v), f"out of use for {days:g} days or told so")
+                 for v in chosen if state.stages[v] != "Archived"]  # fmt: skip
+        return [_changed("archive", line) for line in lines]
+
+
+def transition_model_stage(
+    name: str, version: str, stage: str, archive_existing: bool = False
+) -> Changed:
+    """Bring a version to one of the four stages, through the same gates as `promote`.
+
+    Parameters
+    ----------
+    version
+        That of the release, or MLflow's number of it.
+    stage
+        Staging, Production or Archived; what was released is in Development.
+
+    Raises
+    ------
+    ReleaseError
+        As `promote` and `archive`, or the stage is another one.
+    """
+    numbers = {e["registered"]: e["version"] for e in read_log(name) if e["kind"] == "release"}
+    wanted = numbers.get(str(version), str(version))
+    if stage.lower() == "archived":
+        done = archive(name=name, version=wanted)
+        if not done:
+            raise ReleaseError(f"{wanted} is archived already")
+        return done[0]
+    return promote(wanted, stage.lower(), name=name, archive_replaced=archive_existing)
