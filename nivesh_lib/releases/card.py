@@ -10,15 +10,19 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from nivesh_lib.data.versions import Manifest, parse_ref, resolve
+from nivesh_lib.files import write_text
+from nivesh_lib.hash_chain import Entry
 from nivesh_lib.paths import home, releases_dir
 from nivesh_lib.records.estimate import from_columns
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.metrics import estimate_in, flat_metrics, scores_in
 from nivesh_lib.records.release import AnsweredRow, Release
 from nivesh_lib.records.results import REQUIRED_SCORES
+from nivesh_lib.releases.log import read_log
+from nivesh_lib.releases.package import Package
 from nivesh_lib.wording import described, human_bytes, milliseconds, shown
 
 if TYPE_CHECKING:
@@ -33,21 +37,19 @@ _SCORES: dict[str, tuple[str, dict[str, Any]]] = {  # the hub's names of scores,
 }
 
 
-class LogEntry(Protocol):
-    """What the card reads of an entry of the release log."""
-
-    version: str
-    stage: str
-    override: str
-    who: str
-    timestamp: str
+def write_card(package: Package) -> None:
+    """Write the card of a package from its records and the release log."""
+    release = package.release()
+    entries = [e for e in read_log(release.name) if e["version"] == release.version]
+    card = model_card(release, package.answers(), package.findings(), entries)
+    write_text(package.card, card.content)
 
 
 def model_card(
     release: Release,
     rows: Sequence[AnsweredRow],
     findings: Mapping[str, Finding],
-    history: Iterable[LogEntry] = (),
+    history: Iterable[Entry] = (),
 ) -> ModelCard:
     """Return the card of a release.
 
@@ -58,7 +60,7 @@ def model_card(
     findings
         Those of the run by name, about the model that is released; a card says which it lacks.
     history
-        Entries of the release log; those of the version with an override are shown.
+        Entries of the release log about this version; overrides are shown.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def model_card(
         slices={r["slice"]: from_columns(r, "accuracy", n=r["rows"]) for r in release.slices},
         lost=[row for row in rows if row.before == row.label != row.predicted],
         most=_MOST,
-        overridden=[e for e in history if e.version == release.version and e.override],
+        overridden=[e for e in history if e.get("override")],
     )
     return ModelCard(f"---\n{_metadata(release, rows, manifest).to_yaml()}\n---\n\n{body}")
 

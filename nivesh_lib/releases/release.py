@@ -23,6 +23,7 @@ from nivesh_lib.files import partial_path, write_errors
 from nivesh_lib.models.base import TextClassifier, load_model, load_with_card, model_hash
 from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import RESPONSE, AnsweredRow, InPlace, Release
 from nivesh_lib.records.results import ModelResult
 from nivesh_lib.releases.card import write_card
@@ -335,6 +336,14 @@ def _changes(release: Release, last: Release | None) -> list[str]:
     return found
 
 
+def _findings(ready: Prepared) -> dict[str, Finding]:
+    """Return the findings of the run by name: those of the released model's step come first."""
+    steps = ready.run.results() if ready.run else {}
+    ordered = sorted(steps, key=lambda name: name == ready.step)
+    found = {one.name: one for name in ordered for one in steps[name].findings}
+    return {name: one.changed(plot=None, cells=[]) for name, one in found.items()}
+
+
 def description_of(release: Release) -> str:
     """Return what the registry shows of a release: what changed, how it was made, what it does."""
     accuracy, f1 = (Estimate(**release.metrics[name]) for name in ("accuracy", "macro_f1"))
@@ -353,7 +362,7 @@ def _register(ready: Prepared, release: Release, answers: Sequence[AnsweredRow])
         partial = Package(partial_path(final.folder))
         with write_errors(final.folder):
             shutil.copytree(ready.package.model, partial.model)
-            partial.write(release, answers)
+            partial.write(release, answers, _findings(ready))
         write_card(partial)
         sign(partial.folder)
         partial.folder.rename(final.folder)

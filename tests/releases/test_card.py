@@ -29,13 +29,9 @@ ORDER = (
 WORDS = {"macro-F1", "sha256", "p95", "95"}
 
 
-@dataclass(frozen=True)
-class Entry:
-    version: str
-    stage: str
-    override: str
-    who: str
-    timestamp: str
+def promotion(version: str, stage: str, override: str, who: str, timestamp: str) -> dict[str, str]:
+    """Return what the card reads of a promotion in the release log."""
+    return locals()
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Records:
     release: Release
     rows: list[AnsweredRow]
     findings: dict[str, Finding]
-    history: list[Entry]
+    history: list[dict[str, str]]
     manifest: dict[str, object]
 
     def card(self, monkeypatch, **changed) -> ModelCard:
@@ -120,12 +116,12 @@ def records(k: int) -> Records:
         )
         for n, name in enumerate(SHOWN)
     }
-    told = Entry(release.version, "production", f"Diwali {k}th", "Ravi", f"2026-12-1{k}T08:00")
+    told = promotion(release.version, "production", f"Diwali {k}th", "Ravi", f"2026-12-1{k}T08:00")
     return Records(
         release=release,
         rows=rows,
         findings=findings,
-        history=[told, Entry("9.9.9", "staging", "of another version", "Ravi", "2020-01-01")],
+        history=[told],
         manifest={
             "task": "intent_classification",
             "description": f"queries of {k + 41} people",
@@ -157,7 +153,7 @@ def derived(one: Records) -> set[str]:
     lost = [row for row in one.rows if row.before == row.label != row.predicted]
     texts = strings(release.as_dict()) + strings([row.as_dict() for row in lost[:10]])
     texts += strings([found.as_dict() for found in one.findings.values()])
-    texts += strings([vars(entry) for entry in one.history[:1]])
+    texts += strings(one.history[:1])
     texts += [
         str(manifest["description"]),
         str(manifest["licence"]),
@@ -365,7 +361,7 @@ EVIL = 'a | b\n\n# title\n---\n<script>alert("x")</script> [here](http://evil) `
 def test_texts_of_people_cannot_add_markup(monkeypatch):
     gates = {"production": [Gate(name="g", mark="m", verdict="met", found=EVIL, why=EVIL)]}
     row = AnsweredRow(id=EVIL, label=EVIL, predicted="loan", confidence=0.5, before=EVIL)
-    entry = Entry(ONE.release.version, "production", EVIL, EVIL, "2026")
+    entry = promotion(ONE.release.version, "production", EVIL, EVIL, "2026")
     evil = Records(ONE.release, [row], ONE.findings, [entry], ONE.manifest)
     changed = {"gates": gates, "why": EVIL, "who": EVIL, "labels": [EVIL], "changes": [EVIL]}
     made = evil.card(monkeypatch, **changed)
