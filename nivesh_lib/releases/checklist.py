@@ -11,8 +11,9 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,19 +21,21 @@ from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.records.base import read_json
+from nivesh_lib.records.metrics import flat_metrics
 from nivesh_lib.records.release import Release
 from nivesh_lib.releases.log import read_log
 from nivesh_lib.releases.package import Package, lock_hash
 from nivesh_lib.reproducibility import objects_at
 from nivesh_lib.runs.directories import find_run
 from nivesh_lib.runs.layout import notebook_of
-from nivesh_lib.wording import human_bytes
+from nivesh_lib.wording import human_bytes, milliseconds
 
 # Tests say something about a release whose commit has the same of these; so in the Makefile.
 CODE = ("nivesh_lib", "tests", "requirements.lock", "pyproject.toml")
 DOCUMENTS = ("docs", "README.md", "CHANGELOG.md")
 LOAD_TARGET = 100  # requests a second
-_INTEGRATION = ("tests.cli.", "tests.notebooks.", "tests.pipeline.")
+_INTEGRATION = r"tests\.(cli|notebooks|pipeline)\."
+_UNIT = rf"(?!{_INTEGRATION})"
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,6 @@ def _met(known: _Known, word: str) -> str:
     return found
 
 
-def _accuracy(known: _Known) -> str:
-    return _met(known, "accuracy")
-
-
-def _latency(known: _Known) -> str:
-    return _met(known, "latency")
-
-
 def _pinned(known: _Known) -> str:
     lock = _file("requirements.lock")
     lines = [
@@ -131,8 +126,8 @@ def _pinned(known: _Known) -> str:
     return f"{len(lines)} packages with == in requirements.lock ({digest[:8]})"
 
 
-def _tested(known: _Known, what: str, belongs: Callable[[str], bool]) -> str:
-    """Return how many tests of a kind passed with the code of the release."""
+def _tested(known: _Known, what: str, pattern: str) -> str:
+    """Return how many tests, whose names match, passed with the code of the release."""
     try:
         suite = ElementTree.parse(_file("reports/tests.xml", "make test")).find("testsuite")
     except ElementTree.ParseError:
@@ -145,29 +140,16 @@ def _tested(known: _Known, what: str, belongs: Callable[[str], bool]) -> str:
             f"reports/tests.xml is of {tested[:14] or 'no commit'}, and not of the code of "
             f"{commit[:14]}: make test there"
         )
-    cases = [case for case in suite.iter("testcase") if belongs(_name(case))]
-    failed = [_name(case) for case in cases if _has(case, "failure", "error")]
-    skipped = sum(_has(case, "skipped") for case in cases)
-    passed = len(cases) - len(failed) - skipped
-    if failed or not passed:
-        raise _NotShown(f"{len(failed)} of {len(cases)} {what} tests failed, {passed} passed")
+    cases = suite.findall("testcase")
+    cases = [c for c in cases if re.match(pattern, f"{c.get('classname')}.{c.get('name')}")]
+    failed, errors, skipped = (
+        sum(case.find(outcome) is not None for case in cases)
+        for outcome in ("failure", "error", "skipped")
+    )
+    passed = len(cases) - failed - errors - skipped
+    if failed or errors or not passed:
+        raise _NotShown(f"{failed + errors} of {len(cases)} {what} tests failed, {passed} passed")
     return f"{passed:,} {what} tests passed at {tested[:8]}, {skipped} were skipped"
-
-
-def _name(case: ElementTree.Element) -> str:
-    return f"{case.get('classname')}.{case.get('name')}"
-
-
-def _has(case: ElementTree.Element, *tags: str) -> bool:
-    return any(case.find(tag) is not None for tag in tags)
-
-
-def _integration(known: _Known) -> str:
-    return _tested(known, "integration", lambda name: name.startswith(_INTEGRATION))
-
-
-def _unit(known: _Known) -> str:
-    return _tested(known, "unit", lambda name: not name.startswith(_INTEGRATION))
 
 
 def _load(known: _Known) -> str:
@@ -257,16 +239,14 @@ def _performance(known: _Known) -> str:
     metrics = known.release.metrics
     if missing := [name for name in ("p95_ms", "peak_bytes") if name not in metrics]:
         raise _NotShown(f"the release has no {' and no '.join(missing)}")
-    latency, memory = (
-        metric["value"] if isinstance(metric, Mapping) else metric
-        for metric in (metrics["p95_ms"], metrics["peak_bytes"])
-    )
-    return f"a query takes {latency:.3g} ms (p95), the process {human_bytes(int(memory))}"
+    flat = flat_metrics(metrics)
+    latency, memory = milliseconds(flat["p95_ms"]), human_bytes(flat["peak_bytes"])
+    return f"a query takes {latency} (p95), the process {memory}"
 
 
 def _secure(known: _Known) -> str:
     _file("SECURITY.md")
-    return "SECURITY.md; " + _tested(known, "hostile input", lambda name: "hostile" in name)
+    return "SECURITY.md; " + _tested(known, "hostile input", ".*hostile")
 
 
 def _file(name: str, remedy: str = "") -> Path:
@@ -278,10 +258,10 @@ def _file(name: str, remedy: str = "") -> Path:
 
 
 DEPLOYMENT = (
-    ("Model meets accuracy thresholds", _accuracy),
-    ("Latency tested at scale", _latency),
+    ("Model meets accuracy thresholds", partial(_met, word="accuracy")),
+    ("Latency tested at scale", partial(_met, word="latency")),
     ("All dependencies pinned", _pinned),
-    ("Integration tests pass", _integration),
+    ("Integration tests pass", partial(_tested, what="integration", pattern=_INTEGRATION)),
     (f"Load tests pass (target: {LOAD_TARGET} req/s)", _load),
     ("Rollback plan documented", _rollback),
     ("Monitoring configured", _monitoring),
@@ -289,7 +269,7 @@ DEPLOYMENT = (
 )
 REVIEW = (
     ("Code follows style guidelines (PEP 8 for Python)", _style),
-    ("Unit tests included and passing", _unit),
+    ("Unit tests included and passing", partial(_tested, what="unit", pattern=_UNIT)),
     ("Experiment logged in MLflow", _logged),
     ("Model versioned correctly", _versioned),
     ("Documentation updated", _documented),
