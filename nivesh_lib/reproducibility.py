@@ -143,6 +143,15 @@ def _at_head(path: Path) -> str:
         return "HEAD:/"  # no name that git has
 
 
+def objects_at(commit: str, *places: str) -> str:
+    """Return the ids that git has for files and folders of the home folder at a commit.
+
+    They are equal where the contents are. Empty where git does not know the commit, or it lacks
+    one of the places.
+    """
+    return _git("rev-parse", *(f"{commit}:./{place}" for place in places)) if commit else ""
+
+
 def git_standing(path: Path) -> str:
     """Return the commit with which `committed` compares a file, or why with none, in a few words.
 
