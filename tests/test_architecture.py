@@ -62,6 +62,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
     | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"},
     "releases": CORE | {"data", "models.base", "evaluation"},
+    # A run is made again, so it reads what a run leaves and which steps one consists of.
+    "releases.reproduce": CORE
+    | {"data.versions", "evaluation.confidence", "evaluation.resampling", "models.base"}
+    | {"pipeline.cache", "pipeline.spec", "runs"},
     "reporting": CORE | {"runs"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
     "pipeline": CORE

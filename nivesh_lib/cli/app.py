@@ -14,6 +14,7 @@ from nivesh_lib.cli.doctor import doctor
 from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
+from nivesh_lib.cli.reproduce import reproduce
 
 if TYPE_CHECKING:
     from nivesh_lib.records.run import Example, RunRecord
@@ -194,6 +195,7 @@ def _example(ref: str, results: Results) -> str:
 app.command()(compare)
 app.command()(predict)
 app.command()(release)
+app.command()(reproduce)
 app.command()(doctor)
 
 
