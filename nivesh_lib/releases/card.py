@@ -6,23 +6,33 @@ Sections and metadata are those of the model hub
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from nivesh_lib.data.versions import Manifest, parse_ref, resolve
+from nivesh_lib.errors import DataError
+from nivesh_lib.files import write_errors, write_text
+from nivesh_lib.hash_chain import Entry
 from nivesh_lib.paths import home, releases_dir
+from nivesh_lib.records.base import Record, read_record, write_json
 from nivesh_lib.records.estimate import from_columns
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.metrics import estimate_in, flat_metrics, scores_in
-from nivesh_lib.records.release import AnsweredRow, Release
+from nivesh_lib.records.release import AnsweredRow, Gate, Release
 from nivesh_lib.records.results import REQUIRED_SCORES
+from nivesh_lib.releases.log import read_log
+from nivesh_lib.releases.package import Package
+from nivesh_lib.runs.comparison import Results
+from nivesh_lib.runs.directories import find_run
 from nivesh_lib.wording import described, human_bytes, milliseconds, shown
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard, ModelCardData
+
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST = 10  # rows that are named of those that the release in place answered rightly
@@ -33,21 +43,51 @@ _SCORES: dict[str, tuple[str, dict[str, Any]]] = {  # the hub's names of scores,
 }
 
 
-class LogEntry(Protocol):
-    """What the card reads of an entry of the release log."""
+class KeptFindings(Record):
+    """``findings.json`` of a package."""
 
-    version: str
-    stage: str
-    override: str
-    who: str
-    timestamp: str
+    findings: list[Finding]
+
+
+def write_card(package: Package) -> None:
+    """Write the card of a package anew; does nothing where the package is not on this machine.
+
+    ``findings.json`` keeps what the run found about the model: the run may be removed later.
+
+    Raises
+    ------
+    NiveshError
+        A record is damaged, or nothing can be written.
+    """
+    if not package.folder.is_dir():
+        return
+    release, kept = package.release(), package.folder / "findings.json"
+    if not kept.is_file():
+        write_json(kept, KeptFindings(findings=list(_of_run(release).values())))
+    found = read_record(kept, KeptFindings, "the findings about a release").findings
+    named = {finding.name: finding for finding in found}
+    text = str(model_card(release, package.answers(), named, read_log(release.name)))
+    with write_errors(package.card):
+        write_text(package.card, text)
+
+
+def _of_run(release: Release) -> dict[str, Finding]:
+    """Return the findings of the run about the model that is released, by name."""
+    results: Results = {}
+    with contextlib.suppress(DataError):
+        results = find_run(release.run).results()
+    own = results.get(release.step)
+    if own is None:  # the run is gone, or a directory was released
+        return {}
+    others = (result for result in results.values() if result.model == own.model)
+    return {finding.name: finding for one in (*others, own) for finding in one.findings}
 
 
 def model_card(
     release: Release,
     rows: Sequence[AnsweredRow],
     findings: Mapping[str, Finding],
-    history: Iterable[LogEntry] = (),
+    history: Iterable[Entry] = (),
 ) -> ModelCard:
     """Return the card of a release.
 
@@ -58,7 +98,8 @@ def model_card(
     findings
         Those of the run by name, about the model that is released; a card says which it lacks.
     history
-        Entries of the release log; those of the version with an override are shown.
+        Entries of the release log: a promotion of the version has the gates of its stage as they
+        were judged then, and why it was made although one was not met.
 
     Raises
     ------
@@ -67,6 +108,7 @@ def model_card(
     """
     from huggingface_hub import ModelCard
 
+    moves = [e for e in history if e["kind"] == "promotion" and e["version"] == release.version]
     manifest, flat = resolve(release.dataset).manifest, flat_metrics(release.metrics)
     fairness, folder = findings.get("fairness"), releases_dir().relative_to(home()).as_posix()
     body = _template().render(
@@ -83,7 +125,8 @@ def model_card(
         slices={r["slice"]: from_columns(r, "accuracy", n=r["rows"]) for r in release.slices},
         lost=[row for row in rows if row.before == row.label != row.predicted],
         most=_MOST,
-        overridden=[e for e in history if e.version == release.version and e.override],
+        gates=release.gates | {e["stage"]: [*map(Gate.model_validate, e["gates"])] for e in moves},
+        moves=moves,
     )
     return ModelCard(f"---\n{_metadata(release, rows, manifest).to_yaml()}\n---\n\n{body}")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,11 @@ from nivesh_lib.errors import DataError
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import AnsweredRow, Gate, InPlace, Release
+from nivesh_lib.records.results import StepResult
 from nivesh_lib.releases import card
-from nivesh_lib.releases.card import model_card
+from nivesh_lib.releases.card import model_card, write_card
+from nivesh_lib.releases.package import Package
+from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.wording import human_bytes
 
 SHOWN = (
@@ -30,20 +34,11 @@ WORDS = {"macro-F1", "sha256", "p95", "95"}
 
 
 @dataclass(frozen=True)
-class Entry:
-    version: str
-    stage: str
-    override: str
-    who: str
-    timestamp: str
-
-
-@dataclass(frozen=True)
 class Records:
     release: Release
     rows: list[AnsweredRow]
     findings: dict[str, Finding]
-    history: list[Entry]
+    history: list[dict[str, object]]
     manifest: dict[str, object]
 
     def card(self, monkeypatch, **changed) -> ModelCard:
@@ -120,12 +115,26 @@ def records(k: int) -> Records:
         )
         for n, name in enumerate(SHOWN)
     }
-    told = Entry(release.version, "production", f"Diwali {k}th", "Ravi", f"2026-12-1{k}T08:00")
+    aged = Gate(name="hours", mark=f"at least 2{k}", verdict="not met", found=f"1.{k} hours")
+    moved = {
+        "kind": "promotion",
+        "version": release.version,
+        "stage": "production",
+        "override": f"Diwali {k}th",
+        "who": "Ravi",
+        "why": f"pilot {k}b",
+        "timestamp": f"2026-12-1{k}T08:00",
+        "gates": [gate.as_dict() for gate in (gates[0], aged, gates[1])],
+    }
     return Records(
         release=release,
         rows=rows,
         findings=findings,
-        history=[told, Entry("9.9.9", "staging", "of another version", "Ravi", "2020-01-01")],
+        history=[
+            {"kind": "release", "version": release.version, "why": "not shown"},
+            moved,
+            {**moved, "version": "9.9.9", "override": "of another version"},
+        ],
         manifest={
             "task": "intent_classification",
             "description": f"queries of {k + 41} people",
@@ -157,7 +166,7 @@ def derived(one: Records) -> set[str]:
     lost = [row for row in one.rows if row.before == row.label != row.predicted]
     texts = strings(release.as_dict()) + strings([row.as_dict() for row in lost[:10]])
     texts += strings([found.as_dict() for found in one.findings.values()])
-    texts += strings([vars(entry) for entry in one.history[:1]])
+    texts += strings(one.history[:2])
     texts += [
         str(manifest["description"]),
         str(manifest["licence"]),
@@ -174,8 +183,9 @@ def derived(one: Records) -> set[str]:
     texts += [f"{release.metrics['p95_ms'][end]:.1f}" for end in ("value", "low", "high")]
     counts = [release.rows, manifest["rows"], len(manifest["holdout"]), len(release.labels)]
     counts += [release.in_place.won, release.in_place.lost, len(lost) - 10]
-    for gates in release.gates.values():
-        counts += [len(gates), sum(gate.verdict == "met" for gate in gates)]
+    staging, production = release.gates["staging"], one.history[1]["gates"]
+    counts += [len(staging), sum(gate.verdict == "met" for gate in staging)]
+    counts += [len(production), sum(gate["verdict"] == "met" for gate in production)]
     texts += [f"{count:,}" for count in counts]
     texts += [f"{release.train_seconds:,.1f}", f"{release.size_bytes / 1e6:.1f}"]
     texts += [f"{release.temperature:.3g}", f"{release.min_confidence:g}"]
@@ -297,17 +307,27 @@ def test_findings_that_are_absent_are_said_to_be_no_part_of_the_run(monkeypatch)
 
 
 def test_gates_are_shown_by_stage_with_verdict_and_counted_on_top(monkeypatch):
-    text = ONE.card(monkeypatch).text
+    text = Records(ONE.release, ONE.rows, {}, [], ONE.manifest).card(monkeypatch).text
     assert "- **Staging:** 2 of 2 marks are shown to be reached.\n" in text
     assert "- **Production:** 2 of 3 marks are shown to be reached; not: accuracy.\n" in text
     assert "| accuracy | at least 0.917 | 0.813 | not met |" in text
+    assert text.count("- Not promoted to it yet; judged when it was released.") == 2
+
+
+def test_gates_of_a_stage_are_those_of_its_promotion(monkeypatch):
+    text = ONE.card(monkeypatch).text
+    assert "1 of 3 marks are shown to be reached; not: accuracy, hours.\n" in text
+    production = text.partition("### Production")[2].partition("###")[0]
+    assert "- Promoted 2026-12-11T08:00 by Ravi: pilot 1b\n" in production
+    assert "| hours | at least 21 | 1.1 hours | not met |" in production
+    assert "size" not in production and "| size |" in text
 
 
 def test_an_override_is_told_on_top_and_with_its_reason_and_hides_no_verdict(monkeypatch):
     text = ONE.card(monkeypatch).text
     top, _, rest = text.partition("## Model Details")
-    assert "**Promoted to production against its gates:**" in top
-    assert "- **production**, 2026-12-11T08:00, by Ravi: Diwali 1th" in rest
+    assert "**Promoted to production although not all are:**" in top
+    assert "by Ravi, although not met: accuracy, hours. Why: Diwali 1th\n" in rest
     assert "| not met |" in rest and "of another version" not in text
 
 
@@ -318,7 +338,8 @@ def test_rows_that_were_right_and_are_wrong_now_are_named_at_most_ten(monkeypatc
 
 
 def test_without_release_in_place_slices_parameters_or_times(monkeypatch):
-    text = ONE.card(
+    bare = Records(ONE.release, ONE.rows, ONE.findings, [], ONE.manifest)
+    text = bare.card(
         monkeypatch,
         in_place=None,
         slices=[],
@@ -365,7 +386,8 @@ EVIL = 'a | b\n\n# title\n---\n<script>alert("x")</script> [here](http://evil) `
 def test_texts_of_people_cannot_add_markup(monkeypatch):
     gates = {"production": [Gate(name="g", mark="m", verdict="met", found=EVIL, why=EVIL)]}
     row = AnsweredRow(id=EVIL, label=EVIL, predicted="loan", confidence=0.5, before=EVIL)
-    entry = Entry(ONE.release.version, "production", EVIL, EVIL, "2026")
+    entry = ONE.history[1] | {"override": EVIL, "who": EVIL, "why": EVIL}
+    entry["gates"] = [gates["production"][0].as_dict()]
     evil = Records(ONE.release, [row], ONE.findings, [entry], ONE.manifest)
     changed = {"gates": gates, "why": EVIL, "who": EVIL, "labels": [EVIL], "changes": [EVIL]}
     made = evil.card(monkeypatch, **changed)
@@ -395,6 +417,54 @@ def test_no_network_is_used(monkeypatch):
     monkeypatch.setattr(ModelCard, "validate", refuse)
     monkeypatch.setattr("socket.socket.connect", refuse)
     assert ONE.card(monkeypatch).data.model_name == ONE.release.name
+
+
+@pytest.fixture
+def package(home, monkeypatch):
+    """A package of a run with a step whose model leads, one of another model, and a comparison."""
+    run = RunDirectory(home / "reports" / "runs" / ONE.release.run)
+    found = {name: finding("accuracy", f"Found by {name}.") for name in ("05_step", "03_tfidf")}
+    for name, model in (("05_step", "ensemble"), ("03_tfidf", "tfidf"), ("06_cv", "ensemble")):
+        own = [found[name]] if name in found else [finding("accuracy", "No."), ONE.findings[FAIR]]
+        run.write_result(name, StepResult(step=name, model=model, findings=own))
+    monkeypatch.setattr(card, "resolve", lambda ref: SimpleNamespace(manifest=ONE.manifest))
+    made = Package.of(ONE.release.name, ONE.release.version)
+    made.write(ONE.release, ONE.rows)
+    return made
+
+
+FAIR = "fairness"
+
+
+def finding(name, claim):
+    return Finding(name=name, claim=claim)
+
+
+def test_a_card_is_written_from_the_package_its_run_and_the_log(package):
+    write_card(package)
+    text = ModelCard.load(package.card).text
+    assert "Found by 05_step." in text and ONE.findings[FAIR].claim in text
+    assert "Found by 03_tfidf." not in text and "No." not in text
+
+
+def test_a_card_is_written_anew_with_the_findings_when_the_run_is_gone(package, home, monkeypatch):
+    write_card(package)
+    shutil.rmtree(home / "reports" / "runs")
+    monkeypatch.setattr(card, "read_log", lambda name: ONE.history)
+    write_card(package)
+    text = ModelCard.load(package.card).text
+    assert "Found by 05_step." in text and "Why: Diwali 1th" in text
+
+
+def test_a_model_directory_that_was_released_has_a_card_without_findings(package):
+    package.write(ONE.release.changed(run="", step=""), ONE.rows)
+    write_card(package)
+    assert ModelCard.load(package.card).text.count("not part of the run.") == len(SHOWN)
+
+
+def test_a_package_that_is_elsewhere_has_no_card_written(home):
+    write_card(Package.of("intent_classifier", "1.0.0"))
+    assert not (home / "reports").exists()
 
 
 def test_sizes_are_told_as_elsewhere(monkeypatch):
