@@ -38,10 +38,10 @@ install: $(INSTALLED) ## make .venv from requirements.lock, when missing or stal
 run: $(INSTALLED) ## run the pipeline and write the report (ARGS="--dataset NAME@VERSION")
 	@$(BIN)/nivesh run $(ARGS)
 
-test: $(INSTALLED) lint ## ruff, mypy, pytest, and nbval of the quick notebooks
+test: $(INSTALLED) ## ruff, mypy, pytest, and nbval of the quick notebooks
+	@$(MAKE) --no-print-directory -j2 lint nbval ONLY=$(NOTEBOOKS)
 	@echo "pytest $(if $(SLOW),with the slow tests,without the slow tests; make test-all runs them too)"
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(SLOW)
-	@$(MAKE) --no-print-directory nbval ONLY=$(NOTEBOOKS)
 
 test-all: ## the same with the slow tests and nbval of all notebooks
 	@$(MAKE) --no-print-directory test NOTEBOOKS= SLOW='-m ""'

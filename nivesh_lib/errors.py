@@ -7,9 +7,9 @@
     │   ├── ChecksumError       a data file is not the one that was published
     │   └── HoldoutError        held-out rows were asked for, and stay closed
     ├── ModelError              a model directory that is incomplete, altered or unsafe
+    │   └── NoModelError        none was named, and no run has made one
     ├── ReleaseError            a release, promotion or rollback that is refused
     ├── SpecError               pipeline.toml, a parameter or a step name is wrong
-    ├── ReleaseError            a release that is refused, altered, or not signed as it has to be
     ├── StepFailed              a notebook stopped; carries step, cell, cause and next command
     └── MissingExtra            an optional dependency is not installed
 
@@ -39,16 +39,16 @@ class ModelError(NiveshError):
     """A model directory is incomplete, altered, unsafe or of an unknown kind."""
 
 
+class NoModelError(ModelError):
+    """No model was named, and there is none to take by default."""
+
+
 class ReleaseError(NiveshError):
     """A release, a promotion or a rollback is refused, or a package is not what was released."""
 
 
 class SpecError(NiveshError):
     """A wrong pipeline.toml, parameter or step name."""
-
-
-class ReleaseError(NiveshError):
-    """A release is refused, altered, or not signed as it has to be."""
 
 
 class StepFailed(NiveshError):

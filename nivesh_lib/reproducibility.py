@@ -112,6 +112,10 @@ def _git(*arguments: str, elsewhere: bool = False) -> str:
     return _git_bytes(*arguments, elsewhere=elsewhere).decode(errors="replace")
 
 
+# Ledger and release log: what releases append to them is committed later, and changes no code.
+_LOGS = ":(exclude,glob)data/*.jsonl"
+
+
 @functools.cache
 def git_state() -> dict[str, Any]:
     """Return ``commit``, ``branch``, ``dirty`` and ``patch`` of the home folder.
@@ -119,11 +123,10 @@ def git_state() -> dict[str, Any]:
     The patch excludes data and notebooks: rows may hold personal data, and each run keeps its
     own executed notebook. Without git all values are empty.
     """
-    status = _git("status", "--porcelain")
     return {
         "commit": _git("rev-parse", "HEAD").strip(),
         "branch": _git("rev-parse", "--abbrev-ref", "HEAD").strip(),
-        "dirty": bool(status.strip()),
+        "dirty": bool(_changed()),
         "patch": _git("diff", "HEAD", "--", ".", ":(exclude)data", ":(exclude)*.ipynb"),
     }
 
@@ -160,17 +163,19 @@ def git_standing(path: Path) -> str:
     return standing
 
 
-def code_version(*ignoring: Path) -> str:
-    """Return the commit of the home folder, ``-dirty`` where files other than these changed.
+def code_version() -> str:
+    """Return the commit of the home folder, ``-dirty`` where it has other changes than `_LOGS`.
 
     Empty without git or before the first commit.
     """
     commit = _git("rev-parse", "HEAD").strip()
     if not commit:
         return ""
-    left_out = [f":(exclude){path.relative_to(paths.home()).as_posix()}" for path in ignoring]
-    changed = _git("status", "--porcelain", "--", ".", *left_out).strip()
-    return f"{commit}-dirty" if changed else commit
+    return f"{commit}-dirty" if _changed() else commit
+
+
+def _changed() -> str:
+    return _git("status", "--porcelain", "--", ".", _LOGS).strip()
 
 
 def author() -> str:

@@ -116,7 +116,7 @@ def points(difference: Estimate) -> str:
     return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
-def would_show(least: Iterable[float]) -> str:
+def would_show(least: Iterable[float], gap: str = "gap") -> str:
     """Return below which size any gap is likely to be missed, to end a claim that none is shown.
 
     Parameters
@@ -127,8 +127,9 @@ def would_show(least: Iterable[float]) -> str:
     """
     ends = sorted({f"{100 * one:.0f}" for one in least}, key=float)
     if not ends or "nan" in ends:
-        return "; even the largest gap would be missed more than one time in five" if ends else ""
-    return f"; a gap below {ends[0]} points would be missed more than one time in five"
+        missed = f"; even the largest {gap} would be missed more than one time in five"
+        return missed if ends else ""
+    return f"; a {gap} below {ends[0]} points would be missed more than one time in five"
 
 
 def signed(value: float) -> str:

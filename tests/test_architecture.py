@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.neural": CORE | MODELS | {"models.text"},
     "models.wrappers": CORE | MODELS | {"models.text", "models.neural"},
     "models.compact": CORE | MODELS | {"models.text", "models.neural", "models.wrappers"},
-    "evaluation": CORE | EVALUATION | {"evaluation.robustness"},
+    # Of the models, only the telling of languages.
+    "evaluation": CORE | EVALUATION | {"evaluation.robustness", "models.text.hinglish"},
     "evaluation.resampling": CORE | {"evaluation.scores", "evaluation.intervals"},
     "evaluation.confidence": CORE | EVALUATION,
     "evaluation.robustness": CORE | EVALUATION,
@@ -81,6 +82,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": CORE
     | {"data", "evaluation", "runs", "releases", "serving", "pipeline"}
     | {"cli.options"},
+    "cli.drift": CORE
+    | {"cli.options", "data", "evaluation", "evaluation.findings", "models.base", "runs"}
+    | {"serving", "reporting"},
     "cli.doctor": CORE | {"cli.options", "models.neural", "tracking.store"},
     "cli.app": {"cli"} | CORE | {"data", "evaluation", "runs", "serving", "pipeline"},
 }

@@ -11,10 +11,12 @@ from nivesh_lib import __version__
 from nivesh_lib.cli.compare import compare
 from nivesh_lib.cli.data import add, diff, list_, review, show, validate
 from nivesh_lib.cli.doctor import doctor
+from nivesh_lib.cli.drift import drift
 from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
 from nivesh_lib.cli.stages import archive, card, history, promote, rollback
+from nivesh_lib.wording import human_bytes, milliseconds
 
 if TYPE_CHECKING:
     from nivesh_lib.records.run import Example, RunRecord
@@ -170,7 +172,6 @@ def _new_answer(run: RunDirectory, step: str, query: str) -> Example:
 def _print_board(board: list[LeaderboardEntry]) -> None:
     from nivesh_lib.runs.comparison import score_title
     from nivesh_lib.runs.leaderboard import score_names
-    from nivesh_lib.wording import human_bytes, milliseconds
 
     if not board:
         return
@@ -195,8 +196,13 @@ def _example(ref: str, results: Results) -> str:
 app.command()(compare)
 app.command()(predict)
 app.command()(release)
-for command in (promote, rollback, history, card, archive, doctor):
-    app.command()(command)
+app.command()(promote)
+app.command()(rollback)
+app.command()(history)
+app.command()(card)
+app.command()(archive)
+app.command()(drift)
+app.command()(doctor)
 
 
 @app.command()
@@ -210,7 +216,6 @@ def prune(
     Example: nivesh prune --keep 3
     """
     from nivesh_lib.pipeline.pruning import prune as remove
-    from nivesh_lib.wording import human_bytes
 
     gone = remove(keep)
     named = f": {', '.join(gone.runs)}" if gone.runs else ""

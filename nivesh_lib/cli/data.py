@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text, echo, echo_json
+from nivesh_lib.paths import data_dir, relative, reports_dir
 
 SHOWN = 20  # relabelled rows that `diff` prints
 SHOWN_FACTS = (
@@ -22,7 +23,6 @@ def list_(as_json: Json = False) -> None:
     Example: nivesh data list
     """
     from nivesh_lib.data.versions import list_versions
-    from nivesh_lib.paths import data_dir
 
     found = [version.facts() for version in list_versions()]
     if as_json:
@@ -122,7 +122,6 @@ def review(
     from nivesh_lib.data.review import write_review
     from nivesh_lib.data.versions import load_dataset, next_patch
     from nivesh_lib.evaluation.errors import likely_label_errors
-    from nivesh_lib.paths import relative, reports_dir
     from nivesh_lib.runs.directories import find_run
     from nivesh_lib.runs.leaderboard import chosen_model
 
@@ -203,7 +202,14 @@ def add(
     from nivesh_lib.data.importing import ImportRequest
     from nivesh_lib.data.publishing import publish_import
 
-    _check_call(file, holdout, reviewed, extends, store)
+    if file is None and reviewed is None:
+        raise typer.BadParameter("name a FILE of rows, or a reviewed file with --review")
+    if reviewed is not None and extends is None:
+        raise typer.BadParameter("--review needs --extends NAME@VERSION, what was reviewed")
+    if holdout is not None and file is None:
+        raise typer.BadParameter("--holdout needs a FILE of training rows")
+    if store and "://" not in store:
+        raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
     request = ImportRequest(
         name,
         version,
@@ -259,23 +265,6 @@ def diff(old: Ref, new: Ref, as_json: Json = False) -> None:
     echo("", f"{'label':<48}{'old':>8}{'new':>8}")
     for name, (before, after) in facts["labels"].items():
         echo(f"{name:<48}{before:>8,}{after:>8,}")
-
-
-def _check_call(
-    file: Path | None,
-    holdout: Path | None,
-    reviewed: Path | None,
-    extends: str | None,
-    store: str | None,
-) -> None:
-    if file is None and reviewed is None:
-        raise typer.BadParameter("name a FILE of rows, or a reviewed file with --review")
-    if reviewed is not None and extends is None:
-        raise typer.BadParameter("--review needs --extends NAME@VERSION, what was reviewed")
-    if holdout is not None and file is None:
-        raise typer.BadParameter("--holdout needs a FILE of training rows")
-    if store and "://" not in store:
-        raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

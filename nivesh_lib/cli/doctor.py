@@ -60,25 +60,17 @@ def _checks() -> Iterator[Check]:
 
 def _machine() -> Iterator[Check]:
     from nivesh_lib import paths
-    from nivesh_lib.reproducibility import memory_bytes
+    from nivesh_lib.reproducibility import machine, memory_bytes
     from nivesh_lib.wording import human_bytes
 
     yield Check("cores", str(os.cpu_count()))
-    fast = sorted(_FAST & _flags())
+    fast = sorted(_FAST.intersection(machine()["flags"]))
     yield Check("processor", ", ".join(fast) or "no VNNI: int8 models are slower, no more")
     memory, free = memory_bytes(), shutil.disk_usage(paths.home()).free
     remedy = "leave notebook 07 out: nivesh run --only 06_cv_and_bias"
     yield Check("memory", human_bytes(memory), memory >= _MEMORY, remedy)
     remedy = "nivesh prune --keep 1"
     yield Check("disk", f"{human_bytes(free)} free", free >= _DISK, remedy)
-
-
-def _flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _installed() -> Iterator[Check]:

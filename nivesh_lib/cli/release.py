@@ -14,6 +14,8 @@ import typer
 
 from nivesh_lib.cli.options import echo as echo_lines
 from nivesh_lib.cli.options import echo_json
+from nivesh_lib.ledger import ledger_path, openings
+from nivesh_lib.paths import relative
 from nivesh_lib.records.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -111,7 +113,6 @@ def _release(
 ) -> None:
     """Release a run's model, or the model at an address."""
     from nivesh_lib.ledger import ledger_path
-    from nivesh_lib.paths import relative
     from nivesh_lib.releases import holdout_evaluation as evaluation
     from nivesh_lib.releases.package import Package
     from nivesh_lib.releases.release import make_release
@@ -126,7 +127,8 @@ def _release(
         _confirm(yes)
         release, record = make_release(ready, entry, version=version)
     _print_scores(record, echo)
-    echo("", f"{release.name} {release.version} is released, in Development. {release.bump[0]}")
+    echo("")
+    echo(f"{release.name} {release.version} is released, in Development. {release.bump[0]}")
     for stage, gates in release.gates.items():
         print_gates(stage, gates, echo)
     folder = Package.of(release.name, release.version).folder
@@ -141,7 +143,7 @@ def _chosen(run: str | None, model: str | None) -> Iterator[Prepared]:
     """Yield what is to be released: a model of a run by its step, or the model at an address."""
     from nivesh_lib.releases.release import prepared
     from nivesh_lib.runs.directories import find_run
-    from nivesh_lib.serving.model_source import model_at, source_name
+    from nivesh_lib.serving.model_source import model_at
 
     is_step = model is not None and "/" not in model and not Path(model).exists()
     if model is None or is_step or run is not None:
@@ -150,7 +152,7 @@ def _chosen(run: str | None, model: str | None) -> Iterator[Prepared]:
     else:
         with (
             model_at(model) as folder,
-            prepared(None, model=folder, source=source_name(model, folder)) as ready,
+            prepared(None, model=folder, source=model) as ready,
         ):
             yield ready
 
@@ -158,7 +160,8 @@ def _chosen(run: str | None, model: str | None) -> Iterator[Prepared]:
 def print_gates(stage: str, gates: Sequence[Gate], echo: Echo) -> None:
     """Print the gates of a stage, each with its verdict and what was found."""
     missed = sum(not gate.passed for gate in gates)
-    echo("", f"{stage}: {len(gates) - missed} of {len(gates)} gates are met")
+    echo("")
+    echo(f"{stage}: {len(gates) - missed} of {len(gates)} gates are met")
     for gate in gates:
         mark = _MARKS.get(gate.verdict, "·")
         echo(f"{mark} {gate.verdict:<13} {gate.mark}: {gate.found}. {gate.why}".rstrip())
@@ -186,16 +189,15 @@ def _evaluate(
 ) -> None:
     """Judge a model on its holdout without releasing it."""
     from nivesh_lib.ledger import ledger_path
-    from nivesh_lib.paths import relative
     from nivesh_lib.releases import holdout_evaluation as evaluation
     from nivesh_lib.runs.directories import find_run
     from nivesh_lib.runs.leaderboard import best_model
-    from nivesh_lib.serving.model_source import model_at, source_name
+    from nivesh_lib.serving.model_source import model_at
 
     address = model or (str(best_model(find_run(run))) if run else None)
     with model_at(address) as folder:
         candidate = evaluation.load_candidate(
-            folder, source=source_name(address, folder), dataset=dataset
+            folder, source=address or relative(folder), dataset=dataset
         )
     entry = evaluation.ledger_entry(*reasons)
     opening = None if entry.reason else evaluation.undecided_latency(candidate)
@@ -244,7 +246,6 @@ def _print_candidate(candidate: Candidate, entry: LedgerEntry, echo: Echo) -> No
 
 def _warn_of_git(echo: Echo) -> None:
     """Say where git cannot tell whether committed lines of the ledger are gone."""
-    from nivesh_lib.ledger import ledger_path, openings
     from nivesh_lib.reproducibility import git_standing
 
     standing, _, elsewhere = git_standing(ledger_path()).partition("; ")
@@ -303,7 +304,6 @@ def _print_scores(record: Mapping[str, Any], echo: Echo) -> None:
 
 def _print_verdict(record: Mapping[str, Any], path: Path, echo: Echo) -> None:
     from nivesh_lib.ledger import ledger_path
-    from nivesh_lib.paths import relative
 
     _print_scores(record, echo)
     for judged in record["judgements"]:

@@ -139,10 +139,8 @@ def _time(at: str) -> str:
 
 
 def _line(entry: Entry) -> str:
-    done = _DONE[entry["kind"]].format_map(entry)
-    return (
-        f"{entry['timestamp'][:19]}Z  {entry['version']} {done}, by {entry['who']}: {entry['why']}"
-    )
+    done = f"{entry['version']} {_DONE[entry['kind']].format_map(entry)}"
+    return f"{entry['timestamp'][:19]}Z  {done}, by {entry['who']}: {entry['why']}"
 
 
 def _print(changed: Changed, as_json: bool) -> None:

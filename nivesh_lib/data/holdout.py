@@ -10,16 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 # Private, since no public function returns both sides of the split.
 from nivesh_lib.data.versions import _read_sides, resolve
 from nivesh_lib.errors import HoldoutError
 from nivesh_lib.ledger import NO_SCORES, Opening, openings, writing
 from nivesh_lib.privacy import anonymize_query
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,9 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from nivesh_lib.data.reading import (
     Problems,
@@ -40,9 +42,6 @@ from nivesh_lib.data.versions import full_ref, load_dataset, resolve
 from nivesh_lib.errors import DataError
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.terminal import listed
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?")
 
@@ -203,8 +202,6 @@ def read_unchecked(
     DataError
         The file cannot be read, or a cell holds what no text can.
     """
-    import pandas as pd
-
     table = read_table(path, delimiter=delimiter)
     origin = _origins(table, text, label, {})
     damaged = [
@@ -288,8 +285,6 @@ def _without_controls(table: Table, origin: Mapping[str, str]) -> tuple[Table, i
 
 
 def _frame(table: Table, origin: Mapping[str, str]) -> pd.DataFrame:
-    import pandas as pd
-
     columns = {
         name: [plain(row.get(source)) for row in table.rows] for name, source in origin.items()
     }

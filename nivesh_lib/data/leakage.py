@@ -44,22 +44,19 @@ def find_leaks(
     pairs: Iterable[tuple[int, int, float]] = (),
     held_ids: Collection[str] = (),
     recorded: Mapping[str, int] | None = None,
-    label: str = "intent",
 ) -> list[Issue]:
     """Run every check that the frame's columns allow.
 
     Parameters
     ----------
     frame
-        Training rows: ``query`` and the label, perhaps ``id``, ``fold``, ``source``, ``selection``.
+        Training rows: ``query``, ``intent``, perhaps ``id``, ``fold``, ``source``, ``selection``.
     pairs
         ``(i, j, similarity)``: positions of near-duplicates in the frame.
     held_ids
         The ids on the other side of the split.
     recorded
         ``exact`` and ``near``: held-out rows whose text is in training too.
-    label
-        The frame's column of labels.
     """
     with_ids = frame if "id" in frame else frame.assign(id=[str(n) for n in range(len(frame))])
     return [
@@ -67,8 +64,8 @@ def find_leaks(
         *check_split(recorded or {}),
         *check_ids(with_ids, held_ids),
         *check_augmented(with_ids),
-        *check_stated_labels(with_ids, label=label),
-        *check_giveaways(with_ids, label=label),
+        *check_stated_labels(with_ids),
+        *check_giveaways(with_ids),
     ]
 
 
@@ -139,7 +136,7 @@ def check_augmented(frame: pd.DataFrame) -> list[Issue]:
 # --- labels in the text ------------------------------------------------------------------------
 
 
-def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[Issue]:
+def check_stated_labels(frame: pd.DataFrame) -> list[Issue]:
     """Find labels that their own rows contain far more often than by chance.
 
     The null hypothesis is shuffled labels: the exact hypergeometric tail (Fisher's test), with
@@ -147,7 +144,7 @@ def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[I
     "emergency fund"; half of them is a warning, nearly all of them an error. The machine form of
     a name, such as ``emergency_fund``, is an error at any share.
     """
-    texts, labels = _cells(frame, label)
+    texts, labels = _cells(frame)
     folded, spaced = [text.casefold() for text in texts], [_spaced(text) for text in texts]
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(labels):
@@ -174,7 +171,7 @@ def check_stated_labels(frame: pd.DataFrame, *, label: str = "intent") -> list[I
     return found
 
 
-def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Issue]:
+def check_giveaways(frame: pd.DataFrame) -> list[Issue]:
     """Find words that determine the label by themselves, such as a tag or a code of the source.
 
     A word is tested where it occurs in at least ``SUPPORT`` rows. It determines a label where
@@ -182,7 +179,7 @@ def check_giveaways(frame: pd.DataFrame, *, label: str = "intent") -> list[Issue
     tail, Bonferroni's correction over words), and where most rows of the label have the word. A
     word that people would not write (``#tx``, ``[TAX]``, ``ref:12``) needs no such share.
     """
-    texts, labels = _cells(frame, label)
+    texts, labels = _cells(frame)
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
         for word in {word.strip(_EDGES) for word in text.casefold().split()} - {""}:
@@ -219,11 +216,11 @@ def _severity(
     return "error" if mark or share >= MOSTLY else "warning"
 
 
-def _cells(frame: pd.DataFrame, label: str) -> tuple[list[str], np.ndarray]:
+def _cells(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """Return texts and labels, an empty text for every other cell."""
     texts, labels = (
         [cell if isinstance(cell, str) else "" for cell in frame[column]]
-        for column in ("query", label)
+        for column in ("query", "intent")
     )
     return texts, np.array(labels, dtype=object)
 

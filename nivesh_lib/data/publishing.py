@@ -8,7 +8,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from nivesh_lib.data.importing import ImportRequest, import_files
 from nivesh_lib.data.remote import upload
@@ -52,9 +53,6 @@ from nivesh_lib.files import locked_folder, restore_folders, write_errors, write
 from nivesh_lib.paths import data_dir
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.terminal import listed
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def publish(

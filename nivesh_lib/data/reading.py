@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -136,9 +136,18 @@ def require_column(where: object, columns: Collection[str], name: str, option: s
 
 
 def read_queries(
-    path: Path | str, text: str | None = None, *, delimiter: str | None = None
+    path: Path | str,
+    text: str | None = None,
+    *,
+    delimiter: str | None = None,
+    also: Collection[str] = (),
 ) -> Iterator[Query]:
     """Yield the texts of a file: lines of .txt, else the column ``text`` (by default ``query``).
+
+    Parameters
+    ----------
+    also
+        Columns whose cells become part of the origin, where the file has them.
 
     Raises
     ------
@@ -150,7 +159,7 @@ def read_queries(
     kind = _file_kind(path, {".txt": "txt", **EXTENSIONS})
     separator = _field_delimiter(path, kind, delimiter)
     if kind != "txt":
-        return _column_queries(path, kind, separator, column)
+        return _column_queries(path, kind, separator, (column, *also))
     if text is not None:
         raise DataError(f"--text names a column; {path} has none, only one text a line.")
     return query_lines(path, _file_lines(path))
@@ -162,11 +171,15 @@ def query_lines(name: object, lines: Iterable[bytes]) -> Iterator[Query]:
         yield Query(line.removesuffix("\n").removesuffix("\r"), {"row": row})
 
 
-def _column_queries(path: Path, kind: str, delimiter: str, column: str) -> Iterator[Query]:
+def _column_queries(
+    path: Path, kind: str, delimiter: str, columns: Sequence[str]
+) -> Iterator[Query]:
+    column, *also = columns
+
     def header(columns: list[str]) -> None:
         require_column(path, columns, column, "--text")
 
-    rows = _READERS[kind](_Source(path, delimiter, header, (column, "id")))
+    rows = _READERS[kind](_Source(path, delimiter, header, (*columns, "id")))
     for number, (line, cells, problem) in enumerate(rows, start=1):
         place = _place(path, number, line)
         if problem:
@@ -178,6 +191,7 @@ def _column_queries(path: Path, kind: str, delimiter: str, column: str) -> Itera
         origin: dict[str, Any] = {"row": number}
         if "id" in cells and column != "id":  # a number stays one, so that answers can be joined
             origin["id"] = cells["id"] if isinstance(cells["id"], int) else plain(cells["id"])
+        origin |= {name: plain(cells[name]) for name in also if name in cells}
         yield Query(cells[column], origin)
 
 

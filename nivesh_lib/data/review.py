@@ -11,18 +11,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from nivesh_lib.data.reading import Table, plain, read_table
 from nivesh_lib.data.schema import closest, conflicting_rows, normalise
+from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import locked_folder, new_file
 from nivesh_lib.privacy import anonymize_query
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from nivesh_lib.data.versions import Dataset
 
 COLUMNS = (
     *("id", "query", "label", "suggested", "score"),
@@ -247,8 +245,8 @@ def revise(base: pd.DataFrame, review: Sequence[Decision]) -> pd.DataFrame:
     Raises
     ------
     DataError
-        Nothing is changed, or a decision is about a row that is not there, is held out, has
-        another label or is decided twice.
+        Nothing is changed, or a decision is about a row that is not there, is held out or has
+        another label.
     """
     if not review:
         return base
@@ -258,11 +256,12 @@ def revise(base: pd.DataFrame, review: Sequence[Decision]) -> pd.DataFrame:
         )
     train = base[base["side"] == "train"]
     label_of = dict(zip(train["id"], train["intent"], strict=True))
-    for decision in review:
-        _check(decision, label_of)
-    twice = [row for row, n in Counter(decision.id for decision in review).items() if n > 1]
-    if twice:
-        raise DataError(f"Row {twice[0]} is decided twice; keep one of the two.")
+    for decision in review:  # of a draft, which may have been replaced since the review was read
+        if label_of.get(decision.id) != decision.label:
+            raise DataError(
+                f"Row {decision.id} is no training row of the parent with label "
+                f"{decision.label!r}; write the review again."
+            )
     after = _labels_after(dict(zip(base["id"], base["intent"], strict=True)), review)
     kept = base[base["id"].isin(after.keys())].reset_index(drop=True)
     return kept.assign(intent=list(after.values()))
@@ -273,20 +272,6 @@ def _labels_after(label_of: Mapping[str, str], review: Sequence[Decision]) -> di
     relabelled = {d.id: d.new_label for d in review if d.action == "relabel"}
     dropped = {d.id for d in review if d.action == "drop"}
     return {row: relabelled.get(row, old) for row, old in label_of.items() if row not in dropped}
-
-
-def _check(decision: Decision, label_of: Mapping[str, str]) -> None:
-    if decision.action not in ACTIONS:
-        raise DataError(f"Row {decision.id}: {decision.action!r} is not {', '.join(ACTIONS)}.")
-    if decision.action == "relabel" and not decision.new_label:
-        raise DataError(f"Row {decision.id} is to be relabelled without a new label.")
-    if decision.id not in label_of:
-        raise DataError(f"Row {decision.id} is no training row of the parent; leave it out.")
-    if label_of[decision.id] != decision.label:
-        raise DataError(
-            f"Row {decision.id} has label {label_of[decision.id]!r} in the parent, not "
-            f"{decision.label!r}; write the review again."
-        )
 
 
 def changes_of(review: Sequence[Decision], *, column: str, when: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import difflib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,11 +78,6 @@ def row_ids(frame: pd.DataFrame, rows: Iterable[int]) -> tuple[str | int, ...]:
     if "id" not in frame:
         return tuple(int(row) for row in rows)
     return tuple(str(frame["id"].iloc[int(row)]) for row in rows)
-
-
-def label_to_id(labels: Sequence[str]) -> dict[str, int]:
-    """Map each label to its place in the manifest's order."""
-    return {label: number for number, label in enumerate(labels)}
 
 
 def is_blank(text: str) -> bool:

@@ -11,9 +11,9 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from nivesh_lib.data.schema import (
     DAMAGED,
@@ -34,9 +34,6 @@ from nivesh_lib.data.splits import (
 )
 from nivesh_lib.errors import DataError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 WORKING = ("side", "fold", "place", "key")  # columns that are not written
 HOLDOUT_SHARE = 0.2
 N_FOLDS = 5
@@ -47,8 +44,6 @@ Sides = Mapping[str, set[str]]  # normalised text -> the sides it was on in othe
 
 def new_rows(rows: pd.DataFrame, holdout_rows: pd.DataFrame | None) -> pd.DataFrame:
     """Return the canonical columns of both frames; given holdout rows decide every side."""
-    import pandas as pd
-
     parts = [_canonical(rows, "" if holdout_rows is None else "train", "row")]
     if holdout_rows is not None:
         parts.append(_canonical(holdout_rows, "holdout", "holdout row"))
@@ -89,8 +84,6 @@ def joined(base: pd.DataFrame | None, new: pd.DataFrame | None) -> pd.DataFrame:
     DataError
         A new row is in the parent already.
     """
-    import pandas as pd
-
     parts = [] if new is None else [new]
     if base is not None:
         parts.insert(0, base.assign(place=""))

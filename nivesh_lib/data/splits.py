@@ -6,16 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
 
 from nivesh_lib.data.schema import normalise
 from nivesh_lib.errors import DataError
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from scipy.sparse import csr_matrix
 
 Pair = tuple[int, int, float]
 
@@ -104,8 +101,6 @@ def _in_row_order(vectors: csr_matrix) -> csr_matrix:
 
     A cosine is then the same sum, to the last bit, for two rows alone and in a matrix product.
     """
-    from scipy.sparse import csr_matrix
-
     first = np.zeros(vectors.shape[1], dtype=np.int64)
     first[vectors.indices[::-1]] = np.arange(vectors.nnz)[::-1]
     rank = np.empty(vectors.shape[1], dtype=vectors.indices.dtype)
@@ -115,8 +110,6 @@ def _in_row_order(vectors: csr_matrix) -> csr_matrix:
 
 def _rare_parts(vectors: csr_matrix, tail: float) -> csr_matrix:
     """Return each row without its most frequent n-grams, up to a norm of ``tail``."""
-    from scipy.sparse import csr_matrix
-
     frequency = np.bincount(vectors.indices, minlength=vectors.shape[1])
     rank = np.empty(len(frequency), dtype=vectors.indices.dtype)
     rank[np.argsort(frequency, kind="stable")] = np.arange(len(frequency))
@@ -149,12 +142,10 @@ def _near(
     return list(zip(*(column.tolist() for column in found), strict=True))
 
 
-def near_duplicate_groups(
-    texts: Iterable[str], threshold: float = NEAR, max_size: int = MAX_GROUP
-) -> np.ndarray:
+def near_duplicate_groups(texts: Iterable[str]) -> np.ndarray:
     """Return a group number for each text: near-duplicates once amounts are masked."""
     masked = [mask_amounts(text) for text in texts]
-    return group_pairs(len(masked), near_duplicate_pairs(masked, threshold), max_size)
+    return group_pairs(len(masked), near_duplicate_pairs(masked))
 
 
 def group_pairs(n_rows: int, pairs: Iterable[Pair], max_size: int = MAX_GROUP) -> np.ndarray:

@@ -10,7 +10,9 @@ from collections.abc import Collection
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from nivesh_lib.data.importing import read_unchecked
 from nivesh_lib.data.reading import EXTENSIONS
@@ -18,12 +20,10 @@ from nivesh_lib.data.schema import Issue, conflicting_rows, normalise, row_ids, 
 from nivesh_lib.data.splits import mask_amounts, near_duplicate_pairs
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.errors import DataError
+from nivesh_lib.privacy import anonymize_query, find_pii
 from nivesh_lib.wording import counted
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    Data = str | Path | pd.DataFrame | Dataset
+Data = str | Path | pd.DataFrame | Dataset
 
 IMBALANCE = 10  # largest class over smallest
 NEAR_SHARE = 0.01  # of rows that may nearly repeat another
@@ -116,8 +116,6 @@ class Measures:
     @cached_property
     def personal_data(self) -> tuple[Counter[str], list[int]]:
         """Return how often each kind of personal data occurs, and the positions of its rows."""
-        from nivesh_lib.privacy import find_pii
-
         found = {row: find_pii(text) for row, text in enumerate(self.texts)}
         kinds = Counter(finding.kind for findings in found.values() for finding in findings)
         return kinds, [row for row, findings in found.items() if findings]
@@ -287,8 +285,6 @@ def compare_versions(old: Dataset, new: Dataset) -> dict[str, Any]:
         of training rows), ``labels`` (label -> counts in the old and the new version),
         ``mean_words`` of the training queries (old, new) and ``length_shift`` (statistic and p).
     """
-    from nivesh_lib.privacy import anonymize_query
-
     before, after = (_as_frame(data)[0] for data in (old, new))
     old_ids, new_ids = (
         {*frame["id"], *data.manifest["holdout"]} for frame, data in ((before, old), (after, new))

@@ -130,11 +130,6 @@ class DataVersion:
         return None if self.parent is None else full_ref(self.name, self.parent)
 
     @property
-    def changes(self) -> list[dict[str, Any]]:
-        """Return the changes of a review to the parent's rows: id, column, from, to, who, when."""
-        return list(self.manifest.get("changes", []))
-
-    @property
     def rows(self) -> int:
         """Return the number of rows on both sides of the split."""
         return int(self.manifest["rows"])

@@ -36,7 +36,6 @@ from nivesh_lib.errors import ModelError
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.reproducibility import environment, thread_environment, threads
 
-BATCH_SIZES = (1, 8, 32)
 _FEWEST = 5  # calls that are timed whatever time they take
 _ROUNDS = 10  # blocks of calls, each with the reference loop before it
 _REFERENCES = 10  # times that the loop is timed in a round, at most
@@ -67,17 +66,16 @@ class Speed:
     n: int
     processor: str
     flags: tuple[str, ...]
-    p95_ms_low: float | None = None
-    p95_ms_high: float | None = None
-    reference_ms: float | None = None
-    reference_ms_low: float | None = None
-    reference_ms_high: float | None = None
-    reference_ms_n: int | None = None
+    p95_ms_low: float
+    p95_ms_high: float
+    reference_ms: float
+    reference_ms_low: float
+    reference_ms_high: float
+    reference_ms_n: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON, without what was not measured."""
-        plain = asdict(self) | {"flags": list(self.flags)}
-        return {name: value for name, value in plain.items() if value is not None}
+        """Return plain values, ready for JSON."""
+        return asdict(self) | {"flags": list(self.flags)}
 
     def latency(self) -> dict[str, float]:
         """Return the milliseconds of a call, their intervals, ``n`` and ``threads``."""
@@ -109,22 +107,19 @@ def measure_latency(
         As `Speed.latency`: ``p50_ms``, ``p95_ms`` with ``p95_ms_low`` and ``p95_ms_high``,
         ``p99_ms``, ``n``, ``threads`` (0: not limited), and ``reference_ms`` of the loop.
     """
-    (speed,) = speed_of(
-        predict, queries, batch_sizes=(1,), warmup=warmup, repeats=repeats, seconds=math.inf
-    )
-    return speed.latency()
+    return speed_of(predict, queries, warmup=warmup, repeats=repeats, seconds=math.inf).latency()
 
 
 def speed_of(
     predict: Predict,
     queries: Sequence[str],
     *,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
+    batch_size: int = 1,
     warmup: int = 10,
     repeats: int = 200,
     seconds: float = 5.0,
-) -> list[Speed]:
-    """Time batches of each size, after a warm-up; one `Speed` for each size.
+) -> Speed:
+    """Time batches of one size, after a warm-up, and a reference loop between them.
 
     Cleaning and tokenising in ``predict`` are included. The number of threads is fixed when the
     libraries are loaded; `benchmark_served` sets it.
@@ -134,28 +129,34 @@ def speed_of(
     predict : callable
         Takes a list of queries.
     queries : sequence of str
-        Used in turn; at least as many distinct ones as the largest batch, so that no batch holds
-        one twice.
+        Used in turn; at least as many distinct ones as a batch has, so that none holds one twice.
     warmup, repeats : int
-        Calls before the measurement, and measured calls, for each size.
+        Calls before the measurement, and measured calls.
     seconds : float
-        Time limit of the warm-up and of the measurement for each size; at least five calls are
-        measured, and ``n`` has their number.
+        Time limit of the warm-up and of the measurement; at least five calls are measured, and
+        ``n`` has their number.
 
     Raises
     ------
     ValueError
         Too few distinct queries, or a batch size or number of repeats below 1.
     """
-    if min(batch_sizes, default=0) < 1:
-        raise ValueError(f"batch sizes {list(batch_sizes)}: need at least one, none below 1")
-    _check(queries, max(batch_sizes), repeats)
-    limits: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "seconds": seconds}
+    _check(queries, batch_size, repeats)
+    every, beside = math.ceil(repeats / _ROUNDS), list[int]()
+
+    def batches() -> Iterator[list[str]]:
+        for number, batch in enumerate(islice(_batches(queries, batch_size), repeats)):
+            if number % every == 0:
+                time.sleep(_PAUSE)
+                beside.extend(_nanoseconds(loop) for _ in range(min(every, _REFERENCES)))
+                predict(batch)  # not timed: the loop has left the caches cold
+            yield batch
+
     with _frozen_objects(), reference_loop() as loop:
-        return [
-            _speed(*_elapsed_beside(loop, predict, queries, size, **limits), size)
-            for size in batch_sizes
-        ]
+        loop()
+        _calls(predict, islice(_batches(queries, batch_size), warmup), seconds, fewest=1)
+        elapsed = _calls(predict, batches(), seconds)
+    return _speed(np.array(elapsed) / 1e6, np.array(beside) / 1e6, batch_size)
 
 
 def race(
@@ -206,10 +207,8 @@ def _check(queries: Sequence[str], batch_size: int = 1, repeats: int = 1) -> Non
         raise ValueError(f"{repeats} repeats: need at least one measured call")
     if isinstance(queries, str) or not queries:
         raise ValueError("queries is empty or one string; pass a list of at least one")
-    if batch_size < 1:
-        raise ValueError(f"a batch of {batch_size} queries: need at least one")
     distinct = len(set(queries))
-    if distinct < batch_size:
+    if not 1 <= batch_size <= distinct:
         raise ValueError(f"{distinct} distinct queries do not fill a batch of {batch_size}")
 
 
@@ -258,33 +257,6 @@ def _keep_to(core: int) -> None:
 
 def _fixed_work() -> bytes:
     return hashlib.pbkdf2_hmac("sha256", b"fixed", b"work", 4000)  # without Python's lock
-
-
-def _elapsed_beside(
-    loop: Callable[[], object],
-    predict: Predict,
-    queries: Sequence[str],
-    size: int,
-    *,
-    warmup: int,
-    repeats: int,
-    seconds: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the milliseconds of each measured call, and of each time of the loop."""
-    every, beside = math.ceil(repeats / _ROUNDS), list[int]()
-
-    def batches() -> Iterator[list[str]]:
-        for number, batch in enumerate(islice(_batches(queries, size), repeats)):
-            if number % every == 0:
-                time.sleep(_PAUSE)
-                beside.extend(_nanoseconds(loop) for _ in range(min(every, _REFERENCES)))
-                predict(batch)  # not timed: the loop has left the caches cold
-            yield batch
-
-    loop()
-    _calls(predict, islice(_batches(queries, size), warmup), seconds, fewest=1)
-    elapsed = _calls(predict, batches(), seconds, fewest=_FEWEST)
-    return np.array(elapsed) / 1e6, np.array(beside) / 1e6
 
 
 def _calls(
@@ -368,85 +340,59 @@ def saved_bytes(model: Any) -> int:
         return model_bytes(Path(model.save(Path(folder) / "model")))
 
 
-# As text, since the process that waits for the numbers imports no model.
-LOADER = "nivesh_lib.models.base:load_model"
-
-
 def benchmark_served(
-    model: Any,
-    queries: Sequence[str],
-    *,
-    threads: Sequence[int] = (1, 2),
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    warmup: int = 10,
-    repeats: int = 200,
-    seconds: float = 5.0,
-    loader: str = LOADER,
-) -> tuple[list[Speed], int]:
-    """Save a model and measure it in a fresh process for each number of threads; see `speed_of`.
+    model: Any, queries: Sequence[str], *, batch_size: int = 32, seconds: float = 5.0
+) -> tuple[Speed, int]:
+    """Save a model and measure it in a fresh process with one thread; see `speed_of`.
 
     Parameters
     ----------
-    batch_sizes : sequence of int
+    batch_size : int
         Limited to the number of distinct queries.
-    loader : str
-        ``module:function`` that takes the directory as text and returns an object with
-        ``predict``, or a callable that takes a list of queries.
 
     Returns
     -------
-    speeds : list of Speed
-        For each number of threads and each batch size.
+    speed : Speed
     peak : int
-        The largest peak memory of these processes in bytes: resident memory, including the
-        interpreter and its libraries.
+        The peak memory of this process in bytes: resident memory, including the interpreter and
+        its libraries.
 
     Raises
     ------
     ValueError
-        No queries, or a number of threads below 1.
+        No queries.
     ModelError
-        A process failed; the message has the end of its stderr.
+        The process failed; the message has the end of its stderr.
     """
     _check(queries)
-    sizes = sorted({min(size, len(set(queries))) for size in batch_sizes})
-    limits = {"batch_sizes": sizes, "warmup": warmup, "repeats": repeats, "seconds": seconds}
-    with tempfile.TemporaryDirectory() as folder:
-        saved = model.save(Path(folder) / "model")
-        job = {"directory": str(saved), "queries": list(queries), "loader": loader, **limits}
-        answers = [_in_subprocess(job, number) for number in threads]
-    rows = [row for answer in answers for row in answer["speeds"]]
-    speeds = [Speed(**{**row, "flags": tuple(row["flags"])}) for row in rows]
-    return speeds, max((answer["peak"] for answer in answers), default=0)
-
-
-def _in_subprocess(job: dict[str, Any], threads: int) -> dict[str, Any]:
-    if threads < 1:
-        raise ValueError(f"threads {threads!r} is not 1 or more")
+    limits = {"batch_size": min(batch_size, len(set(queries))), "seconds": seconds}
     library = str(paths.package_dir().parent)
     known = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", "nivesh_lib.evaluation.benchmark"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        env={**os.environ, **thread_environment(threads), "PYTHONPATH": known},
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        saved = str(model.save(Path(folder) / "model"))
+        done = subprocess.run(
+            [sys.executable, "-m", "nivesh_lib.evaluation.benchmark"],
+            input=json.dumps({"directory": saved, "queries": list(queries), **limits}),
+            capture_output=True,
+            text=True,
+            env={**os.environ, **thread_environment(1), "PYTHONPATH": known},
+        )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ModelError(
-            f"{job['directory']}: could not be measured ({anonymize_query(lines[-1][:500])}). "
+            f"{saved}: could not be measured ({anonymize_query(lines[-1][:500])}). "
             "Load it and call it in this process to see why"
         )
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return Speed(**answer["speed"] | {"flags": tuple(answer["speed"]["flags"])}), answer["peak"]
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
-    module, _, name = job.pop("loader").partition(":")
-    model = getattr(importlib.import_module(module), name)(job.pop("directory"))
-    speeds = speed_of(getattr(model, "predict", model), job.pop("queries"), **job)
-    return {"speeds": [speed.as_dict() for speed in speeds], "peak": _peak_bytes()}
+    # By name, since the process that waits for the numbers imports no model.
+    models = importlib.import_module("nivesh_lib.models.base")
+    model = models.load_model(job.pop("directory"))
+    speed = speed_of(model.predict, job.pop("queries"), **job)
+    return {"speed": speed.as_dict(), "peak": _peak_bytes()}
 
 
 def _peak_bytes() -> int:

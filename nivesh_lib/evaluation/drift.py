@@ -1,210 +1,259 @@
-"""Drift: what is compared with what, distances between columns, and changes of means."""
+"""A test of whether queries of now differ from those of before, with a known false-alarm rate.
+
+Every aspect of a query is a row of numbers whose means are compared: the model's probability of
+each label and whether its confidence passes a threshold (the univariate tests on a classifier's
+outputs of Rabanser et al. 2019, "Failing Loudly"), the predicted label, the true one, the
+language, and whether the query is longer than a threshold. One permutation of the pooled rows
+recomputes all of them, so that the correction for their number (Westfall and Young 1993, min-p)
+uses how they depend on each other and is exact for any sizes (Phipson and Smyth 2010).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from scipy.spatial.distance import jensenshannon
-from scipy.stats import wasserstein_distance
-from sklearn.base import clone
-from statsmodels.stats.proportion import confint_proportions_2indep
 
-from nivesh_lib.evaluation.intervals import Z
-from nivesh_lib.evaluation.resampling.cross_validation import cross_validate
-from nivesh_lib.evaluation.scores import MIN_ROWS, headline_mask
-from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.models.text.hinglish import is_hinglish
+from nivesh_lib.wording import quoted
 
-FLOOR = 0.1  # a smaller distance is no drift, however significant
+# What is said of a batch that was selected because a model failed on it, as `Samples` has it.
+HARD = ("queries chosen for being hard", "are not what production sends")
+ALPHA = 0.05  # batches without drift that raise an alarm, at most
+_POWER_Z = 0.8416  # standard normal quantile of a power of 0.8
+_CUTS = (0.2, 0.4, 0.6, 0.8)  # quantiles of lengths and confidences that are thresholds
+_BLOCK_CELLS = 4_000_000  # of one block of permutations, rows times draws
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """Rows from before and from now, with the columns of a version's training rows.
+class Batch:
+    """Queries of one side, n of them, and what is known of each.
 
-    ``origin`` says where they come from, ``noun`` what the rows of now are, and ``earlier`` where
-    the others are. ``limit`` is empty where they are of production; else it says, of ``noun``, why
-    they tell nothing about it.
+    ``proba`` (n, n_classes) is of a model that was not trained on them. What one side lacks, or
+    has of some rows only, is not compared; languages are then told by `is_hinglish` for both.
     """
 
-    before: pd.DataFrame
-    now: pd.DataFrame
-    origin: str
-    noun: str = "new queries"
-    limit: str = ""
-    earlier: str = "before"
-
-    @property
-    def sides(self) -> dict[str, pd.DataFrame]:
-        """The rows from before and those of now, by these names."""
-        return {"before": self.before, "now": self.now}
-
-    @property
-    def right(self) -> dict[str, np.ndarray]:
-        """Whether each answer is right, for both sides, after `answered`."""
-        return {
-            when: (frame["predicted"] == frame["intent"]).to_numpy()
-            for when, frame in self.sides.items()
-        }
+    texts: Sequence[str]
+    proba: np.ndarray | None = None
+    labels: Sequence[str | None] | None = None
+    languages: Sequence[str | None] | None = None
 
 
-def before_and_now(rows: pd.DataFrame, parent: pd.DataFrame | None = None) -> Samples:
-    """Return what to compare: two versions, else two halves of the dates, else folds.
-
-    Rows that were selected because a model failed on them are left out of now; where nothing else
-    is new, they are compared as the stress test that they are.
+@dataclass(frozen=True)
+class Change:
+    """Of one aspect, what changed most: a share of the rows, or a mean probability.
 
     Parameters
     ----------
-    rows, parent
-        The training rows of a version and of the one that it extends: id, query, intent, fold, and
-        where the data has them, created_at and selection.
+    errors
+        The change in standard errors under no drift, without sign.
+    limit
+        The ``errors`` from which on the aspect has moved, at the corrected level.
+    p
+        Corrected for all that was tested.
+    least
+        The smallest change of a share that is found four times out of five; NaN where none is.
     """
-    if parent is not None:
-        now = rows[~rows["id"].isin(parent["id"])]
-        if _comparable_sizes(parent, now):
-            return _natural_first(parent, now, "of the earlier version", "that were added since")
-    if "created_at" in rows and rows["created_at"].nunique() > 1:
-        dates = rows["created_at"].dropna().sort_values()
-        middle = max(dates.iloc[len(dates) // 2], dates.unique()[1])
-        before, now = rows[rows["created_at"] < middle], rows[rows["created_at"] >= middle]
-        if _comparable_sizes(before, now):
-            return _natural_first(before, now, f"before {middle}", "since then")
-    held = rows["fold"] == rows["fold"].min()
-    return Samples(
-        rows[~held].reset_index(drop=True),
-        rows[held].reset_index(drop=True),
-        f"{(~held).sum():,} rows (before) with the {held.sum():,} rows of one fold (now), as "
-        "neither dates nor an earlier version give enough to compare",
-        "queries of one fold",
-        "are no later than the others",
-        "in the other folds",
-    )
+
+    aspect: str
+    what: str
+    before: float
+    now: float
+    errors: float
+    limit: float
+    p: float
+    least: float
 
 
-def _comparable_sizes(before: pd.DataFrame, now: pd.DataFrame) -> bool:
-    """Return whether there are enough rows on both sides, and labels to tell apart."""
-    return min(len(before), len(now)) >= MIN_ROWS and before["intent"].nunique() > 1
+@dataclass(frozen=True)
+class Drift:
+    """The changes, the surest first, and the numbers of rows that they rest on.
+
+    There is none where no query differs from any other in what is compared.
+    """
+
+    changes: tuple[Change, ...]
+    n_before: int
+    n_now: int
+    alpha: float
+
+    @property
+    def found(self) -> bool:
+        """Whether drift is shown."""
+        return bool(self.changes) and self.changes[0].p <= self.alpha
 
 
-def _natural_first(before: pd.DataFrame, now: pd.DataFrame, when: str, since: str) -> Samples:
-    noun, limit = "new queries", ""
-    if "selection" in now:
-        hard = now["selection"] == "hard"
-        if (~hard).sum() >= min(MIN_ROWS, hard.sum()):
-            now = now[~hard]
-        else:
-            now, since = now[hard], f"{since}, all of them chosen for being hard"
-            noun = "queries chosen for being hard"
-            limit = "are not what production sends"
-    origin = f"{len(before):,} rows {when} with {len(now):,} rows {since}"
-    return Samples(before.reset_index(drop=True), now.reset_index(drop=True), origin, noun, limit)
+@dataclass(frozen=True, eq=False)
+class _Aspect:
+    """Columns (n, n_columns) whose means are compared, and what each is the mean of."""
+
+    name: str
+    columns: list[str]
+    values: np.ndarray
 
 
-def answered(samples: Samples, model: Any) -> Samples:
-    """Return samples with the columns ``predicted`` and ``confidence`` of a model of before.
-
-    The rows from before are answered out of fold, and those kept that count for scores. Those of
-    now are answered by a model that was trained on all folds but one, as the models behind the
-    out-of-fold answers were: one that saw more would be more certain, which would look like drift.
+def drift_between(
+    before: Batch,
+    now: Batch,
+    classes: Sequence[str] = (),
+    *,
+    same_model: bool = True,
+    alpha: float = ALPHA,
+    n_draws: int = 999,
+    seed: int = 42,
+) -> Drift:
+    """Test whether two batches of queries come from one source.
 
     Parameters
     ----------
-    model
-        A classifier of texts with ``predict_proba``; it stays as it is.
+    classes
+        The labels of the columns of ``proba``.
+    same_model
+        False where ``proba`` is of models with different numbers of training rows: the one with
+        more is surer, so how sure they are is not compared.
+    alpha
+        The share of batches without drift that may be called drift, whatever their sizes.
+
+    Raises
+    ------
+    ValueError
+        A side has fewer than two queries.
     """
-    before, now = samples.before, samples.now
-    if before["fold"].nunique() < 2:
-        before = before.assign(fold=np.arange(len(before)) % 5)
-    cv = cross_validate(model, before, labels=sorted(before["intent"].unique()))
-    seen = before[before["fold"] != before["fold"].min()]
-    fitted = clone(model).fit(seen["query"].tolist(), seen["intent"].tolist())
-    proba = fitted.predict_proba(now["query"].tolist())
-    counted = headline_mask(before)
-    scored = before.assign(predicted=cv.predicted, confidence=cv.confidence)
-    return replace(
-        samples,
-        before=scored[counted | ~counted.any()].reset_index(drop=True),
-        now=now.assign(
-            predicted=fitted.classes_[proba.argmax(axis=1)], confidence=proba.max(axis=1)
-        ),
-    )
+    n, m = len(before.texts), len(now.texts)
+    if min(n, m) < 2:
+        raise ValueError(f"{n} and {m} queries: each side needs two or more")
+    aspects = [
+        one
+        for one in _aspects(before, now, classes, same_model)
+        if (one.values != one.values[0]).any()
+    ]
+    if not aspects:
+        return Drift((), n, m, alpha)
+    values = np.concatenate([one.values for one in aspects], axis=1, dtype=np.float32)
+    errors = _standard_errors(values, m)
+    changes = np.abs(_drawn_means(values, m, n_draws, seed) - values.mean(axis=0)) / errors
+    ends = np.cumsum([one.values.shape[1] for one in aspects])[:-1]
+    parts = np.split(changes, ends, axis=1)
+    # Rounded, so that equal draws stay equal however their sums were added up.
+    largest = np.round(np.stack([part.max(axis=1) for part in parts], axis=1), 3)
+    corrected, limits = _corrected(largest, alpha)
+    found = []
+    rows = zip(aspects, parts, np.split(errors, ends), corrected, limits, strict=True)
+    for aspect, part, error, p, limit in rows:
+        most = int(part[0].argmax())
+        now_mean, before_mean = (side.mean() for side in np.split(aspect.values[:, most], [m]))
+        least = float((limit + _POWER_Z) * error.max() * (n + m) / n)
+        change = Change(
+            aspect.name,
+            aspect.columns[most],
+            before=float(before_mean),
+            now=float(now_mean),
+            errors=float(part[0, most]),
+            limit=float(limit),
+            p=float(p),
+            least=least if least < 1 else np.nan,
+        )
+        found.append(change)
+    return Drift(tuple(sorted(found, key=lambda one: (one.p, -one.errors))), n, m, alpha)
 
 
-def accuracy_change(
-    correct_before: np.ndarray, correct_now: np.ndarray, *, alpha: float = 0.05
-) -> Estimate:
-    """Return accuracy now minus before, or the change of any share, for two independent samples.
+def natural_first(selection: np.ndarray, least: int = 20) -> tuple[np.ndarray, bool]:
+    """Return which rows to compare, and whether these were chosen for being hard.
 
-    The interval is Newcombe's (1998, method 10), which holds with few rows and with
-    none wrong. Divide ``alpha`` by the number of shares that are compared at once.
+    Natural rows come first; hard ones where next to nothing else is there, ``least`` rows.
+
+    Parameters
+    ----------
+    selection
+        ``hard`` for a row that was chosen because a model failed on it, (n,).
     """
-    low, high = confint_proportions_2indep(
-        *(int(correct_now.sum()), len(correct_now), int(correct_before.sum()), len(correct_before)),
-        method="newcomb",
-        compare="diff",
-        alpha=alpha,
-    )
-    change = float(correct_now.mean() - correct_before.mean())
-    return Estimate(change, float(low), float(high), len(correct_now))
+    hard = np.asarray(selection, dtype=object) == "hard"
+    only_hard = bool((~hard).sum() < min(least, hard.sum()))
+    return (hard if only_hard else ~hard), only_hard
 
 
-def mean_change(before: np.ndarray, now: np.ndarray) -> Estimate:
-    """Return the mean of now minus that of before with its normal interval; (n,) and (m,)."""
-    change = float(now.mean() - before.mean())
-    half = Z * float(np.sqrt(before.var(ddof=1) / len(before) + now.var(ddof=1) / len(now)))
-    return Estimate(change, change - half, change + half, len(now))
+def _aspects(
+    before: Batch, now: Batch, classes: Sequence[str], same_model: bool
+) -> Iterator[_Aspect]:
+    """Yield what can be compared, the rows of now first."""
+    texts = [*now.texts, *before.texts]
+    if now.proba is not None and before.proba is not None:
+        proba = np.concatenate([now.proba, before.proba])
+        means = [f"the mean probability of {quoted(name)}" for name in classes]
+        columns = proba
+        if same_model:
+            sure = _above("probabilities", proba.max(axis=1), "answers surer than {:.2f}")
+            means, columns = means + sure.columns, np.hstack([proba, sure.values])
+        yield _Aspect("probabilities", means, columns)
+        predicted = [classes[best] for best in proba.argmax(axis=1)]
+        yield _shares("predicted", predicted, "queries taken for {}")
+    if labels := _known(now.labels, before.labels):
+        yield _shares("label", labels, "queries on {}")
+    languages = _known(now.languages, before.languages) or [
+        "hinglish" if is_hinglish(text) else "other" for text in texts
+    ]
+    yield _shares("language", languages, "queries in {}")
+    words = np.array([len(text.split()) for text in texts])
+    yield _above("length", words, "queries of more than {:g} words")
 
 
-def _numeric_distance(before: np.ndarray, now: np.ndarray) -> float:
-    return float(wasserstein_distance(before, now)) / max(float(before.std()), 0.001)
+def _known(*sides: Sequence[str | None] | None) -> list[str]:
+    """Return the values of both sides; none where one is missing."""
+    values = [value for side in sides for value in (side if side is not None else [None])]
+    strings = [value for value in values if isinstance(value, str)]
+    return strings if len(strings) == len(values) else []
 
 
-def _categorical_distance(before: np.ndarray, now: np.ndarray) -> float:
-    k = int(max(before.max(), now.max())) + 1
-    return float(jensenshannon(np.bincount(before, minlength=k), np.bincount(now, minlength=k)))
+def _shares(name: str, values: Sequence[str], what: str) -> _Aspect:
+    found = sorted(Counter(values).items(), key=lambda one: (one[1], one[0]))
+    names = [value for value, _ in (found[:1] if len(found) == 2 else found)]  # of two, the rarer
+    columns = [what.format(quoted(value)) for value in names]
+    return _Aspect(name, columns, np.asarray(values)[:, None] == np.asarray(names))
 
 
-def _comparable(
-    before: pd.Series, now: pd.Series
-) -> tuple[np.ndarray, int, Callable[[np.ndarray, np.ndarray], float]]:
-    """Return all values as one array, how many are from before, and the distance to use."""
-    both = pd.concat([before.dropna(), now.dropna()], ignore_index=True)
-    n = int(before.notna().sum())
-    if pd.api.types.is_numeric_dtype(both):
-        return both.to_numpy(dtype=float), n, _numeric_distance
-    return pd.factorize(both)[0], n, _categorical_distance
+def _above(name: str, values: np.ndarray, what: str) -> _Aspect:
+    cuts = np.unique(np.quantile(values, _CUTS, method="lower"))
+    return _Aspect(name, [what.format(cut) for cut in cuts], values[:, None] > cuts)
 
 
-def distance(before: pd.Series, now: pd.Series) -> float:
-    """Return the distance between two samples of a column, as Evidently measures it.
+def _standard_errors(values: np.ndarray, m: int) -> np.ndarray:
+    """Return the standard error of the mean of ``m`` rows that are drawn from all, (n_columns,).
 
-    Numbers: Wasserstein distance in standard deviations of ``before``. Categories:
-    Jensen-Shannon distance to base e, at most 0.83.
+    That of a share is at least that of one row in ``m``: a value that hardly any row has would
+    be far out in every batch that has one of them.
     """
-    values, n, of = _comparable(before, now)
-    return of(values[:n], values[n:])
+    n = len(values)
+    share = ((values == 0) | (values == 1)).all(axis=0)
+    variance = np.maximum(values.var(axis=0) * n / (n - 1), share * (m - 1) / m**2)
+    return np.sqrt(np.maximum(variance, 1e-12) * (1 / m - 1 / n))
 
 
-def chance_thresholds(
-    reference: pd.DataFrame, current: pd.DataFrame, *, n_draws: int = 200, seed: int = 42
-) -> dict[str, float]:
-    """Return, for each shared column, the distance above which it counts as moved.
+def _drawn_means(values: np.ndarray, m: int, n_draws: int, seed: int) -> np.ndarray:
+    """Return the means of the first ``m`` rows, and of as many random ones in each draw."""
+    rng, n = np.random.default_rng(seed), len(values)
+    means, size = [values[:m].mean(axis=0, keepdims=True)], max(1, _BLOCK_CELLS // n)
+    for start in range(0, n_draws, size):
+        keys = rng.random((min(size, n_draws - start), n), dtype=np.float32)
+        drawn = np.zeros_like(keys)
+        np.put_along_axis(drawn, keys.argpartition(m - 1, axis=1)[:, :m], 1, axis=1)
+        means.append(drawn @ values / m)
+    return np.concatenate(means)
 
-    That is ``FLOOR``, or the 99th percentile of the distance between random parts of
-    the same sizes where that is larger: with few rows or many categories, chance alone
-    exceeds a fixed threshold (a permutation test, Good 2005).
+
+def _corrected(largest: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corrected p-value of each aspect's first draw, and its value at ``alpha``.
+
+    Parameters
+    ----------
+    largest
+        The largest change of each aspect in each draw, (n_draws, n_aspects); the first is real.
     """
-    rng = np.random.default_rng(seed)
-    thresholds = {}
-    for column in reference.columns.intersection(current.columns):
-        values, n, of = _comparable(reference[column], current[column])
-        if not 0 < n < len(values):
-            continue
-        mixed = (rng.permutation(values) for _ in range(n_draws))
-        drawn = [of(drawn[:n], drawn[n:]) for drawn in mixed]
-        thresholds[str(column)] = max(FLOOR, float(np.percentile(drawn, 99)))
-    return thresholds
+    ordered = np.sort(largest, axis=0)
+    below = [np.searchsorted(*one) for one in zip(ordered.T, largest.T, strict=True)]
+    p = 1 - np.stack(below, axis=1) / len(largest)
+    smallest = np.sort(p.min(axis=1))
+    share = np.searchsorted(smallest, p, side="right") / len(p)
+    reached = np.where(share <= alpha, largest, np.inf)
+    return share[0], reached.min(axis=0)

@@ -6,7 +6,7 @@ All are two-sided, at 95 % unless ``alpha`` says another level.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
@@ -104,14 +104,6 @@ class FoldInterval:
     std: float
     n: int
     correction: str
-
-    def __str__(self) -> str:
-        interval = f"[{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.value:.3f} {interval} over {self.n} folds, {self.correction}"
-
-    def as_dict(self) -> dict[str, float | int | str]:
-        """Return the fields as plain values."""
-        return asdict(self)
 
 
 def fold_interval(scores: Sequence[float], *, n_train: float, n_test: float) -> FoldInterval:

@@ -7,7 +7,6 @@ dataset has a file of the same shape in its folder, or no objectives.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError
 from nivesh_lib.records.metrics import estimate_in, flat_metrics
+from nivesh_lib.records.schema import read_toml
 
 Status = Literal["met", "not met", "undecided"]
 _UNITS = {"p95_ms": " ms"}
@@ -115,12 +115,7 @@ def read_objectives(dataset: str = "intents") -> dict[str, dict[str, Any]]:
         The file is not TOML, or a value in it cannot be an objective.
     """
     path = paths.objectives_file(dataset)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Mend the TOML") from None
+    tables = read_toml(path)
     for model, table in tables.items():
         if not isinstance(table, dict):
             raise DataError(f"{path}: {model} = {table!r} stands alone. Put it below [{model}]")

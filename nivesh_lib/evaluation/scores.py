@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,11 +36,6 @@ class Metric:
     title: str
     of: Callable[[np.ndarray], np.ndarray]
     biased_if_rare: bool = False
-
-    def value(self, y_true: Column, y_pred: Column) -> float:
-        """Return the score of one column of predictions."""
-        (true, predicted), labels = label_codes(y_true, y_pred)
-        return float(self.of(confusion_counts(true, predicted, len(labels)))[0])
 
 
 def _accuracy(counts: np.ndarray) -> np.ndarray:
@@ -280,19 +274,10 @@ def masks_by_tag(frame: pd.DataFrame, column: str = "traits") -> dict[str, np.nd
 
 
 def masks_by_rule(
-    frame: pd.DataFrame, rules: Mapping[str, str | Callable[[str], bool]], *, text: str = "query"
+    frame: pd.DataFrame, rules: Mapping[str, Callable[[str], bool]]
 ) -> dict[str, np.ndarray]:
-    """Return a mask for each rule on the text: a regular expression or a function of it."""
-    return {
-        name: frame[text].map(_holds(rule)).to_numpy(dtype=bool) for name, rule in rules.items()
-    }
-
-
-def _holds(rule: str | Callable[[str], bool]) -> Callable[[str], bool]:
-    if not isinstance(rule, str):
-        return rule
-    pattern = re.compile(rule, re.IGNORECASE)
-    return lambda text: pattern.search(text) is not None
+    """Return a mask for each rule, a function of the query."""
+    return {name: frame["query"].map(rule).to_numpy(dtype=bool) for name, rule in rules.items()}
 
 
 def by_slice(

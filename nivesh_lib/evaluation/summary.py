@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import pandas as pd
 
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference, share_of
 from nivesh_lib.evaluation.objectives import (
-    Judgement,
     Objective,
     file_of,
     impact_of,
@@ -18,10 +18,7 @@ from nivesh_lib.evaluation.objectives import (
     none_set,
     objectives_for,
 )
-from nivesh_lib.evaluation.resampling.cross_validation import (
-    CrossValidation,
-    predicted_labels,
-)
+from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, predicted_labels
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
 from nivesh_lib.evaluation.robustness.cases import PERTURBATION, answers_to
 from nivesh_lib.evaluation.scores import (
@@ -211,7 +208,7 @@ def _over_folds(folds: pd.DataFrame) -> dict[str, Any]:
         return {}
     metrics: dict[str, Any] = {}
     for name, over in fold_intervals(folds).items():
-        mean = over.as_dict()
+        mean = asdict(over)
         metrics[f"{name}_fold_std"] = mean.pop("std")
         metrics[f"{name}_fold_mean"] = mean
     return metrics
@@ -243,7 +240,7 @@ def release_scores(
     return {
         "metrics": metrics,
         "judgements": [one.as_dict() for one in judged],
-        "verdict": overall(judged),
+        "verdict": worst(one.status for one in judged),
         "slices": by_slice(held["intent"], predicted, masks).to_dict("records"),
     }
 
@@ -251,11 +248,6 @@ def release_scores(
 def release_slices(held: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return the rows of each slice that a release is judged on: its values and its traits."""
     return masks_by_column(held, SLICE_COLUMNS) | masks_by_tag(held)
-
-
-def overall(judged: Sequence[Judgement]) -> str:
-    """Return the worst of the verdicts, or ``not judged`` where there are none."""
-    return worst(judgement.status for judgement in judged)
 
 
 def worst(statuses: Iterable[str]) -> str:

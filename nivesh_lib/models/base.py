@@ -24,13 +24,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.files import (
-    locked,
-    remove_abandoned,
-    replace_folder,
-    restore_folder,
-    sha256_file,
-)
+from nivesh_lib.files import locked, remove_abandoned, replace_folder, restore_folder, sha256_file
 from nivesh_lib.models.directory import (
     MAX_CARD_BYTES,
     member_directory,
@@ -272,8 +266,8 @@ def model_hash(model: Mapping[str, Any] | Path | str) -> str:
     return _json_sha256(card, "about")
 
 
-def model_class(kind: str) -> type[TextClassifier]:
-    """Return the class registered under ``kind``.
+def get_model(kind: str, **params: Any) -> TextClassifier:
+    """Return an unfitted model, for example ``get_model("tfidf", C=10.0)``.
 
     Raises
     ------
@@ -283,18 +277,7 @@ def model_class(kind: str) -> type[TextClassifier]:
     if kind not in MODELS:
         raise ModelError(f"unknown model {kind!r}; there are: {', '.join(sorted(MODELS))}")
     module, _, name = MODELS[kind].partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def get_model(kind: str, **params: Any) -> TextClassifier:
-    """Return an unfitted model, for example ``get_model("tfidf", C=10.0)``.
-
-    Raises
-    ------
-    ModelError
-        See `model_class`.
-    """
-    return model_class(kind)(**params)
+    return getattr(importlib.import_module(module), name)(**params)
 
 
 def read_card(directory: Path | str) -> dict[str, Any]:

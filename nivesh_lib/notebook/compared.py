@@ -15,10 +15,7 @@ from nivesh_lib.data.leakage import find_leaks
 from nivesh_lib.data.splits import mask_amounts, near_duplicate_groups, near_duplicate_pairs
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.evaluation.comparison import Comparison, compare
-from nivesh_lib.evaluation.confidence.calibration import (
-    Calibration,
-    cross_fitted,
-)
+from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted
 from nivesh_lib.evaluation.confidence.selective import (
     AbstentionPolicy,
     Costs,
@@ -28,11 +25,7 @@ from nivesh_lib.evaluation.confidence.selective import (
     fold_ood_scores,
     recorded_scope_scores,
 )
-from nivesh_lib.evaluation.errors import (
-    likely_label_errors,
-    overlapping_intents,
-    shares_of_errors,
-)
+from nivesh_lib.evaluation.errors import likely_label_errors, overlapping_intents, shares_of_errors
 from nivesh_lib.evaluation.findings import (
     calibration,
     comparison,
@@ -60,12 +53,7 @@ from nivesh_lib.evaluation.robustness.cases import (
     read_case_texts,
 )
 from nivesh_lib.evaluation.robustness.fairness import flip_rates, segment_scores
-from nivesh_lib.evaluation.scores import (
-    headline_mask,
-    masks_by_column,
-    masks_by_rule,
-    masks_by_tag,
-)
+from nivesh_lib.evaluation.scores import headline_mask, masks_by_column, masks_by_rule, masks_by_tag
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.neural.embedding import cached_features
 from nivesh_lib.models.wrappers.ood import OodScorer
@@ -283,7 +271,7 @@ class Compared:
 
     def calibration(self) -> Finding:
         """How far confidence is off, before and after its correction."""
-        made = calibration.calibration(*self._confidence)
+        made = calibration.calibration(self.best, self.calibrations, self.oof, self.data.train)
         return self._add(made, np.ones(len(self.rows), bool), surest=False)
 
     @cached_property
@@ -292,18 +280,13 @@ class Compared:
         return cross_fitted(self.oof, self.data.train, n_boot=self.n_boot, seed=self.run.seed)
 
     @property
-    def _confidence(
-        self,
-    ) -> tuple[str, dict[str, Calibration], dict[str, pd.DataFrame], pd.DataFrame]:
-        return self.best, self.calibrations, self.oof, self.data.train
-
-    @property
     def _threshold(self) -> float | None:
         return values_for(self.data.ref).get("min_confidence")
 
     def min_confidence(self) -> Finding:
         """What the confidence that the objectives ask for does, before and after correction."""
-        return self.run.add(calibration.at_threshold(*self._confidence, self._threshold))
+        told = self.best, self.calibrations, self.oof, self.data.train
+        return self.run.add(calibration.at_threshold(*told, self._threshold))
 
     @cached_property
     def corrected(self) -> pd.DataFrame:
@@ -350,11 +333,6 @@ class Compared:
             )
         return Abstention(scorer, outside, policies, certainties)
 
-    @property
-    def _aurocs(self) -> dict[str, Any]:
-        found = self.abstaining
-        return {name: auroc(*both) for name, both in found.certainties.items()} if found else {}
-
     def out_of_scope(self) -> Finding:
         """How many off-topic queries get through, with and without the OOD score."""
         found = self.abstaining
@@ -362,7 +340,8 @@ class Compared:
             return self.run.add(calibration.not_asked("out_of_scope"))
         right = np.append(self.right, np.zeros(len(found.outside)))
         curves = {name: (np.concatenate(both), right) for name, both in found.certainties.items()}
-        made = calibration.out_of_scope(found.policies, self._aurocs, curves)
+        aurocs = {name: auroc(*both) for name, both in found.certainties.items()}
+        made = calibration.out_of_scope(found.policies, aurocs, curves)
         return self.run.add(made.changed(examples=self._off_topic().examples))
 
     def abstention(self) -> Finding:

@@ -21,11 +21,7 @@ from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.evaluation.benchmark import benchmark_served, model_bytes, race
 from nivesh_lib.evaluation.comparison import Comparison, compare
-from nivesh_lib.evaluation.compression.cascade import (
-    cascade_answers,
-    choose_threshold,
-    handed_over,
-)
+from nivesh_lib.evaluation.compression.cascade import cascade_answers, choose_threshold, handed_over
 from nivesh_lib.evaluation.compression.gate import Choice, Recommendation, recommended
 from nivesh_lib.evaluation.compression.study import CompressionStudy
 from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted
@@ -189,7 +185,7 @@ class Optimization:
         function
             Takes a model and the `Part` that it was made from.
         """
-        folds = (None, *self.study.folds)
+        folds = (None, *sorted(map(int, self.data.train["fold"].unique())))
         return {k: function(self.model(name, k), self._part(k)) for k in folds}
 
     def cascade(self, student: str, teacher: str) -> Finding:
@@ -296,9 +292,7 @@ class Optimization:
                 model = self._timed(name, rows)
             else:
                 model = load_model(self.recorded[name].directory)
-            (speed,), peak = benchmark_served(
-                model, rows["query"].tolist(), threads=(1,), batch_sizes=(32,), seconds=0.5
-            )
+            speed, peak = benchmark_served(model, rows["query"].tolist(), seconds=0.5)
             handed = {"handed": rows["handed"].mean()} if name == _CASCADE else {}
             found.append({"model": name, "peak_bytes": peak, **speed.as_dict(), **handed})
         return self.run.add(compression.serving(found))

@@ -11,12 +11,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from pydantic import ValidationError
 
 from nivesh_lib import paths
+from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.errors import NiveshError
+from nivesh_lib.evaluation.objectives import impact_of, none_set, objectives_for
+from nivesh_lib.models.base import TextClassifier
 from nivesh_lib.notebook.compared import Compared, RecordedModel
 from nivesh_lib.notebook.evaluated import Evaluated
 from nivesh_lib.privacy import show
@@ -30,12 +34,6 @@ from nivesh_lib.reproducibility import disable_telemetry, set_seeds
 from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.tracking.logger import RunLogger, close_run, open_logger
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from nivesh_lib.data.versions import Dataset
-    from nivesh_lib.models.base import TextClassifier
 
 
 def _mode() -> str:
@@ -133,8 +131,6 @@ class Run:
         """Return a dataset, after showing its size and five anonymised training rows."""
         from IPython.display import display
 
-        from nivesh_lib.data.versions import load_dataset
-
         data = self._data = load_dataset(ref)
         show_markdown(
             f"{data.ref}: {len(data.train):,} training rows in {data.n_folds} folds, "
@@ -153,8 +149,6 @@ class Run:
         own
             Name of the finding that will be judged -> the mark, in words.
         """
-        from nivesh_lib.evaluation.objectives import impact_of, none_set, objectives_for
-
         dataset = str(self._dataset)
         found = objectives_for(self.step, dataset=dataset) if objectives else []
         self.marks = {one.metric: str(one) for one in found} | own

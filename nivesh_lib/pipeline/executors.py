@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nivesh_lib.errors import SpecError
 from nivesh_lib.reproducibility import NO_TELEMETRY, thread_environment
@@ -33,23 +33,8 @@ class Job:
     tracking_uri: str
 
 
-class Executor(Protocol):
-    """Starts jobs and reports which ended; each job writes its record into the run directory."""
-
-    slots: int
-
-    def start(self, job: Job) -> None:
-        """Begin a job and return at once."""
-
-    def wait(self) -> list[str]:
-        """Return the steps that ended since the last call; wait for one if none did."""
-
-    def stop(self) -> None:
-        """End all running jobs."""
-
-
 class LocalExecutor:
-    """One process for each notebook on this machine."""
+    """One process for each notebook on this machine; it leaves a record in the run directory."""
 
     def __init__(self, slots: int | None = None) -> None:
         self.slots = slots or max(1, os.cpu_count() or 1)
@@ -104,7 +89,7 @@ class LocalExecutor:
 EXECUTORS = {"local": LocalExecutor}
 
 
-def get_executor(name: str, slots: int | None = None) -> Executor:
+def get_executor(name: str, slots: int | None = None) -> LocalExecutor:
     """Return the executor registered under ``name``."""
     if name not in EXECUTORS:
         raise SpecError(f"unknown executor {name!r}; there are: {', '.join(EXECUTORS)}")

@@ -14,7 +14,7 @@ from nivesh_lib.data.versions import DataVersion, resolve
 from nivesh_lib.errors import SpecError, StepFailed
 from nivesh_lib.files import remove_abandoned
 from nivesh_lib.pipeline import cache
-from nivesh_lib.pipeline.executors import Executor, Job, get_executor
+from nivesh_lib.pipeline.executors import Job, LocalExecutor, get_executor
 from nivesh_lib.pipeline.space import check_space
 from nivesh_lib.pipeline.spec import (
     Pipeline,
@@ -256,7 +256,7 @@ class Execution:
 
     run: RunDirectory
     record: RunRecord
-    workers: Executor
+    workers: LocalExecutor
     report: Report
     tracking_uri: str
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class Estimate:
     91-95 % with 200 rows in 14 labels. Macro-F1 of such labels is itself biased low, and
     `evaluation.scores.score` then widens its interval; `rare_labels` names them.
     """
+
+    # Records are read strictly, and in JSON an estimate is an object that may hold whole numbers.
+    __pydantic_config__: ClassVar[Any] = {"strict": False}
 
     value: float
     low: float

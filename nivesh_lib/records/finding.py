@@ -83,17 +83,6 @@ class Finding(Record):
     step: str = ""
     source: str = ""
 
-    @field_validator("estimate", mode="before")
-    @classmethod
-    def _estimate(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        try:
-            found, low, high = (float(value[name]) for name in ("value", "low", "high"))
-            return Estimate(found, low, high, int(value["n"]))
-        except (KeyError, TypeError, OverflowError):
-            raise ValueError("no estimate: it needs value, low, high and n") from None
-
     @field_validator("cells", mode="before")
     @classmethod
     def _rows(cls, value: Any) -> Any:

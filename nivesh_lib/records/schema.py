@@ -7,9 +7,11 @@ a file may parse and still hold something else.
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
+from nivesh_lib.errors import DataError
 from nivesh_lib.files import read_file
 
 NUMBER = int | float
@@ -48,3 +50,19 @@ def read_object(path: Path, shape: Any = dict) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return value if fits(value, shape) and isinstance(value, dict) else None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file that a person writes, none where there is no such file.
+
+    Raises
+    ------
+    DataError
+        The file is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Mend the TOML") from None

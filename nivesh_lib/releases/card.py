@@ -6,7 +6,6 @@ Sections and metadata are those of the model hub
 
 from __future__ import annotations
 
-import contextlib
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nivesh_lib.data.versions import Manifest, parse_ref, resolve
-from nivesh_lib.errors import DataError
-from nivesh_lib.files import write_errors, write_text
+from nivesh_lib.files import write_text
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.paths import home, releases_dir
-from nivesh_lib.records.base import Record, read_record, write_json
 from nivesh_lib.records.estimate import from_columns
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.metrics import estimate_in, flat_metrics, scores_in
@@ -26,8 +23,6 @@ from nivesh_lib.records.release import AnsweredRow, Gate, Release
 from nivesh_lib.records.results import REQUIRED_SCORES
 from nivesh_lib.releases.log import read_log
 from nivesh_lib.releases.package import Package
-from nivesh_lib.runs.comparison import Results
-from nivesh_lib.runs.directories import find_run
 from nivesh_lib.wording import described, human_bytes, milliseconds, shown
 
 if TYPE_CHECKING:
@@ -43,44 +38,17 @@ _SCORES: dict[str, tuple[str, dict[str, Any]]] = {  # the hub's names of scores,
 }
 
 
-class KeptFindings(Record):
-    """``findings.json`` of a package."""
-
-    findings: list[Finding]
-
-
 def write_card(package: Package) -> None:
-    """Write the card of a package anew; does nothing where the package is not on this machine.
+    """Write the card of a package from its records and the release log.
 
-    ``findings.json`` keeps what the run found about the model: the run may be removed later.
-
-    Raises
-    ------
-    NiveshError
-        A record is damaged, or nothing can be written.
+    A package that is not on this machine has none to write.
     """
     if not package.folder.is_dir():
         return
-    release, kept = package.release(), package.folder / "findings.json"
-    if not kept.is_file():
-        write_json(kept, KeptFindings(findings=list(_of_run(release).values())))
-    found = read_record(kept, KeptFindings, "the findings about a release").findings
-    named = {finding.name: finding for finding in found}
-    text = str(model_card(release, package.answers(), named, read_log(release.name)))
-    with write_errors(package.card):
-        write_text(package.card, text)
-
-
-def _of_run(release: Release) -> dict[str, Finding]:
-    """Return the findings of the run about the model that is released, by name."""
-    results: Results = {}
-    with contextlib.suppress(DataError):
-        results = find_run(release.run).results()
-    own = results.get(release.step)
-    if own is None:  # the run is gone, or a directory was released
-        return {}
-    others = (result for result in results.values() if result.model == own.model)
-    return {finding.name: finding for one in (*others, own) for finding in one.findings}
+    release = package.release()
+    history = read_log(release.name)
+    card = model_card(release, package.answers(), package.findings(), history)
+    write_text(package.card, card.content)
 
 
 def model_card(

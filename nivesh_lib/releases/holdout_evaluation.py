@@ -35,7 +35,7 @@ from nivesh_lib.evaluation.objectives import (
 )
 from nivesh_lib.evaluation.summary import release_scores, release_slices, turned_away, worst
 from nivesh_lib.files import new_file, write_errors
-from nivesh_lib.ledger import Opening, ledger_path, openings
+from nivesh_lib.ledger import Opening, openings
 from nivesh_lib.models.base import TextClassifier, load_with_card, model_hash
 from nivesh_lib.paths import data_dir, releases_dir
 from nivesh_lib.records.metrics import estimate_in
@@ -166,7 +166,7 @@ def ledger_entry(who: str | None, why: str, reason: str) -> LedgerEntry:
     for option, value in (("--who", name), ("--why", why)):
         if not value.strip():
             raise HoldoutError(f"The ledger wants to know: pass {option} TEXT.")
-    commit = code_version(ledger_path())  # an opening that is not committed yet is no change
+    commit = code_version()  # an opening that is not committed yet is no change
     return LedgerEntry(name.strip(), why.strip(), reason.strip(), commit or "no git")
 
 

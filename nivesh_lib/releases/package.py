@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from nivesh_lib.errors import DataError, ModelError, ReleaseError
 from nivesh_lib.files import sha256_file
 from nivesh_lib.models.base import model_hash, read_card
 from nivesh_lib.records.base import read_record, write_json
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import AnsweredRow, Release
 
 _CHANGING = ".changing"
@@ -46,10 +47,13 @@ class Package:
         """The model card."""
         return self.folder / "README.md"
 
-    def write(self, release: Release, answers: Sequence[AnsweredRow]) -> None:
-        """Write the records beside the model."""
+    def write(
+        self, release: Release, answers: Sequence[AnsweredRow], findings: Mapping[str, Finding]
+    ) -> None:
+        """Write the records beside the model, with the findings that the card shows."""
         write_json(self.folder / "release.json", release)
         write_json(self.folder / "rows.json", {"rows": [row.as_dict() for row in answers]})
+        write_json(self.folder / "findings.json", {k: f.as_dict() for k, f in findings.items()})
 
     def release(self) -> Release:
         """Return the record. Raises ReleaseError where it is missing or damaged."""
@@ -65,6 +69,14 @@ class Package:
             return [AnsweredRow.model_validate(row) for row in rows]
         except (OSError, ValueError, KeyError, TypeError):
             return []
+
+    def findings(self) -> dict[str, Finding]:
+        """Return the findings of the run by name; none where the file is missing or damaged."""
+        try:
+            found = json.loads((self.folder / "findings.json").read_text(encoding="utf-8"))
+            return {name: Finding.model_validate(value) for name, value in found.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
 
     def verify(self, digest: str) -> Release:
         """Return the record after comparing every file with what was released.

@@ -20,10 +20,10 @@ from nivesh_lib.errors import ReleaseError
 from nivesh_lib.evaluation.benchmark import directory_bytes
 from nivesh_lib.evaluation.confidence.calibration import cross_fitted
 from nivesh_lib.files import partial_path, write_errors
-from nivesh_lib.ledger import ledger_path
 from nivesh_lib.models.base import TextClassifier, load_model, load_with_card, model_hash
 from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import RESPONSE, AnsweredRow, InPlace, Release
 from nivesh_lib.records.results import ModelResult
 from nivesh_lib.releases.card import write_card
@@ -88,7 +88,7 @@ def refuse_dirty() -> str:
     ReleaseError
         There is no commit, or a file differs from it.
     """
-    commit = code_version(ledger_path(), paths.release_log())
+    commit = code_version()
     if not commit:
         raise ReleaseError(
             "a release names the commit of its code, and git has none here. Release from a clone"
@@ -336,6 +336,17 @@ def _changes(release: Release, last: Release | None) -> list[str]:
     return found
 
 
+def _findings(ready: Prepared) -> dict[str, Finding]:
+    """Return the run's findings about the released model by name; its own step's come first."""
+    steps = ready.run.results() if ready.run else {}
+    own = steps.get(ready.step)
+    if own is None:
+        return {}
+    about = [*(one for one in steps.values() if one.model == own.model), own]
+    found = {one.name: one for step in about for one in step.findings}
+    return {name: one.changed(plot=None, cells=[]) for name, one in found.items()}
+
+
 def description_of(release: Release) -> str:
     """Return what the registry shows of a release: what changed, how it was made, what it does."""
     accuracy, f1 = (Estimate(**release.metrics[name]) for name in ("accuracy", "macro_f1"))
@@ -354,7 +365,7 @@ def _register(ready: Prepared, release: Release, answers: Sequence[AnsweredRow])
         partial = Package(partial_path(final.folder))
         with write_errors(final.folder):
             shutil.copytree(ready.package.model, partial.model)
-            partial.write(release, answers)
+            partial.write(release, answers, _findings(ready))
         write_card(partial)
         sign(partial.folder)
         partial.folder.rename(final.folder)

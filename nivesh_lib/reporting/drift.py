@@ -1,10 +1,9 @@
-"""Evidently's drift report over labels, text descriptors and model predictions."""
+"""Evidently's page on labels, text descriptors and model predictions, below our verdict."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ import pandas as pd
 
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import write_text
+from nivesh_lib.records.finding import Finding
 from nivesh_lib.reporting.figures import ACCENT, INK, SOFT
+from nivesh_lib.reporting.findings import SIGNS
 from nivesh_lib.reporting.markup import content_policy
 from nivesh_lib.reproducibility import disable_telemetry
 
@@ -22,6 +23,11 @@ CATEGORICAL = ["intent", "predicted", "language", "income_segment"]
 # Evidently's colours of current and reference -> ours of now and before.
 _COLOURS = {"#ed0400": ACCENT, "#4d4d4d": INK, "green": INK, "LightGreen": SOFT}
 # The report in Evidently's page: two variables, each with JSON that has no line break.
+# What Evidently concludes of a column, from a threshold that chance alone often passes.
+_VERDICT = re.compile(
+    r"Data drift (?:not )?detected\. Drift detection method: (.*)\. Drift score: "
+)
+_TITLE = ("Drift in column", "Column")
 _REPORT = re.compile(r"^( *var (?:additional_graphs_)?metric_\w+ = )(.*);$", re.MULTILINE)
 
 
@@ -41,30 +47,18 @@ def describe_texts(frame: pd.DataFrame, text: str = "query") -> pd.DataFrame:
     )
 
 
-def drift_report(
-    reference: pd.DataFrame,
-    current: pd.DataFrame,
-    *,
-    thresholds: Mapping[str, float] | None = None,
-    html: Path | None = None,
-) -> list[dict[str, Any]]:
-    """Return the drift of each column that has values in both frames.
+def write_drift_page(
+    reference: pd.DataFrame, current: pd.DataFrame, html: Path, *, verdict: Finding
+) -> None:
+    """Write Evidently's interactive page on the columns that have values in both frames.
+
+    It draws them and tells their distances: Wasserstein's of numbers, in standard deviations,
+    Jensen and Shannon's of categories. The verdict is ours, and stands above.
 
     Parameters
     ----------
     reference, current : DataFrame
         As `describe_texts` returns them, (n, n_columns) and (m, n_columns).
-    thresholds : mapping, optional
-        Column -> distance from which it counts as drifted; 0.1 for a column without one.
-    html : path, optional
-        File for Evidently's interactive page.
-
-    Returns
-    -------
-    list of dict
-        ``column``, ``method``, ``value``, ``threshold``, ``drifted``. Numbers are compared by
-        normalised Wasserstein distance, categories by Jensen-Shannon distance. Both are effect
-        sizes; the p-value of a test would fall with the number of rows.
 
     Raises
     ------
@@ -81,35 +75,17 @@ def drift_report(
     numerical = [c for c in NUMERICAL if c in shared]
     categorical = [c for c in CATEGORICAL if c in shared]
     definition = DataDefinition(numerical_columns=numerical, categorical_columns=categorical)
-    columns = categorical + numerical
     before, now = (
-        Dataset.from_pandas(frame[columns].copy(), data_definition=definition)
+        Dataset.from_pandas(frame[categorical + numerical].copy(), data_definition=definition)
         for frame in (reference, current)
     )
-    bounds = thresholds or {}
     methods = dict.fromkeys(categorical, "jensenshannon") | dict.fromkeys(numerical, "wasserstein")
-    metrics = [
-        ValueDrift(column=column, method=method, threshold=bounds.get(column, 0.1))
-        for column, method in methods.items()
-    ]
-    snapshot = Report(metrics, include_tests=True).run(now, before)
-    if html is not None:
-        write_text(html, _page(snapshot))
-    return [
-        {
-            "column": config["column"],
-            "method": config["method"],
-            "value": float(metric["value"]),
-            "threshold": float(config["threshold"]),
-            "drifted": float(metric["value"]) >= float(config["threshold"]),
-        }
-        for metric in snapshot.dict()["metrics"]
-        if (config := metric["config"]).get("column")
-    ]
+    metrics = [ValueDrift(column=column, method=method) for column, method in methods.items()]
+    write_text(html, _page(Report(metrics).run(now, before), verdict))
 
 
-def _page(snapshot: Any) -> str:
-    """Return Evidently's page with all labels as text, in which only its own scripts run.
+def _page(snapshot: Any, verdict: Finding) -> str:
+    """Return Evidently's page below a verdict, all labels as text; only its own scripts run.
 
     Evidently writes labels into a script as they are, where ``</script>`` ends it.
     """
@@ -117,7 +93,8 @@ def _page(snapshot: Any) -> str:
         lambda match: f"{match[1]}{_script_json(_plain_figures(json.loads(match[2])))};",
         snapshot.get_html_str(as_iframe=False),
     )
-    if found != 2:
+    page, bodies = re.subn("<body[^>]*>", lambda body: body[0] + _above(verdict), page, count=1)
+    if (found, bodies) != (2, 1):
         raise DataError(
             "Evidently's page is not of the known form, so it was not written; install the version "
             "of Evidently that requirements.lock names"
@@ -128,6 +105,14 @@ def _page(snapshot: Any) -> str:
     return page.strip().replace("<head>", f"<head>\n    {meta}", 1)
 
 
+def _above(verdict: Finding) -> str:
+    lines = [f"{SIGNS[verdict.verdict]}: {verdict.mark}.", *verdict.caveats]
+    small = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    style = "font: 16px sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em"
+    claim = f'<h1 style="font-size: 1.2em">{escape(verdict.claim)}</h1>'
+    return f'<header style="{style}">{claim}{small}</header>'
+
+
 def _script_json(value: Any) -> str:
     return json.dumps(value).replace("<", r"\u003c")
 
@@ -136,6 +121,8 @@ def _plain_figures(value: Any) -> Any:
     """Return a report in which no text of a figure's data is markup: Plotly draws some tags."""
     if isinstance(value, list):
         return [_plain_figures(one) for one in value]
+    if isinstance(value, str):
+        return _VERDICT.sub(r"\1 between before and now: ", value).replace(*_TITLE)
     if not isinstance(value, dict):
         return value
     if value.keys() >= {"data", "layout"}:

@@ -508,14 +508,17 @@ def before_and_now(measures: Mapping[str, Mapping[str, Any]]) -> Axes:
 
 
 def distance_bars(distances: Mapping[str, float], thresholds: Mapping[str, float]) -> Axes:
-    """Draw the distance of each column between two samples, the first on top.
+    """Draw the largest change of each aspect between two samples, the first on top.
 
     Parameters
     ----------
     distances, thresholds : mapping
-        Column -> its distance, and the one from which it has moved, a dashed line.
+        Aspect -> its largest change in standard errors, and the one from which it has moved, a
+        dashed line.
     """
-    axes = _axes(8, 0.9 + 0.36 * len(distances), "distance between before and now")
+    axes = _axes(
+        8, 0.9 + 0.36 * len(distances), "largest change from before to now, in standard errors"
+    )
     rows, marks = np.arange(len(distances)), [thresholds[column] for column in distances]
     axes.barh(rows, list(distances.values()), height=0.6, color=SOFT)
     label = "has moved from here on"

@@ -8,18 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from nivesh_lib.records.base import Record
+from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.results import REQUIRED_SCORES, StepResult
 
 Results = Mapping[str, StepResult]
 Evaluation = Mapping[str, Any]  # what the notebook that evaluates the models together recorded
-
-
-class Interval(Record):
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class RecordedDifference(Record):
@@ -28,7 +21,7 @@ class RecordedDifference(Record):
     ``p_corrected`` tests the metric, ``p_mcnemar_corrected`` the accuracies.
     """
 
-    value: Interval
+    value: Estimate
     p_corrected: float
     p_mcnemar_corrected: float
     differs: bool

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from nivesh_lib.errors import DataError, ModelError
+from nivesh_lib.errors import DataError, ModelError, NoModelError
 from nivesh_lib.paths import relative
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.results import HEADLINE, REQUIRED_SCORES, ModelResult
@@ -224,5 +224,5 @@ def best_model(run: RunDirectory) -> Path:
         if not board or run.model(name).is_dir():  # it might be the best one
             raise ModelError(f"{error}, or pass --model DIRECTORY")
     if not board:
-        raise ModelError("no model yet. `nivesh run` trains them, or pass --model DIRECTORY")
+        raise NoModelError("no model yet. `nivesh run` trains them, or pass --model DIRECTORY")
     return run.model(board[0].step)

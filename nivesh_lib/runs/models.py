@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
+
+from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.errors import DataError
+from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels
 from nivesh_lib.paths import relative
 from nivesh_lib.records.results import ModelResult
 from nivesh_lib.runs.layout import RunDirectory
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from nivesh_lib.data.versions import Dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +40,6 @@ def shared_dataset(runs: Sequence[RunDirectory]) -> Dataset:
     DataError
         The runs differ in it, its rows are others now, or it has no intents.
     """
-    from nivesh_lib.data.versions import load_dataset
-
     records = [run.record() for run in runs]
     refs = {record.dataset.ref: record.run for record in records}
     if len(refs) > 1:
@@ -102,8 +98,6 @@ def predicted_models(
 
 
 def _models_of(run: RunDirectory, train: pd.DataFrame) -> Iterator[PredictedModel]:
-    from nivesh_lib.evaluation.resampling.cross_validation import predicted_labels
-
     for error in run.damaged().values():  # it might be a model's
         raise error
     name = run.record().run

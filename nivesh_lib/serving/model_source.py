@@ -56,8 +56,3 @@ def model_at(address: str | None = None) -> Iterator[Path]:
             if str(error).startswith(f"{address}: "):
                 raise
             raise type(error)(f"{address}: {error}") from error
-
-
-def source_name(address: str | None, folder: Path) -> str:
-    """Return what a person calls the model that `model_at` found."""
-    return address or relative(folder)

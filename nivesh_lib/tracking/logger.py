@@ -8,9 +8,10 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nivesh_lib import paths
+from nivesh_lib.data.versions import Dataset
 from nivesh_lib.files import link_equal, remove_abandoned, tree_files
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.metrics import flat_metrics
@@ -18,9 +19,6 @@ from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.records.schema import NUMBER
 from nivesh_lib.reproducibility import author, environment, git_state
 from nivesh_lib.tracking.store import client, create_experiment, local_path
-
-if TYPE_CHECKING:
-    from nivesh_lib.data.versions import Dataset
 
 PARENT = "mlflow.parentRunId"  # tag of a run below another, such as one fold of a model
 _NAME = "mlflow.runName"

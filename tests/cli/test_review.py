@@ -96,7 +96,11 @@ def test_from_doubt_to_the_next_version(call, home, file):
     )
     assert code == 0 and f"review of {WRONG} rows: {WRONG - 1} relabelled, 1 dropped" in output
     version, old = resolve("mine@1.0.1"), resolve("mine@1.0.0")
-    assert (version.parent, version.rows, len(version.changes)) == ("1.0.0", old.rows - 1, WRONG)
+    assert (version.parent, version.rows, len(version.manifest["changes"])) == (
+        "1.0.0",
+        old.rows - 1,
+        WRONG,
+    )
     assert version.manifest["sources"] == old.manifest["sources"]
     assert version.manifest["description"] == "mine@1.0.0 as reviewed in mine@1.0.0.csv"
     facts = json.loads(call("diff", "mine@1.0.0", "mine@1.0.1", "--json")[1])

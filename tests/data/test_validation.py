@@ -5,7 +5,6 @@ import json
 import pandas as pd
 import pytest
 
-from nivesh_lib import privacy
 from nivesh_lib.data import validation
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.validation import (
@@ -109,11 +108,11 @@ def test_near_duplicates_are_a_warning_with_their_share(make_rows):
 
 def test_what_takes_long_is_searched_once(make_rows, monkeypatch):
     searched = []
-    pairs, pii = validation.near_duplicate_pairs, privacy.find_pii
+    pairs, pii = validation.near_duplicate_pairs, validation.find_pii
     monkeypatch.setattr(
         validation, "near_duplicate_pairs", lambda texts: searched.append("near") or pairs(texts)
     )
-    monkeypatch.setattr(privacy, "find_pii", lambda text: searched.append("pii") or pii(text))
+    monkeypatch.setattr(validation, "find_pii", lambda text: searched.append("pii") or pii(text))
     rows = with_cell(make_rows(30), 3, "query", "call me on +91 98765 43210 about my loan")
     result = validate_intent_data(rows)
     assert sum(result["stats"]["pii"].values()) == 1

@@ -69,6 +69,8 @@ def test_the_limit_on_threads_is_recorded(monkeypatch, limit, threads):
 def test_no_queries_are_refused():
     with pytest.raises(ValueError, match="queries is empty"):
         measure_latency(len, [])
+    with pytest.raises(ValueError, match="queries is empty"):
+        benchmark_served(Holder(), [])
 
 
 def test_no_call_that_counts_is_refused():
@@ -78,7 +80,10 @@ def test_no_call_that_counts_is_refused():
 
 
 def test_each_batch_size_has_its_times_and_its_throughput():
-    one, four = speed_of(lambda _: time.sleep(0.004), QUERIES, batch_sizes=(1, 4), repeats=10)
+    one, four = (
+        speed_of(lambda _: time.sleep(0.004), QUERIES, batch_size=size, repeats=10)
+        for size in (1, 4)
+    )
     assert (one.batch_size, four.batch_size, four.n) == (1, 4, 10)
     assert 4 <= one.p50_ms <= one.p95_ms <= one.p99_ms
     assert four.per_second == pytest.approx(4 * one.per_second, rel=0.5)
@@ -86,30 +91,26 @@ def test_each_batch_size_has_its_times_and_its_throughput():
 
 def test_a_slow_call_lowers_the_throughput_though_not_the_median():
     pauses = iter([0, 0.1, *[0] * 18])  # the first is not timed
-    (speed,) = speed_of(
-        lambda _: time.sleep(next(pauses)), QUERIES, batch_sizes=(1,), warmup=0, repeats=10
-    )
+    speed = speed_of(lambda _: time.sleep(next(pauses)), QUERIES, warmup=0, repeats=10)
     assert speed.p50_ms < 10 and speed.per_second < 100
 
 
 def test_batches_hold_distinct_queries_in_turn():
     called = []
-    speed_of(called.append, QUERIES[:5] * 2, batch_sizes=(3,), warmup=1, repeats=3)
+    speed_of(called.append, QUERIES[:5] * 2, batch_size=3, warmup=1, repeats=3)
     names = [[QUERIES.index(query) for query in batch] for batch in called]
     assert [names[0], *names[2::2]] == [[0, 1, 2], [0, 1, 2], [3, 4, 0], [1, 2, 3]]
 
 
 def test_timing_ends_after_the_seconds_given_but_not_before_five_calls():
-    (speed,) = speed_of(lambda _: time.sleep(0.01), QUERIES, batch_sizes=(1,), seconds=0)
+    speed = speed_of(lambda _: time.sleep(0.01), QUERIES, seconds=0)
     assert speed.n == 5
 
 
-@pytest.mark.parametrize(
-    ("sizes", "message"), [((1, 11), "do not fill a batch of 11"), ((), "at least"), ((0,), "none")]
-)
-def test_batches_that_cannot_be_filled_are_refused(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        speed_of(len, QUERIES, batch_sizes=sizes)
+@pytest.mark.parametrize("size", [0, 11])
+def test_batches_that_cannot_be_filled_are_refused(size):
+    with pytest.raises(ValueError, match=f"do not fill a batch of {size}"):
+        speed_of(len, QUERIES, batch_size=size)
 
 
 def test_processor_and_threads_stand_beside_the_numbers(monkeypatch):
@@ -118,7 +119,7 @@ def test_processor_and_threads_stand_beside_the_numbers(monkeypatch):
         "nivesh_lib.evaluation.benchmark.environment",
         lambda: {"processor": {"model": "Some CPU", "flags": ["avx2"]}},
     )
-    (speed,) = speed_of(len, QUERIES, batch_sizes=(1,), repeats=5)
+    speed = speed_of(len, QUERIES, repeats=5)
     assert (speed.threads, speed.processor, speed.flags) == (2, "Some CPU", ("avx2",))
     assert json.loads(json.dumps(speed.as_dict()))["flags"] == ["avx2"]
 
@@ -127,7 +128,7 @@ def test_what_was_in_memory_before_is_kept_from_the_collector_while_timing(monke
     monkeypatch.undo()
     gc.unfreeze()
     frozen = []
-    speed_of(lambda _: frozen.append(gc.get_freeze_count()), QUERIES, batch_sizes=(1,), repeats=5)
+    speed_of(lambda _: frozen.append(gc.get_freeze_count()), QUERIES, repeats=5)
     assert min(frozen) > 0 and gc.get_freeze_count() == 0
     gc.freeze()
 
@@ -256,85 +257,35 @@ def test_a_model_is_as_large_as_what_it_saves():
 
 
 FEW_QUERIES = [f"query {n}" for n in range(8)]
-LOADER = """
-import os, pathlib, time
-
-print("a library that talks")
-held = []
-
-def load(directory):
-    size = int(pathlib.Path(directory, "size").read_text())
-    held.append(bytearray(size))
-    held[0][::4096] = b"x" * len(held[0][::4096])
-    return lambda queries: time.sleep(0.002 * int(os.environ["OMP_NUM_THREADS"]))
-
-def broken(directory):
-    raise RuntimeError("no weights, call 9876543210")
-"""
 
 
 class Holder:
-    """A model that holds some bytes and takes 2 ms for each thread that it is given."""
-
-    def __init__(self, size=1000):
-        self.size = size
+    """A model that saves one file, which nothing can load."""
 
     def save(self, directory):
         directory.mkdir()
-        (directory / "size").write_text(str(self.size))
+        (directory / "model.json").write_text("9876543210")
         return directory
 
 
-@pytest.fixture
-def loader(tmp_path, monkeypatch):
-    (tmp_path / "a_loader.py").write_text(LOADER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return "a_loader:load"
-
-
-def test_each_number_of_threads_has_a_process_of_its_own(loader):
-    found, _ = benchmark_served(
-        Holder(), FEW_QUERIES, threads=(1, 3), batch_sizes=(1, 32), repeats=5, loader=loader
-    )
-    assert [(s.threads, s.batch_size) for s in found] == [(1, 1), (1, 8), (3, 1), (3, 8)]
-    assert found[0].p50_ms < 5 < found[2].p50_ms
-
-
-def test_peak_memory_is_that_of_the_model_and_not_of_this_process(loader):
-    here = bytearray(300_000_000)
-    here[::4096] = b"x" * len(here[::4096])
-    limits = {"threads": (1,), "batch_sizes": (8,), "repeats": 1, "loader": loader}
-    small, large = (
-        benchmark_served(Holder(size), FEW_QUERIES, **limits)[1] for size in (1000, 100_000_000)
-    )
-    assert large - small == pytest.approx(100_000_000, rel=0.1)
-    assert small < len(here)
-
-
-@pytest.mark.usefixtures("loader")
 def test_a_model_that_does_not_load_is_named_with_the_end_of_stderr():
-    with pytest.raises(ModelError, match=r"could not be measured.*no weights, call \[PHONE\]"):
-        benchmark_served(Holder(), FEW_QUERIES, threads=(1,), loader="a_loader:broken")
-
-
-def test_no_thread_and_no_queries_are_refused():
-    with pytest.raises(ValueError, match="threads 0 is not 1 or more"):
-        benchmark_served(Holder(), FEW_QUERIES, threads=(0,))
-    with pytest.raises(ValueError, match="queries is empty"):
-        benchmark_served(Holder(), [])
+    with pytest.raises(ModelError, match=r"could not be measured.*not a model description"):
+        benchmark_served(Holder(), FEW_QUERIES)
 
 
 def test_queries_reach_the_process_by_its_standard_input_only(monkeypatch):
-    seen = []
+    seen, speed = [], speed_of(len, QUERIES, repeats=1)
 
-    def run(command, *, input, **given):
-        seen.append((command, input))
-        return subprocess.CompletedProcess(command, 0, '{"speeds": [], "peak": 7}\n', "")
+    def run(command, *, input, env, **given):
+        seen.append((command, input, env["OMP_NUM_THREADS"]))
+        answer = json.dumps({"speed": speed.as_dict(), "peak": 7})
+        return subprocess.CompletedProcess(command, 0, f"a library that talks\n{answer}\n", "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert benchmark_served(Holder(), FEW_QUERIES, threads=(1,)) == ([], 7)
-    ((command, stdin),) = seen
+    assert benchmark_served(Holder(), FEW_QUERIES) == (speed, 7)
+    ((command, stdin, threads),) = seen
     assert "query 3" in stdin and not any("query" in word for word in command)
+    assert threads == "1"
 
 
 def test_where_proc_is_absent_the_system_is_asked(monkeypatch):
@@ -345,6 +296,9 @@ def test_where_proc_is_absent_the_system_is_asked(monkeypatch):
 def test_a_model_is_measured_as_it_would_be_served_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     fitted = get_model("tfidf").fit(["save tax", "pay rent"] * 3, ["tax", "rent"] * 3)
-    speeds, peak = benchmark_served(fitted, FEW_QUERIES, threads=(1,), batch_sizes=(1,), repeats=5)
-    assert [speed.batch_size for speed in speeds] == [1] and peak > 10_000_000
+    here = bytearray(500_000_000)
+    here[::4096] = b"x" * len(here[::4096])
+    speed, peak = benchmark_served(fitted, FEW_QUERIES, seconds=0.01)
+    assert (speed.batch_size, speed.threads) == (8, 1)
+    assert 10_000_000 < peak < len(here), "the peak of the process that waits"
     assert list(tmp_path.iterdir()) == []

@@ -318,8 +318,7 @@ def test_no_slice_large_enough_gives_an_empty_table():
     assert by_slice(["a"], ["a"], {"one": np.array([True])}).empty
 
 
-def test_a_rule_on_the_text_is_a_pattern_in_any_case_or_a_function():
+def test_a_rule_on_the_text_is_a_function():
     frame = pd.DataFrame({"query": ["EMI of ₹5k", "sip", "emi kya hai"]})
-    masks = masks_by_rule(frame, {"emi": r"\bemi\b", "short": lambda text: len(text) < 5})
-    assert masks["emi"].tolist() == [True, False, True]
+    masks = masks_by_rule(frame, {"short": lambda text: len(text) < 5})
     assert masks["short"].tolist() == [False, True, False]

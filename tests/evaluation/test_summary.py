@@ -7,18 +7,18 @@ import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.benchmark import measure_latency
-from nivesh_lib.evaluation.objectives import Judgement, Objective
+from nivesh_lib.evaluation.objectives import Objective
 from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation
 from nivesh_lib.evaluation.summary import (
     averaged,
     headline_scores,
-    overall,
     plain_rows,
     release_scores,
     result_of,
     slice_scores,
     turned_away,
     view_scores,
+    worst,
 )
 from nivesh_lib.records.metrics import estimate_in
 
@@ -204,10 +204,6 @@ def test_what_is_missing_in_a_table_becomes_none():
     assert rows == [{"model": "a", "p": 0.5}, {"model": "b", "p": None}]
 
 
-def judgement(status):
-    return Judgement(Objective("m", "accuracy", 0.9), status, 0.9, 0.8, 1.0)
-
-
 @pytest.mark.parametrize(
     ("statuses", "verdict"),
     [
@@ -218,7 +214,7 @@ def judgement(status):
     ],
 )
 def test_the_verdict_is_the_worst_one(statuses, verdict):
-    assert overall([judgement(status) for status in statuses]) == verdict
+    assert worst(statuses) == verdict
 
 
 def test_what_is_turned_away_is_counted_in_and_out_of_scope():

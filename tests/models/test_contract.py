@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.base import load_model, model_class
+from nivesh_lib.models.base import get_model, load_model
 
 from .conftest import LABELS, QUERIES, TEXTS, described, small_model
 
@@ -34,7 +34,7 @@ ODD = {
 
 def test_init_stores_its_arguments_untouched_1pre(kind):
     given = {name: object() for name in small_model(kind).get_params(deep=False)}
-    model = model_class(kind)(**given)
+    model = get_model(kind, **given)
     assert all(getattr(model, name) is value for name, value in given.items())
 
 
@@ -134,7 +134,8 @@ def test_what_is_no_text_is_refused_with_its_position_1pre(fitted, value):
 
 def test_a_personal_number_answers_like_its_tag(fitted):
     proba = fitted.predict_proba(["call 9876543210 on tax", "call [PHONE] on tax"])
-    np.testing.assert_array_equal(*proba)
+    # The rows of a batch are equal texts; a kernel may still sum some in another order (1e-8).
+    np.testing.assert_allclose(*proba, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)

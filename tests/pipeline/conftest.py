@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -11,8 +14,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
+from nivesh_lib.pipeline import worker
+from nivesh_lib.pipeline.executors import EXECUTORS, Job
 from nivesh_lib.pipeline.run import run_pipeline
 from nivesh_lib.records.run import RunRecord
+from nivesh_lib.runs.layout import RunDirectory
 from tests.conftest import REPOSITORY
 from tests.models.conftest import tiny
 
@@ -85,6 +91,54 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, finished: P
     shutil.copytree(finished, folder, symlinks=True)
     monkeypatch.setenv("NIVESH_HOME", str(folder))
     return folder
+
+
+def execute_here(job: dict[str, Any], output: Path) -> dict[str, Any] | None:
+    """Do what the worker's function does, with `exec` in place of a kernel."""
+    notebook = nbformat.read(job["notebook"], as_version=4)
+    names: dict[str, Any] = {}
+    nbformat.write(notebook, output)
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        try:
+            exec(cell.source, names)
+        except Exception as error:
+            return worker._failure("exception", f"{type(error).__name__}: {error}")
+        names |= job["parameters"] if "parameters" in cell.metadata.get("tags", []) else {}
+    return None
+
+
+class HereExecutor:
+    """The worker in this process, one step after the other."""
+
+    slots = 1
+
+    def __init__(self, slots: int | None = None) -> None:
+        self._ended: list[str] = []
+
+    def start(self, job: Job) -> None:
+        request = RunDirectory(Path(job.run_dir)).partial(f"{job.step}.job.json")
+        request.write_text(json.dumps(asdict(job)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NIVESH_RUN_DIR", job.run_dir)
+            patch.setattr(worker, "_execute", execute_here)
+            worker.main(str(request))
+        self._ended.append(job.step)
+
+    def wait(self) -> list[str]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def stop(self) -> None:
+        """Nothing runs between two calls."""
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Execute notebooks in this process: enough where a test is about what is run and recorded.
+
+    A process and a kernel for each step cost seconds; tests without this fixture have them.
+    """
+    monkeypatch.setitem(EXECUTORS, "local", HereExecutor)
 
 
 SHIPPED = [

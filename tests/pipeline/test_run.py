@@ -55,6 +55,7 @@ def test_nothing_changed_gives_the_last_run_again(ran):
     assert all("nothing changed" in line for line in lines)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_changed_notebook_and_what_needs_it_run_again_and_the_rest_is_linked(ran, change):
     change(ran, "01_a", [RECORD.format(name="01_a") + "# changed"])
     lines: list[str] = []
@@ -167,6 +168,7 @@ def test_a_failing_notebook_keeps_its_evidence_and_other_branches_go_on(home, ch
         raise_for_failures(record, run)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_mended_notebook_goes_on_from_the_finished_steps(ran, change):
     change(ran, "02_b", ["raise RuntimeError"])
     run_pipeline(dataset=DATASET)
@@ -193,6 +195,7 @@ def test_the_cause_of_a_failure_is_named(home, change, cell, cause):
     assert (run.path / "notebooks" / "03_c.html").is_file()
 
 
+@pytest.mark.usefixtures("here")
 def test_a_damaged_cached_file_is_made_again(ran):
     (folder,) = runs(ran)
     (folder / "results" / "03_c.json").write_text("{}")
@@ -203,6 +206,7 @@ def test_a_damaged_cached_file_is_made_again(ran):
 ODD = ["[]", '"text"', "null", "{}", "not JSON", '{"status": "done"}']
 
 
+@pytest.mark.usefixtures("here")
 def test_an_odd_step_record_is_no_cache_hit_and_stops_nothing(ran):
     (folder,) = runs(ran)
     for text in ODD:
@@ -215,6 +219,7 @@ def test_an_odd_step_record_is_no_cache_hit_and_stops_nothing(ran):
     assert record.complete
 
 
+@pytest.mark.usefixtures("here")
 def test_a_step_record_that_names_files_elsewhere_is_no_cache_hit(ran):
     (folder,) = runs(ran)
     path = folder / "steps" / "03_c.json"
@@ -256,6 +261,7 @@ def test_odd_results_of_a_step_are_reported_as_none(ran, result):
     assert page.count("left no results that can be read") == 1
 
 
+@pytest.mark.usefixtures("here")
 def test_a_notebook_that_leaves_odd_results_is_done(home, change):
     change(home, "03_c", [RECORD.format(name="03_c").replace("json.dumps({", "str({")])
     record, run = run_pipeline(dataset=DATASET, only=["03_c"])
@@ -365,6 +371,7 @@ def stop(*_, **__):
     raise Stopped
 
 
+@pytest.mark.usefixtures("here")
 def test_a_run_is_done_only_when_its_report_exists(ran, change, monkeypatch):
     good = (ran / "reports" / "latest").resolve()
     change(ran, "03_c", [RECORD.format(name="03_c") + "# changed"])
@@ -385,6 +392,7 @@ def test_a_run_is_done_only_when_its_report_exists(ran, change, monkeypatch):
     assert all(step.cached_from for step in record.steps.values()) and record.complete
 
 
+@pytest.mark.usefixtures("here")
 def test_a_step_whose_run_is_pruned_meanwhile_runs_again(ran, change, monkeypatch):
     change(ran, "03_c", [RECORD.format(name="03_c") + "# changed"])
     (folder,) = runs(ran)
@@ -432,6 +440,7 @@ def test_leftovers_of_killed_processes_are_removed_at_the_next_run(ran, change):
     assert dead.record().status == "killed"
 
 
+@pytest.mark.usefixtures("here")
 def test_a_run_that_is_killed_before_its_record_is_closed_leaves_nothing_unfinished(
     ran, change, monkeypatch
 ):

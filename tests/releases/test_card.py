@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from nivesh_lib.records.results import StepResult
 from nivesh_lib.releases import card
 from nivesh_lib.releases.card import model_card, write_card
 from nivesh_lib.releases.package import Package
-from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.releases.release import _findings
 from nivesh_lib.wording import human_bytes
 
 SHOWN = (
@@ -419,47 +418,34 @@ def test_no_network_is_used(monkeypatch):
     assert ONE.card(monkeypatch).data.model_name == ONE.release.name
 
 
-@pytest.fixture
-def package(home, monkeypatch):
-    """A package of a run with a step whose model leads, one of another model, and a comparison."""
-    run = RunDirectory(home / "reports" / "runs" / ONE.release.run)
-    found = {name: finding("accuracy", f"Found by {name}.") for name in ("05_step", "03_tfidf")}
-    for name, model in (("05_step", "ensemble"), ("03_tfidf", "tfidf"), ("06_cv", "ensemble")):
-        own = [found[name]] if name in found else [finding("accuracy", "No."), ONE.findings[FAIR]]
-        run.write_result(name, StepResult(step=name, model=model, findings=own))
+def test_a_card_is_written_from_the_package_and_the_log(home, monkeypatch):
     monkeypatch.setattr(card, "resolve", lambda ref: SimpleNamespace(manifest=ONE.manifest))
-    made = Package.of(ONE.release.name, ONE.release.version)
-    made.write(ONE.release, ONE.rows)
-    return made
+    package = Package.of(ONE.release.name, ONE.release.version)
+    package.write(ONE.release, ONE.rows, ONE.findings)
+    for history, shown in (([], False), (ONE.history, True)):  # written anew by a promotion
+        monkeypatch.setattr(card, "read_log", lambda name, history=history: history)
+        write_card(package)
+        text = ModelCard.load(package.card).text
+        assert ONE.findings["fairness"].claim in text
+        assert ("Why: Diwali 1th" in text) == shown
 
 
-FAIR = "fairness"
-
-
-def finding(name, claim):
-    return Finding(name=name, claim=claim)
-
-
-def test_a_card_is_written_from_the_package_its_run_and_the_log(package):
-    write_card(package)
-    text = ModelCard.load(package.card).text
-    assert "Found by 05_step." in text and ONE.findings[FAIR].claim in text
-    assert "Found by 03_tfidf." not in text and "No." not in text
-
-
-def test_a_card_is_written_anew_with_the_findings_when_the_run_is_gone(package, home, monkeypatch):
-    write_card(package)
-    shutil.rmtree(home / "reports" / "runs")
-    monkeypatch.setattr(card, "read_log", lambda name: ONE.history)
-    write_card(package)
-    text = ModelCard.load(package.card).text
-    assert "Found by 05_step." in text and "Why: Diwali 1th" in text
-
-
-def test_a_model_directory_that_was_released_has_a_card_without_findings(package):
-    package.write(ONE.release.changed(run="", step=""), ONE.rows)
-    write_card(package)
-    assert ModelCard.load(package.card).text.count("not part of the run.") == len(SHOWN)
+def test_findings_about_other_models_stay_out_of_a_card():
+    """Drift is watched with a model of its own, and its finding has a name that others have."""
+    results = {
+        name: StepResult(model=model, findings=[Finding(name=kind, claim=f"Said by {name}.")])
+        for name, model, kind in (
+            ("03_tfidf", "tfidf", "accuracy"),
+            ("05_step", "ensemble", "accuracy"),
+            ("06_cv", "ensemble", "fairness"),
+            ("07_small", "ensemble", "accuracy"),
+            ("08_drift", "", "accuracy"),
+        )
+    }
+    ready = SimpleNamespace(run=SimpleNamespace(results=lambda: results), step="05_step")
+    said = {name: one.claim for name, one in _findings(ready).items()}
+    assert said == {"accuracy": "Said by 05_step.", "fairness": "Said by 06_cv."}
+    assert _findings(SimpleNamespace(run=None, step="")) == {}
 
 
 def test_a_package_that_is_elsewhere_has_no_card_written(home):

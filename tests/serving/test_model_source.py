@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.paths import shipped_model
+from nivesh_lib.paths import relative, shipped_model
 from nivesh_lib.runs.directories import latest_run
-from nivesh_lib.serving.model_source import model_at, source_name
+from nivesh_lib.serving.model_source import model_at
 from nivesh_lib.tracking import models
 from tests.runs.examples import result
 
 
 def test_a_directory_is_its_own_address():
     with model_at("some/model") as folder:
-        assert folder == Path("some/model") and source_name("some/model", folder) == "some/model"
+        assert folder == Path("some/model")
 
 
 def test_without_an_address_it_is_the_best_model_of_the_last_run(home, monkeypatch):
@@ -22,7 +22,7 @@ def test_without_an_address_it_is_the_best_model_of_the_last_run(home, monkeypat
     for step, f1 in (("02_a", 0.4), ("03_b", 0.7)):
         latest_run().write_result(step, result(step, f1))
     with model_at() as folder:
-        assert source_name(None, folder) == "reports/latest/models/03_b"
+        assert relative(folder) == "reports/latest/models/03_b"
 
 
 def test_without_a_run_it_says_what_makes_one(home):

@@ -152,14 +152,12 @@ def decide(
     Raises
     ------
     ValueError
-        The two have different labels or folds, an id or a true label is missing in them, no row
-        counts for scores, or ``allowed_loss`` is not a share.
+        The two have different labels or folds, an id or a true label is missing in them, or
+        ``allowed_loss`` is not a share.
     """
     if not 0 <= allowed_loss < 1:
         raise ValueError(f"allowed_loss {allowed_loss} is no share; half a point is 0.005")
     rows = headline_mask(frame)
-    if not rows.any():
-        raise ValueError(f"{name}: none of the {len(frame)} rows counts for scores; all are hard")
     tables = aligned_pair(candidate_oof, reference_oof, frame["id"][rows], names=(name, reference))
     true = true_labels(frame[rows], reference_oof)
     predicted = [predicted_labels(table) for table in tables]

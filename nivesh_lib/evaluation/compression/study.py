@@ -44,21 +44,8 @@ class CompressionStudy:
 
     @property
     def reference(self) -> Choice:
-        """The first model.
-
-        Raises
-        ------
-        ValueError
-            The study has no candidate.
-        """
-        if not self.candidates:
-            raise ValueError("the study is empty; add the reference model first")
+        """The first model."""
         return next(iter(self.candidates.values()))
-
-    @property
-    def folds(self) -> list[int]:
-        """The folds of the frame."""
-        return sorted(map(int, self.frame["fold"].unique()))
 
     def add(
         self, name: str, model_of: Callable[[int], Any], *, size_bytes: int, saved: bool = True

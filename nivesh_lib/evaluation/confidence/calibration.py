@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from scipy.stats import norm
 
 from nivesh_lib.evaluation.intervals import (
@@ -128,12 +129,7 @@ def _checked(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def calibration_error(
-    confidence: np.ndarray,
-    right: np.ndarray,
-    *,
-    n_bins: int = N_BINS,
-    n_boot: int = 2000,
-    seed: int = 42,
+    confidence: np.ndarray, right: np.ndarray, *, n_boot: int = 2000, seed: int = 42
 ) -> Estimate:
     """Return the debiased expected calibration error of the top label, with an interval.
 
@@ -162,7 +158,7 @@ def calibration_error(
         No rows, lengths that differ, or a confidence outside 0 to 1.
     """
     confidence, right = _checked(confidence, right)
-    bins = _bin_of(confidence, n_bins)
+    bins = _bin_of(confidence, N_BINS)
     per_row = np.stack([np.ones(len(bins)), right - confidence, confidence * (1 - confidence)])
     width = int(bins.max()) + 1
 
@@ -216,9 +212,7 @@ def scaled(proba: np.ndarray, temperature: float) -> np.ndarray:
     Above 1 the confidence falls, below 1 it rises; the order of the labels stays (Guo et al.
     2017). It applies to probabilities, and so to models without logits too.
     """
-    logits = np.log(np.clip(proba, SMALLEST, None)) / temperature
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    return softmax(np.log(np.clip(proba, SMALLEST, None)) / temperature, axis=1)
 
 
 def fit_temperature(proba: pd.DataFrame, y: Column) -> float:
@@ -260,12 +254,10 @@ def cross_fitted_temperature(
     Raises
     ------
     ValueError
-        Fewer than two folds among ``rows``, or columns of other lengths.
+        Fewer than two folds among ``rows``.
     """
     labels, fold_of = np.asarray(y, dtype=object), np.asarray(folds)
     used = np.ones(len(labels), dtype=bool) if rows is None else np.asarray(rows, dtype=bool)
-    if not len(oof_proba) == len(labels) == len(fold_of) == len(used):
-        raise ValueError("oof_proba, y, folds and rows must have the same length")
     present = np.unique(fold_of)
     if len(np.unique(fold_of[used])) < 2:
         raise ValueError("the rows lie in fewer than 2 folds; there is nothing to cross-fit with")

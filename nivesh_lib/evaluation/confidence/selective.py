@@ -59,21 +59,19 @@ class InScopeProbability:
 class AbstentionPolicy:
     """Thresholds of certainty below which a model abstains, with cross-fitted estimates.
 
-    ``in_scope``, ``threshold`` (least cost) and ``threshold_95`` (95 % of in-scope rows accepted)
-    are fitted on all rows, for the deployed model. The estimates are of held-out rows: ``cost``
-    for each query, ``acceptance`` of in-scope rows and ``recall`` of rows outside at the threshold
-    of least cost; ``acceptance_95``, ``recall_95`` at the other. ``by_kind`` has one row for each
-    kind of query outside, held out when its thresholds were fitted. ``accepted`` are the in-scope
-    rows behind ``acceptance``, a mask: those that most of their fold's thresholds accept.
+    ``in_scope`` and ``threshold``, that of least cost, are fitted on all rows, for the deployed
+    model. The estimates are of held-out rows: ``cost`` for each query, ``acceptance`` of in-scope
+    rows and ``recall`` of rows outside at the threshold of least cost; ``recall_95`` at one that
+    accepts 95 % of in-scope rows. ``by_kind`` has one row for each kind of query outside, held
+    out when its thresholds were fitted. ``accepted`` are the in-scope rows behind ``acceptance``,
+    a mask: those that most of their fold's thresholds accept.
     """
 
     in_scope: InScopeProbability | None
     threshold: float
-    threshold_95: float
     cost: float
     acceptance: Estimate
     recall: Estimate
-    acceptance_95: Estimate
     recall_95: Estimate
     by_kind: pd.DataFrame
     accepted: np.ndarray
@@ -305,10 +303,10 @@ def cross_fitted_policy(
         evaluated.append(_evaluated(rows[own & ~(rows["outside"] & other_kind)], fitted, costs))
     held = pd.concat(evaluated)
     within, without = held[~held["outside"]], held[held["outside"]]
-    by_row = within.groupby(level=0)[["paid", "passed", "passed_95"]].mean()
+    by_row = within.groupby(level=0)[["paid", "passed"]].mean()
     accepted = (by_row["passed"] >= 0.5).to_numpy()
     paid = (1 - outside_share) * by_row["paid"].mean() + outside_share * without["paid"].mean()
-    in_scope, threshold, threshold_95 = _fit(rows, costs, outside_share, use_ood_score)
+    in_scope, threshold, _ = _fit(rows, costs, outside_share, use_ood_score)
     by_kind = without.groupby("kind").agg(
         rows=("passed", "size"), passed=("passed", "mean"), passed_95=("passed_95", "mean")
     )
@@ -316,11 +314,9 @@ def cross_fitted_policy(
     return AbstentionPolicy(
         in_scope,
         threshold,
-        threshold_95,
         float(paid),
         share_of(accepted),
         share_of(1 - without["passed"].to_numpy()),
-        share_of(by_row["passed_95"].to_numpy()),
         share_of(1 - without["passed_95"].to_numpy()),
         by_kind[["rows", "recall", "recall_95"]].reset_index(),
         accepted,

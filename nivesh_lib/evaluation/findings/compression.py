@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.benchmark import Speed
 from nivesh_lib.evaluation.compression.cascade import NEVER, CascadeThreshold
 from nivesh_lib.evaluation.compression.gate import Choice, GateDecision, Recommendation
 from nivesh_lib.evaluation.objectives import BUSY
 from nivesh_lib.evaluation.resampling.cross_validation import aligned, predicted_labels
 from nivesh_lib.evaluation.scores import METRICS, headline_mask, paired_difference
 from nivesh_lib.privacy import anonymize_query
-from nivesh_lib.records.estimate import Estimate
+from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 from nivesh_lib.records.results import HEADLINE
 from nivesh_lib.wording import (
@@ -205,12 +204,13 @@ def recommendation(
 
 def _choice(one: Choice, apart: Estimate, handed: Mapping[str, float]) -> dict[str, Any]:
     """Return a model's row: what it reaches, against the recommended one, and what it costs."""
+    speed = one.speed.as_dict()
     return {
         "model": model_name(one.name),
         **one.scores["accuracy"].columns("accuracy"),
         **apart.columns(f"points of {METRICS[HEADLINE].title} against it", times=100),
-        "half of the queries, ms": one.speed.p50_ms,
-        **_p95(one.speed).columns("95 of 100 within, ms"),
+        "half of the queries, ms": speed["p50_ms"],
+        **from_columns(speed, "p95_ms", n=speed["n"]).columns("95 of 100 within, ms"),
         "MB": None if one.size_bytes is None else one.size_bytes / 1e6,
     } | ({"handed on, of 100": 100 * handed[one.name]} if one.name in handed else {})
 
@@ -292,16 +292,9 @@ def serving(rows: Sequence[Mapping[str, Any]]) -> Finding:
     )  # fmt: skip
 
 
-def _p95(speed: Speed) -> Estimate:
-    low, high = (speed.p95_ms if end is None else end
-                 for end in (speed.p95_ms_low, speed.p95_ms_high))  # fmt: skip
-    return Estimate(speed.p95_ms, low, high, speed.n)
-
-
 def _timed(choices: Sequence[Choice]) -> list[str]:
     """Return how the models were timed, and whether a reference loop found the machine busy."""
-    loops = [(one.speed.reference_ms_high, one.speed.reference_ms_low) for one in choices]
-    slowdown = max(high / low if high and low else 1.0 for high, low in loops)
+    slowdown = max(one.speed.reference_ms_high / one.speed.reference_ms_low for one in choices)
     busy = f"The machine was busy: a reference loop took {slowdown:.1f} times its fastest, so "
     busy += "models may be faster than this."
     return [busy, _HERE_ONLY] if slowdown > BUSY else [_HERE_ONLY]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nivesh_lib.evaluation.drift import FLOOR, Samples, accuracy_change, mean_change
-from nivesh_lib.evaluation.findings import plots
+from nivesh_lib.evaluation.drift import Drift
+from nivesh_lib.evaluation.findings import batches, plots
 from nivesh_lib.evaluation.findings.quality import examples_of
 from nivesh_lib.evaluation.intervals import mean_of, share_of
+from nivesh_lib.evaluation.samples import Samples, accuracy_change, mean_change
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
@@ -19,9 +20,9 @@ from nivesh_lib.wording import joined, of_100, percent, points, sentence, shown,
 ALLOWED_LOSS = 0.05  # accuracy, absolute
 MARKS = {
     "accuracy": f"at most {100 * ALLOWED_LOSS:g} of 100 answers lost",
-    "columns": f"no column further away than {FLOOR:g}, or than chance takes it",
+    "drift": batches.MARK,
 }
-_HERE = "nivesh_lib.evaluation.drift"
+_HERE = "nivesh_lib.evaluation.samples"
 _SHOWN = 20  # labels in the figure
 
 
@@ -108,47 +109,9 @@ def _before_and_now(measures: Mapping[str, Mapping[str, Estimate]]) -> Plot:
     return Plot(kind="before_and_now", data={"measures": measures}, alt="; ".join(said) + ".")
 
 
-def columns(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> Finding:
-    """Judge which columns moved further than `drift.FLOOR` and than chance.
-
-    Parameters
-    ----------
-    rows
-        As `reporting.drift.drift_report` returns them: column, method, value, threshold, drifted.
-    """
-    ordered = sorted(rows, key=lambda row: -row["value"] / row["threshold"])
-    moved = [shown(row["column"]) for row in ordered if row["drifted"]]
-    blind = [shown(row["column"]) for row in ordered if row["threshold"] > FLOOR]
-    claim = f"among {samples.noun}, none of the {len(rows)} columns moved further than "
-    if moved:
-        most = joined(moved[:3]) + " the furthest" * (len(moved) > 3)
-        claim = f"among {samples.noun}, {len(moved)} of {len(rows)} columns moved, {most}"
-    elif blind:
-        some = joined([*blind[:3], f"{len(blind) - 3} more"] if len(blind) > 4 else blind)
-        claim += f"chance; whether {some} moved by {FLOOR:g}, these rows cannot tell"
-    else:
-        claim += f"{FLOOR:g}"
-    names = {shown(row["column"]): row for row in ordered}
-    return _finding(
-        samples,
-        claim,
-        name="columns",
-        verdict="not met" if moved else "undecided" if blind else "met",
-        cells=[
-            {"column": name, "distance": row["value"], "threshold": row["threshold"],
-             "verdict": "moved" if row["drifted"] else "steady"}
-            for name, row in names.items()
-        ],
-        plot=Plot(
-            kind="distances",
-            data={
-                "distances": {name: row["value"] for name, row in names.items()},
-                "thresholds": {name: row["threshold"] for name, row in names.items()},
-            },
-            alt="; ".join(f"{name} {row['value']:.2f}" for name, row in names.items()) + ".",
-        ),
-        source="nivesh_lib.reporting.drift.drift_report",
-    )  # fmt: skip
+def moved(samples: Samples, found: Drift) -> Finding:
+    """Judge whether the rows of now have drifted, by the test of `drift.drift_between`."""
+    return batches.drift(found, noun=samples.noun, earlier=samples.earlier, limit=samples.limit)
 
 
 def labels(samples: Samples) -> Finding:
@@ -255,14 +218,13 @@ def confidence(samples: Samples) -> Finding:
     )
 
 
-def recorded(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def recorded(samples: Samples, found: Drift) -> dict[str, Any]:
     """Return what the record of the step holds beside its findings: headline and metrics."""
-    moved = sum(row["drifted"] for row in rows)
     return {
         "headline": accuracy(samples).claim,
         "metrics": {
-            "drifted_columns": moved,
-            "drifted_share": moved / len(rows),
+            "drift_p": min((one.p for one in found.changes), default=1.0),
+            "moved_aspects": sum(one.p <= found.alpha for one in found.changes),
             **{f"accuracy_{when}": right.mean() for when, right in samples.right.items()},
             "accuracy_change": accuracy_change(*samples.right.values()).as_dict(),
         },

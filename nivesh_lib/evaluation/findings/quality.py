@@ -249,9 +249,7 @@ def by_slice(slices: pd.DataFrame) -> Finding:
     )
 
 
-def confidence(
-    proba: pd.DataFrame, true: Column, *, threshold: float | None = None, n_bins: int = 10
-) -> Finding:
+def confidence(proba: pd.DataFrame, true: Column, *, threshold: float | None = None) -> Finding:
     """Say how far the stated confidence is from the share that is right.
 
     Parameters
@@ -278,7 +276,7 @@ def confidence(
         claim += f"; from {threshold:g} on, as the objectives ask, it would "
         some = f"answer {100 * answered.mean():.0f} of 100 queries and hand over the others"
         claim += some if answered.any() else "hand over all queries"
-    bins = reliability_bins(stated, right, n_bins=n_bins)
+    bins = reliability_bins(stated, right, n_bins=10)
     return Finding(
         name="confidence",
         claim=sentence(claim),

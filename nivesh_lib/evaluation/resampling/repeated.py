@@ -60,14 +60,10 @@ def repeated_cross_validate(
     Raises
     ------
     ValueError
-        Fewer than one repeat, fewer than two folds, or no such column.
+        Fewer than one repeat, or fewer than two folds.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; at least 1 is needed")
-    if group is not None and group not in frame:
-        raise ValueError(
-            f"there is no column {group!r} to group by; it has {', '.join(map(str, frame))}"
-        )
     n_folds = frame["fold"].nunique()
     groups = frame[group] if group else pd.Series(range(len(frame)), index=frame.index)
     runs = []

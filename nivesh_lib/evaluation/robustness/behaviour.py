@@ -45,7 +45,6 @@ def behaviour(
     case_answers: pd.DataFrame,
     *,
     paraphrases: pd.DataFrame | None = None,
-    tolerance: float = TOLERANCE,
 ) -> pd.DataFrame:
     """Return how often a model fails each test: kind, test, rows, failed, low, high.
 
@@ -57,12 +56,10 @@ def behaviour(
         Recorded by the same models, as `cross_validate` returns them.
     paraphrases
         Authored pairs with id and intent; rows of their tests are pairs.
-    tolerance
-        How far a probability may move the wrong way.
     """
     found = [
         *_invariance(oof, case_answers),
-        *_direction(frame, oof, case_answers, tolerance=tolerance),
+        *_direction(frame, oof, case_answers),
         *([] if paraphrases is None else _paraphrase(paraphrases, case_answers)),
     ]
     rows = [(kind, test, e.n, e.value, e.low, e.high) for kind, test, e in found if e.n]
@@ -89,9 +86,7 @@ def changed(before: pd.DataFrame, after: pd.DataFrame) -> np.ndarray:
     return predicted_labels(after) != after["id"].map(answer).to_numpy()
 
 
-def _direction(
-    frame: pd.DataFrame, oof: pd.DataFrame, case_answers: pd.DataFrame, *, tolerance: float
-) -> _Found:
+def _direction(frame: pd.DataFrame, oof: pd.DataFrame, case_answers: pd.DataFrame) -> _Found:
     intent = dict(zip(frame["id"], frame["intent"], strict=True))
     own = answers_to(case_answers, OWN_WISH)
     own = own.assign(target=own["id"].map(intent))
@@ -99,10 +94,10 @@ def _direction(
     withdrawn = back.assign(target=back["id"].map(intent))
     ruled_out = answers_by_target(case_answers, RULED_OUT)
     tests: list[tuple[str, pd.DataFrame, Callable[[np.ndarray], np.ndarray]]] = [
-        ("a stated wish gets less likely", own, lambda move: move < -tolerance),
-        ("a wish taken back gets likelier", withdrawn, lambda move: move > tolerance),
-        ("a new wish gets less likely", back, lambda move: move < -tolerance),
-        ("a topic ruled out gets likelier", ruled_out, lambda move: move > tolerance),
+        ("a stated wish gets less likely", own, lambda move: move < -TOLERANCE),
+        ("a wish taken back gets likelier", withdrawn, lambda move: move > TOLERANCE),
+        ("a new wish gets less likely", back, lambda move: move < -TOLERANCE),
+        ("a topic ruled out gets likelier", ruled_out, lambda move: move > TOLERANCE),
     ]
     return [("direction", test, _failed(wrong(_moves(oof, asked)))) for test, asked, wrong in tests]
 

@@ -8,7 +8,6 @@ from, or its own), ``fold`` (of the model that answers, which was fitted without
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +24,7 @@ from nivesh_lib.evaluation.robustness.perturbations import (
     perturbed,
 )
 from nivesh_lib.evaluation.scores import headline_mask
-from nivesh_lib.records.schema import fits
+from nivesh_lib.records.schema import fits, read_toml
 
 # Names of tests, as they are recorded.
 PERTURBATION = "view: "
@@ -97,12 +96,7 @@ def read_case_texts(dataset: str) -> CaseTexts:
         The file is not TOML or does not have these tables.
     """
     path = paths.cases_file(dataset)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return CaseTexts()
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Mend the TOML") from None
+    tables = read_toml(path)
     if not fits(tables, _SCHEMA):
         raise DataError(
             f'{path}: write out_of_scope = "name@version", tables [wishes] and [ruled_out] of '

@@ -27,11 +27,7 @@ from nivesh_lib.models.compact.onnx_check import check_onnx
 from nivesh_lib.models.compact.onnx_export import float_graph
 from nivesh_lib.models.compact.onnx_int8 import int8_graph
 from nivesh_lib.models.compact.onnx_session import OnnxSession
-from nivesh_lib.models.compact.vocabulary import (
-    prune_unreachable,
-    read_tokenizer,
-    write_tokenizer,
-)
+from nivesh_lib.models.compact.vocabulary import prune_unreachable, read_tokenizer, write_tokenizer
 from nivesh_lib.models.directory import MAX_TENSOR_BYTES, read_bytes
 from nivesh_lib.models.neural.tokenizer import batches_by_length, padded
 from nivesh_lib.models.neural.transformer import TransformerClassifier
@@ -98,7 +94,7 @@ class OnnxClassifier(Wrapper):
     random_state: int | None = None
 
     @classmethod
-    def of(
+    def of(  # type: ignore[override]
         cls,
         fitted: TextClassifier,
         *,
@@ -145,14 +141,10 @@ class OnnxClassifier(Wrapper):
         tokenizer, kept = prune_unreachable(fitted.tokenizer)
         graph = float_graph(fitted.network.model, kept, fitted.max_length)
         self.classes_ = fitted.classes_
-        self._finish(self._encoder_of(fitted, tokenizer), graph, texts)
-
-    def _finish(self, encoder: Any, graph: Any, texts: Sequence[str]) -> None:
-        """Set the state from an fp32 graph, quantizing it where the precision is int8."""
+        self._encoder = self._encoder_of(fitted, tokenizer)
         if self.precision == "int8":
-            graph = int8_graph(graph, encoder._encode(_calibration_sample(texts)))
+            graph = int8_graph(graph, self._encoder._encode(_calibration_sample(texts)))
         self._fallback_model: TextClassifier | None = None
-        self._encoder = encoder
         self._session = OnnxSession(graph.SerializeToString(deterministic=True))
         self.machine_ = machine()
         self.self_check_ = self._self_check()
@@ -166,6 +158,8 @@ class OnnxClassifier(Wrapper):
 
     def _self_check(self) -> np.ndarray:
         return self._proba([prepare(text) for text in SELF_CHECK_INPUTS])
+
+    predict = TextClassifier.predict  # there is no wrapped model to ask
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         if self._fallback_model is not None:

@@ -13,17 +13,9 @@ from safetensors.numpy import save_file
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import SEEDS, TextClassifier, as_training
-from nivesh_lib.models.compact.hashing import (
-    TextIndices,
-    hashed_char_ngrams,
-    hashed_token_ngrams,
-)
+from nivesh_lib.models.compact.hashing import TextIndices, hashed_char_ngrams, hashed_token_ngrams
 from nivesh_lib.models.compact.quantize import dequantize_rows, quantize_rows
-from nivesh_lib.models.compact.vocabulary import (
-    prune_unreachable,
-    read_tokenizer,
-    write_tokenizer,
-)
+from nivesh_lib.models.compact.vocabulary import prune_unreachable, read_tokenizer, write_tokenizer
 from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.backbones import find_backbone, input_embeddings
 from nivesh_lib.models.neural.distillation import DistillationTargets, distillation_loss

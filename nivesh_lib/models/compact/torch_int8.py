@@ -7,10 +7,13 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from sklearn.base import clone
+import torch
 from sklearn.utils.validation import check_is_fitted
+from torch.ao.nn.quantized.dynamic import Linear as Int8Linear
+from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+from torch.nn.utils import prune
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import TextClassifier
@@ -43,23 +46,10 @@ class QuantizedClassifier(Wrapper):
     model: TransformerClassifier | None = None
     random_state: int | None = None
 
-    @classmethod
-    def of(cls, fitted: TransformerClassifier) -> Self:
-        """Quantize a copy of a fitted model.
-
-        Raises
-        ------
-        ValueError
-            The model is not a transformer.
-        """
-        wrapped = cls(model=clone(_transformer(fitted)))
-        wrapped._take(fitted)
-        return wrapped
-
     def _take(self, fitted: TextClassifier) -> None:
         transformer = _transformer(fitted)
         network = copy.deepcopy(transformer.network)
-        for table in _embeddings(network):
+        for table in _modules(network, torch.nn.Embedding):
             table.weight.data.copy_(_rounded(table.weight))
         super()._take(transformer.with_network(_quantized(network)))
 
@@ -75,13 +65,13 @@ class QuantizedClassifier(Wrapper):
             write_tokenizer(tokenizer, Path(folder))
             size = sum(path.stat().st_size for path in Path(folder).iterdir())
         words = network.model.get_input_embeddings()
-        for table in _embeddings(network):
+        for table in _modules(network, torch.nn.Embedding):
             rows, width = table.weight.shape
             size += (len(kept) if table is words else rows) * (width + 2)
-        for linear in _quantized_linears(network):
+        for linear in _modules(network, Int8Linear):
             weight, bias = linear.weight(), linear.bias()
             size += weight.numel() + 4 * (len(weight) + bias.numel())
-        embedded = {id(table.weight) for table in _embeddings(network)}
+        embedded = {id(table.weight) for table in _modules(network, torch.nn.Embedding)}
         return size + sum(4 * p.numel() for p in network.parameters() if id(p) not in embedded)
 
     def save(self, directory: Path | str, *, data: str = "", about: dict | None = None) -> Path:
@@ -99,37 +89,23 @@ def _transformer(fitted: TextClassifier) -> TransformerClassifier:
     return fitted
 
 
-def _embeddings(network: Any) -> list[Any]:
-    """Return the embedding modules: tokens, positions, token types."""
-    import torch
-
-    return [module for module in network.modules() if isinstance(module, torch.nn.Embedding)]
-
-
-def _quantized_linears(network: Any) -> list[Any]:
-    from torch.ao.nn.quantized.dynamic import Linear
-
-    return [module for module in network.modules() if isinstance(module, Linear)]
+def _modules(network: Any, kind: type) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, kind)]
 
 
 def _rounded(weight: Any) -> Any:
-    import torch
-
     return torch.from_numpy(dequantize_rows(*quantize_rows(weight.detach().numpy())))
 
 
 def _quantized(network: Any) -> Any:
     """Replace the linear layers of a network by int8 ones, in place."""
-    import torch
-    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
-
     config = {torch.nn.Linear: per_channel_dynamic_qconfig}
     with warnings.catch_warnings():  # its successor is slower on CPUs
         warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated")
         warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.qu")
         network = quantize_dynamic(network.eval(), config, inplace=True)
     if _has_vnni():
-        for linear in _quantized_linears(network):
+        for linear in _modules(network, Int8Linear):
             linear.version = 3  # the last one with eight bits for activations
     return network
 
@@ -139,8 +115,6 @@ def _has_vnni() -> bool:
 
     Elsewhere torch uses seven bits for activations, which doubles the quantization error.
     """
-    import torch
-
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_vnni") or able.get("avx_vnni"))
 
@@ -164,19 +138,10 @@ def pruned(fitted: TransformerClassifier, amount: float = 0.3) -> TransformerCla
     ValueError
         ``amount`` is out of range, or ``fitted`` is not a transformer.
     """
-    from torch.nn.utils import prune
-
     if not 0 <= amount < 1:
         raise ValueError(f"amount {amount!r} is not from 0 to below 1")
     network = copy.deepcopy(_transformer(fitted).network)
-    for linear in _encoder_linears(network):
+    for linear in _modules(network.model.base_model, torch.nn.Linear):
         prune.l1_unstructured(linear, "weight", amount=amount)
         prune.remove(linear, "weight")
     return fitted.with_network(network)
-
-
-def _encoder_linears(network: Any) -> list[Any]:
-    import torch
-
-    encoder = network.model.base_model
-    return [module for module in encoder.modules() if isinstance(module, torch.nn.Linear)]

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nivesh_lib.models.base import as_training
 from nivesh_lib.models.directory import read_tensors
@@ -114,16 +117,9 @@ class LstmClassifier(NeuralClassifier):
         held_out = validation_mask(targets, self.validation_share, self.random_state)
         validation = rows.part(held_out) if held_out.any() else None
         rows, kept = rows.part(~held_out), [texts[n] for n in np.flatnonzero(~held_out)]
-        config = TrainingConfig(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            warmup=0.05,
-            label_smoothing=self.label_smoothing,
-            precision="fp32",  # the LSTM is too small to gain from bfloat16
-            patience=self.patience if validation else 0,
-            seed=self.random_state,
-            verbose=self.verbose,
-        )
+        patience = self.patience if validation else 0
+        # The LSTM is too small to gain from bfloat16.
+        config = TrainingConfig.of(self, warmup=0.05, precision="fp32", patience=patience)
         with seeded(self.random_state):
             slots = _slots(rows, self._tokenizer.vocabulary_size)
             self._network = _network(self, self._embeddings(folder), slots)
@@ -135,8 +131,6 @@ class LstmClassifier(NeuralClassifier):
         return self
 
     def _embeddings(self, folder: Path) -> Any:
-        import torch
-
         if not self.pretrained:
             return torch.zeros(self._tokenizer.vocabulary_size, self.width, dtype=torch.float16)
         return input_embeddings(folder).half()  # half the size; predictions are the same
@@ -152,8 +146,6 @@ class LstmClassifier(NeuralClassifier):
         return state
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
-        import torch
-
         self._tokenizer = SubwordTokenizer.from_folder(directory)
         found = read_tensors(directory, "network.safetensors")
         tensors = {name: torch.from_numpy(values) for name, values in found.items()}
@@ -168,8 +160,6 @@ class LstmClassifier(NeuralClassifier):
 
 def _slots(rows: Encoded, size: int) -> Any:
     """Return indices from 1 for the token ids in the rows, 0 for all others; (size,) int64."""
-    import torch
-
     seen = np.unique(np.concatenate(rows.ids))
     slots = torch.zeros(size, dtype=torch.int64)
     slots[torch.from_numpy(seen)] = torch.arange(1, len(seen) + 1)
@@ -178,9 +168,6 @@ def _slots(rows: Encoded, size: int) -> Any:
 
 def _network(params: LstmClassifier, vectors: Any, slots: Any) -> Any:
     """Return a new network for embeddings (tokens, width) and indices as of `_slots`."""
-    import torch
-    from torch import nn
-    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
     class BiLstm(nn.Module):
         vectors: torch.Tensor

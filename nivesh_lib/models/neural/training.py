@@ -11,7 +11,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -108,8 +108,17 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     precision: str = "auto"
     patience: int = 0
-    seed: int | None = 42
+    random_state: int | None = 42
     verbose: bool = False
+
+    @classmethod
+    def of(cls, model: NeuralClassifier, **other: Any) -> TrainingConfig:
+        """Take the arguments of a classifier that have the name of a setting, except ``other``."""
+        own = {name: value for name, value in vars(model).items() if name in _SETTINGS}
+        return cls(**own | other)
+
+
+_SETTINGS = {setting.name for setting in fields(TrainingConfig)}
 
 
 def device() -> Any:
@@ -197,7 +206,7 @@ def train(
 
     where = device()
     network.to(where).train()
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(config.random_state)
     optimizer = torch.optim.AdamW(groups, fused=True)
     batches = len(batches_by_length(rows.lengths, config.batch_size))
     scheduler = _schedule(optimizer, batches * config.epochs, config.warmup)

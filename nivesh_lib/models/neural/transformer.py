@@ -170,15 +170,6 @@ class TransformerClassifier(NeuralClassifier):
         self.classes_, targets = np.unique(labels, return_inverse=True)
         self._read_tokenizer(folder)
         rows = Encoded(self._encode(texts), targets, self._tokenizer.pad_id)
-        config = TrainingConfig(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            warmup=self.warmup,
-            label_smoothing=self.label_smoothing,
-            precision=self.precision,
-            seed=self.random_state,
-            verbose=self.verbose,
-        )
         with seeded(self.random_state):
             model = load_classifier(folder, self.classes_.tolist())
             if self.layers is not None:
@@ -189,7 +180,7 @@ class TransformerClassifier(NeuralClassifier):
                 self._network,
                 self._groups(model),
                 rows,
-                config,
+                TrainingConfig.of(self),
                 augment=typo_augmenter(self._encode, texts, typo_rate),
                 distillation=distillation,
             )

@@ -18,19 +18,13 @@ _MIN_SURE = 2  # sure words in a text from which on its mixed words count as Hin
 
 @cache
 def glossary() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the glosses, form -> gloss, of the sure and of the mixed forms."""
+    """Return the glosses, form -> gloss, of the sure and of all forms."""
     kinds: dict[str, dict[str, str]] = {"sure": {}, "mixed": {}}
     lines = files("nivesh_lib.models.text").joinpath("hinglish.tsv").read_text(encoding="utf-8")
     for line in lines.splitlines()[1:]:
         form, gloss, kind = line.split("\t")
         kinds[kind][form] = gloss
-    return kinds["sure"], kinds["mixed"]
-
-
-@cache
-def _all_glosses() -> dict[str, str]:
-    sure, mixed = glossary()
-    return sure | mixed
+    return kinds["sure"], kinds["sure"] | kinds["mixed"]
 
 
 def glossed(text: str) -> str:
@@ -43,12 +37,26 @@ def glossed(text: str) -> str:
     >>> glossed("the main plan")
     'the main plan'
     """
-    sure, _ = glossary()
-    n_sure = sum(map(sure.__contains__, map(str.lower, _WORD.findall(text))))
+    (sure, every), n_sure = glossary(), _n_sure(text)
     if not n_sure:
         return text
-    glosses = _all_glosses() if n_sure >= _MIN_SURE else sure
+    glosses = every if n_sure >= _MIN_SURE else sure
     return _WORD.sub(lambda match: glosses.get(match[0].lower(), match[0]), text)
+
+
+def is_hinglish(text: str) -> bool:
+    """Return whether a text has enough words that are Hindi for sure.
+
+    Examples
+    --------
+    >>> is_hinglish("salary se kitna bachana chahiye"), is_hinglish("the main plan")
+    (True, False)
+    """
+    return _n_sure(text) >= _MIN_SURE
+
+
+def _n_sure(text: str) -> int:
+    return sum(map(glossary()[0].__contains__, map(str.lower, _WORD.findall(text))))
 
 
 def extended(text: str) -> str:

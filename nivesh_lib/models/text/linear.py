@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+
+if TYPE_CHECKING:  # a saved model needs its weights only
+    from sklearn.linear_model import LogisticRegression
 
 
 def linear_weights(linear: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.models.base import TextClassifier, as_texts
@@ -55,20 +54,6 @@ class Calibrated(Wrapper):
     temperature: float = 1.0
     random_state: int | None = None
 
-    @classmethod
-    def of(cls, fitted: TextClassifier, *, temperature: float) -> Self:
-        """Wrap a fitted model.
-
-        Raises
-        ------
-        ValueError
-            The model abstains, or the temperature is not positive and finite.
-        """
-        wrapped = cls(model=clone(fitted), temperature=temperature)
-        wrapped._check()
-        wrapped._take(fitted)
-        return wrapped
-
     def _check(self) -> None:
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature {self.temperature!r} is not above 0 and finite")
@@ -78,11 +63,6 @@ class Calibrated(Wrapper):
         if self.temperature == 1:
             return proba
         return softmax(np.log(np.clip(proba, _SMALLEST, None)) / self.temperature)
-
-    def predict(self, X: Iterable[str]) -> np.ndarray:
-        """Return the wrapped model's labels, also where rounding causes a tie."""
-        check_is_fitted(self)
-        return self.model_.predict(X)
 
 
 @dataclass(eq=False, repr=False)
@@ -139,7 +119,9 @@ class Abstaining(Wrapper):
         return self
 
     @classmethod
-    def of(cls, fitted: TextClassifier, X: Iterable[str] | OodScorer, **params: Any) -> Self:
+    def of(  # type: ignore[override]
+        cls, fitted: TextClassifier, X: Iterable[str] | OodScorer, **params: Any
+    ) -> Self:
         """Wrap a fitted model.
 
         Parameters
@@ -153,8 +135,7 @@ class Abstaining(Wrapper):
         """
         if isinstance(X, OodScorer):
             params |= {"backbone": X.backbone, "max_length": X.max_length}
-        wrapped = cls(model=clone(fitted), **params)
-        wrapped._take(fitted)
+        wrapped = super().of(fitted, **params)
         wrapped.ood_scorer_ = X if isinstance(X, OodScorer) else wrapped._new_scorer().fit(X)
         return wrapped
 
@@ -183,11 +164,6 @@ class Abstaining(Wrapper):
         if self.threshold is None:
             return np.ones(len(certainty), dtype=bool)
         return certainty >= self.threshold
-
-    def predict(self, X: Iterable[str]) -> np.ndarray:
-        """Return the wrapped model's labels of all texts, accepted or not."""
-        check_is_fitted(self)
-        return self.model_.predict(X)
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         return super()._dump(directory) | self.ood_scorer_.dump(directory)

@@ -39,6 +39,21 @@ class Wrapper(TextClassifier):
     random_state: int | None
     model_: TextClassifier
 
+    @classmethod
+    def of(cls, fitted: TextClassifier, **params: Any) -> Self:
+        """Wrap a fitted model; ``params`` are the wrapper's own arguments.
+
+        Raises
+        ------
+        ValueError
+            The model abstains or is of another kind than is wrapped, or an argument is out of its
+            range.
+        """
+        wrapped = cls(model=clone(fitted), **params)
+        wrapped._check()
+        wrapped._take(fitted)
+        return wrapped
+
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
         """Fit a copy of the wrapped model; the wrapper's own settings are not learned."""
         self._check()
@@ -58,6 +73,11 @@ class Wrapper(TextClassifier):
         refuse_abstaining(fitted)
         self.model_ = fitted
         self.classes_ = fitted.classes_
+
+    def predict(self, X: Iterable[str]) -> np.ndarray:
+        """Return the wrapped model's labels, also where rounding causes a tie."""
+        check_is_fitted(self)
+        return self.model_.predict(X)
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         return self.model_._proba(texts)

@@ -18,7 +18,8 @@ def decision(name="int8", wrong=range(40), **given):
 
 
 def speed(ms, p95=None):
-    return Speed(1, 1, ms, p95 or 2 * ms, 3 * ms, 1000 / ms, 200, "Some CPU", ())
+    p95, loop = p95 or 2 * ms, (1.0, 1.0, 1.0, 100)
+    return Speed(1, 1, ms, p95, 3 * ms, 1000 / ms, 200, "Some CPU", (), p95, p95, *loop)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +133,6 @@ def test_where_the_gate_kept_nothing_there_is_nothing_to_recommend():
 def test_an_allowed_loss_that_is_no_share_is_refused(loss):
     with pytest.raises(ValueError, match="is no share"):
         decision(allowed_loss=loss)
-
-
-def test_rows_that_are_all_hard_decide_nothing():
-    with pytest.raises(ValueError, match="all are hard"):
-        decide("int8", REFERENCE, REFERENCE, FRAME.assign(selection="hard"), n_boot=50)
 
 
 def test_tables_of_other_folds_are_refused():

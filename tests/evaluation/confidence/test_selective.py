@@ -173,7 +173,6 @@ def test_no_recall_is_claimed_where_rows_do_not_differ(use_ood_score):
     inside, outside = scored(2000, 600)
     found = cross_fitted_policy(inside, outside, costs=COSTS, use_ood_score=use_ood_score)
     assert found.recall_95.low < 0.05 < found.recall_95.high
-    assert found.acceptance_95.value == pytest.approx(0.95, abs=0.01)
 
 
 def test_out_of_distribution_queries_are_caught_by_their_score():
@@ -195,7 +194,8 @@ def test_a_kind_does_not_help_to_catch_itself():
     found = cross_fitted_policy(inside, outside, costs=COSTS)
     assert found.by_kind.set_index("kind").loc["noise", "recall_95"] < 0.2
     certainty = certainty_of(outside, found.in_scope)
-    assert (certainty[:240] < found.threshold_95).mean() > 0.6
+    bar = threshold_accepting(certainty_of(inside, found.in_scope))
+    assert (certainty[:240] < bar).mean() > 0.6
 
 
 def test_each_row_counts_once():

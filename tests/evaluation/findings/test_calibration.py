@@ -130,9 +130,7 @@ def policy(let_through: float, n: int = 100) -> AbstentionPolicy:
     kinds = pd.DataFrame({"kind": ["small_talk", "x"], "rows": [20, 20], "recall": [0.9, 0.7]})
     share = Estimate(0.8, 0.75, 0.85, 200)
     scope = InScopeProbability(1.0, 1.0)
-    return AbstentionPolicy(
-        scope, 0.6, 0.4, 0.13, share, caught, share, caught, kinds, np.ones(200, bool)
-    )
+    return AbstentionPolicy(scope, 0.6, 0.13, share, caught, caught, kinds, np.ones(200, bool))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def decision(points, spread, name="int8 graph", verdict=None, **fields):
 
 
 def speed(ms, **fields):
-    return Speed(1, 2, ms / 2, ms, ms, 100, 200, "Some CPU", (), ms, ms, **fields)
+    given = Speed(1, 2, ms / 2, ms, ms, 100, 200, "CPU", (), ms, ms, 1.0, 1.0, 1.0, 100)
+    return replace(given, **fields)
 
 
 def choice(name, wrong, ms, made=None, size=50e6):

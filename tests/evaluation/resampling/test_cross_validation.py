@@ -146,7 +146,6 @@ def test_without_cases_there_are_no_answers_and_the_rows_are_scored_the_same(fra
         (lambda p: p.assign(fold=(p["fold"] + 1) % 5), "that its model was trained on"),
         (lambda p: p.assign(fold=-1), "that its model was trained on"),
         (lambda p: p.assign(fold=7), r"name the folds \[7\]"),
-        (lambda p: p.drop(columns="query"), r"lack the columns \['query'\]"),
         (lambda p: pd.concat([p, p]), "an id occurs twice in one test case"),
     ],
 )

@@ -115,13 +115,9 @@ def test_mean_deviation_and_interval_are_over_all_folds(frame):
     assert interval.high - interval.value == pytest.approx(spread, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"repeats": 0}, "repeats is 0"), ({"group": "twin"}, "no column 'twin'")],
-)
-def test_what_cannot_be_repeated_is_refused(frame, options, message):
-    with pytest.raises(ValueError, match=message):
-        repeated(Lucky(), frame, **options)
+def test_fewer_than_one_repeat_is_refused(frame):
+    with pytest.raises(ValueError, match="repeats is 0"):
+        repeated(Lucky(), frame, repeats=0)
 
 
 def test_the_fold_table_has_the_spread_of_scikit_learns_scores(frame):
