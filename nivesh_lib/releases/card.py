@@ -19,7 +19,7 @@ from nivesh_lib.paths import home, releases_dir
 from nivesh_lib.records.estimate import from_columns
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.metrics import estimate_in, flat_metrics, scores_in
-from nivesh_lib.records.release import AnsweredRow, Release
+from nivesh_lib.records.release import AnsweredRow, Gate, Release
 from nivesh_lib.records.results import REQUIRED_SCORES
 from nivesh_lib.releases.log import read_log
 from nivesh_lib.releases.package import Package
@@ -27,6 +27,7 @@ from nivesh_lib.wording import described, human_bytes, milliseconds, shown
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard, ModelCardData
+
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST = 10  # rows that are named of those that the release in place answered rightly
@@ -38,10 +39,15 @@ _SCORES: dict[str, tuple[str, dict[str, Any]]] = {  # the hub's names of scores,
 
 
 def write_card(package: Package) -> None:
-    """Write the card of a package from its records and the release log."""
+    """Write the card of a package from its records and the release log.
+
+    A package that is not on this machine has none to write.
+    """
+    if not package.folder.is_dir():
+        return
     release = package.release()
-    entries = [e for e in read_log(release.name) if e["version"] == release.version]
-    card = model_card(release, package.answers(), package.findings(), entries)
+    history = read_log(release.name)
+    card = model_card(release, package.answers(), package.findings(), history)
     write_text(package.card, card.content)
 
 
@@ -60,7 +66,8 @@ def model_card(
     findings
         Those of the run by name, about the model that is released; a card says which it lacks.
     history
-        Entries of the release log about this version; overrides are shown.
+        Entries of the release log: a promotion of the version has the gates of its stage as they
+        were judged then, and why it was made although one was not met.
 
     Raises
     ------
@@ -69,6 +76,7 @@ def model_card(
     """
     from huggingface_hub import ModelCard
 
+    moves = [e for e in history if e["kind"] == "promotion" and e["version"] == release.version]
     manifest, flat = resolve(release.dataset).manifest, flat_metrics(release.metrics)
     fairness, folder = findings.get("fairness"), releases_dir().relative_to(home()).as_posix()
     body = _template().render(
@@ -85,7 +93,8 @@ def model_card(
         slices={r["slice"]: from_columns(r, "accuracy", n=r["rows"]) for r in release.slices},
         lost=[row for row in rows if row.before == row.label != row.predicted],
         most=_MOST,
-        overridden=[e for e in history if e.get("override")],
+        gates=release.gates | {e["stage"]: [*map(Gate.model_validate, e["gates"])] for e in moves},
+        moves=moves,
     )
     return ModelCard(f"---\n{_metadata(release, rows, manifest).to_yaml()}\n---\n\n{body}")
 

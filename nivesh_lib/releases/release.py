@@ -347,10 +347,13 @@ def _changes(release: Release, last: Release | None) -> list[str]:
 
 
 def _findings(ready: Prepared) -> dict[str, Finding]:
-    """Return the findings of the run by name: those of the released model's step come first."""
+    """Return the run's findings about the released model by name; its own step's come first."""
     steps = ready.run.results() if ready.run else {}
-    ordered = sorted(steps, key=lambda name: name == ready.step)
-    found = {one.name: one for name in ordered for one in steps[name].findings}
+    own = steps.get(ready.step)
+    if own is None:
+        return {}
+    about = [*(one for one in steps.values() if one.model == own.model), own]
+    found = {one.name: one for step in about for one in step.findings}
     return {name: one.changed(plot=None, cells=[]) for name, one in found.items()}
 
 

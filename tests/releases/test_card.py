@@ -12,8 +12,11 @@ from nivesh_lib.errors import DataError
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import AnsweredRow, Gate, InPlace, Release
+from nivesh_lib.records.results import StepResult
 from nivesh_lib.releases import card
-from nivesh_lib.releases.card import model_card
+from nivesh_lib.releases.card import model_card, write_card
+from nivesh_lib.releases.package import Package
+from nivesh_lib.releases.release import _findings
 from nivesh_lib.wording import human_bytes
 
 SHOWN = (
@@ -29,17 +32,12 @@ ORDER = (
 WORDS = {"macro-F1", "sha256", "p95", "95"}
 
 
-def promotion(version: str, stage: str, override: str, who: str, timestamp: str) -> dict[str, str]:
-    """Return what the card reads of a promotion in the release log."""
-    return locals()
-
-
 @dataclass(frozen=True)
 class Records:
     release: Release
     rows: list[AnsweredRow]
     findings: dict[str, Finding]
-    history: list[dict[str, str]]
+    history: list[dict[str, object]]
     manifest: dict[str, object]
 
     def card(self, monkeypatch, **changed) -> ModelCard:
@@ -116,12 +114,26 @@ def records(k: int) -> Records:
         )
         for n, name in enumerate(SHOWN)
     }
-    told = promotion(release.version, "production", f"Diwali {k}th", "Ravi", f"2026-12-1{k}T08:00")
+    aged = Gate(name="hours", mark=f"at least 2{k}", verdict="not met", found=f"1.{k} hours")
+    moved = {
+        "kind": "promotion",
+        "version": release.version,
+        "stage": "production",
+        "override": f"Diwali {k}th",
+        "who": "Ravi",
+        "why": f"pilot {k}b",
+        "timestamp": f"2026-12-1{k}T08:00",
+        "gates": [gate.as_dict() for gate in (gates[0], aged, gates[1])],
+    }
     return Records(
         release=release,
         rows=rows,
         findings=findings,
-        history=[told],
+        history=[
+            {"kind": "release", "version": release.version, "why": "not shown"},
+            moved,
+            {**moved, "version": "9.9.9", "override": "of another version"},
+        ],
         manifest={
             "task": "intent_classification",
             "description": f"queries of {k + 41} people",
@@ -153,7 +165,7 @@ def derived(one: Records) -> set[str]:
     lost = [row for row in one.rows if row.before == row.label != row.predicted]
     texts = strings(release.as_dict()) + strings([row.as_dict() for row in lost[:10]])
     texts += strings([found.as_dict() for found in one.findings.values()])
-    texts += strings(one.history[:1])
+    texts += strings(one.history[:2])
     texts += [
         str(manifest["description"]),
         str(manifest["licence"]),
@@ -170,8 +182,9 @@ def derived(one: Records) -> set[str]:
     texts += [f"{release.metrics['p95_ms'][end]:.1f}" for end in ("value", "low", "high")]
     counts = [release.rows, manifest["rows"], len(manifest["holdout"]), len(release.labels)]
     counts += [release.in_place.won, release.in_place.lost, len(lost) - 10]
-    for gates in release.gates.values():
-        counts += [len(gates), sum(gate.verdict == "met" for gate in gates)]
+    staging, production = release.gates["staging"], one.history[1]["gates"]
+    counts += [len(staging), sum(gate.verdict == "met" for gate in staging)]
+    counts += [len(production), sum(gate["verdict"] == "met" for gate in production)]
     texts += [f"{count:,}" for count in counts]
     texts += [f"{release.train_seconds:,.1f}", f"{release.size_bytes / 1e6:.1f}"]
     texts += [f"{release.temperature:.3g}", f"{release.min_confidence:g}"]
@@ -293,17 +306,27 @@ def test_findings_that_are_absent_are_said_to_be_no_part_of_the_run(monkeypatch)
 
 
 def test_gates_are_shown_by_stage_with_verdict_and_counted_on_top(monkeypatch):
-    text = ONE.card(monkeypatch).text
+    text = Records(ONE.release, ONE.rows, {}, [], ONE.manifest).card(monkeypatch).text
     assert "- **Staging:** 2 of 2 marks are shown to be reached.\n" in text
     assert "- **Production:** 2 of 3 marks are shown to be reached; not: accuracy.\n" in text
     assert "| accuracy | at least 0.917 | 0.813 | not met |" in text
+    assert text.count("- Not promoted to it yet; judged when it was released.") == 2
+
+
+def test_gates_of_a_stage_are_those_of_its_promotion(monkeypatch):
+    text = ONE.card(monkeypatch).text
+    assert "1 of 3 marks are shown to be reached; not: accuracy, hours.\n" in text
+    production = text.partition("### Production")[2].partition("###")[0]
+    assert "- Promoted 2026-12-11T08:00 by Ravi: pilot 1b\n" in production
+    assert "| hours | at least 21 | 1.1 hours | not met |" in production
+    assert "size" not in production and "| size |" in text
 
 
 def test_an_override_is_told_on_top_and_with_its_reason_and_hides_no_verdict(monkeypatch):
     text = ONE.card(monkeypatch).text
     top, _, rest = text.partition("## Model Details")
-    assert "**Promoted to production against its gates:**" in top
-    assert "- **production**, 2026-12-11T08:00, by Ravi: Diwali 1th" in rest
+    assert "**Promoted to production although not all are:**" in top
+    assert "by Ravi, although not met: accuracy, hours. Why: Diwali 1th\n" in rest
     assert "| not met |" in rest and "of another version" not in text
 
 
@@ -314,7 +337,8 @@ def test_rows_that_were_right_and_are_wrong_now_are_named_at_most_ten(monkeypatc
 
 
 def test_without_release_in_place_slices_parameters_or_times(monkeypatch):
-    text = ONE.card(
+    bare = Records(ONE.release, ONE.rows, ONE.findings, [], ONE.manifest)
+    text = bare.card(
         monkeypatch,
         in_place=None,
         slices=[],
@@ -361,7 +385,8 @@ EVIL = 'a | b\n\n# title\n---\n<script>alert("x")</script> [here](http://evil) `
 def test_texts_of_people_cannot_add_markup(monkeypatch):
     gates = {"production": [Gate(name="g", mark="m", verdict="met", found=EVIL, why=EVIL)]}
     row = AnsweredRow(id=EVIL, label=EVIL, predicted="loan", confidence=0.5, before=EVIL)
-    entry = promotion(ONE.release.version, "production", EVIL, EVIL, "2026")
+    entry = ONE.history[1] | {"override": EVIL, "who": EVIL, "why": EVIL}
+    entry["gates"] = [gates["production"][0].as_dict()]
     evil = Records(ONE.release, [row], ONE.findings, [entry], ONE.manifest)
     changed = {"gates": gates, "why": EVIL, "who": EVIL, "labels": [EVIL], "changes": [EVIL]}
     made = evil.card(monkeypatch, **changed)
@@ -391,6 +416,41 @@ def test_no_network_is_used(monkeypatch):
     monkeypatch.setattr(ModelCard, "validate", refuse)
     monkeypatch.setattr("socket.socket.connect", refuse)
     assert ONE.card(monkeypatch).data.model_name == ONE.release.name
+
+
+def test_a_card_is_written_from_the_package_and_the_log(home, monkeypatch):
+    monkeypatch.setattr(card, "resolve", lambda ref: SimpleNamespace(manifest=ONE.manifest))
+    package = Package.of(ONE.release.name, ONE.release.version)
+    package.write(ONE.release, ONE.rows, ONE.findings)
+    for history, shown in (([], False), (ONE.history, True)):  # written anew by a promotion
+        monkeypatch.setattr(card, "read_log", lambda name, history=history: history)
+        write_card(package)
+        text = ModelCard.load(package.card).text
+        assert ONE.findings["fairness"].claim in text
+        assert ("Why: Diwali 1th" in text) == shown
+
+
+def test_findings_about_other_models_stay_out_of_a_card():
+    """Drift is watched with a model of its own, and its finding has a name that others have."""
+    results = {
+        name: StepResult(model=model, findings=[Finding(name=kind, claim=f"Said by {name}.")])
+        for name, model, kind in (
+            ("03_tfidf", "tfidf", "accuracy"),
+            ("05_step", "ensemble", "accuracy"),
+            ("06_cv", "ensemble", "fairness"),
+            ("07_small", "ensemble", "accuracy"),
+            ("08_drift", "", "accuracy"),
+        )
+    }
+    ready = SimpleNamespace(run=SimpleNamespace(results=lambda: results), step="05_step")
+    said = {name: one.claim for name, one in _findings(ready).items()}
+    assert said == {"accuracy": "Said by 05_step.", "fairness": "Said by 06_cv."}
+    assert _findings(SimpleNamespace(run=None, step="")) == {}
+
+
+def test_a_package_that_is_elsewhere_has_no_card_written(home):
+    write_card(Package.of("intent_classifier", "1.0.0"))
+    assert not (home / "reports").exists()
 
 
 def test_sizes_are_told_as_elsewhere(monkeypatch):
