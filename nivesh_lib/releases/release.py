@@ -47,7 +47,7 @@ from nivesh_lib.releases.promotion import append, changing, under_way
 from nivesh_lib.releases.signing import sign
 from nivesh_lib.releases.versioning import checked, derived
 from nivesh_lib.reproducibility import code_version, environment
-from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.runs.layout import RunDirectory, notebook_of
 from nivesh_lib.runs.leaderboard import chosen_model, data_issues, leaderboard
 from nivesh_lib.tracking.registry import register_release
 from nivesh_lib.wording import human_bytes, milliseconds
@@ -101,13 +101,15 @@ def refuse_dirty() -> str:
     return commit
 
 
-def best_servable(run: RunDirectory) -> tuple[str, ModelResult]:
-    """Return the best model of a run that may be served: in time, saved, of a sound run.
+def servable(run: RunDirectory, step: str = "") -> tuple[str, ModelResult]:
+    """Return a model of a sound run, by default the best one that was saved and answers in time.
 
     Raises
     ------
     ReleaseError
         The run did not end well, was made from changed code, its data failed, or no model fits.
+    DataError
+        The run has no model of that name.
     """
     record = run.record()
     if record.status != "done" or not record.complete:
@@ -123,6 +125,8 @@ def best_servable(run: RunDirectory) -> tuple[str, ModelResult]:
     results = run.results()
     if issues := data_issues(results):
         raise ReleaseError(f"the data of {run.record().run} did not pass: {'; '.join(issues[:3])}")
+    if step:
+        return chosen_model(run, step)
     for entry in leaderboard(results):
         late = any(j.status == "not met" and j.objective.startswith("latency")
                    for j in chosen_model(run, entry.step)[1].judgements)  # fmt: skip
@@ -152,7 +156,7 @@ def prepared(
     refuse_dirty()
     result = None
     if run is not None:
-        step, result = chosen_model(run, step) if step else best_servable(run)
+        step, result = servable(run, step)
         model, source = run.model(step), f"{run.record().run} {step}"
     with tempfile.TemporaryDirectory() as folder:
         package = Package(Path(folder))
@@ -250,7 +254,7 @@ def _refuse_known(ready: Prepared) -> None:
 def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
     """Return the record of the release without what the holdout will tell."""
     candidate, run = ready.candidate, ready.run.record() if ready.run else None
-    result, step = ready.result, ready.step.partition(".")[0]
+    made = run.steps.get(notebook_of(ready.step)) if run else None
     release = Release(
         name=ready.name,
         version="",
@@ -268,8 +272,8 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         lock_sha256=lock_hash(),
         run=run.run if run else "",
         step=ready.step,
-        parameters=run.steps[step].parameters if run and step in run.steps else {},
-        train_seconds=_seconds(result),
+        parameters=made.parameters if made else {},
+        train_seconds=_seconds(ready.result),
         size_bytes=directory_bytes(ready.package.model),
         rows=0,
         metrics={},
@@ -285,7 +289,12 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
     )
-    number, reasons = derived(release, ready.last)
+    return _numbered(release, ready.last, version)
+
+
+def _numbered(release: Release, last: Release | None, version: str) -> Release:
+    """Return the record with its version, the derived or a higher typed one, and the reasons."""
+    number, reasons = derived(release, last)
     typed = checked(version, number) if version else number
     if typed != number:
         reasons.append(f"{typed} was asked for; {number} follows from what changed.")
