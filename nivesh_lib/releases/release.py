@@ -44,7 +44,7 @@ from nivesh_lib.releases.package import (
     registered_name,
 )
 from nivesh_lib.releases.promotion import append, changing, under_way
-from nivesh_lib.releases.signing import sign
+from nivesh_lib.releases.signing import check_key, sign
 from nivesh_lib.releases.versioning import checked, derived
 from nivesh_lib.reproducibility import code_version, environment
 from nivesh_lib.runs.layout import RunDirectory, notebook_of
@@ -154,6 +154,7 @@ def prepared(
         The run, the model or its data may not be released; nothing was opened.
     """
     refuse_dirty()
+    check_key()
     result = None
     if run is not None:
         step, result = servable(run, step)
