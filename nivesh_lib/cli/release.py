@@ -51,7 +51,9 @@ def release(
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run, or its path; default: latest.")
     ] = None,
-    why: Annotated[str, typer.Option(help="For the ledger and the release log.")] = "",
+    why: Annotated[
+        str | None, typer.Option(help="For the ledger and the release log; needed to release.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A model of the run such as 03_tfidf, a model directory, or models:/…"),
@@ -92,10 +94,11 @@ def release(
     echo: Echo = functools.partial(echo_lines, err=as_json)
     if check:
         _print_checklist(as_json)
-    elif not why.strip():
-        raise typer.BadParameter("--why TEXT is missing: the ledger keeps why rows were opened")
     elif evaluate_only:
-        _evaluate(run, model, dataset, (who, why, reason), echo, as_json, yes)
+        noted = "evaluation before a release" if why is None else why
+        _evaluate(run, model, dataset, (who, noted, reason), echo, as_json, yes)
+    elif why is None or not why.strip():
+        raise typer.BadParameter("--why TEXT is missing: the ledger keeps why rows were opened")
     elif dataset is not None:
         raise typer.BadParameter("--dataset goes with --evaluate-only: a release is of its data")
     else:

@@ -169,7 +169,8 @@ def _rollback(known: _Known) -> str:
     if not named:
         raise _NotShown("docs/deployment.md has no section with the commands to roll back")
     command = [sys.executable, "-m", "nivesh_lib", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True).stdout
+    here = paths.package_dir().parent  # not a home folder that has a nivesh_lib of its own
+    shown = subprocess.run(command, cwd=here, capture_output=True, text=True).stdout
     if strange := named - set(re.findall(r"^  ([a-z]+) ", shown, re.MULTILINE)):
         raise _NotShown(f"docs/deployment.md names nivesh {min(strange)}, which does not exist")
     return f"docs/deployment.md, with {', '.join(sorted(named))}"

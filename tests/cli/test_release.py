@@ -135,10 +135,13 @@ def test_a_model_that_is_always_wrong_is_not_ready_and_that_is_no_failure(home):
     assert "It is not ready for release." in done.output
 
 
-def test_without_evaluate_only_it_says_what_there_is(home):
-    done = CliRunner().invoke(app, ["release"])
-    assert done.exit_code == 2
-    assert "not built yet" in done.output and "release --evaluate-only" in done.output
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "--why TEXT is missing"), (["--why", "x", "--dataset", "a@1.0.0"], "--evaluate-only")],
+)
+def test_options_that_do_not_go_together_are_refused(home, arguments, said):
+    done = CliRunner().invoke(app, ["release", *arguments])
+    assert done.exit_code == 2 and said in done.output
 
 
 def test_where_nobody_can_confirm_it_says_what_to_type(home, model):
