@@ -11,6 +11,10 @@ ARGS ?=
 API := $(patsubst nivesh_lib/%/__init__.py,nivesh_lib.%,$(wildcard nivesh_lib/*/__init__.py))
 # The notebooks that `make test` checks; with NOTEBOOKS= it checks all.
 NOTEBOOKS ?= --quick
+# What `nivesh release --check` takes for the tests of a commit: there only after all of them passed.
+TESTED := reports/tests.xml
+CODE := nivesh_lib tests requirements.lock pyproject.toml
+COMMIT = $$(git rev-parse HEAD)$$(test -z "$$(git status --porcelain -- $(CODE))" || echo -dirty)
 
 export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
@@ -39,9 +43,12 @@ run: $(INSTALLED) ## run the pipeline and write the report (ARGS="--dataset NAME
 	@$(BIN)/nivesh run $(ARGS)
 
 test: $(INSTALLED) ## ruff, mypy, pytest, and nbval of the quick notebooks
+	@rm -f $(TESTED)
 	@$(MAKE) --no-print-directory -j2 lint nbval ONLY=$(NOTEBOOKS)
 	@echo "pytest $(if $(SLOW),with the slow tests,without the slow tests; make test-all runs them too)"
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(SLOW)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(SLOW) \
+	  --junitxml=$(TESTED).partial -o junit_suite_name="$(COMMIT)"
+	@mv $(TESTED).partial $(TESTED)
 
 test-all: ## the same with the slow tests and nbval of all notebooks
 	@$(MAKE) --no-print-directory test NOTEBOOKS= SLOW='-m ""'

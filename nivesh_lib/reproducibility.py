@@ -91,10 +91,14 @@ def set_seeds(seed: int = 42) -> None:
         torch.backends.cudnn.deterministic = True
 
 
+def git_environment() -> dict[str, str]:
+    """Return the variables for git, without those that point it away from the working folder."""
+    return {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+
+
 def _git_bytes(*arguments: str, elsewhere: bool = False) -> bytes:
     """Return what git says of the home folder; of where the variables point if ``elsewhere``."""
-    found = os.environ.items()
-    outside = {name: value for name, value in found if elsewhere or name not in _GIT_PLACES}
+    outside = dict(os.environ) if elsewhere else git_environment()
     try:
         done = subprocess.run(
             ["git", *arguments],
@@ -141,6 +145,15 @@ def _at_head(path: Path) -> str:
         return f"HEAD:./{path.relative_to(paths.home()).as_posix()}"
     except ValueError:
         return "HEAD:/"  # no name that git has
+
+
+def objects_at(commit: str, *places: str) -> str:
+    """Return the ids that git has for files and folders of the home folder at a commit.
+
+    They are equal where the contents are. Empty where git does not know the commit, or it lacks
+    one of the places.
+    """
+    return _git("rev-parse", *(f"{commit}:./{place}" for place in places)) if commit else ""
 
 
 def git_standing(path: Path) -> str:

@@ -71,6 +71,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data", "models.base", "models.wrappers", "evaluation", "evaluation.confidence", "runs"}
     | {"tracking.registry", "tracking.store"},
     "releases.log": CORE,
+    # A run is made again, so it reads what a run leaves and which steps one consists of.
+    "releases.reproduce": CORE
+    | {"data.versions", "evaluation.confidence", "evaluation.resampling", "models.base"}
+    | {"pipeline.cache", "pipeline.spec", "runs"},
     "reporting": CORE | {"runs"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
     "pipeline": CORE

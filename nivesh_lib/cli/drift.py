@@ -34,6 +34,7 @@ class _Compared:
     now: pd.DataFrame
     proba: tuple[np.ndarray, np.ndarray] | None = None
     classes: list[str] = field(default_factory=list)
+    same_model: bool = True
     caveats: list[str] = field(default_factory=list)
 
     def test(self) -> Drift:
@@ -46,7 +47,7 @@ class _Compared:
             )
             for rows, proba in zip((self.before, self.now), self.proba or (None, None), strict=True)
         ]
-        return drift_between(batches[0], batches[1], self.classes)
+        return drift_between(batches[0], batches[1], self.classes, same_model=self.same_model)
 
     def described(self) -> list[pd.DataFrame]:
         """Return both sides as columns for Evidently's page."""
@@ -196,8 +197,8 @@ def _answer(compared: _Compared, folder: Path, data: Dataset | None) -> None:
     if held is not None:
         unseen[0] = compared.before
         compared.caveats.append(
-            "The model was trained on the reference, which the models of the folds answer; they "
-            "have seen fewer rows and are a little less sure."
+            "The model was trained on the reference, which the models of the folds answer. They "
+            "have seen fewer rows and are less sure, so how sure answers are is not compared."
         )
     if len(unseen[0]) < min(_ENOUGH, len(compared.before)) or len(unseen[1]) < 2:
         compared.caveats.append(
@@ -214,7 +215,7 @@ def _answer(compared: _Compared, folder: Path, data: Dataset | None) -> None:
         if held is None
         else held.set_index("id").loc[before["id"], classes].to_numpy()
     )
-    compared.classes = classes
+    compared.classes, compared.same_model = classes, held is None
     compared.proba = (old, model.predict_proba(now["query"].tolist()))
 
 
@@ -249,7 +250,7 @@ def _print(finding: Finding, page: Path | None) -> None:
         shares = "".join(f"{percent(row[side]):>8}" for side in ("before", "now"))
         echo(
             f"{row['test']:<15}{row['moved most']:<44}{shares}{row['standard errors']:>8.1f}"
-            f"{row['p']:>8.3f}"
+            f"{row['p']:>8}"
         )
     echo("", *(f"- {caveat}" for caveat in finding.caveats))
     if page is not None:

@@ -85,6 +85,8 @@ class Optimization:
     """
 
     def __init__(self, run: Run, data: Dataset) -> None:
+        gc.collect()
+        gc.freeze()  # modules above all: each `_release_memory` would look through them
         self.run, self.data = run, data
         self.recorded: dict[str, RecordedModel] = {}
         with contextlib.suppress(NiveshError):  # no model was recorded

@@ -68,10 +68,15 @@ class DatasetRecord(Record):
 
 
 class Git(Record):
-    """The state of the code; ``commit`` is empty or None without git."""
+    """The state of the code; ``commit`` is empty or None without git.
+
+    ``patch`` holds what was not committed of the code, without data and notebooks; None where it
+    is not known.
+    """
 
     commit: str | None = ""
     dirty: bool = False
+    patch: str | None = None
 
 
 class Processor(Record):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,18 +105,6 @@ class Package:
         if not self.folder.is_dir():
             return f"{where}: the package is not on this machine. Copy it from where it was made"
         return f"{where}: {why}. Put the released files back from a copy, or release again"
-
-
-def packages(name: str) -> Iterator[Package]:
-    """Yield the packages of a name on this machine."""
-    for folder in sorted((paths.releases_dir() / name).glob("[!.]*")):
-        if folder.is_dir():
-            yield Package(folder)
-
-
-def remove(package: Package) -> None:
-    """Remove the folder of a version that never was released."""
-    shutil.rmtree(package.folder, ignore_errors=True)
 
 
 def changing_marker(name: str) -> Path:

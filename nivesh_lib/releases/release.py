@@ -44,10 +44,10 @@ from nivesh_lib.releases.package import (
     registered_name,
 )
 from nivesh_lib.releases.promotion import append, changing, under_way
-from nivesh_lib.releases.signing import sign
+from nivesh_lib.releases.signing import check_key, sign
 from nivesh_lib.releases.versioning import checked, derived
 from nivesh_lib.reproducibility import code_version, environment
-from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.runs.layout import RunDirectory, notebook_of
 from nivesh_lib.runs.leaderboard import chosen_model, data_issues, leaderboard
 from nivesh_lib.tracking.registry import register_release
 from nivesh_lib.wording import human_bytes, milliseconds
@@ -101,13 +101,15 @@ def refuse_dirty() -> str:
     return commit
 
 
-def best_servable(run: RunDirectory) -> tuple[str, ModelResult]:
-    """Return the best model of a run that may be served: in time, saved, of a sound run.
+def servable(run: RunDirectory, step: str = "") -> tuple[str, ModelResult]:
+    """Return a model of a sound run, by default the best one that was saved and answers in time.
 
     Raises
     ------
     ReleaseError
         The run did not end well, was made from changed code, its data failed, or no model fits.
+    DataError
+        The run has no model of that name.
     """
     record = run.record()
     if record.status != "done" or not record.complete:
@@ -123,6 +125,8 @@ def best_servable(run: RunDirectory) -> tuple[str, ModelResult]:
     results = run.results()
     if issues := data_issues(results):
         raise ReleaseError(f"the data of {run.record().run} did not pass: {'; '.join(issues[:3])}")
+    if step:
+        return chosen_model(run, step)
     for entry in leaderboard(results):
         result = chosen_model(run, entry.step)[1]
         if not is_late(result) and run.model(entry.step).is_dir():
@@ -155,9 +159,10 @@ def prepared(
         The run, the model or its data may not be released; nothing was opened.
     """
     refuse_dirty()
+    check_key()
     result = None
     if run is not None:
-        step, result = chosen_model(run, step) if step else best_servable(run)
+        step, result = servable(run, step)
         model, source = run.model(step), f"{run.record().run} {step}"
     with tempfile.TemporaryDirectory() as folder:
         package = Package(Path(folder))
@@ -231,6 +236,7 @@ def make_release(
         The opening or the registry refused; what was opened stays in the ledger.
     """
     with changing(ready.name):
+        _refuse_known(ready)
         wanted = _described(ready, entry, version)  # refuses a wrong version before the opening
         latency = candidate_latency(ready.candidate)
         evaluation, answers = evaluate_on_holdout(
@@ -242,10 +248,19 @@ def make_release(
     return release, evaluation
 
 
+def _refuse_known(ready: Prepared) -> None:
+    for entry in read_log(ready.name):
+        if entry["kind"] == "release" and entry["digest"] == ready.candidate.model_hash:
+            raise ReleaseError(
+                f"{ready.candidate.source} is released already, as {entry['version']}. To bring "
+                f"it to a stage: nivesh promote {entry['version']} --to staging"
+            )
+
+
 def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
     """Return the record of the release without what the holdout will tell."""
     candidate, run = ready.candidate, ready.run.record() if ready.run else None
-    result, step = ready.result, ready.step.partition(".")[0]
+    made = run.steps.get(notebook_of(ready.step)) if run else None
     release = Release(
         name=ready.name,
         version="",
@@ -263,8 +278,8 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         lock_sha256=lock_hash(),
         run=run.run if run else "",
         step=ready.step,
-        parameters=run.steps[step].parameters if run and step in run.steps else {},
-        train_seconds=_seconds(result),
+        parameters=made.parameters if made else {},
+        train_seconds=_seconds(ready.result),
         size_bytes=directory_bytes(ready.package.model),
         rows=0,
         metrics={},
@@ -280,7 +295,12 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
     )
-    number, reasons = derived(release, ready.last)
+    return _numbered(release, ready.last, version)
+
+
+def _numbered(release: Release, last: Release | None, version: str) -> Release:
+    """Return the record with its version, the derived or a higher typed one, and the reasons."""
+    number, reasons = derived(release, last)
     typed = checked(version, number) if version else number
     if typed != number:
         reasons.append(f"{typed} was asked for; {number} follows from what changed.")
@@ -366,7 +386,7 @@ def description_of(release: Release) -> str:
 def _register(ready: Prepared, release: Release, answers: Sequence[AnsweredRow]) -> None:
     """Put the package in its place, register it, and append it to the log, which decides."""
     final = Package.of(release.name, release.version)
-    with under_way(release.name):
+    with under_way(release.name, release.version, release.digest):
         partial = Package(partial_path(final.folder))
         with write_errors(final.folder):
             shutil.copytree(ready.package.model, partial.model)

@@ -20,6 +20,11 @@ SIGNING_KEY = "NIVESH_SIGNING_KEY"
 PUBLIC_KEY = "NIVESH_PUBLIC_KEY"
 
 
+def check_key() -> None:
+    """Raise as `sign` would for its key; for before the holdout is opened."""
+    _signer()
+
+
 def sign(package: Path) -> None:
     """Sign ``model/`` of a package; does nothing where ``NIVESH_SIGNING_KEY`` is not set.
 
@@ -34,18 +39,11 @@ def sign(package: Path) -> None:
     DataError
         The signature cannot be written.
     """
-    if (key := _key(SIGNING_KEY)) is None:
+    if (signer := _signer()) is None:
         return
-    from model_signing import signing
-
-    try:
-        config = signing.Config().use_elliptic_key_signer(private_key=key)
-    except Exception:
-        raise _unusable(SIGNING_KEY, "private") from None
-    config.set_hashing_config(_every_file())
     with write_errors(package), atomic_path(package / "model.sig") as partial:
         try:
-            config.sign(package / "model", partial)
+            signer.sign(package / "model", partial)
         except ValueError as error:  # a link, or no folder
             raise ReleaseError(
                 f"{relative(package / 'model')}: cannot be signed ({_short(error)}). Release the "
@@ -88,6 +86,19 @@ def verify(package: Path) -> None:
             f"{relative(signature)}: is no signature of these files by the key of {PUBLIC_KEY} "
             f"({_short(error)}). Do not use this package; restore it from where it was released"
         ) from None
+
+
+def _signer() -> Any:
+    """Return the signer with the configured key, None where there is none."""
+    if (key := _key(SIGNING_KEY)) is None:
+        return None
+    from model_signing import signing
+
+    try:
+        config = signing.Config().use_elliptic_key_signer(private_key=key)
+    except Exception:
+        raise _unusable(SIGNING_KEY, "private") from None
+    return config.set_hashing_config(_every_file())
 
 
 def _key(variable: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def register_model(
     store = client()
     import mlflow
 
-    found = mlflow.register_model(model_uri, model_name, tags=dict(tags or {}))
+    with contextlib.redirect_stderr(io.StringIO()):  # two lines that say what is returned
+        found = mlflow.register_model(model_uri, model_name, tags=dict(tags or {}))
     if description:
         store.update_model_version(model_name, found.version, description=description)
     return found
@@ -70,10 +72,33 @@ def _run_tag(name: str) -> str:
     return f"release of {name}"
 
 
-def follow_log(name: str) -> None:
+def check_registry(name: str) -> None:
+    """Raise where the registry cannot be reached, or has releases that the log does not know.
+
+    Raises
+    ------
+    NiveshError
+        See above. With a shared registry, somebody else may have released since the last pull.
+    """
+    check_store()
+    numbers = [entry["registered"] for entry in read_log(name) if entry["kind"] == "release"]
+    unknown = [one.tags[_MARK] for number, one in _versions(client(), name).items()
+               if _MARK in one.tags and number not in numbers]  # fmt: skip
+    if unknown:
+        raise NiveshError(
+            f"registry {hide_password(tracking_uri())}: has {name} {', '.join(unknown)}, which "
+            "this release log does not know. Get the log of those who released it: git pull"
+        )
+
+
+def follow_log(name: str, undo: str = "") -> None:
     """Let aliases and tags of the registry say what the release log says.
 
-    What a killed release registered or left open, and the log does not have, is taken back.
+    Parameters
+    ----------
+    undo
+        The digest of a release that was cut off: what it registered or left open, and the log
+        does not have, is taken back.
 
     Raises
     ------
@@ -87,15 +112,20 @@ def follow_log(name: str) -> None:
     numbers = {e["version"]: e["registered"] for e in entries if e["kind"] == "release"}
     try:
         close_runs_of(_run_tag(name))
-        there = {one.version: one for one in _versions(store, name)}
+        there = _versions(store, name)
         for number, one in there.items():
-            if one.tags.get(_MARK) and number not in numbers.values():
+            if undo and one.tags.get("digest") == undo and number not in numbers.values():
                 store.delete_model_version(name, number)
         for version, number in numbers.items():
             if number in there:
                 _tag(store, name, there[number], state.stages[version], state.since[version])
+        aliases = _aliases(store, name)
         for alias in ALIASES:
-            _point(store, name, alias, numbers.get(getattr(state, alias), ""), there)
+            number, now = numbers.get(getattr(state, alias), ""), aliases.get(alias, "")
+            if number in there and number != now:
+                store.set_registered_model_alias(name, alias, number)
+            elif now and number != now:
+                store.delete_registered_model_alias(name, alias)
     except NiveshError:
         raise
     except Exception as error:  # MLflow's own, and those of its stores
@@ -107,8 +137,10 @@ def follow_log(name: str) -> None:
         ) from None
 
 
-def _versions(store: Any, name: str) -> list[Any]:
-    return list(store.search_model_versions(f"name = '{name}'"))
+def _versions(store: Any, name: str) -> dict[str, Any]:
+    """Return MLflow's number -> registered version."""
+    found = store.search_model_versions(f"name = '{name}'")
+    return {str(one.version): one for one in found}
 
 
 def _tag(store: Any, name: str, found: Any, stage: str, since: str) -> None:
@@ -120,14 +152,10 @@ def _tag(store: Any, name: str, found: Any, stage: str, since: str) -> None:
             store.set_model_version_tag(name, found.version, key, value)
 
 
-def _point(store: Any, name: str, alias: str, number: str, there: Mapping[str, Any]) -> None:
-    """Let an alias point to a number, or to nothing."""
-    now = next((n for n, one in there.items() if alias in one.aliases), "")
-    if number in there and number != now:
-        store.set_registered_model_alias(name, alias, number)
-    elif now and not number:
-        with contextlib.suppress(Exception):  # another process was faster
-            store.delete_registered_model_alias(name, alias)
+def _aliases(store: Any, name: str) -> dict[str, str]:
+    """Return alias -> MLflow's number; a search for versions would not tell them."""
+    known = store.search_registered_models(f"name = '{name}'")
+    return {alias: str(number) for one in known for alias, number in one.aliases.items()}
 
 
 def moved_by_hand(name: str) -> list[str]:
@@ -138,10 +166,10 @@ def moved_by_hand(name: str) -> list[str]:
     state = state_of(entries)
     numbers = {e["version"]: e["registered"] for e in entries if e["kind"] == "release"}
     versions = {number: version for version, number in numbers.items()}
-    there = _versions(store, name)
+    aliases = _aliases(store, name)
     said = []
     for alias in ALIASES:
-        number = next((one.version for one in there if alias in one.aliases), "")
+        number = aliases.get(alias, "")
         found, logged = versions.get(number, f"number {number}"), getattr(state, alias)
         if number != numbers.get(logged, ""):
             said.append(

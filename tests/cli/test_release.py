@@ -458,3 +458,13 @@ def test_a_model_that_fails_on_the_rows_is_told_with_what_it_means(home, model, 
     with pytest.raises(ModelError, match=r"opened, then judging failed.*boom.*--reason"):
         release("--model", model, "--yes", catch_exceptions=False)
     assert [o.scores for o in openings()] == [None]
+
+
+def test_check_shows_the_checklists_and_opens_nothing(home, run):
+    shown = run("release", "--check")
+    assert shown.returncode == 0 and not shown.stderr
+    assert len(shown.stdout.splitlines()) == 15
+    assert "· Model meets accuracy thresholds: there is no release\n" in shown.stdout
+    lines = json.loads(run("release", "--check", "--json").stdout)
+    assert {"item", "evidence", "shown"} == set(lines[0]) and not lines[0]["shown"]
+    assert openings() == []

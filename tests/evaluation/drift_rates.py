@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,6 @@ BEGIN, END = (
     "<!-- drift:end -->",
 )
 POWER = {"a fifth moved to one label": "one_intent", "Hinglish, 15 to 40 %": "hinglish"}
-WITH_DRIFT = (50, 100, 200)
-Split = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,11 +36,11 @@ class Rows:
             own["query"].tolist(), self.proba.to_numpy()[rows], known, own["language"].tolist()
         )
 
-    def rate(self, split: Split, n: int, times: int, *, labels: bool = False) -> float:
+    def rate(self, split: str, n: int, times: int, *, labels: bool = False) -> float:
         """Return the share of simulated batches of ``n`` rows in which drift is told."""
         rng, told = np.random.default_rng(n), 0
         for seed in range(times):
-            before, now = (self.batch(side, labels) for side in split(rng, n))
+            before, now = (self.batch(side, labels) for side in getattr(self, split)(rng, n))
             told += drift_between(before, now, list(self.proba), seed=seed).found
         return told / times
 
@@ -76,15 +73,18 @@ class Rows:
 
     def table(self, times: int, evidently_times: int) -> str:
         """Return the table of false alarms and power, as Markdown."""
+        from joblib import Parallel, delayed
+
         names = ["rows", "false alarms", "with true labels", *POWER, "Evidently, false alarms"]
+        cells = {(n, 1): delayed(self.rate)("same", n, times) for n in SIZES}
+        cells[100, 2] = delayed(self.rate)("same", 100, times, labels=True)
+        for column, split in enumerate(POWER.values(), start=3):
+            cells[100, column] = delayed(self.rate)(split, 100, times)
+        cells |= {(n, 5): delayed(self.evidently)(n, evidently_times) for n in SIZES}
+        found = dict(zip(cells, Parallel(n_jobs=2)(cells.values()), strict=True))
         lines = [names, ["---:"] * len(names)]
         for n in SIZES:
-            rates = [self.rate(self.same, n, times), self.rate(self.same, n, times, labels=True)]
-            rates += [
-                self.rate(getattr(self, split), n, times) if n in WITH_DRIFT else None
-                for split in POWER.values()
-            ]
-            rates.append(self.evidently(n, evidently_times))
+            rates = [found.get((n, column)) for column in range(1, len(names))]
             lines.append([str(n), *("" if one is None else f"{100 * one:.1f} %" for one in rates)])
         rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"{times:,} batches a cell, {evidently_times} of Evidently's.\n\n{rows}\n"

@@ -1,174 +1,114 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
-import pandas as pd
 import pytest
-from sklearn.dummy import DummyClassifier
+from scipy.stats import fisher_exact
 
-from nivesh_lib.evaluation.drift import (
-    accuracy_change,
-    answered,
-    before_and_now,
-    chance_thresholds,
-    distance,
-    mean_change,
-)
-from nivesh_lib.models.text.tfidf import TfidfClassifier
+from nivesh_lib.evaluation.drift import Batch, drift_between, natural_first
+
+CLASSES = ["loan", "save", "tax"]
 
 
-def rows_of(n, *, start=0, selection=None, dates=None, labels=("tax", "loan")):
-    numbers = np.arange(start, start + n)
-    frame = pd.DataFrame({"id": numbers.astype(str), "fold": numbers % 5})
-    frame["intent"] = [labels[k % len(labels)] for k in numbers]
-    frame["query"] = [f"{label} {k}" for k, label in zip(numbers, frame["intent"], strict=True)]
-    if selection:
-        frame["selection"] = selection
-    if dates:
-        frame["created_at"] = [dates[k * len(dates) // n] for k in range(n)]
-    return frame
-
-
-def test_a_version_is_compared_with_the_one_that_it_extends():
-    parent = rows_of(100, dates=["2026-01-01", "2026-02-01"])
-    found = before_and_now(pd.concat([parent, rows_of(30, start=100)]), parent)
-    assert len(found.before) == 100 and found.now["id"].tolist()[0] == "100"
-    assert found.origin == "100 rows of the earlier version with 30 rows that were added since"
-    assert (found.noun, found.limit) == ("new queries", "")
-
-
-@pytest.mark.parametrize(
-    ("natural", "hard", "compared"),
-    [
-        (0, 40, "hard"),
-        (3, 40, "hard"),
-        (30, 400, "natural"),
-        (30, 1, "natural"),
-        (30, 0, "natural"),
-    ],
-)
-def test_rows_chosen_for_being_hard_are_compared_only_where_little_else_is_new(
-    natural, hard, compared
-):
-    parent = rows_of(100, selection="natural")
-    added = [
-        rows_of(natural, start=100, selection="natural"),
-        rows_of(hard, start=900, selection="hard"),
+def batch_of(n, *, seed=0, sure=4.0, shares=(1, 1, 1), words=(3, 12), hindi=0.2, **known):
+    """Queries of which a model is ``sure``, and a share is Hindi."""
+    rng = np.random.default_rng(seed)
+    own = rng.choice(3, n, p=np.array(shares) / sum(shares))
+    logits = rng.normal(size=(n, 3)) + sure * np.eye(3)[own]
+    proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    hinglish = rng.random(n) < hindi
+    texts = [
+        "paisa kitna bachana chahiye " * int(one) + "save " * count
+        for one, count in zip(hinglish, rng.integers(*words, n), strict=True)
     ]
-    found = before_and_now(pd.concat([parent, *added]), parent)
-    assert set(found.now["selection"]) == {compared}
-    assert ("chosen for being hard" in found.origin) == bool(found.limit) == (compared == "hard")
+    return Batch(texts, proba, **known)
 
 
-@pytest.mark.parametrize("added", [0, 5])
-def test_a_version_that_adds_next_to_nothing_is_cut_at_the_middle_of_its_dates(added):
-    parent = rows_of(100, dates=["2026-01-01", "2026-02-01"])
-    found = before_and_now(pd.concat([parent, rows_of(added, start=100)]), parent)
-    assert found.origin == "50 rows before 2026-02-01 with 50 rows since then"
-
-
-def test_rows_without_a_date_are_on_neither_side():
-    rows = rows_of(120, dates=["2026-01-01", "2026-02-01", None])
-    found = before_and_now(rows)
-    assert len(found.before) + len(found.now) == 80
+def test_batches_of_one_source_raise_few_alarms():
+    alarms = [
+        drift_between(batch_of(200, seed=k), batch_of(30, seed=k + 999), CLASSES, n_draws=99).found
+        for k in range(300)
+    ]
+    assert sum(alarms) <= 26  # 5 % of 300 and three standard errors
 
 
 @pytest.mark.parametrize(
-    "rows",
+    ("options", "aspect", "what"),
     [
-        rows_of(100),
-        rows_of(100, dates=["2026-01-01"]),
-        rows_of(100, dates=["2026-01-01", *["2026-02-01"] * 9]),
-        rows_of(100, dates=["2026-01-01", "2026-02-01"]).assign(
-            intent=lambda f: np.where(f["created_at"] < "2026-02", "tax", "loan")
-        ),
+        ({"shares": (1, 1, 6)}, "predicted", "queries taken for tax"),
+        ({"sure": 1.0}, "probabilities", "answers surer than "),
+        ({"hindi": 0.6}, "language", "queries in hinglish"),
+        ({"words": (9, 20)}, "length", "queries of more than "),
     ],
-    ids=["no dates", "one date", "few early rows", "one early label"],
 )
-def test_one_fold_is_compared_with_the_others_where_nothing_else_can_be(rows):
-    found = before_and_now(rows)
-    assert set(found.now["fold"]) == {0} and set(found.before["fold"]) == {1, 2, 3, 4}
-    assert (found.limit, found.earlier) == ("are no later than the others", "in the other folds")
+def test_what_moved_most_is_named_with_its_shares(options, aspect, what):
+    found = drift_between(batch_of(400), batch_of(100, seed=1, **options), CLASSES)
+    first = next(one for one in found.changes if one.aspect == aspect)
+    assert found.found and first.p <= 0.05 and first.errors >= first.limit
+    assert first.what.startswith(what) and abs(first.now - first.before) > 0.15
 
 
-def test_both_sides_are_answered_by_models_that_have_not_seen_them():
-    seen = []
-
-    class Model(DummyClassifier):
-        def fit(self, x, y):
-            seen.append(set(x))
-            return super().fit(np.array(x)[:, None], y)
-
-        def predict_proba(self, x):
-            assert not seen[-1] & set(x)
-            return super().predict_proba(np.array(x)[:, None])
-
-    samples = answered(before_and_now(rows_of(100)), Model(strategy="prior"))
-    assert {len(one) for one in seen} == {60}  # of the four folds, each model has three
-    for frame in (samples.before, samples.now):
-        assert set(frame["predicted"]) <= {"tax", "loan"} and (frame["confidence"] >= 0.5).all()
+def test_labels_and_languages_are_compared_where_every_row_of_both_sides_has_them():
+    before = dataclasses.replace(batch_of(50), labels=["a", "b"] * 25, languages=["en", "hi"] * 25)
+    now = dataclasses.replace(batch_of(20), labels=["a"] * 20, languages=["en"] * 20)
+    aspects = {one.aspect: one for one in drift_between(before, now, CLASSES).changes}
+    assert aspects["label"].now == 0 and aspects["language"].what == "queries in hi"
+    missing = dataclasses.replace(now, labels=None, languages=["en", None] * 10)
+    aspects = {one.aspect: one for one in drift_between(before, missing, CLASSES).changes}
+    assert "label" not in aspects and aspects["language"].what == "queries in hinglish"
 
 
-def test_hard_rows_from_before_are_trained_on_and_not_scored():
-    parent = pd.concat([rows_of(60), rows_of(40, start=60, selection="hard")])
-    samples = before_and_now(pd.concat([parent, rows_of(30, start=100)]), parent)
-    found = answered(samples, TfidfClassifier(char_ngram_max=0))
-    assert len(samples.before) == 100 and len(found.before) == 60
-    assert found.right["before"].shape == (60,) and found.right["now"].all()
+def test_without_a_model_the_texts_alone_are_compared():
+    found = drift_between(Batch(batch_of(60).texts), batch_of(60, seed=1), CLASSES)
+    assert {one.aspect for one in found.changes} == {"language", "length"}
 
 
-def test_a_change_of_means_has_a_normal_interval():
-    found = mean_change(np.array([1.0, 3.0] * 50), np.array([2.0, 4.0] * 50))
-    assert found.value == 1 and found.low == pytest.approx(1 - 1.96 * 0.1421, abs=1e-3)
+def test_how_sure_models_of_different_rows_are_is_not_compared():
+    sides = batch_of(400), batch_of(200, seed=1, sure=2.0)
+    assert drift_between(*sides, CLASSES).found
+    assert not drift_between(*sides, CLASSES, same_model=False).found
 
 
-def test_a_smaller_alpha_makes_the_interval_wider():
-    before, now = np.array([1, 0] * 50), np.array([1, 1, 0] * 30)
-    wide, narrow = accuracy_change(before, now, alpha=0.01), accuracy_change(before, now)
-    assert wide.low < narrow.low and wide.high > narrow.high
+def test_one_share_alone_has_the_p_value_of_fisher_s_exact_test():
+    texts = [["save"] * 30 + ["save now"] * 20, ["save"] * 6 + ["save now"] * 14]
+    (change,) = drift_between(*map(Batch, texts), n_draws=20_000).changes
+    exact = fisher_exact([[30, 20], [6, 14]]).pvalue
+    assert change.p == pytest.approx(exact, abs=0.01)
 
 
-def test_a_change_is_now_minus_before():
-    found = accuracy_change(np.array([1, 1, 1, 0] * 50), np.array([1, 0] * 60))
-    assert found.value == pytest.approx(-0.25)
-    assert found.low < -0.25 < found.high < 0
-    assert found.n == 120
+def test_rows_that_are_all_alike_show_nothing():
+    found = drift_between(Batch(["save tax"] * 9), Batch(["save tax"] * 5))
+    assert (found.changes, found.found) == ((), False)
 
 
-def test_masks_and_numbers_give_the_same_change():
-    before, now = np.array([True, False] * 9), np.array([True] * 9)
-    assert accuracy_change(before, now) == accuracy_change(before * 1.0, now * 1.0)
-
-
-def test_the_interval_holds_the_true_change_as_often_as_it_says():
-    rng = np.random.default_rng(11)
-    held = 0
-    for _ in range(400):
-        found = accuracy_change(rng.random(300) < 0.9, rng.random(300) < 0.7)
-        held += found.low <= -0.2 <= found.high
-    assert 0.92 <= held / 400 <= 0.98
-
-
-def test_the_distance_is_the_one_that_evidently_reports():
-    from nivesh_lib.reporting.drift import drift_report
-
-    rng = np.random.default_rng(0)
-    before = pd.DataFrame({"intent": rng.choice(list("abc"), 300), "words": rng.normal(9, 3, 300)})
-    now = pd.DataFrame({"intent": rng.choice(list("abd"), 200), "words": rng.normal(12, 3, 200)})
-    for row in drift_report(before, now):
-        assert row["value"] == pytest.approx(distance(before[row["column"]], now[row["column"]]))
-
-
-def test_chance_alone_rarely_passes_its_threshold():
-    rng = np.random.default_rng(1)
-    passed = 0
+def test_the_smallest_change_that_would_show_is_found_four_times_out_of_five():
+    told = []
     for seed in range(60):
-        before = pd.DataFrame({"intent": rng.choice(14, 300).astype(str)})
-        now = pd.DataFrame({"intent": rng.choice(14, 150).astype(str)})
-        bound = chance_thresholds(before, now, n_draws=60, seed=seed)["intent"]
-        passed += distance(before["intent"], now["intent"]) > bound
-    assert passed <= 4
+        before = batch_of(400, seed=seed)
+        sizes = drift_between(before, batch_of(100, seed=seed + 100), CLASSES)
+        least = next(one.least for one in sizes.changes if one.aspect == "language")
+        now = batch_of(100, seed=seed + 200, hindi=0.2 + least)
+        told.append(drift_between(before, now, CLASSES).found)
+    assert 0.65 <= np.mean(told) <= 0.97  # 80 %, and three standard errors
 
 
-def test_a_column_without_values_on_one_side_has_no_threshold():
-    before, now = pd.DataFrame({"a": ["x", "y"]}), pd.DataFrame({"a": [None, None]})
-    assert chance_thresholds(before, now) == {}
+def test_the_verdict_does_not_depend_on_what_happens_to_be_drawn_elsewhere():
+    sides = batch_of(100), batch_of(50, seed=1)
+    first = drift_between(*sides, CLASSES)
+    np.random.random(7)
+    assert drift_between(*sides, CLASSES) == first
+
+
+def test_a_side_of_one_query_is_refused():
+    with pytest.raises(ValueError, match="2 and 1 queries"):
+        drift_between(Batch(["a", "b"]), Batch(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("natural", "hard", "kept", "only_hard"),
+    [(30, 400, 30, False), (3, 40, 40, True), (3, 2, 3, False), (0, 9, 9, True), (5, 0, 5, False)],
+)
+def test_natural_rows_come_first(natural, hard, kept, only_hard):
+    rows, found = natural_first(np.array(["natural", None] * natural + ["hard"] * hard)[natural:])
+    assert (rows.sum(), found) == (kept, only_hard)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from nivesh_lib.errors import MissingExtra, ReleaseError
-from nivesh_lib.releases.signing import PUBLIC_KEY, SIGNING_KEY, sign, verify
+from nivesh_lib.releases.signing import PUBLIC_KEY, SIGNING_KEY, check_key, sign, verify
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("model_signing") is None
@@ -173,13 +173,14 @@ def test_a_file_that_is_no_signature_is_refused(content, signed):
 def test_without_keys_nothing_is_signed_or_checked(package, monkeypatch):
     monkeypatch.delenv(SIGNING_KEY, raising=False)
     monkeypatch.delenv(PUBLIC_KEY, raising=False)
+    check_key()
     sign(package)
     verify(package)
     assert [path.name for path in package.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize("missing", ["model_signing", "OpenSSL"])
-@pytest.mark.parametrize("function", [sign, verify])
+@pytest.mark.parametrize("function", [sign, verify, lambda _: check_key()])
 def test_a_key_without_the_extra_is_an_error_that_says_how_to_install_it(
     function, missing, package, keys, monkeypatch
 ):
@@ -218,7 +219,14 @@ KEYS = [
 
 @installed
 @pytest.mark.parametrize("make", KEYS)
-@pytest.mark.parametrize("variable, function", [(SIGNING_KEY, sign), (PUBLIC_KEY, verify)])
+@pytest.mark.parametrize(
+    "variable, function",
+    [
+        (SIGNING_KEY, sign),
+        (SIGNING_KEY, lambda _: check_key()),
+        (PUBLIC_KEY, verify),
+    ],
+)
 def test_a_key_that_cannot_be_used_is_an_error_that_shows_nothing_of_it(
     variable, function, make, package, tmp_path, monkeypatch
 ):

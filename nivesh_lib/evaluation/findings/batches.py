@@ -50,7 +50,7 @@ def drift(
         verdict="" if limit else "not met" if found.found else verdict,
         cells=[
             {"test": shown(one.aspect), "moved most": one.what, "before": one.before,
-             "now": one.now, "standard errors": one.errors, "limit": one.limit, "p": one.p}
+             "now": one.now, "standard errors": one.errors, "limit": one.limit, "p": f"{one.p:.3f}"}
             for one in found.changes
         ],
         plot=_bars(found.changes),

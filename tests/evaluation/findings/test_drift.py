@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from nivesh_lib.evaluation.drift import Samples
+from nivesh_lib.evaluation.drift import Change, Drift
 from nivesh_lib.evaluation.findings import drift
+from nivesh_lib.evaluation.samples import Samples
 from nivesh_lib.reporting.figures import ACCENT, INK, figure_of
 
 LIMIT = "are not what production sends"
@@ -32,14 +33,11 @@ def samples(before, now, *, limit=""):
     return Samples(before, now, "some rows with others", noun, limit)
 
 
-def row(column, value, threshold=0.1):
-    return {
-        "column": column,
-        "method": "wasserstein",
-        "value": value,
-        "threshold": threshold,
-        "drifted": value >= threshold,
-    }
+def found(*, p=0.3, least=0.1, aspect="language", limit=2.5):
+    """A test of 100 rows in which one aspect changed, and a second one less."""
+    most = Change(aspect, "queries in hinglish", 0.15, 0.4, 5.0, limit, p, least)
+    second = Change("probabilities", "the mean probability of tax", 0.1, 0.1, 0.2, 3.0, 1.0, 0.9)
+    return Drift((most, second), 800, 100, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +80,9 @@ def test_one_fold_is_not_called_later_than_the_others():
 
 def test_no_finding_on_hard_rows_asks_for_training_or_calls_them_new():
     both = samples(side(77, 100), side(22, 100, words=9, sure=0.3), limit=LIMIT)
-    found = [drift.compared(both), drift.accuracy(both), drift.columns(both, [row("words", 0.9)])]
-    found += [drift.labels(both), drift.lengths(both), drift.confidence(both)]
-    for one in found:
+    every = [drift.compared(both), drift.accuracy(both), drift.moved(both, found())]
+    every += [drift.labels(both), drift.lengths(both), drift.confidence(both)]
+    for one in every:
         assert not one.verdict and one.caveats
         assert "etrain" not in one.claim and "new queries" not in one.claim
 
@@ -95,46 +93,57 @@ def test_wrong_and_right_answers_are_shown_with_display_names():
     assert notes == ["tax planning, taken for “loans, cards”"] * 2 + ["tax planning, rightly"]
 
 
+MOVED = "furthest moved queries in hinglish, 40 % against 15 % (p {}, corrected for 2 tests)"
+
+
 @pytest.mark.parametrize(
-    ("rows", "verdict", "claim"),
+    ("options", "verdict", "start", "end"),
     [
+        ({"p": 0.004}, "not met", "Drift is shown", f"{MOVED.format('0.004')}."),
+        ({"p": 0.05, "least": 0.9}, "not met", "Drift is shown", f"{MOVED.format('0.050')}."),
         (
-            [row("words", 0.05), row("intent", 0.01)],
+            {},
             "met",
-            "Among new queries, none of the 2 columns moved further than 0.1.",
+            "No drift is shown",
+            "; only changes of 10 points or more would be found four times out of five.",
         ),
         (
-            [row("words", 0.05), row("income_segment", 0.11, 0.2)],
+            {"least": 0.21},
             "undecided",
-            "Among new queries, none of the 2 columns moved further than chance; whether "
-            "income segment moved by 0.1, "
-            "these rows cannot tell.",
+            "No drift is shown",
+            "changes of 21 points or more would be found four times out of five.",
         ),
         (
-            [row(name, 0.1, 0.2) for name in "abcde"],
+            {"least": np.nan},
             "undecided",
-            "Among new queries, none of the 5 columns moved further than chance; whether "
-            "a, b, c and 2 more moved by "
-            "0.1, these rows cannot tell.",
-        ),
-        (
-            [row("words", 0.12), row("digits_share", 0.2), row("intent", 0.09)],
-            "not met",
-            "Among new queries, 2 of 3 columns moved, digits share and words.",
-        ),
-        (
-            [row(name, 0.3 + k / 10) for k, name in enumerate("abcd")],
-            "not met",
-            "Among new queries, 4 of 4 columns moved, d, c and b the furthest.",
+            "No drift is shown",
+            "not even the largest change would be found four times out of five.",
         ),
     ],
 )
-def test_columns_are_judged_by_distance_and_chance(rows, verdict, claim):
-    found = drift.columns(samples(side(8, 10), side(8, 10)), rows)
-    assert (found.verdict, found.claim) == (verdict, claim)
-    assert [cell["verdict"] == "moved" for cell in found.cells].count(True) == sum(
-        one["drifted"] for one in rows
-    )
+def test_drift_is_judged_by_the_test_and_by_what_the_rows_could_show(options, verdict, start, end):
+    one = drift.moved(samples(side(8, 10), side(8, 10)), found(**options))
+    assert one.claim.startswith(f"{start} between 100 new queries and 800 before; furthest moved ")
+    assert one.claim.endswith(end) and one.verdict == verdict
+    assert one.cells[0]["p"] == f"{options.get('p', 0.3):.3f}"
+
+
+def test_without_shares_of_labels_or_languages_lengths_say_what_would_show():
+    both = samples(side(8, 10), side(8, 10))
+    assert "changes of 10 to 90 points" in drift.moved(both, found(aspect="length")).claim
+
+
+def test_rows_that_are_all_alike_leave_it_undecided():
+    one = drift.moved(samples(side(8, 10), side(8, 10)), Drift((), 9, 9, 0.05))
+    assert one.verdict == "undecided" and one.plot is None
+    assert one.claim == "No drift is shown between 9 new queries and 9 before."
+
+
+def test_a_difference_of_rows_that_are_not_of_production_is_not_called_drift():
+    one = drift.moved(samples(side(8, 10), side(8, 10), limit=LIMIT), found(p=0.001))
+    assert one.claim.startswith("A difference is shown between 100 queries chosen for being hard")
+    assert "drift" not in one.claim.lower() and "not judged" in one.claim
+    assert one.verdict == "" and one.caveats[0].startswith("Queries chosen for being hard are not")
 
 
 def mixed(n, share):
@@ -208,13 +217,12 @@ def test_what_is_compared_is_shown_without_personal_data():
     assert len(found.examples) == 3 and "9876543210" not in found.examples[0].query
 
 
-@pytest.mark.parametrize("name", ["accuracy", "columns", "labels", "lengths", "confidence"])
+@pytest.mark.parametrize("name", ["accuracy", "moved", "labels", "lengths", "confidence"])
 def test_each_figure_is_drawn_with_the_claim_as_title(name):
     both = samples(side(40, 50), side(20, 50, words=9))
-    arguments = [[row("words", 0.9), row("intent", 0.05)]] if name == "columns" else []
-    found = getattr(drift, name)(both, *arguments)
-    title = figure_of(found).axes[0].get_title(loc="left")
-    assert title.replace("\n", " ") == found.title
+    one = getattr(drift, name)(both, *([found()] if name == "moved" else []))
+    title = figure_of(one).axes[0].get_title(loc="left")
+    assert title.replace("\n", " ") == one.title
 
 
 @pytest.mark.parametrize("name", ["accuracy", "labels", "lengths", "confidence"])
@@ -237,11 +245,12 @@ def colour_of(drawn):
 
 
 def test_the_record_of_the_step_agrees_with_its_findings():
-    both, rows = samples(side(80, 100), side(22, 100), limit=LIMIT), [row("words", 0.9)]
-    recorded = drift.recorded(both, rows)
+    both = samples(side(80, 100), side(22, 100), limit=LIMIT)
+    recorded = drift.recorded(both, found(p=0.01))
     assert recorded["headline"] == drift.accuracy(both).claim
     assert recorded["metrics"]["accuracy_change"]["value"] == pytest.approx(-0.58)
-    assert recorded["metrics"]["drifted_share"] == 1 and recorded["metrics"]["accuracy_now"] == 0.22
+    assert recorded["metrics"]["drift_p"] == 0.01 and recorded["metrics"]["moved_aspects"] == 1
+    assert recorded["metrics"]["accuracy_now"] == 0.22
 
 
 def test_rows_chosen_for_being_hard_cannot_tell_whether_confidence_would_warn():

@@ -6,7 +6,6 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from nivesh_lib.evaluation.drift import accuracy_change
 from nivesh_lib.evaluation.intervals import paired_accuracy_difference, wilson
 from nivesh_lib.evaluation.robustness.fairness import (
     CONTROL,
@@ -16,6 +15,7 @@ from nivesh_lib.evaluation.robustness.fairness import (
     flip_rates,
     segment_scores,
 )
+from nivesh_lib.evaluation.samples import accuracy_change
 from nivesh_lib.evaluation.scores import masks_by_column, masks_by_rule
 
 
