@@ -65,7 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data.schema", "data.splits", "models.neural"}
     | {"evaluation.resampling", "evaluation.robustness", "evaluation.confidence"}
     | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
-    | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"},
+    | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"}
+    | {"releases"},
     "releases": CORE
     | {"data", "models.base", "models.wrappers", "evaluation", "evaluation.confidence", "runs"}
     | {"tracking.registry", "tracking.store"},

@@ -68,6 +68,7 @@ def ingredients(
 ) -> dict[str, Any]:
     """Return everything that decides a step's result, as a JSON-serialisable dict."""
     lock = paths.home() / "requirements.lock"
+    read = [(name, paths.home() / name) for name in step.reads]
     return {
         "notebook": sha256_source(step.notebook),
         "parameters": dict(parameters),
@@ -75,6 +76,7 @@ def ingredients(
         "library": sha256_library(),
         "requirements.lock": sha256_file(lock) if lock.is_file() else "",
         "threads": step.threads,
+        **{name: sha256_file(path) for name, path in read if path.is_file()},
         "upstream": {need: keys[need] for need in step.needs if need in keys},
     }
 

@@ -61,6 +61,7 @@ class Step(BaseModel):
     name: str = Field(description="a text")
     help: str = Field(description="a text")
     needs: list[str] = Field([], description="a list of step names")
+    reads: list[str] = Field([], description="a list of files below the home folder")
     family: str = Field("intents", description="a text")
     quick: bool = Field(False, description="true or false")
     exclusive: bool = Field(False, description="true or false")

@@ -21,6 +21,7 @@ from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.metrics import estimate_in, flat_metrics
 from nivesh_lib.records.release import AnsweredRow, Gate, GateVerdict, Release
 
+NOTHING_BEFORE = "none is in place yet"
 _SCORES = {"accuracy": "accuracy", "macro_f1": "macro_f1"}
 _LIMITS = {"calibration_error": "calibration_error", "latency_ms": "p95_ms"}
 
@@ -96,16 +97,21 @@ def _measured(name: str, mark: float, evidence: Evidence) -> Gate:
     rows, why = estimate_in(flat_metrics(metrics), metric), ""
     if verdict == "undecided" and metric == "p95_ms":
         why = "Measured on a machine that does nothing else, it would be decided."
-    needed = math.ceil(Z**2 * mark / (1 - mark)) if name == "accuracy" and mark < 1 else 0
-    if verdict != "met" and rows and rows.n < needed:
-        best = wilson(1.0, rows.n)[0]
-        verdict = "not reachable"
-        why = (
-            f"Even {rows.n:,} right of {rows.n:,} leave the lower end at {best:.3f}; {needed:,} "
-            "rows could show it."
-        )
+    if verdict != "met" and name == "accuracy" and rows and (beyond := unreachable(mark, rows.n)):
+        verdict, why = "not reachable", beyond
     on = f" on {rows.n:,} rows" if rows and metric != "p95_ms" else ""
     return Gate(name=name, mark=str(objective), verdict=verdict, found=found[0].found + on, why=why)
+
+
+def unreachable(mark: float, n: int) -> str:
+    """Return why an accuracy cannot be shown with n rows, however right all answers are, or ""."""
+    needed = math.ceil(Z**2 * mark / (1 - mark)) if mark < 1 else 0
+    if n >= needed:
+        return ""
+    return (
+        f"Even {n:,} right of {n:,} leave the lower end at {wilson(1.0, n)[0]:.3f}; {needed:,} "
+        "rows could show it."
+    )
 
 
 def _size(mark: float, release: Release) -> Gate:
@@ -134,7 +140,7 @@ def _against(marks: Mapping[str, Any], evidence: Evidence) -> Iterator[Gate]:
             words = f"a loss of {mark:g} against the release in place is excluded"
             words += f" for {part}" if part else ""
             if not evidence.in_place:
-                yield Gate(name=title, mark=words, verdict="met", found="none is in place yet")
+                yield Gate(name=title, mark=words, verdict="met", found=NOTHING_BEFORE)
             elif before is None or any(row.id not in before for row in answers):
                 why = f"{evidence.in_place} has no answers to the rows of this holdout"
                 yield Gate(name=title, mark=words, verdict="not shown", found=why)

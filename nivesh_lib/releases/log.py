@@ -129,6 +129,25 @@ def _served(state: State, entry: Entry, stages: dict[str, str]) -> State:
     )
 
 
+def stays(entries: Iterable[Entry]) -> list[dict[str, str]]:
+    """Return where each version was and when: version, stage, start and end ("" where it is now).
+
+    The first one came first.
+    """
+    found: list[dict[str, str]] = []
+    latest: dict[str, dict[str, str]] = {}
+    state = State()
+    for entry in entries:
+        state = _after(state, entry)
+        for version, stage in state.stages.items():
+            if version not in latest or latest[version]["stage"] != stage:
+                latest.get(version, {})["end"] = entry["timestamp"]
+                stay = {"version": version, "stage": stage, "start": entry["timestamp"], "end": ""}
+                latest[version] = stay
+                found.append(stay)
+    return found
+
+
 def released(entries: Iterable[Entry], version: str) -> Entry:
     """Return the entry of a release.
 

@@ -128,11 +128,16 @@ def servable(run: RunDirectory, step: str = "") -> tuple[str, ModelResult]:
     if step:
         return chosen_model(run, step)
     for entry in leaderboard(results):
-        late = any(j.status == "not met" and j.objective.startswith("latency")
-                   for j in chosen_model(run, entry.step)[1].judgements)  # fmt: skip
-        if not late and run.model(entry.step).is_dir():
-            return chosen_model(run, entry.step)
+        result = chosen_model(run, entry.step)[1]
+        if not is_late(result) and run.model(entry.step).is_dir():
+            return entry.step, result
     raise ReleaseError(f"{paths.relative(run.path)}: no model was saved that answers in time")
+
+
+def is_late(result: ModelResult) -> bool:
+    """Return whether a model was shown to miss the latency that the objectives ask for."""
+    judged = (j for j in result.judgements if j.objective.startswith("latency"))
+    return any(j.status == "not met" for j in judged)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from datetime import datetime
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -23,6 +25,7 @@ from nivesh_lib.wording import human_bytes, shown
 INK, ACCENT, SOFT, WARM = "#1c2430", "#0b5cad", "#75808d", "#b5541c"
 # Colour, line, marker and hatch of groups in their order: they differ in grey as well.
 _GROUPS = ((INK, "-", "s", ""), (ACCENT, "--", "o", "///"), (SOFT, ":", "^", ""))
+_STAGES = {"Development": "#c3cad3", "Staging": SOFT, "Production": ACCENT, "Archived": "#e9ecf0"}
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -530,6 +533,31 @@ def distance_bars(distances: Mapping[str, float], thresholds: Mapping[str, float
 
 
 # Kind of a finding's plot -> its drawing from plain data.
+def stage_bars(stays: Sequence[Mapping[str, str]]) -> Axes:
+    """Draw a line for each version over time, the latest version on top, coloured by stage.
+
+    Parameters
+    ----------
+    stays : sequence of mapping
+        version, stage, start and end, times in ISO 8601; an empty end is open.
+    """
+    rows = {version: n for n, version in enumerate(dict.fromkeys(s["version"] for s in stays))}
+    times = [date2num(datetime.fromisoformat(stay["start"])) for stay in stays]
+    now = max(times) + max(0.1 * (max(times) - min(times)), 1.0)  # days; open ends reach here
+    axes = _axes(8, 1.4 + 0.36 * len(rows))
+    for stage, colour in _STAGES.items():
+        mine = [n for n, stay in enumerate(stays) if stay["stage"] == stage]
+        closed = (stays[n]["end"] for n in mine)
+        ends = [date2num(datetime.fromisoformat(end)) if end else now for end in closed]
+        at = [rows[stays[n]["version"]] for n in mine]
+        axes.hlines(at, [times[n] for n in mine], ends, color=colour, lw=9, label=stage)
+    axes.xaxis_date()
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.legend(frameon=False, ncols=len(_STAGES), loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    return axes
+
+
 KINDS: dict[str, Callable[..., Axes]] = {
     "bars": label_bars,
     "confusions": lambda labels, counts: confusion_heatmap(
@@ -545,6 +573,7 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "risk_coverage": risk_coverage,
     "thresholds": threshold_curves,
     "sizes": size_curves,
+    "stages": stage_bars,
     "costs": cost_scatter,
     "before_and_now": before_and_now,
     "distances": distance_bars,

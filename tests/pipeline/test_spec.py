@@ -5,6 +5,7 @@ import os
 import pytest
 
 from nivesh_lib.errors import SpecError
+from nivesh_lib.pipeline.cache import differences, ingredients, key_of
 from nivesh_lib.pipeline.spec import (
     Parameter,
     convert,
@@ -238,3 +239,18 @@ def test_a_profile_value_of_the_wrong_type_is_refused(folder):
     pipeline = write(folder, 'name="01_a"\nhelp="a"\nprofiles.full={N=0.5}')
     with pytest.raises(SpecError, match="the notebook declares int"):
         resolve_parameters(pipeline.steps, profile="full", dataset=None, settings={})
+
+
+def test_a_file_that_a_step_reads_decides_its_key(home):
+    (home / "notebooks").mkdir(exist_ok=True)
+    write_notebook(home / "notebooks" / "09_c.ipynb", [])
+    (home / "notebooks" / "pipeline.toml").write_text(
+        'profiles = ["default"]\n[[step]]\nname = "09_c"\nhelp = "x"\nreads = ["data/log.jsonl"]\n'
+    )
+    (step,) = load_pipeline(home / "notebooks").steps
+    without = ingredients(step, {}, {})
+    (home / "data").mkdir(exist_ok=True)
+    (home / "data" / "log.jsonl").write_text("{}\n")
+    changed = ingredients(step, {}, {})
+    assert differences(changed, without) == ["data/log.jsonl changed"]
+    assert key_of(changed) != key_of(without)

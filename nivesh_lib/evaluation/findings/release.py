@@ -1,0 +1,190 @@
+"""Findings about a release before it is made: the candidate, its gates, what came before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nivesh_lib.evaluation.findings import plots
+from nivesh_lib.evaluation.objectives import none_set, verdict_of
+from nivesh_lib.records.estimate import Estimate, from_columns
+from nivesh_lib.records.finding import Finding, Plot
+from nivesh_lib.records.release import Gate, Release
+from nivesh_lib.wording import (
+    counted,
+    human_bytes,
+    joined,
+    milliseconds,
+    model_name,
+    of_100,
+    sentence,
+    shown,
+    the,
+)
+
+STAGES = ("staging", "production")
+MARKS = {stage: f"every mark of {stage} is shown to be reached" for stage in STAGES}
+# What a run leaves to the release and to the promotion.
+_LATER = "The holdout is opened by `nivesh release`; time in staging counts from a promotion."
+
+
+def candidate(model: str, models: Sequence[Mapping[str, Any]], version: str) -> Finding:
+    """Say which model of a run would be released, and as which version.
+
+    Parameters
+    ----------
+    models
+        Those of the run, best first: ``model``, ``scores`` (name -> estimate), ``p95_ms`` and
+        ``size_bytes``. Those before ``model`` are too late, or were not saved.
+    version
+        What follows from the difference to the last release.
+    """
+    one = next(row for row in models if row["model"] == model)
+    better = [the(row["model"]) for row in models[: models.index(one)]]
+    claim = f"{the(model)} would be released, as {version}: out of fold it routes "
+    claim += f"{of_100(one['scores']['accuracy'])} rightly and answers 95 of 100 within "
+    claim += f"{milliseconds(one['p95_ms'])}"
+    claim += f"; not {joined(better)}, too late or not saved" if better else ""
+    return Finding(
+        name="candidate",
+        claim=sentence(claim),
+        estimate=one["scores"]["accuracy"],
+        cells=[
+            {"model": model_name(row["model"])}
+            | {key: value for name in ("accuracy", "macro_f1")
+               for key, value in row["scores"][name].columns(shown(name)).items()}
+            | {"95 of 100 within, ms": row["p95_ms"], "size": human_bytes(row["size_bytes"])}
+            for row in models
+        ],
+        source="nivesh_lib.releases.release.best_servable",
+    )  # fmt: skip
+
+
+def stage(name: str, gates: Sequence[Gate], beyond: str = "") -> Finding:
+    """Judge whether a candidate would pass the gates of a stage, by what is recorded of it.
+
+    Parameters
+    ----------
+    gates
+        As `releases.gates.judged` returns them for out-of-fold answers.
+    beyond
+        Why the held-out rows could not show the accuracy that is asked for, if so.
+    """
+    missed = [gate for gate in gates if not gate.passed]
+    claim = f"for {name}, {len(gates) - len(missed)} of {counted(len(gates), 'mark')} "
+    claim += f"{'is' if len(gates) - len(missed) == 1 else 'are'} shown to be reached out of fold"
+    claim += f"; not: {joined(shown(gate.name) for gate in missed)}" if missed else ""
+    verdict = verdict_of(not missed, any(gate.verdict == "not met" for gate in missed))
+    return Finding(
+        name=name,
+        claim=sentence(claim),
+        mark=MARKS[name],
+        verdict="undecided" if verdict == "met" and beyond else verdict,
+        cells=[
+            {"gate": shown(gate.name), "mark": gate.mark, "found": gate.found}
+            | {"verdict": gate.verdict, "why": gate.why}
+            for gate in gates
+        ],
+        caveats=[*filter(None, [beyond]), _LATER],
+        source="nivesh_lib.releases.gates.judged",
+    )
+
+
+def unset(name: str, dataset: str) -> Finding:
+    """Say that nothing is asked for a stage; it is not judged then."""
+    return Finding(
+        name=name,
+        claim=sentence(f"Nothing is asked for {name}: {none_set(dataset)}"),
+        mark=MARKS[name],
+    )
+
+
+def first(dataset: str, version: str) -> Finding:
+    """Say that there is no release to compare with."""
+    claim = f"nothing was released from {shown(dataset)} yet, so there is nothing to compare with"
+    claim += f"; `nivesh release` would make {version}"
+    return Finding(name="against_predecessor", claim=sentence(claim))
+
+
+def not_compared(last: Release, why: str) -> Finding:
+    """Say why the release in place has no out-of-fold answers to compare with."""
+    claim = f"release {last.version} cannot be compared on these rows: {why}; `nivesh release` "
+    claim += "compares the two on held-out rows"
+    return Finding(name="against_predecessor", claim=sentence(claim))
+
+
+def worry(
+    model: str, slices: Mapping[str, Estimate], findings: Mapping[str, Finding | None]
+) -> Finding:
+    """Say what somebody who decides on a release should worry about.
+
+    Parameters
+    ----------
+    slices
+        Name -> accuracy out of fold.
+    findings
+        Those of the run that are looked at, by what they are about; None for those it lacks.
+    """
+    open_ = [what for what, one in findings.items() if one is not None and one.verdict != "met"]
+    absent = [what for what, one in findings.items() if one is None]
+    claim = f"for {the(model)}, no slice has enough rows to be scored by itself"
+    if slices:
+        worst = min(slices, key=lambda name: slices[name].value)
+        claim = f"{the(model)} serves “{shown(worst)}” worst: {of_100(slices[worst])} are right"
+    judged = [what for what in open_ if findings[what].mark]  # type: ignore[union-attr]
+    claim += f"; not shown to be in order: {joined(judged)}" if judged else ""
+    claim += f"; not part of the run: {joined(absent)}" if absent else ""
+    return Finding(
+        name="worry",
+        claim=sentence(claim),
+        cells=[
+            {"about": what, "found": one.claim, "verdict": one.verdict}
+            for what, one in findings.items()
+            if one is not None
+        ],
+        plot=plots.intervals(
+            {shown(name): one for name, one in slices.items()},
+            "right of 100",
+            times=100.0,
+        ) if slices else None,
+        caveats=["The intervals are not corrected for the number of slices."] if slices else [],
+        source="nivesh_lib.evaluation.scores.by_slice",
+    )  # fmt: skip
+
+
+def history(stays: Sequence[Mapping[str, str]], dataset: str) -> Finding:
+    """Say which versions were where, and draw it.
+
+    Parameters
+    ----------
+    stays
+        As `releases.log.stays` returns them: version, stage, ``start`` and ``end``.
+    """
+    source = "nivesh_lib.releases.log.stays"
+    if not stays:
+        claim = f"no release of {shown(dataset)} is in the log yet: its history begins with the "
+        claim += "first `nivesh release`"
+        return Finding(name="history", claim=sentence(claim), source=source)
+    versions = list(dict.fromkeys(one["version"] for one in stays))
+    last = {one["version"]: one["stage"] for one in stays}
+    serving = [version for version, where in last.items() if where == "Production"]
+    claim = f"{counted(len(versions), 'version')} of {shown(dataset)} "
+    claim += f"{'was' if len(versions) == 1 else 'were'} released; "
+    claim += f"{joined(serving)} serves" if serving else "none is in production"
+    said = (f"{one['version']} in {one['stage'].lower()} from {one['start']}" for one in stays)
+    return Finding(
+        name="history",
+        claim=sentence(claim),
+        cells=[dict(one) for one in stays],
+        plot=Plot(kind="stages", data={"stays": list(stays)}, alt="; ".join(said) + "."),
+        source=source,
+    )
+
+
+def slice_accuracies(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+    """Return the accuracy of each slice that `evaluation.scores.by_slice` scored.
+
+    How rows were selected is left out: hard ones were picked because a model failed on them.
+    """
+    names = {row["slice"]: row for row in rows if not row["slice"].startswith("selection=")}
+    return {name: from_columns(row, "accuracy", n=row["rows"]) for name, row in names.items()}
