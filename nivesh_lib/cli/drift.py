@@ -161,7 +161,9 @@ def _file_rows(path: str, *, text: str | None, label: str, delimiter: str | None
         dtype=object,
     )
     if len(rows) < 2:
-        raise DataError(f"{path} has {'one row' if len(rows) else 'no rows'}; drift shows in many.")
+        raise DataError(
+            f"{path} has {'one row' if len(rows) else 'no rows'}; drift shows in many. Export more."
+        )
     return rows.rename(columns={label: "intent"}).reindex(columns=_COLUMNS)
 
 
@@ -175,7 +177,7 @@ def _natural(before: pd.DataFrame, now: pd.DataFrame) -> tuple[_Compared, bool]:
         sides.append(rows[kept].reset_index(drop=True))
         if left := int((~kept).sum()):
             other = "natural" if hard else "chosen for being hard"
-            caveats.append(f"Of {name}, {counted(left, 'row')} {other} left out.")
+            caveats.append(f"Left out of {name}: {counted(left, 'row')} {other}.")
     return _Compared(sides[0], sides[1], caveats=caveats), hard
 
 
@@ -207,7 +209,7 @@ def _answer(compared: _Compared, folder: Path, data: Dataset | None) -> None:
         )
         return
     if left := len(compared.before) + len(compared.now) - sum(map(len, unseen)):
-        said = f"{counted(left, 'row')} that the model was trained on left out of both sides."
+        said = f"Left out of both sides: {counted(left, 'row')} that the model was trained on."
         compared.caveats.append(said)
     before, now = compared.before, compared.now = unseen[0], unseen[1]
     old = (

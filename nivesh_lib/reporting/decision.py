@@ -100,7 +100,7 @@ def tiles(results: Results, dataset: str, holdout: str) -> list[Tile]:
         _model(results, found),
         _cost(results, found),
         _judged("Is it fair?", found, ("fairness", "handover_by_segment"), _FAIR),
-        _judged("Has production drifted?", drift, ("accuracy",), _DRIFT),
+        _judged("Has production drifted?", drift, ("accuracy", "drift"), _DRIFT),
         _data(results, dataset, found),
         _impact(results),
     ]

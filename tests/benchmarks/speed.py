@@ -95,6 +95,28 @@ def processor_seconds(predict: Callable[[list[str]], Any], queries: list[str]) -
     return times
 
 
+def drift_command(folder: Path, n: int = 1_000) -> list[str]:
+    """Return a comparison of ``n`` queries with ``n`` others, by the model that ships."""
+    from nivesh_lib.data.versions import load_dataset
+
+    queries, sides = load_dataset("intents@1.1.0").train["query"], []
+    for seed, end in enumerate(("please", "thanks")):  # no query that the model has seen
+        sides.append(folder / f"{end}.txt")
+        drawn = queries.sample(n, random_state=seed)
+        sides[-1].write_text("".join(f"{query} {end}\n" for query in drawn), encoding="utf-8")
+    model = str(REPOSITORY / "reports" / "example" / "model")
+    return [
+        *NIVESH,
+        "drift",
+        "--reference",
+        str(sides[0]),
+        "--current",
+        str(sides[1]),
+        "--model",
+        model,
+    ]
+
+
 def told_ratio(name: str, rounds: list[tuple[float, float]], goal: float) -> None:
     ours, theirs = (statistics.median(side) for side in zip(*rounds, strict=True))
     ratios = [other / own for own, other in rounds]
@@ -119,6 +141,8 @@ def main() -> None:
         start = statistics.median(idle)
         told("import nivesh_lib, beyond starting Python", [t - start for t in library], 0.05)
         told("nivesh --help", repeated(lambda: seconds([*NIVESH, "--help"], home), 10), 0.4)
+        drift = drift_command(home)
+        told("nivesh drift, 1,000 rows", repeated(lambda: seconds(drift, home), 5), 2)
         told("nivesh run, from nothing to the report", [seconds([*NIVESH, "run"], home)], 180)
         told("nivesh run, nothing changed", repeated(lambda: seconds([*NIVESH, "run"], home), 5), 3)
 

@@ -85,7 +85,7 @@ def test_rows_that_the_model_was_trained_on_are_left_out_of_both_sides(trained, 
     model = trained.model("03_tfidf")
     _, found = asked(run, "--reference", before, "--current", now, "--model", model)
     assert found["rows"] == {"before": 200, "now": 100} and "probabilities" in aspects(found)
-    assert "60 rows that the model was trained on left out of both sides." in found["caveats"]
+    assert "Left out of both sides: 60 rows that the model was trained on." in found["caveats"]
 
 
 def test_a_batch_chosen_for_being_hard_is_not_judged(home, rows, run):
@@ -96,7 +96,10 @@ def test_a_batch_chosen_for_being_hard_is_not_judged(home, rows, run):
     assert found["claim"].startswith("A difference is shown between 100 queries chosen for being")
     mixed = file(home, "c.csv", pd.concat([hard, rows[100:140]]))
     code, found = asked(run, "--reference", before, "--current", mixed)
-    assert found["rows"]["now"] == 40 and "Of --current, 100 rows chosen" in found["caveats"][0]
+    assert (
+        found["rows"]["now"] == 40
+        and "Left out of --current: 100 rows chosen" in found["caveats"][0]
+    )
 
 
 def test_the_page_is_written_below_the_verdict(home, rows, run):
