@@ -132,10 +132,7 @@ def reproduce(
         report(f"{target.title}, commit {record.git.commit}: {listed(needed)} ({then:.0f} s then)")
         made, run = _run_again(home, record, only, needed)
         verdicts = [_verdict(target, result, made, run) for result in chosen]
-        notes = [
-            *_notes(target, made, run, needed),
-            *_lock_notes(home / "requirements.lock", target.release),
-        ]
+        notes = [*_notes(target, made, run, needed), *_lock_notes(home, target.release)]
     return Reproduction(target.title, record.git.commit or "", record.dataset.ref, verdicts, notes)
 
 
@@ -232,10 +229,7 @@ def _bring_data(home: Path, dataset: DatasetRecord) -> None:
         shutil.copytree(resolve(dataset.ref).folder.parent, folder, dirs_exist_ok=True)
     found = read_manifest(folder / f"v{version}").sha256
     if found != dataset.sha256:
-        raise ChecksumError(
-            f"{dataset.ref}: the rows are others (sha256 {found}) than then ({dataset.sha256}). "
-            "Restore the file"
-        )
+        raise ChecksumError(f"{dataset.ref}: sha256 {found} is not that of then, {dataset.sha256}")
 
 
 # --- the re-run --------------------------------------------------------------------------------
@@ -351,16 +345,19 @@ def _notes(
         yield f"processor: {before} then, {after} now"
 
 
-def _lock_notes(lock: Path, release: Release | None) -> Iterator[str]:
+def _lock_notes(home: Path, release: Release | None) -> Iterator[str]:
     """Yield how the installed packages differ from the lock of that commit."""
+    lock = home / "requirements.lock"
     if not lock.is_file():
         yield "that commit has no requirements.lock: what was installed then is not known"
         return
     if release and sha256_file(lock) != release.lock_sha256:
         yield "requirements.lock of that commit is not the one that the release names"
-    pins = _PIN.findall(lock.read_text("utf-8"))
-    found = [(name, pin, _installed(name)) for name, pin in pins]
-    others = [f"{name} {there} (not {pin})" for name, pin, there in found if there != pin]
+    pins = dict(_PIN.findall(lock.read_text("utf-8")))
+    found = {name: _installed(name) for name in pins}
+    others = [
+        f"{name} {found[name]} (not {pin})" for name, pin in pins.items() if found[name] != pin
+    ]
     if others:
         yield f"installed is not what that requirements.lock says: {listed(others)}"
 

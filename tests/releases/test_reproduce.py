@@ -274,7 +274,7 @@ def of(place, **fields):
         (of("git", commit="0" * 40), "commit 0000.* is not here.*unshallow"),
         (of("git", commit=""), "was made without git"),
         (of("git", dirty=True, patch="no patch"), "the changes kept with it do not apply"),
-        (of("dataset", sha256="0" * 64), "toy@1.0.0: the rows are others"),
+        (of("dataset", sha256="0" * 64), "toy@1.0.0: sha256 .* is not that of then, 000"),
         (of("dataset", ref="other@1.0.0"), "There is no dataset 'other'"),
     ],
 )
