@@ -7,7 +7,7 @@ of its own, and both are removed however it ends.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import itertools
 import os
 import re
 import shutil
@@ -17,34 +17,36 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
 
 from nivesh_lib import paths
 from nivesh_lib.data.versions import load_dataset, parse_ref, read_manifest, resolve
 from nivesh_lib.errors import ChecksumError, DataError, NiveshError, SpecError, StepFailed
+from nivesh_lib.evaluation.confidence.calibration import scaled
+from nivesh_lib.evaluation.resampling import cross_validation as oof
 from nivesh_lib.files import sha256_file
+from nivesh_lib.models.base import TextClassifier, load_model, model_hash
 from nivesh_lib.pipeline.cache import differences, sha256_source
 from nivesh_lib.pipeline.spec import load_pipeline
 from nivesh_lib.records.base import read_record
 from nivesh_lib.records.release import Release
-from nivesh_lib.records.run import DatasetRecord, Git, RunRecord
+from nivesh_lib.records.run import DatasetRecord, Environment, Git, RunRecord, StepRecord
 from nivesh_lib.reproducibility import git_environment
 from nivesh_lib.runs.directories import find_run
 from nivesh_lib.runs.layout import RunDirectory, notebook_of
 from nivesh_lib.terminal import listed
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from nivesh_lib.models.base import TextClassifier
-
 TOLERANCE = 1e-4
 WHY_TOLERANCE = (
-    "sums of 32-bit floats come out otherwise in another order, which processor and threads "
-    "decide; so small a difference changes no label"
+    "sums of 32-bit floats come out otherwise in another order, which processor and threads decide"
 )
 _VERSION = re.compile(r"(?:([a-z0-9][a-z0-9_-]*)/)?([0-9]+\.[0-9]+\.[0-9]+)")
+_PIN = re.compile(r"^([\w.-]+)==([^\s;+]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,15 @@ class Reproduction:
         return all(verdict.verdict != "different" for verdict in self.verdicts)
 
 
-@dataclass(frozen=True)
-class _Target:
-    """What to make again: its record, the names of its results, and where these are kept.
-
-    One of ``run`` and ``package`` is there: a package where the run of a release is gone.
-    """
+class _Target(NamedTuple):
+    """What to make again. ``release`` and its ``package`` take the place of a run that is gone."""
 
     title: str
     record: RunRecord
-    names: list[str]
+    names: list[str]  # of results
     run: RunDirectory | None = None
-    package: tuple[Path, Release] | None = None
+    release: Release | None = None
+    package: Path = Path()
 
 
 def reproduce(
@@ -107,8 +106,8 @@ def reproduce(
     name : str
         ``latest``, the name or path of a run, or ``VERSION`` or ``NAME/VERSION`` of a release.
     steps : sequence of str
-        Only these, named as for a run; default: all with out-of-fold predictions, of a release
-        its own.
+        Only these, or beginnings of their names; default: all with out-of-fold predictions, of a
+        release its own.
     report : callable
         Gets one line before the re-run begins.
 
@@ -118,91 +117,67 @@ def reproduce(
         There is no such run, release, step or commit; its data or changes to the code are not
         what they were; or the re-run failed. Nothing is left behind.
     """
-    target = _release(name, steps) or _run(name, steps)
-    record, only = target.record, sorted({notebook_of(result) for result in target.names})
+    target = _release(name) or _run(name)
+    record, known = target.record, target.names
+    chosen = [result for result in known if not steps or result.startswith(tuple(steps))]
+    if not chosen or any(not any(n.startswith(step) for n in known) for step in steps):
+        raise SpecError(f"{target.title} has predictions of: {listed(known)}. Name one with --step")
     with _worktree(record.git, target.title) as home:
         _bring_data(home, record.dataset)
+        only = list(dict.fromkeys(map(notebook_of, chosen)))
         needed = [step.name for step in load_pipeline(home / "notebooks").with_needs(only)]
         if target.run and record.git.dirty:
             _check_notebooks(home, target.run, needed)
-        then = sum(record.steps[step].seconds or 0 for step in needed if step in record.steps)
-        took = f"; that took {then:.0f} s then" if then else ""
-        report(f"{target.title} at {record.git.commit}: {listed(needed)} run again{took}")
+        then = sum(step.seconds or 0 for name, step in record.steps.items() if name in needed)
+        report(f"{target.title}, commit {record.git.commit}: {listed(needed)} ({then:.0f} s then)")
         made, run = _run_again(home, record, only, needed)
-        verdicts = [_verdict(target, result, made, run) for result in target.names]
-        notes = [*_notes(target, made, run, needed), *_lock_notes(home, target)]
+        verdicts = [_verdict(target, result, made, run) for result in chosen]
+        notes = [*_notes(target, made, run, needed), *_lock_notes(home, target.release)]
     return Reproduction(target.title, record.git.commit or "", record.dataset.ref, verdicts, notes)
 
 
 # --- what to make again ------------------------------------------------------------------------
 
 
-def _run(name: str, steps: Sequence[str]) -> _Target:
+def _run(name: str) -> _Target:
     run = find_run(name)
-    record = run.record()
     names = [result for result in run.results() if run.table("oof", result) is not None]
-    if not names:
-        raise DataError(
-            f"{paths.relative(run.path)}: no out-of-fold predictions to compare. Name a run with "
-            "one of the models, such as `nivesh run --only 03_tfidf` makes"
-        )
-    return _Target(f"run {record.run}", record, _chosen(names, steps), run)
+    return _Target(f"run {run.record().run}", run.record(), names, run)
 
 
-def _chosen(names: list[str], steps: Sequence[str]) -> list[str]:
-    for step in steps:
-        if not any(name.startswith(step) for name in names):
-            raise SpecError(f"--step {step}: no result of that name; there are: {listed(names)}")
-    return [name for name in names if not steps or name.startswith(tuple(steps))]
-
-
-def _release(name: str, steps: Sequence[str]) -> _Target | None:
+def _release(name: str) -> _Target | None:
     """Return a release, with its run where that is still there; None for no name of a release."""
     if not (given := _VERSION.fullmatch(name)):
         return None
-    pattern = f"{given[1] or '*'}/{given[2]}/release.json"
-    found = sorted(paths.releases_dir().glob(pattern))
+    found = list(paths.releases_dir().glob(f"{given[1] or '*'}/{given[2]}/release.json"))
     if len(found) != 1:
-        what = "is no release" if not found else "are several releases; write NAME/VERSION"
-        there = sorted(paths.releases_dir().glob("*/*/release.json"))
-        known = listed(f"{path.parent.parent.name}/{path.parent.name}" for path in there)
-        raise DataError(f"{name} {what}. There are: {known}")
+        there = sorted(path.parent for path in paths.releases_dir().glob("*/*/release.json"))
+        known = listed(f"{path.parent.name}/{path.name}" for path in there)
+        raise DataError(f"{name} is {len(found) or 'no'} release(s). There are: {known}")
     release = read_record(found[0], Release, "the record of a release")
-    title, names = f"release {release.name} {release.version}", _chosen([release.step], steps)
+    title, step = f"release {release.name} {release.version}", release.step
     with contextlib.suppress(NiveshError):
-        from nivesh_lib.models.base import model_hash
-
         run = find_run(release.run)
-        if model_hash(run.model(release.step)) == release.base:
-            return _Target(title, run.record(), names, run)
-    return _Target(title, _record_of(release), names, package=(found[0].parent, release))
-
-
-def _record_of(release: Release) -> RunRecord:
-    """Return the record of a run that is gone, as far as its release has it."""
+        if model_hash(run.model(step)) == release.base:
+            return _Target(title, run.record(), [step], run)
     commit, _, dirty = release.commit.partition("-")
-    step = {"status": "done", "parameters": release.parameters, "seconds": release.train_seconds}
-    return RunRecord.model_validate(
-        {
-            "run": release.run,
-            "status": "done",
-            "profile": "default",
-            "dataset": {"ref": release.dataset, "sha256": release.data_sha256},
-            "started": "",
-            "steps": {notebook_of(release.step): step},
-            "git": {"commit": commit, "dirty": bool(dirty)},
-            "environment": {},
-            "seconds": 0.0,
-            "complete": True,
-        }
+    made = StepRecord(status="done", parameters=release.parameters, seconds=release.train_seconds)
+    record = RunRecord.model_construct(
+        run=release.run,
+        profile="default",
+        dataset=DatasetRecord(ref=release.dataset, sha256=release.data_sha256),
+        steps={notebook_of(step): made},
+        git=Git(commit=commit, dirty=bool(dirty)),
+        environment=Environment(),
     )
+    return _Target(title, record, [step], release=release, package=found[0].parent)
 
 
 # --- a worktree as it was then -----------------------------------------------------------------
 
 
-def _git(folder: Path, *arguments: str, given: str = "") -> str:
-    """Return what git says in a folder. Raises NiveshError with the reason where it fails."""
+def _git(folder: Path, *arguments: str, given: str = "", failed: str = "git failed") -> str:
+    """Return what git says in a folder. Raises NiveshError, beginning with ``failed``."""
     command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
     options: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
     try:
@@ -210,90 +185,51 @@ def _git(folder: Path, *arguments: str, given: str = "") -> str:
     except FileNotFoundError:
         raise NiveshError("git is missing; it keeps the code of runs. Install it") from None
     if done.returncode:
-        raise NiveshError(f"git {arguments[0]} failed: {(done.stderr or '?').splitlines()[0]}")
+        raise NiveshError(f"{failed} ({listed(done.stderr.splitlines()[:1])})")
     return done.stdout.strip()
 
 
 @contextlib.contextmanager
 def _worktree(git: Git, title: str) -> Iterator[Path]:
     """Yield the home folder in a temporary worktree, with the changes of a dirty run."""
-    home, commit = paths.home(), git.commit or ""
+    home, commit = paths.home(), git.commit
     if not commit:
-        raise DataError(f"{title} has no commit: it was made without git. Make a new one with git")
+        raise DataError(f"{title} was made without git, so its code is not known")
     if git.dirty and git.patch is None:
-        raise DataError(
-            f"{title} was made with changes that were not committed, and no patch of them is kept. "
-            "Commit first, then make a new one"
-        )
+        raise DataError(f"{title} was made with changes that were neither committed nor kept")
     place = _git(home, "rev-parse", "--show-prefix")  # a home may lie inside its repository
-    _check_commit(home, commit, title)
-    with tempfile.TemporaryDirectory(
-        prefix="nivesh-reproduce-", ignore_cleanup_errors=True
-    ) as folder:
-        tree = Path(folder).resolve() / "worktree"
+    absent = f"{title}: commit {commit} is not here; in a shallow clone `git fetch --unshallow`"
+    with tempfile.TemporaryDirectory(prefix="nivesh-", ignore_cleanup_errors=True) as folder:
+        tree = str(Path(folder).resolve() / "worktree")
         try:
-            _git(home, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+            _git(home, "worktree", "add", "--quiet", "--detach", tree, commit, failed=absent)
             if git.patch:
-                _apply(tree, git.patch, title)
-            yield tree / place
+                lost = f"{title}: the changes kept with it do not apply"
+                _git(Path(tree), "apply", "--whitespace=nowarn", "-", given=git.patch, failed=lost)
+            yield Path(tree, place)
         finally:
-            try:
-                _git(home, "worktree", "remove", "--force", str(tree))
-            except NiveshError:  # it was being made, or a process still writes there
-                shutil.rmtree(tree, ignore_errors=True)
-                with contextlib.suppress(NiveshError):
-                    _git(home, "worktree", "prune")
-
-
-def _check_commit(home: Path, commit: str, title: str) -> None:
-    try:
-        _git(home, "cat-file", "-e", f"{commit}^{{commit}}")
-    except NiveshError:
-        shallow = _git(home, "rev-parse", "--is-shallow-repository") == "true"
-        how = "git fetch --unshallow" if shallow else f"git fetch origin {commit}"
-        more = ", a shallow clone" if shallow else ""
-        raise DataError(
-            f"{title} was made at commit {commit}, which is not in this repository{more}. "
-            f"Fetch it: `{how}`"
-        ) from None
-
-
-def _apply(tree: Path, patch: str, title: str) -> None:
-    try:
-        _git(tree, "apply", "--whitespace=nowarn", "-", given=patch)
-    except NiveshError as error:
-        raise DataError(f"the changes kept with {title} cannot be applied: {error}") from None
+            shutil.rmtree(tree, ignore_errors=True)
+            with contextlib.suppress(NiveshError):
+                _git(home, "worktree", "remove", "--force", tree)  # only the note of it is left
 
 
 def _check_notebooks(home: Path, run: RunDirectory, steps: Sequence[str]) -> None:
     """Raise where notebooks had changes: a patch leaves them out."""
-    for step, then in ((step, run.finished(step)) for step in steps):
-        there = sha256_source(home / "notebooks" / f"{step}.ipynb")
-        if then is not None and then.ingredients.get("notebook") != there:
-            raise DataError(
-                f"notebooks/{step}.ipynb had changes in {run.name} that were not committed, and "
-                "patches leave notebooks out. Commit it, then make a new run"
-            )
+    for step in steps:
+        there, then = home / "notebooks" / f"{step}.ipynb", run.finished(step)
+        if then is not None and then.ingredients.get("notebook") != sha256_source(there):
+            raise DataError(f"{run.name}: uncommitted changes of {step}.ipynb are in no patch")
 
 
 def _bring_data(home: Path, dataset: DatasetRecord) -> None:
-    """Copy what of a dataset was never committed, and check that it is the recorded one."""
+    """Copy a dataset that was not committed, and check that it is the recorded one."""
     name, version = parse_ref(dataset.ref)
     folder = home / "data" / name
     if not (folder / f"v{version}").is_dir():
-        there = resolve(dataset.ref).folder.parent
-        shutil.copytree(there, folder, dirs_exist_ok=True, copy_function=_copy_missing)
+        shutil.copytree(resolve(dataset.ref).folder.parent, folder, dirs_exist_ok=True)
     found = read_manifest(folder / f"v{version}").sha256
     if found != dataset.sha256:
-        raise ChecksumError(
-            f"{dataset.ref} has other rows now (sha256 {found}) than then (sha256 "
-            f"{dataset.sha256}), so its predictions cannot be made again. Restore the data"
-        )
-
-
-def _copy_missing(source: str, target: str) -> None:
-    if not Path(target).exists():
-        shutil.copyfile(source, target)
+        raise ChecksumError(f"{dataset.ref}: sha256 {found} is not that of then, {dataset.sha256}")
 
 
 # --- the re-run --------------------------------------------------------------------------------
@@ -303,114 +239,84 @@ def _run_again(
     home: Path, record: RunRecord, only: Sequence[str], needed: Sequence[str]
 ) -> tuple[RunRecord, RunDirectory]:
     """Run steps in a worktree as the command line does, with its own library and parameters."""
-    settings = [
-        f"{step}.{name}={value}"
-        for step in needed
-        for name, value in (record.steps[step].parameters if step in record.steps else {}).items()
-        if name != "DATASET"  # which --dataset sets
-    ]
-    command = [sys.executable, "-m", "nivesh_lib", "run", "--json"]
-    command += ["--dataset", record.dataset.ref, "--profile", record.profile]
-    command += [word for step in only for word in ("--only", step)]
-    command += [word for setting in settings for word in ("--set", setting)]
+    options = [("--dataset", record.dataset.ref), ("--profile", record.profile)]
+    options += [("--only", step) for step in only]
+    for step in set(needed) & set(record.steps):
+        given = record.steps[step].parameters.items()
+        options += [("--set", f"{step}.{k}={value}") for k, value in given if k != "DATASET"]
     library = home if (home / "nivesh_lib").is_dir() else paths.package_dir().parent
     environment = git_environment() | {
         "NIVESH_HOME": str(home),
-        "PYTHONPATH": os.pathsep.join([str(library), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+        "PYTHONPATH": f"{library}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlruns/mlflow.db",
     }
+    command = [sys.executable, "-m", "nivesh_lib", "run", "--json", *itertools.chain(*options)]
     output, errors = _finished(command, home, environment)
     try:
         made = RunRecord.model_validate_json(output)
     except ValueError:
-        last = (errors.strip() or "nothing was said").splitlines()[-1]
-        raise StepFailed(f"the re-run did not start: {last.removeprefix('error: ')}") from None
+        raise StepFailed(f"the re-run stopped: {listed(errors.splitlines()[-1:])}") from None
     if made.status != "done":
         failures = ((step, made.steps[step].failure) for step in made.failed)
-        causes = (f"{step} ({why.cause}: {why.detail})" if why else step for step, why in failures)
-        raise StepFailed(f"failed in the re-run, not in the run: {listed(causes)}")
+        causes = [f"{step}: {why.cause}: {why.detail}" for step, why in failures if why]
+        raise StepFailed(f"failed in the re-run: {listed(causes)}")
     return made, RunDirectory(home / paths.runs_dir().relative_to(paths.home()) / made.run)
 
 
-def _finished(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[str, str]:
+def _finished(command: list[str], home: Path, environment: dict[str, str]) -> tuple[str, str]:
     """Return the output and errors of a process, which ends before this does, on Ctrl-C too."""
-    pipe = subprocess.PIPE
+    pipes: dict[str, Any] = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     child = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-        encoding="utf-8",
+        command, cwd=home, env=environment, stdin=subprocess.DEVNULL, encoding="utf-8", **pipes
     )
     try:
         return child.communicate()
     except BaseException:
         child.send_signal(signal.SIGINT)  # then it stops its notebooks, which takes no second
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(20)
+        child.communicate()
         raise
-    finally:
-        child.kill()
 
 
 # --- the comparison ----------------------------------------------------------------------------
 
 
 def _verdict(target: _Target, name: str, made: RunRecord, run: RunDirectory) -> Verdict:
-    if target.run is None:
-        assert target.package is not None
-        verdict = _against_package(*target.package, run)
+    if target.release:
+        verdict = _against_package(target.package, target.release, run.model(name))
     else:
-        before, now = target.run.table("oof", name), run.table("oof", name)
-        verdict = compare_predictions(name, before, now, "out-of-fold predictions")
+        before = target.run.table("oof", name) if target.run else None
+        verdict = compare(name, before, run.table("oof", name), "out-of-fold predictions")
     return replace(verdict, seconds=made.steps[notebook_of(name)].seconds)
 
 
-def compare_predictions(
+def compare(
     step: str, before: pd.DataFrame | None, now: pd.DataFrame | None, compared: str
 ) -> Verdict:
     """Compare two tables of ``id``, ``fold`` and probabilities row by row, in any order of rows.
 
     Equal means the same bits in every probability.
     """
-    import numpy as np
-
-    from nivesh_lib.evaluation.resampling.cross_validation import (
-        aligned_pair,
-        predicted_labels,
-        probabilities,
-    )
-
-    rows = 0 if before is None else len(before)
+    rows = [0 if table is None else len(table) for table in (before, now)]
     try:
-        if before is None or now is None or len(now) != rows:
-            found = "no table" if now is None else f"{len(now):,} rows"
-            raise ValueError(f"the re-run has {found} in place of {rows:,} rows")
-        now, before = aligned_pair(now, before, before["id"], names=("the re-run", "the record"))
-        labels = [predicted_labels(table) for table in (before, now)]
+        if before is None or now is None or rows[0] != rows[1]:
+            raise ValueError(f"{rows[1]:,} rows in the re-run, {rows[0]:,} in the record")
+        now, before = oof.aligned_pair(now, before, before["id"], names=("re-run", "record"))
+        labels = [oof.predicted_labels(table) for table in (before, now)]
     except ValueError as error:
-        return Verdict(step, compared, "different", rows, detail=str(error))
-    values = [probabilities(table).to_numpy() for table in (before, now)]
-    apart = np.abs(values[0].astype(float) - values[1].astype(float)).max(axis=1, initial=0)
+        return Verdict(step, compared, "different", rows[0], detail=str(error))
+    values = [oof.probabilities(table).to_numpy() for table in (before, now)]
+    apart = np.abs(values[0].astype(float) - values[1]).max(axis=1, initial=0)
     other = labels[0] != labels[1]
-    beyond = np.flatnonzero(other | (apart > TOLERANCE))
-    changed = [
-        {"id": before["id"][n], "before": labels[0][n], "now": labels[1][n], "apart": apart[n]}
-        for n in sorted(beyond, key=lambda n: (not other[n], -apart[n]))
-    ]
+    order = [n for n in np.lexsort((-apart, ~other)) if other[n] or apart[n] > TOLERANCE]
+    table = {"id": before["id"], "before": labels[0], "now": labels[1], "apart": apart}
+    changed: list[Any] = pd.DataFrame(table).iloc[order].to_dict("records")
     same = np.array_equal(values[0], values[1])
     verdict = "equal" if same else "different" if changed else "within tolerance"
-    return Verdict(step, compared, verdict, rows, float(apart.max(initial=0)), changed)
+    return Verdict(step, compared, verdict, rows[0], float(apart.max(initial=0)), changed)
 
 
-def _against_package(folder: Path, release: Release, run: RunDirectory) -> Verdict:
+def _against_package(folder: Path, release: Release, again: Path) -> Verdict:
     """Compare the model of the re-run with a released one, whose run is gone."""
-    from nivesh_lib.evaluation.confidence.calibration import scaled
-    from nivesh_lib.models.base import load_model, model_hash
-
-    again = run.model(release.step)
     if model_hash(again) == release.base:
         return Verdict(release.step, "every file of the model, the run being gone", "equal", 0)
     train = load_dataset(release.dataset).train
@@ -423,7 +329,7 @@ def _against_package(folder: Path, release: Release, run: RunDirectory) -> Verdi
     before = answers(load_model(folder / "model"))
     now = answers(load_model(again), release.temperature)
     what = "answers of the released model to the training queries, the run being gone"
-    return compare_predictions(release.step, before, now, what)
+    return compare(release.step, before, now, what)
 
 
 def _notes(
@@ -434,31 +340,28 @@ def _notes(
         then, now = target.run.finished(step) if target.run else None, run.finished(step)
         if then and now and (changes := differences(now.ingredients, then.ingredients)):
             yield f"{step}: {listed(changes)}"
-    before, now_ = target.record.environment, made.environment
-    for what, old, new in (
-        ("Python", before.python, now_.python),
-        ("processor", before.processor.model, now_.processor.model),
-    ):
-        if old and old != new:
-            yield f"{what}: {old} then, {new} now"
+    before, after = target.record.environment.processor.model, made.environment.processor.model
+    if before and before != after:
+        yield f"processor: {before} then, {after} now"
 
 
-def _lock_notes(home: Path, target: _Target) -> Iterator[str]:
+def _lock_notes(home: Path, release: Release | None) -> Iterator[str]:
     """Yield how the installed packages differ from the lock of that commit."""
     lock = home / "requirements.lock"
     if not lock.is_file():
         yield "that commit has no requirements.lock: what was installed then is not known"
         return
-    if target.package and sha256_file(lock) != target.package[1].lock_sha256:
+    if release and sha256_file(lock) != release.lock_sha256:
         yield "requirements.lock of that commit is not the one that the release names"
-    others = []
-    for name, pin in re.findall(r"^([\w.-]+)==([^\s;]+)$", lock.read_text("utf-8"), re.MULTILINE):
-        try:
-            there = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            there = "not installed"
-        if there.partition("+")[0] != pin.partition("+")[0]:  # a build such as +cpu
-            others.append(f"{name} {there} (not {pin})")
+    pins = dict(_PIN.findall(lock.read_text("utf-8")))
+    found = {name: _installed(name) for name in pins}
+    others = [
+        f"{name} {found[name]} (not {pin})" for name, pin in pins.items() if found[name] != pin
+    ]
     if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        yield f"installed packages differ from that requirements.lock: {listed(others[:5])}{more}"
+        yield f"installed is not what that requirements.lock says: {listed(others)}"
+
+
+def _installed(package: str) -> str:
+    found = (one.version.partition("+")[0] for one in distributions(name=package))  # +cpu
+    return next(found, "not installed")
