@@ -20,6 +20,7 @@ import pytest
 from tests.releases.forks import nivesh, run, said_in, seen, start, wait, warm_up
 from tests.releases.world import make_run, make_world
 
+pytestmark = pytest.mark.slow
 MEND = ("archive", "--days", "999")
 TO_PRODUCTION = ("--to", "production", "--override", "to be tried")
 MODELS = {"20260101-000000": 10.0, "20260102-000000": 1.0, "20260103-000000": 0.1}  # C of each
@@ -116,7 +117,8 @@ def kill(template: Path, folder: Path, count: int, seed: int) -> Counter[str]:
             run(home, nivesh, "history")
             run(home, nivesh, *MEND)
             now = seen(home)
-            assert now in (before, after), f"kill {found['kills']} of {command}, seed {seed}"
+            nearer = after if now["log"] == after["log"] else before
+            assert now == nearer, f"kill {found['kills']} of {command}, seed {seed}"
             found.update(["before" if now == before else "after"])
             if now == before and rng.random() < 0.1:
                 again = ("--reason", "it was cut off") if template.name == "release" else ()
@@ -128,18 +130,14 @@ def kill(template: Path, folder: Path, count: int, seed: int) -> Counter[str]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_hundred_kills_leave_the_state_before_or_the_state_after(name, homes, tmp_path):
-    found = kill(homes[name], tmp_path, 100, seed=random.randrange(2**31))
-    print(name, dict(found))
+@pytest.mark.parametrize(("name", "count"), [("release", 34), ("promote", 33), ("rollback", 33)])
+def test_a_hundred_kills_leave_the_state_before_or_the_state_after(
+    name, count, homes, tmp_path, record_property
+):
+    found = kill(homes[name], tmp_path, count, seed=random.randrange(2**31))
+    record_property("found", dict(found))
     # Otherwise the moments would miss what they are meant to hit.
-    assert found["cut off"] > 30 and found["before"] and found["after"]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_kill_leaves_the_state_before_or_the_state_after(name, homes, tmp_path):
-    kill(homes[name], tmp_path, 1, seed=random.randrange(2**31))
+    assert found["cut off"] > count / 4 and found["before"] and found["after"], found
 
 
 @pytest.mark.parametrize("versions", [("1.0.0", "1.0.1"), ("1.0.0", "1.0.0")])
