@@ -1,0 +1,437 @@
+"""Stages: what is refused, what is told, and what a change leaves behind when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nivesh_lib import paths
+from nivesh_lib.cli.app import app
+from nivesh_lib.errors import DataError, NiveshError, ReleaseError
+from nivesh_lib.releases import promotion
+from nivesh_lib.releases.log import read_log, state_of
+from nivesh_lib.releases.package import Package, changing_marker
+from nivesh_lib.releases.promotion import archive, promote, rollback, transition_model_stage
+from nivesh_lib.reproducibility import git_state
+from nivesh_lib.runs.layout import RunDirectory
+from nivesh_lib.tracking.registry import follow_log, register_model
+from tests.releases.forks import nivesh, run, warm_up
+from tests.releases.world import commit, make_run, make_world
+
+NAME = "intent_classifier"
+SURE = {"override": "to be tried"}
+
+
+def make_two_models(home: Path) -> None:
+    """Leave a good model and one that takes everything for the same intent."""
+    make_world(home)
+    make_run("20260101-000000")
+    make_run("20260102-000000", C=1e-6)
+
+
+@pytest.fixture(scope="module")
+def two_releases(tmp_path_factory) -> Path:
+    """A home with 1.0.0 in staging, and a much worse 1.0.1 in development."""
+    warm_up()
+    home = tmp_path_factory.mktemp("world") / "home"
+    home.mkdir()
+    run(home, make_two_models, home)
+    run(home, nivesh, "release", "20260101-000000", "--why", "the first", "--yes")
+    run(home, nivesh, "promote", "1.0.0", "--to", "staging")
+    why = "better?\n2026-01-01T00:00:00Z  9.9.9 promoted to production, by Eve: call 98765 43210 😀"
+    run(home, nivesh, "release", "20260102-000000", "--why", why, "--yes")
+    return home
+
+
+@pytest.fixture
+def home(two_releases, tmp_path, monkeypatch) -> Path:
+    """A copy of that home, in use."""
+    copy = shutil.copytree(two_releases, tmp_path / "home", symlinks=True)
+    monkeypatch.setenv("NIVESH_HOME", str(copy))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(copy)
+    git_state.cache_clear()
+    return copy
+
+
+@pytest.fixture
+def serving(home):
+    """The same with 1.0.1 in production, and 1.0.0 before it."""
+    promote("1.0.0", "production", **SURE)
+    promote("1.0.1", "production", **SURE)
+    return home
+
+
+def store():
+    from nivesh_lib.tracking.store import client
+
+    return client()
+
+
+def aliases() -> dict[str, str]:
+    """Return alias -> the released version that it points to."""
+    found = store().search_registered_models(f"name = '{NAME}'")[0]
+    return {
+        alias: store().get_model_version(NAME, number).tags.get("nivesh.release", "another")
+        for alias, number in found.aliases.items()
+    }
+
+
+def package(version: str) -> Package:
+    return Package.of(NAME, version)
+
+
+def said(*arguments: str) -> str:
+    """Return what a command says, its error included."""
+    result = CliRunner().invoke(app, arguments)
+    return result.output + (str(result.exception) if result.exception else "")
+
+
+def nothing_changed(before: list, where: dict[str, str]) -> bool:
+    return read_log() == before and aliases() == where and not changing_marker(NAME).exists()
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: promote("7.0.0", "staging"), r"7\.0\.0: was never released. Released: 1\.0\.0, 1"),
+        (lambda: promote("1.0.1", "canary"), "canary: there is no such stage. Stages are staging"),
+        (lambda: promote("1.0.0", "staging"), r"1\.0\.0 is in staging already, since 2"),
+        (lambda: promote("1.0.1", "staging"), "accuracy_loss: not met, .* lost of 40 rows"),
+        (lambda: promote("1.0.1", "staging", override=" \n\t "), r"1\.0\.1 stays out of staging"),
+        (lambda: promote("1.0.0", "production"), r"hours_in_staging: not met, 0\.0 hours"),
+        (lambda: promote("1.0.0", "staging", name="../x"), "../x: nothing was released by that"),
+        (lambda: archive(name="banks_classifier"), "banks_classifier: nothing was released"),
+        (lambda: archive(version="7.0.0"), r"7\.0\.0: was never released"),
+        (rollback, "nothing is in production"),
+        (lambda: transition_model_stage(NAME, "2", "Development"), "there is no such stage"),
+        (lambda: transition_model_stage(NAME, "3", "Staging"), "3: was never released"),
+    ],
+)
+def test_a_change_that_may_not_be_is_refused_and_changes_nothing(home, change, message):
+    before, where = read_log(), aliases()
+    with pytest.raises(ReleaseError, match=f"(?s){message}"):
+        change()
+    assert nothing_changed(before, where) and where == {"staging": "1.0.0"}
+    assert sorted(p.name for p in paths.releases_dir().iterdir() if p.is_dir()) == [NAME]
+
+
+def edit_record(folder: Path) -> None:
+    record = folder / "release.json"
+    record.write_text(record.read_text().replace('"size_bytes": ', '"size_bytes": 1'))
+
+
+def drop_record(folder: Path) -> None:
+    (folder / "release.json").unlink()
+
+
+def edit_answers(folder: Path) -> None:
+    rows = json.loads((folder / "rows.json").read_text())["rows"]
+    right = [row | {"predicted": row["label"]} for row in rows]
+    (folder / "rows.json").write_text(json.dumps({"rows": right}))
+
+
+def edit_model(folder: Path) -> None:
+    file = next(p for p in sorted((folder / "model").rglob("*.safetensors")))
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+
+
+def drop_model(folder: Path) -> None:
+    shutil.rmtree(folder / "model")
+
+
+def drop_package(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+ALTERATIONS = [edit_record, drop_record, edit_answers, edit_model, drop_model, drop_package]
+
+
+@pytest.mark.parametrize("alter", ALTERATIONS, ids=lambda function: function.__name__)
+def test_an_altered_package_is_neither_promoted_nor_rolled_back_to(serving, alter):
+    alter(package("1.0.0").folder)
+    before = read_log()
+    with pytest.raises(ReleaseError, match=r"(?s)no earlier version .*1\.0\.0 is passed over"):
+        rollback()
+    with pytest.raises(ReleaseError, match=r"1\.0\.0"):
+        promote("1.0.0", "production", **SURE)
+    assert "1.0.0" in said("card", "1.0.0") and "error" not in said("history")
+    assert nothing_changed(before, {"production": "1.0.1", "previous": "1.0.0"})
+
+
+def test_altered_answers_of_the_release_in_place_do_not_help_the_next_one(home):
+    rows = json.loads((package("1.0.0").folder / "rows.json").read_text())["rows"]
+    wrong = [row | {"predicted": "none"} for row in rows]
+    (package("1.0.0").folder / "rows.json").write_text(json.dumps({"rows": wrong}))
+    with pytest.raises(ReleaseError):
+        promote("1.0.1", "staging")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_log_with_an_edited_or_missing_line_stops_every_change(home, number):
+    lines = paths.release_log().read_bytes().splitlines(keepends=True)
+    for others in ([], [lines[number - 1].replace(b"Asha", b"Eve")]):
+        paths.release_log().write_bytes(b"".join([*lines[: number - 1], *others, *lines[number:]]))
+        place = number + len(others)
+        for command in (("history",), ("promote", "1.0.1", "--to", "staging"), ("rollback",)):
+            assert f"release_log.jsonl, line {place}: " in said(*command)
+    assert aliases() == {"staging": "1.0.0"}
+
+
+def test_a_ledger_with_an_edited_line_stops_a_promotion(home):
+    ledger = paths.data_dir() / "holdout_ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace("Asha", "Eve", 1))
+    assert "holdout_ledger.jsonl, line 2: " in said("promote", "1.0.1", "--to", "staging")
+    assert aliases() == {"staging": "1.0.0"}
+
+
+# --- what is told, and not followed ------------------------------------------------------------
+
+
+def test_an_alias_that_was_moved_by_hand_is_told_and_not_followed(serving):
+    store().set_registered_model_alias(NAME, "production", "1")
+    store().delete_registered_model_alias(NAME, "previous")
+    told = said("history")
+    assert "the alias production points to 1.0.0, the release log says 1.0.1" in told
+    assert "the alias previous points to nothing, the release log says 1.0.0" in told
+    assert rollback().entry["leaves"] == "1.0.1"
+    assert aliases() == {"production": "1.0.0"} and "warning" not in said("history")
+
+
+def test_why_is_one_line_without_personal_data(home):
+    shown = said("history")
+    assert "by Asha: better? 2026-01-01T00:00:00Z 9.9.9 promoted" in shown and "😀" in shown
+    promote(
+        "1.0.1", "staging", override="agreed with\nasha@example.com", why="call +91 98765 43210"
+    )
+    kept = [paths.release_log(), *package("1.0.1").folder.glob("*.*")]
+    texts = {path.name: path.read_text() for path in kept}
+    for name, text in texts.items():
+        assert "98765" not in text and "asha@example.com" not in text, name
+    assert "agreed with [EMAIL]" in texts["README.md"] and "agreed with [EMAIL]" in said("history")
+    assert read_log()[-1]["why"] == "call [PHONE]"
+
+
+# --- stages ------------------------------------------------------------------------------------
+
+
+def test_stages_by_the_name_of_mlflow(home):
+    changed = transition_model_stage(NAME, "1", "Production") if False else None
+    assert changed is None
+    transition_model_stage(NAME, "1", "Archived")
+    assert state_of(read_log(NAME)).stages["1.0.0"] == "Archived" and aliases() == {}
+    transition_model_stage(NAME, "1.0.0", "Staging")
+    assert aliases() == {"staging": "1.0.0"}
+    tags = store().get_model_version(NAME, "1").tags
+    assert (tags["stage"], tags["deprecated"]) == ("Staging", "false")
+
+
+def test_what_nothing_points_to_is_archived_after_some_days(serving):
+    assert archive() == []
+    assert [one.entry["version"] for one in archive(days=0)] == []
+    with pytest.raises(ReleaseError, match=r"1\.0\.1 serves in production"):
+        archive(version="1.0.1", days=0)
+    rollback(why="it got worse")
+    state = state_of(read_log(NAME))
+    assert (state.production, state.previous) == ("1.0.0", "")
+    assert state.stages["1.0.1"] == "Archived"
+    with pytest.raises(ReleaseError, match="no earlier version"):
+        rollback()
+
+
+# --- registries --------------------------------------------------------------------------------
+
+
+def test_another_registry_with_the_same_numbers_gets_no_alias_for_another_model(
+    home, empty_store, monkeypatch
+):
+    """As in a clone: the log is in git, the tracking store is not."""
+    shutil.rmtree(home / "mlruns")
+    (home / "mlruns").mkdir()
+    shutil.copy(empty_store, home / "mlruns" / "mlflow.db")
+    assert "this registry has no 1.0.0, so it has no alias staging" in said("history")
+    from nivesh_lib.tracking.logger import open_logger
+
+    logger = open_logger("by_hand", {}, experiment="x", mode="interactive", run="")
+    address = logger.log_model(NAME, package("1.0.1").model)
+    register_model(NAME, address, {"stage": "Production"})
+    promote("1.0.0", "production", **SURE)
+    assert aliases() == {}
+    follow_log(NAME)
+    assert aliases() == {}
+
+
+def test_a_server_that_does_not_answer_stops_a_change_at_once(home, monkeypatch):
+    before = read_log()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.process_time()
+    with pytest.raises(NiveshError, match=r"127\.0\.0\.1:9: cannot be opened"):
+        promote("1.0.1", "staging", **SURE)
+    assert time.process_time() - began < 5
+    assert "warning: tracking store http://127.0.0.1:9" in said("history")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert nothing_changed(before, {"staging": "1.0.0"})
+
+
+def test_a_registry_that_fails_midway_is_mended_by_the_next_change(home, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def fail(*_, **__):
+        raise MlflowException("gone\nand more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", fail)
+        with pytest.raises(
+            NiveshError, match=r"does not answer \(gone\)\. The release log is comp"
+        ):
+            promote("1.0.0", "production", **SURE)
+    assert "a change was cut off" in said("history")
+    assert state_of(read_log(NAME)).production == "1.0.0"
+    assert archive() == [] and aliases() == {"production": "1.0.0"}
+
+
+# --- disks and rights --------------------------------------------------------------------------
+
+
+def test_a_log_that_cannot_be_written_leaves_everything_as_it_was(home, monkeypatch):
+    before, where = read_log(), aliases()
+
+    def full(self, raw):
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nivesh_lib.hash_chain.Writer._write", full)
+        with pytest.raises(DataError, match="release_log.jsonl cannot be written: No space left"):
+            promote("1.0.1", "staging", **SURE)
+    assert nothing_changed(before, where)
+
+
+def test_a_marker_of_an_older_version_removes_no_package(home):
+    changing_marker(NAME).write_text("\n\n")
+    assert archive() == []
+    assert package("1.0.0").folder.is_dir() and not changing_marker(NAME).exists()
+
+
+def test_a_card_that_cannot_be_written_stops_no_other_change(home):
+    (home / "data" / "intents" / "v1.0.0" / "manifest.json").unlink()
+    with pytest.raises(DataError):
+        promote("1.0.1", "staging", **SURE)
+    assert aliases() == {"staging": "1.0.1"} and not changing_marker(NAME).exists()
+
+
+# --- releases ----------------------------------------------------------------------------------
+
+
+def release(*arguments: str) -> str:
+    return said("release", *arguments, "--why", "again", "--yes")
+
+
+def openings() -> int:
+    return len((paths.data_dir() / "holdout_ledger.jsonl").read_text().splitlines())
+
+
+def spoil(change):
+    """Change the record of a run."""
+
+    def spoiled(run: RunDirectory) -> None:
+        file = run.path / "run.json"
+        record = json.loads(file.read_text())
+        change(record)
+        file.write_text(json.dumps(record))
+
+    return spoiled
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "message"),
+    [
+        (None, ("20990101-000000",), "20990101-000000"),
+        (None, ("20260101-000000",), "is released already, as 1.0.0. To bring it to a stage"),
+        (None, ("20260101-000000", "--model", "09_none"), "09_none"),
+        (spoil(lambda r: r.update(status="failed")), ("20260102-000000",), "(status failed)"),
+        (spoil(lambda r: r["git"].update(dirty=True)), ("20260102-000000",), "uncommitted changes"),
+        (lambda r: shutil.rmtree(r.model("03_tfidf")), ("20260102-000000",), "no model was saved"),
+        (
+            lambda r: r.path.joinpath("x").touch(),
+            ("20260102-000000", "--version", "0.9.0"),
+            "lower",
+        ),
+        (lambda r: Path("new.py").touch(), ("20260102-000000",), "has changes that are in no comm"),
+    ],
+)
+def test_a_release_that_may_not_be_is_refused_before_the_holdout_is_opened(
+    home, spoil, arguments, message
+):
+    before = openings()
+    if spoil:
+        spoil(RunDirectory(paths.runs_dir() / "20260102-000000"))
+    assert message in release(*arguments)
+    assert (openings(), len(read_log())) == (before, 3)
+
+
+@pytest.fixture
+def third(home):
+    """A third model that may be released."""
+    return make_run("20260103-000000", C=0.5)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("abc", "is no MAJOR.MINOR.PATCH"),
+        ("1.0.1", "is lower than 1.0.2"),
+        ("../2.0.0", "is no MA"),
+    ],
+)
+def test_a_version_that_cannot_be_is_refused_before_the_holdout_is_opened(third, version, message):
+    before = openings()
+    assert message in release("--version", version)
+    assert openings() == before
+
+
+def test_a_package_that_the_log_does_not_know_is_not_replaced(third):
+    before = openings()
+    strange = package("1.0.2").folder
+    strange.mkdir()
+    (strange / "kept").touch()
+    assert "1.0.2 is there, and this release log does not know it" in release()
+    assert (strange / "kept").exists() and openings() == before
+
+
+def test_a_release_that_fails_midway_is_taken_back(third, monkeypatch):
+    def fail(*_, **__):
+        raise NiveshError("no server")
+
+    monkeypatch.setattr("nivesh_lib.releases.release.register_release", fail)
+    assert "no server" in release()
+    assert not package("1.0.2").folder.exists() and aliases() == {"staging": "1.0.0"}
+    assert sorted(p.name for p in package("1.0.0").folder.parent.iterdir()) == ["1.0.0", "1.0.1"]
+
+
+def test_models_of_another_dataset_have_a_name_of_their_own(home):
+    from nivesh_lib.data.publishing import publish
+    from tests.releases.world import rows
+
+    publish(rows(200, 1), "banks", "1.0.0", description="another")
+    commit(home)
+    make_run("20260104-000000", data="banks@1.0.0")
+    assert "banks_classifier 1.0.0 is released, in Development" in release()
+    assert "1.0.0 released" in said("history", "--name", "banks_classifier")
+    told = said(
+        "promote", "1.0.0", "--to", "staging", "--name", "banks_classifier", "--override", "x"
+    )
+    assert "1.0.0 promoted to staging" in told
+    assert aliases() == {"staging": "1.0.0"} and len(read_log(NAME)) == 3
+    assert promotion.rollback is rollback
