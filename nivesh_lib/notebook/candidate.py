@@ -38,8 +38,8 @@ from nivesh_lib.records.release import RESPONSE, AnsweredRow, Release
 from nivesh_lib.records.results import StepResult
 from nivesh_lib.releases.card import model_card
 from nivesh_lib.releases.gates import NOTHING_BEFORE, Evidence, judged, unreachable
-from nivesh_lib.releases.log import read_log, state_of, stays
-from nivesh_lib.releases.package import Package, algorithm_of, lock_hash, registered_name
+from nivesh_lib.releases.log import read_log, registered_name, state_of, stays
+from nivesh_lib.releases.package import Package, algorithm_of, lock_hash
 from nivesh_lib.releases.release import is_late
 from nivesh_lib.releases.versioning import derived
 from nivesh_lib.reporting.findings import show_markdown

@@ -36,13 +36,8 @@ from nivesh_lib.releases.holdout_evaluation import (
     load_candidate,
     write_record,
 )
-from nivesh_lib.releases.log import STAGES, read_log, released, state_of
-from nivesh_lib.releases.package import (
-    Package,
-    algorithm_of,
-    lock_hash,
-    registered_name,
-)
+from nivesh_lib.releases.log import STAGES, read_log, registered_name, released, state_of
+from nivesh_lib.releases.package import Package, algorithm_of, lock_hash
 from nivesh_lib.releases.promotion import append, changing, under_way
 from nivesh_lib.releases.signing import check_key, sign
 from nivesh_lib.releases.versioning import checked, derived
