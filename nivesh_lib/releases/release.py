@@ -266,31 +266,35 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         temperature=ready.temperature,
         min_confidence=candidate.min_confidence,
         labels=list(candidate.data.labels),
-        response=list(RESPONSE),
         dataset=candidate.data.ref,
         data_sha256=candidate.data.version.sha256,
         commit=(run.git.commit if run else "") or entry.commit,
-        lock_sha256=lock_hash(),
         run=run.run if run else "",
         step=ready.step,
         parameters=made.parameters if made else {},
-        train_seconds=_seconds(ready.result),
+        train_seconds=fit_seconds(ready.result),
         size_bytes=directory_bytes(ready.package.model),
-        rows=0,
-        metrics={},
-        slices=[],
-        openings=[],
-        in_place=None,
         predecessor=ready.last.version if ready.last else "",
-        bump=[],
-        changes=[],
-        gates={},
         who=entry.who,
         why=entry.why,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(),
+        **unopened(),
     )
     return _numbered(release, ready.last, version)
+
+
+def unopened() -> dict[str, Any]:
+    """Return the fields that are the same in every release before the holdout is opened."""
+    scores: dict[str, Any] = {"metrics": {}, "slices": [], "openings": [], "gates": {}}
+    return scores | {
+        "response": list(RESPONSE),
+        "lock_sha256": lock_hash(),
+        "rows": 0,
+        "in_place": None,
+        "bump": [],
+        "changes": [],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+    }
 
 
 def _numbered(release: Release, last: Release | None, version: str) -> Release:
@@ -302,7 +306,8 @@ def _numbered(release: Release, last: Release | None, version: str) -> Release:
     return release.changed(version=typed, bump=reasons)
 
 
-def _seconds(result: ModelResult | None) -> float | None:
+def fit_seconds(result: ModelResult | None) -> float | None:
+    """Return how long the training of one fold took on average, where that is known."""
     seconds = result.metrics.get("fit_seconds") if result else None
     return float(seconds) if isinstance(seconds, int | float) else None
 
