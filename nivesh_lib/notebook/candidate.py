@@ -33,7 +33,7 @@ from nivesh_lib.releases.card import model_card
 from nivesh_lib.releases.gates import Evidence, judged, unreachable
 from nivesh_lib.releases.log import read_log, registered_name, state_of, stays
 from nivesh_lib.releases.package import Package, algorithm_of
-from nivesh_lib.releases.release import fit_seconds, is_late, unopened
+from nivesh_lib.releases.release import is_late, training_seconds, unopened
 from nivesh_lib.releases.versioning import derived
 from nivesh_lib.reporting.findings import show_markdown
 from nivesh_lib.reproducibility import code_version
@@ -130,7 +130,7 @@ class Candidate:
             run=self.run.directory.name,
             step=one.step,
             parameters=one.result.params,
-            train_seconds=fit_seconds(one.result),
+            train_seconds=training_seconds(one.result),
             size_bytes=int(size) if isinstance(size, int | float) else 0,
             predecessor=self.last.version if self.last else "",
             who="nobody yet",

@@ -272,7 +272,7 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         run=run.run if run else "",
         step=ready.step,
         parameters=made.parameters if made else {},
-        train_seconds=fit_seconds(ready.result),
+        train_seconds=training_seconds(ready.result),
         size_bytes=directory_bytes(ready.package.model),
         predecessor=ready.last.version if ready.last else "",
         who=entry.who,
@@ -306,9 +306,9 @@ def _numbered(release: Release, last: Release | None, version: str) -> Release:
     return release.changed(version=typed, bump=reasons)
 
 
-def fit_seconds(result: ModelResult | None) -> float | None:
-    """Return how long the training of one fold took on average, where that is known."""
-    seconds = result.metrics.get("fit_seconds") if result else None
+def training_seconds(result: ModelResult | None) -> float | None:
+    """Return the processor time that training and evaluating took, where that is known."""
+    seconds = result.metrics.get("processor_seconds") if result else None
     return float(seconds) if isinstance(seconds, int | float) else None
 
 
