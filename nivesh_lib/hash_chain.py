@@ -94,7 +94,7 @@ class HashChain:
         lines = raw.removesuffix(b"\n").split(b"\n") if raw else []
         for number, line in enumerate(lines, start=1):
             place = f"{self.path}, line {number}"
-            entry = self._parsed(place, line)
+            entry = self.parsed(place, line)
             why = self.objection(entry, entries)
             if entry["previous"] not in seen:
                 why = "does not follow from the lines above it, so one was edited, removed or moved"
@@ -129,7 +129,8 @@ class HashChain:
             f"its place, such as the committed one: `git checkout -- {paths.relative(self.path)}`."
         )
 
-    def _parsed(self, place: str, line: bytes) -> Entry:
+    def parsed(self, place: str, line: bytes) -> Entry:
+        """Return the entry in a line, or raise DataError, which names its place."""
         entry: Any = None
         try:
             # As text, since bytes may be taken for UTF-16; no line ends in a carriage return.
@@ -165,18 +166,27 @@ class Writer:
     """A chained file, locked for one writer. Made by `HashChain.writing`."""
 
     def __init__(self, chain: HashChain, file: io.FileIO) -> None:
-        self._path, self._file = chain.path, file
+        self._chain, self._path, self._file = chain, chain.path, file
         raw = file.readall()
         self.entries = chain.verified(raw)
         self._start = b"" if raw.endswith(b"\n") or not raw else b"\n"
 
     def append(self, kind: str, record: Mapping[str, Any]) -> str:
-        """Append one line and return its id once the line is synced, or raise DataError."""
+        """Append one line and return its id once the line is synced.
+
+        Raises
+        ------
+        DataError
+            The line would not be sound there, or the file cannot be written.
+        """
         last = self.entries[-1]["id"] if self.entries else START
         now = datetime.now(UTC).isoformat(timespec="seconds")
         git = git_standing(self._path)
         content = {"kind": kind, "previous": last, "timestamp": now, **record, "git": git}
         line = json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+        entry = self._chain.parsed(f"{self._path}, a line to be added", line)
+        if why := self._chain.objection(entry, self.entries):
+            raise DataError(f"{self._path}: no line is added that {why}.")
         end = self._file.seek(0, os.SEEK_END)
         try:
             self._write(self._start + line + b"\n")

@@ -19,7 +19,8 @@ STAGES = ("staging", "production")  # those that a version is promoted to
 _COMMON = dict.fromkeys(("timestamp", "name", "version", "digest", "who", "why"), str)
 _SHAPES: dict[str, dict[str, Any]] = {
     "release": _COMMON | {"registered": str},
-    "promotion": _COMMON | {"stage": str, "override": str, "gates": list, "archive_replaced": bool},
+    "promotion": _COMMON
+    | {"stage": str, "override": str, "gates": [dict], "archive_replaced": bool},
     "rollback": _COMMON | {"leaves": str},
     "archive": _COMMON,
 }
@@ -60,7 +61,12 @@ def _objection(entry: Entry, above: list[Entry]) -> str:
         return "releases a version for a second time" if own else ""
     if not own:
         return f"{entry['kind']} of a version that was never released"
-    return "" if own[0]["digest"] == entry["digest"] else "names another digest than was released"
+    if own[0]["digest"] != entry["digest"]:
+        return "names another digest than was released"
+    missed = any(gate.get("verdict") != "met" for gate in entry.get("gates", []))
+    if entry["kind"] == "promotion" and (not entry["gates"] or missed > bool(entry["override"])):
+        return "promotes a version without its gates or a reason why one that is not met is passed"
+    return ""
 
 
 @dataclass(frozen=True)

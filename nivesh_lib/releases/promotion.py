@@ -19,6 +19,7 @@ from nivesh_lib.errors import DataError, NiveshError, ReleaseError
 from nivesh_lib.files import locked, remove_abandoned, write_errors, write_text
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.ledger import openings
+from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.release import Gate, Release
 from nivesh_lib.releases.card import write_card
 from nivesh_lib.releases.gates import Evidence, judged
@@ -26,7 +27,12 @@ from nivesh_lib.releases.holdout_evaluation import candidate_latency, load_candi
 from nivesh_lib.releases.log import STAGES, State, read_log, released, state_of, writing
 from nivesh_lib.releases.package import Package, changing_marker
 from nivesh_lib.reproducibility import author, environment
-from nivesh_lib.tracking.registry import check_registry, follow_log, moved_by_hand
+from nivesh_lib.tracking.registry import (
+    check_registry,
+    follow_log,
+    moved_by_hand,
+    registered_as,
+)
 from nivesh_lib.tracking.store import check_store
 from nivesh_lib.wording import joined
 
@@ -43,15 +49,19 @@ class Changed:
 
 
 @contextlib.contextmanager
-def changing(name: str) -> Iterator[None]:
+def changing(name: str, *, first: bool = False) -> Iterator[None]:
     """Hold the releases of a name for one change, after finishing what a killed process began.
 
     Raises
     ------
+    ReleaseError
+        Nothing was released by that name, and this is not to be the ``first`` one.
     NiveshError
         The registry cannot be reached, or the folder of packages cannot be written.
     """
     marker = changing_marker(name)
+    if not marker.parent.is_dir() and not read_log(name) and not first:
+        raise ReleaseError(f"{name}: nothing was released by that name. `nivesh release` does it")
     with write_errors(marker.parent):
         marker.parent.mkdir(parents=True, exist_ok=True)
     check_store()
@@ -63,10 +73,10 @@ def changing(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def under_way(name: str, version: str = "", digest: str = "") -> Iterator[None]:
-    """Mark that a change is under way; in the end, registry and packages follow the log.
+def under_way(name: str, version: str, digest: str = "") -> Iterator[None]:
+    """Mark that a change of a version is under way; in the end, all the rest follows the log.
 
-    ``version`` and ``digest`` are those of a release, which is taken back where it is cut off.
+    ``digest`` is that of a release, which is taken back where it is cut off.
     """
     with write_errors(changing_marker(name)):
         write_text(changing_marker(name), f"{version}\n{digest}\n")
@@ -77,15 +87,20 @@ def under_way(name: str, version: str = "", digest: str = "") -> Iterator[None]:
 
 
 def settle(name: str) -> None:
-    """Take back what the log does not have, let the registry follow it, and remove the marker."""
+    """Take back what the log does not have; let registry and card follow it; remove the marker."""
     marker = changing_marker(name)
     version, _, digest = marker.read_text(encoding="utf-8").strip().partition("\n")
     known = {entry["version"] for entry in read_log(name)}
     remove_abandoned(marker.parent)
+    package = Package.of(name, version)
     if version and version not in known:
-        shutil.rmtree(Package.of(name, version).folder, ignore_errors=True)
+        shutil.rmtree(package.folder, ignore_errors=True)
     follow_log(name, undo=digest)
-    marker.unlink()
+    try:
+        if version in known:
+            write_card(package)  # it tells gates and overrides
+    finally:
+        marker.unlink()  # a card that cannot be written stops no other change
 
 
 def notices(name: str) -> list[str]:
@@ -102,10 +117,16 @@ def notices(name: str) -> list[str]:
         return [str(error)]
 
 
+def one_line(text: str) -> str:
+    """Return a text without personal data and line ends: a line of the log is there for good."""
+    return " ".join(anonymize_query(text).split())
+
+
 def append(kind: str, entry: Mapping[str, Any]) -> Entry:
-    """Append a line to the release log and return it."""
+    """Append a line to the release log and return it; its words are on one line and anonymous."""
+    words = {key: one_line(entry[key]) for key in ("why", "override") if key in entry}
     with writing() as log:
-        log.append(kind, entry)
+        log.append(kind, {**entry, **words})
         return log.entries[-1]
 
 
@@ -237,17 +258,11 @@ def _line(entry: Entry, why: str) -> dict[str, Any]:
 
 
 def _changed(kind: str, line: Mapping[str, Any], notes: list[str] | None = None) -> Changed:
-    """Append a line, let the registry follow, and write the cards that say where versions are."""
+    """Append a line, and let registry and card follow."""
     name = line["name"]
-    with under_way(name):
+    with under_way(name, line["version"]):
         entry = append(kind, line)
-    _write_card(entry)
     return Changed(entry, state_of(read_log(name)), notes or [])
-
-
-def _write_card(entry: Entry) -> None:
-    """Write the card anew: it tells gates and overrides."""
-    write_card(Package.of(entry["name"], entry["version"]))
 
 
 def rollback(*, name: str = "intent_classifier", why: str = "") -> Changed:
@@ -336,8 +351,7 @@ def transition_model_stage(
     ReleaseError
         As `promote` and `archive`, or the stage is another one.
     """
-    numbers = {e["registered"]: e["version"] for e in read_log(name) if e["kind"] == "release"}
-    wanted = numbers.get(str(version), str(version))
+    wanted = registered_as(name).get(str(version), str(version))
     if stage.lower() == "archived":
         done = archive(name=name, version=wanted)
         if not done:

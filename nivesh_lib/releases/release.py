@@ -38,7 +38,7 @@ from nivesh_lib.releases.holdout_evaluation import (
 )
 from nivesh_lib.releases.log import STAGES, read_log, registered_name, released, state_of
 from nivesh_lib.releases.package import Package, algorithm_of, lock_hash
-from nivesh_lib.releases.promotion import append, changing, under_way
+from nivesh_lib.releases.promotion import append, changing, one_line, under_way
 from nivesh_lib.releases.signing import check_key, sign
 from nivesh_lib.releases.versioning import checked, derived
 from nivesh_lib.reproducibility import code_version, environment
@@ -230,9 +230,10 @@ def make_release(
     NiveshError
         The opening or the registry refused; what was opened stays in the ledger.
     """
-    with changing(ready.name):
+    with changing(ready.name, first=True):
         _refuse_known(ready)
         wanted = _described(ready, entry, version)  # refuses a wrong version before the opening
+        _refuse_other(Package.of(ready.name, wanted.version))
         latency = candidate_latency(ready.candidate)
         evaluation, answers = evaluate_on_holdout(
             ready.candidate, entry, latency, in_place=ready.in_place_model
@@ -250,6 +251,14 @@ def _refuse_known(ready: Prepared) -> None:
                 f"{ready.candidate.source} is released already, as {entry['version']}. To bring "
                 f"it to a stage: nivesh promote {entry['version']} --to staging"
             )
+
+
+def _refuse_other(package: Package) -> None:
+    if package.folder.exists():
+        raise ReleaseError(
+            f"{paths.relative(package.folder)} is there, and this release log does not know it. "
+            "Get the log of those who released it (git pull), or move the folder away"
+        )
 
 
 def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
@@ -276,7 +285,7 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         size_bytes=directory_bytes(ready.package.model),
         predecessor=ready.last.version if ready.last else "",
         who=entry.who,
-        why=entry.why,
+        why=one_line(entry.why),
         **unopened(),
     )
     return _numbered(release, ready.last, version)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nivesh_lib.errors import NiveshError
+from nivesh_lib.hash_chain import Entry
 from nivesh_lib.privacy import hide_password
 from nivesh_lib.records.release import Release
 from nivesh_lib.releases.log import read_log, state_of
@@ -44,6 +45,11 @@ def register_model(
 
 def register_release(release: Release, model: Path, description: str) -> str:
     """Log the model directory of a release, register it, and return MLflow's number for it."""
+    with _one_error():
+        return _registered_release(release, model, description)
+
+
+def _registered_release(release: Release, model: Path, description: str) -> str:
     run = open_logger(
         f"release_{release.kind}",
         release.parameters,
@@ -81,9 +87,10 @@ def check_registry(name: str) -> None:
         See above. With a shared registry, somebody else may have released since the last pull.
     """
     check_store()
-    numbers = [entry["registered"] for entry in read_log(name) if entry["kind"] == "release"]
-    unknown = [one.tags[_MARK] for number, one in _versions(client(), name).items()
-               if _MARK in one.tags and number not in numbers]  # fmt: skip
+    known = {(e["version"], e["digest"]) for e in read_log(name) if e["kind"] == "release"}
+    with _one_error():
+        there = _versions(client(), name).values()
+    unknown = [one.tags[_MARK] for one in there if _MARK in one.tags and _release(one) not in known]
     if unknown:
         raise NiveshError(
             f"registry {hide_password(tracking_uri())}: has {name} {', '.join(unknown)}, which "
@@ -109,23 +116,58 @@ def follow_log(name: str, undo: str = "") -> None:
     store = client()
     entries = read_log(name)
     state = state_of(entries)
-    numbers = {e["version"]: e["registered"] for e in entries if e["kind"] == "release"}
-    try:
+    with _one_error():
         close_runs_of(_run_tag(name))
         there = _versions(store, name)
+        numbers = _numbers(entries, there)
         for number, one in there.items():
             if undo and one.tags.get("digest") == undo and number not in numbers.values():
                 store.delete_model_version(name, number)
         for version, number in numbers.items():
-            if number in there:
-                _tag(store, name, there[number], state.stages[version], state.since[version])
+            _tag(store, name, there[number], state.stages[version], state.since[version])
         aliases = _aliases(store, name)
         for alias in ALIASES:
             number, now = numbers.get(getattr(state, alias), ""), aliases.get(alias, "")
-            if number in there and number != now:
+            if number and number != now:
                 store.set_registered_model_alias(name, alias, number)
             elif now and number != now:
                 store.delete_registered_model_alias(name, alias)
+
+
+def registered_as(name: str) -> dict[str, str]:
+    """Return MLflow's number -> released version, for what this registry has of a name."""
+    check_store()
+    with _one_error():
+        there = _versions(client(), name)
+    return {number: version for version, number in _numbers(read_log(name), there).items()}
+
+
+def _numbers(entries: list[Entry], there: Mapping[str, Any]) -> dict[str, str]:
+    """Return released version -> MLflow's number for it.
+
+    The number in the log is that of the registry in which it was released; in another one, such
+    as that of a clone, it may be of another version. So a version is known by its tags.
+    """
+    found = {}
+    for entry in (e for e in entries if e["kind"] == "release"):
+        wanted = entry["version"], entry["digest"]
+        same = [number for number, one in there.items() if _release(one) == wanted]
+        if same:
+            logged = entry["registered"]
+            found[entry["version"]] = logged if logged in same else min(same, key=int)
+    return found
+
+
+def _release(found: Any) -> tuple[str, str]:
+    """Return the version and the digest that a registered version is tagged with."""
+    return found.tags.get(_MARK, ""), found.tags.get("digest", "")
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Raise NiveshError for what MLflow and its stores raise while they are asked."""
+    try:
+        yield
     except NiveshError:
         raise
     except Exception as error:  # MLflow's own, and those of its stores
@@ -160,20 +202,22 @@ def _aliases(store: Any, name: str) -> dict[str, str]:
 
 def moved_by_hand(name: str) -> list[str]:
     """Return a sentence for each alias that says something else than the release log."""
-    check_store()
-    store = client()
-    entries = read_log(name)
-    state = state_of(entries)
-    numbers = {e["version"]: e["registered"] for e in entries if e["kind"] == "release"}
-    versions = {number: version for version, number in numbers.items()}
-    aliases = _aliases(store, name)
+    versions = registered_as(name)
+    state = state_of(read_log(name))
+    with _one_error():
+        aliases = _aliases(client(), name)
     said = []
     for alias in ALIASES:
-        number = aliases.get(alias, "")
-        found, logged = versions.get(number, f"number {number}"), getattr(state, alias)
-        if number != numbers.get(logged, ""):
+        number, logged = aliases.get(alias, ""), getattr(state, alias)
+        found = versions.get(number, f"number {number}" if number else "")
+        if logged and logged not in versions.values() and not number:
             said.append(
-                f"the alias {alias} points to {found if number else 'nothing'}, the release log "
+                f"this registry has no {logged}, so it has no alias {alias}: {logged} was released "
+                "to another one, or was deleted from this one by hand"
+            )
+        elif found != logged:
+            said.append(
+                f"the alias {alias} points to {found or 'nothing'}, the release log "
                 f"says {logged or 'nothing'}: it was moved by hand, and the log decides"
             )
     return said

@@ -8,21 +8,29 @@ import pytest
 
 from nivesh_lib import hash_chain, paths
 from nivesh_lib.errors import DataError, ReleaseError
+from nivesh_lib.releases import log
 from nivesh_lib.releases.log import read_log, released, state_of, writing
 
 NAME = "intent_classifier"
+MET = {"name": "accuracy", "verdict": "met"}
+MISSED = {"name": "size_mb", "verdict": "undecided"}
 
 
 def append(kind, version, *, name=NAME, **fields):
     common = {"name": name, "version": version, "digest": version * 3, "who": "Asha", "why": "so"}
     more = {
         "release": {"registered": "1"},
-        "promotion": {"stage": "staging", "override": "", "gates": [], "archive_replaced": False},
+        "promotion": {
+            "stage": "staging",
+            "override": "",
+            "gates": [MET],
+            "archive_replaced": False,
+        },
         "rollback": {"leaves": ""},
         "archive": {},
     }[kind]
-    with writing() as log:
-        log.append(kind, common | more | fields)
+    with writing() as chain:
+        chain.append(kind, common | more | fields)
 
 
 @pytest.fixture
@@ -80,12 +88,25 @@ def test_names_have_lines_of_their_own(two):
         ("promotion", "9.0.0", {}, "promotion of a version that was never released"),
         ("promotion", "1.0.0", {"digest": "another"}, "names another digest"),
         ("release", "1.0.0", {}, "releases a version for a second time"),
+        ("promotion", "1.0.0", {"gates": []}, "promotes a version without its gates"),
+        ("promotion", "1.0.0", {"gates": [MET, MISSED]}, "promotes a version without .* a reason"),
     ],
 )
-def test_a_line_that_cannot_stand_there_is_refused_on_reading(two, kind, version, fields, said):
-    append(kind, version, **fields)
+def test_a_line_that_cannot_stand_there_is_refused(two, kind, version, fields, said, monkeypatch):
+    before = paths.release_log().read_bytes()
+    with pytest.raises(DataError, match=f"release_log.jsonl: no line is added that {said}"):
+        append(kind, version, **fields)
+    assert paths.release_log().read_bytes() == before
+    with monkeypatch.context() as patch:  # as an editor or another program would write it
+        patch.setattr(log, "_objection", lambda entry, above: "")
+        append(kind, version, **fields)
     with pytest.raises(DataError, match=rf"line 9: {said}"):
         read_log(NAME)
+
+
+def test_a_gate_that_is_not_met_is_passed_for_a_reason(two):
+    append("promotion", "1.0.0", gates=[MET, MISSED], override="a pilot")
+    assert read_log(NAME)[-1]["override"] == "a pilot"
 
 
 def test_an_edited_or_missing_line_is_named(two):
