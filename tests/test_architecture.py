@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "releases.reproduce": CORE
     | {"data.versions", "evaluation.confidence", "evaluation.resampling", "models.base"}
     | {"pipeline.cache", "pipeline.spec", "runs"},
-    "reporting": CORE | {"runs"},
+    "reporting": CORE | {"runs", "releases.log"},
     "serving": CORE | {"models.base", "runs", "tracking.models"},
     "pipeline": CORE
     | {"data.versions", "runs", "tracking.store", "tracking.logger", "tracking.removal"}

@@ -105,7 +105,8 @@ def drift(
 
     data = None if _is_file(reference) else load_dataset(reference)
     read = functools.partial(_file_rows, text=text, label=label, delimiter=delimiter)
-    before, now = read(reference) if data is None else _data_rows(data), read(current)
+    now, before = read(current), data.train if data else read(reference)
+    before = before.reindex(columns=_COLUMNS)  # `kind` is no label that a model knows
     if Counter(before["query"]) == Counter(now["query"]):
         raise DataError(f"{current} holds the very queries of {reference}. Name others of now.")
     compared, hard = _natural(before, now)
@@ -139,27 +140,16 @@ def _is_file(source: str) -> bool:
     return Path(source).exists() or Path(source).suffix.lower() in {".txt", *EXTENSIONS}
 
 
-def _data_rows(data: Dataset) -> pd.DataFrame:
-    rows = data.train.rename(columns={data.version.label_column: "intent"})
-    return rows.reindex(columns=_COLUMNS)
-
-
 def _file_rows(path: str, *, text: str | None, label: str, delimiter: str | None) -> pd.DataFrame:
     import pandas as pd
 
     from nivesh_lib.data.reading import read_queries
     from nivesh_lib.errors import DataError
 
-    also = (label, "language", "selection")
     column = None if path.endswith(".txt") else text
+    also = (label, "language", "selection")
     queries = read_queries(path, column, delimiter=delimiter, also=also)
-    rows = pd.DataFrame(
-        [
-            {"query": one.text, **{k: v for k, v in one.origin.items() if k in also}}
-            for one in queries
-        ],
-        dtype=object,
-    )
+    rows = pd.DataFrame([{**one.origin, "query": one.text} for one in queries], dtype=object)
     if len(rows) < 2:
         raise DataError(
             f"{path} has {'one row' if len(rows) else 'no rows'}; drift shows in many. Export more."

@@ -24,7 +24,7 @@ HARD = ("queries chosen for being hard", "are not what production sends")
 ALPHA = 0.05  # batches without drift that raise an alarm, at most
 _POWER_Z = 0.8416  # standard normal quantile of a power of 0.8
 _CUTS = (0.2, 0.4, 0.6, 0.8)  # quantiles of lengths and confidences that are thresholds
-_BLOCK_CELLS = 4_000_000  # of one block of permutations, rows times draws
+_BLOCK_CELLS = 200_000  # rows times draws of one block of permutations, which fits a cache
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
-
-import numpy as np
 
 from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import NiveshError, ReleaseError
@@ -23,24 +19,21 @@ from nivesh_lib.evaluation.findings import release as findings
 from nivesh_lib.evaluation.objectives import stage_marks, values_for
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
-    confidence_of,
     predicted_labels,
-    probabilities,
 )
 from nivesh_lib.evaluation.scores import headline_mask
-from nivesh_lib.evaluation.summary import release_slices
 from nivesh_lib.models.base import model_hash
 from nivesh_lib.notebook.compared import RecordedModel
 from nivesh_lib.notebook.session import Run
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.metrics import estimate_in
-from nivesh_lib.records.release import RESPONSE, AnsweredRow, Release
+from nivesh_lib.records.release import Release
 from nivesh_lib.records.results import StepResult
 from nivesh_lib.releases.card import model_card
-from nivesh_lib.releases.gates import NOTHING_BEFORE, Evidence, judged, unreachable
-from nivesh_lib.releases.log import read_log, state_of, stays
-from nivesh_lib.releases.package import Package, algorithm_of, lock_hash, registered_name
-from nivesh_lib.releases.release import is_late
+from nivesh_lib.releases.gates import Evidence, judged, unreachable
+from nivesh_lib.releases.log import read_log, registered_name, state_of, stays
+from nivesh_lib.releases.package import Package, algorithm_of
+from nivesh_lib.releases.release import is_late, training_seconds, unopened
 from nivesh_lib.releases.versioning import derived
 from nivesh_lib.reporting.findings import show_markdown
 from nivesh_lib.reproducibility import code_version
@@ -55,7 +48,9 @@ _LOOKED_AT = {
     "labels in doubt": "doubtful_labels",
     "where errors are": "would_help",
 }
-_NOT_JUDGED = ("holdout", "hours_in_staging")  # before a release, and before a promotion
+# Gates that out-of-fold answers can tell of; the others need held-out rows, or a promotion.
+_JUDGED = ("data", "accuracy", "macro_f1", "calibration_error", "latency_ms", "size_mb")
+_MEASURED = ("accuracy", "macro_f1", "p95_ms", "reference_ms")
 
 
 @dataclass(eq=False, repr=False)
@@ -118,8 +113,7 @@ class Candidate:
         one, data = self.chosen, self.data
         saved = one.directory if (one.directory / "model.json").is_file() else None
         fitted, metrics = self._calibration, one.result.metrics
-        seconds, size = (metrics.get(name) for name in ("fit_seconds", "size_bytes"))
-        latency = estimate_in(metrics, "p95_ms")
+        latency, size = estimate_in(metrics, "p95_ms"), metrics.get("size_bytes")
         made = Release(
             name=registered_name(data.ref),
             version="",
@@ -130,30 +124,19 @@ class Candidate:
             temperature=fitted.temperature if fitted.helped else None,
             min_confidence=values_for(data.name).get("min_confidence"),
             labels=list(data.labels),
-            response=list(RESPONSE),
             dataset=data.ref,
             data_sha256=data.version.sha256,
             commit=code_version() or "",
-            lock_sha256=lock_hash(),
             run=self.run.directory.name,
             step=one.step,
             parameters=one.result.params,
-            train_seconds=float(seconds) if isinstance(seconds, int | float) else None,
+            train_seconds=training_seconds(one.result),
             size_bytes=int(size) if isinstance(size, int | float) else 0,
-            rows=0,
-            metrics={"p95_ms": latency.as_dict()} if latency else {},
-            slices=[],
-            openings=[],
-            in_place=None,
             predecessor=self.last.version if self.last else "",
-            bump=[],
-            changes=[],
-            gates={},
             who="nobody yet",
             why="a preview",
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            environment={},
-        )
+            **unopened(),
+        ).changed(metrics={"p95_ms": latency.as_dict()} if latency else {})
         version, reasons = derived(made, self.last)
         return made.changed(version=version, bump=reasons)
 
@@ -175,22 +158,12 @@ class Candidate:
         if not marks:
             return self.run.add(findings.unset(stage, self.data.ref))
         fitted, flat = self._calibration, self.chosen.result.metrics
-        names = ("accuracy", "macro_f1", "p95_ms", "reference_ms")
-        measured = {name: found for name in names if (found := estimate_in(flat, name))}
+        measured = {name: estimate_in(flat, name) for name in _MEASURED}
         measured["calibration_error"] = fitted.after if fitted.helped else fitted.before
-        metrics = {name: one.as_dict() for name, one in measured.items()}
-        evidence = Evidence(
-            release=self.draft.changed(metrics=metrics),
-            answers=self._answers,
-            in_place=self.last.version if self.last else "",
-            before=self._before,
-            data_issues=data_issues(self.results),
-        )
-        made = [
-            gate
-            for gate in judged(stage, evidence)
-            if gate.name not in _NOT_JUDGED and gate.found != NOTHING_BEFORE
-        ]
+        metrics = {name: one.as_dict() for name, one in measured.items() if one}
+        known = self.draft.changed(metrics=metrics)
+        made = judged(stage, Evidence(known, [], data_issues=data_issues(self.results)))
+        made = [gate for gate in made if gate.name in _JUDGED]
         return self.run.add(findings.stage(stage, made, self._beyond(marks.get("accuracy"))))
 
     def _beyond(self, accuracy: float | None) -> str:
@@ -199,54 +172,24 @@ class Candidate:
         why = "" if accuracy is None else unreachable(float(accuracy), held)
         return why and f"On the {held:,} held-out rows, {accuracy:g} cannot be shown. {why}"
 
-    @cached_property
-    def _natural(self) -> np.ndarray:
-        return headline_mask(self.data.train)
-
-    @cached_property
-    def _answers(self) -> list[AnsweredRow]:
-        rows = self.data.train[self._natural]
-        oof = aligned(self.chosen.oof, self.data.train["id"])[self._natural]
-        masks, stated = release_slices(rows), confidence_of(probabilities(oof))
-        said = zip(rows["id"], rows["intent"], predicted_labels(oof), stated, strict=True)
-        return [
-            AnsweredRow(
-                id=str(id_),
-                label=str(label),
-                predicted=str(predicted),
-                confidence=float(confidence),
-                slices=[name for name, mask in masks.items() if mask[n]],
-            )
-            for n, (id_, label, predicted, confidence) in enumerate(said)
-        ]
-
-    @cached_property
-    def _before(self) -> Mapping[str, str] | None:
-        """The out-of-fold answers of the release in place by row, where its run is still here."""
-        if self.last is None:
-            return None
-        with contextlib.suppress(NiveshError):
-            table = find_run(self.last.run).out_of_fold(self.last.step, self.data.train)
-            return dict(zip(table["id"], map(str, predicted_labels(table)), strict=True))
-        return None
-
     def against_predecessor(self) -> Finding:
         """Whether the candidate is ahead of the release in place, out of fold."""
-        last, before = self.last, self._before
-        if last is None:
+        if self.last is None:
             return self.run.add(findings.first(self.data.name, self.draft.version))
-        if before is None:
-            why = f"the out-of-fold answers of its run {last.run} are not here, or of other rows"
-            return self.run.add(findings.not_compared(last, why))
-        true, mine, theirs = (
-            np.array([column(row) for row in self._answers], dtype=object)
-            for column in (lambda r: r.label, lambda r: r.predicted, lambda r: before[r.id])
+        train, counted = self.data.train, headline_mask(self.data.train)
+        try:
+            theirs = find_run(self.last.run).out_of_fold(self.last.step, train)
+        except NiveshError:
+            return self.run.add(findings.not_compared(self.last.version, self.last.run))
+        mine, before = (
+            predicted_labels(aligned(oof, train["id"]))[counted]
+            for oof in (self.chosen.oof, theirs)
         )
         made = comparison.gain(
             self.chosen.result.model,
-            true,
+            train["intent"][counted].to_numpy(dtype=object),
             mine,
-            {f"release {last.version}": theirs},
+            {f"release {self.last.version}": before},
             name="against_predecessor",
             seed=self.run.seed,
         )

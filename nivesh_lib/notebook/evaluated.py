@@ -315,7 +315,10 @@ class Evaluated:
             slices=self.slices,
         )
         cost = money_for(self.processor_seconds)
-        return made | {"metrics": {**made.metrics, "train_cost": cost}} if cost else made
+        spent = {"processor_seconds": self.processor_seconds} | (
+            {"train_cost": cost} if cost else {}
+        )
+        return made | {"metrics": {**made.metrics, **spent}}
 
     def files(self) -> dict[str, Any]:
         """Return what goes with the result: out-of-fold answers, and the model where it saves."""

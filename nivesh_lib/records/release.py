@@ -45,7 +45,8 @@ class Release(Record):
     (None where it is released as it is). ``metrics`` are estimates (value, low, high, n) on the
     ``rows`` held-out rows, ``openings`` the ids of the ledger that they rest on. ``bump`` has a
     sentence for each part of the version that changed, ``changes`` what differs from
-    ``predecessor``, the release before. ``parameters`` are those of the run's step.
+    ``predecessor``, the release before. ``parameters`` are those of the run's step,
+    ``train_seconds`` the processor time of its training and evaluation.
     """
 
     name: str

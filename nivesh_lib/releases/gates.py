@@ -21,7 +21,6 @@ from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.metrics import estimate_in, flat_metrics
 from nivesh_lib.records.release import AnsweredRow, Gate, GateVerdict, Release
 
-NOTHING_BEFORE = "none is in place yet"
 _SCORES = {"accuracy": "accuracy", "macro_f1": "macro_f1"}
 _LIMITS = {"calibration_error": "calibration_error", "latency_ms": "p95_ms"}
 
@@ -132,7 +131,8 @@ def _against(marks: Mapping[str, Any], evidence: Evidence) -> Iterator[Gate]:
     answers, before = evidence.answers, evidence.before
     sizes = Counter(name for row in answers for name in row.slices)
     slices = sorted(name for name, n in sizes.items() if MIN_ROWS <= n < len(answers))
-    groups = {"accuracy_loss": [""], "slice_loss": slices}
+    # Without a release in place there is nothing to lose, which one gate says.
+    groups = {"accuracy_loss": [""], "slice_loss": slices if evidence.in_place else []}
     for name, parts in groups.items():
         for part in parts if name in marks else ():
             mark = float(marks[name])
@@ -140,7 +140,7 @@ def _against(marks: Mapping[str, Any], evidence: Evidence) -> Iterator[Gate]:
             words = f"a loss of {mark:g} against the release in place is excluded"
             words += f" for {part}" if part else ""
             if not evidence.in_place:
-                yield Gate(name=title, mark=words, verdict="met", found=NOTHING_BEFORE)
+                yield Gate(name=title, mark=words, verdict="met", found="none is in place yet")
             elif before is None or any(row.id not in before for row in answers):
                 why = f"{evidence.in_place} has no answers to the rows of this holdout"
                 yield Gate(name=title, mark=words, verdict="not shown", found=why)

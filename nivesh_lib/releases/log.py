@@ -32,6 +32,12 @@ def _chain() -> HashChain:
     )
 
 
+def registered_name(dataset: str) -> str:
+    """Return the registered name of the models of a dataset, given with or without its version."""
+    name = dataset.partition("@")[0]
+    return "intent_classifier" if name == "intents" else f"{name}_classifier"
+
+
 def read_log(name: str = "") -> list[Entry]:
     """Return the verified entries, oldest first, of one registered model or of all.
 

@@ -19,12 +19,6 @@ from nivesh_lib.records.release import AnsweredRow, Release
 _CHANGING = ".changing"
 
 
-def registered_name(dataset: str) -> str:
-    """Return the registered name of the models of a dataset, given with or without its version."""
-    name = dataset.partition("@")[0]
-    return "intent_classifier" if name == "intents" else f"{name}_classifier"
-
-
 @dataclass(frozen=True)
 class Package:
     """The folder of one release; it may not be on this machine."""

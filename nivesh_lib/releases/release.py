@@ -36,13 +36,8 @@ from nivesh_lib.releases.holdout_evaluation import (
     load_candidate,
     write_record,
 )
-from nivesh_lib.releases.log import STAGES, read_log, released, state_of
-from nivesh_lib.releases.package import (
-    Package,
-    algorithm_of,
-    lock_hash,
-    registered_name,
-)
+from nivesh_lib.releases.log import STAGES, read_log, registered_name, released, state_of
+from nivesh_lib.releases.package import Package, algorithm_of, lock_hash
 from nivesh_lib.releases.promotion import append, changing, one_line, under_way
 from nivesh_lib.releases.signing import check_key, sign
 from nivesh_lib.releases.versioning import checked, derived
@@ -280,31 +275,35 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         temperature=ready.temperature,
         min_confidence=candidate.min_confidence,
         labels=list(candidate.data.labels),
-        response=list(RESPONSE),
         dataset=candidate.data.ref,
         data_sha256=candidate.data.version.sha256,
         commit=(run.git.commit if run else "") or entry.commit,
-        lock_sha256=lock_hash(),
         run=run.run if run else "",
         step=ready.step,
         parameters=made.parameters if made else {},
-        train_seconds=_seconds(ready.result),
+        train_seconds=training_seconds(ready.result),
         size_bytes=directory_bytes(ready.package.model),
-        rows=0,
-        metrics={},
-        slices=[],
-        openings=[],
-        in_place=None,
         predecessor=ready.last.version if ready.last else "",
-        bump=[],
-        changes=[],
-        gates={},
         who=entry.who,
         why=one_line(entry.why),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(),
+        **unopened(),
     )
     return _numbered(release, ready.last, version)
+
+
+def unopened() -> dict[str, Any]:
+    """Return the fields that are the same in every release before the holdout is opened."""
+    scores: dict[str, Any] = {"metrics": {}, "slices": [], "openings": [], "gates": {}}
+    return scores | {
+        "response": list(RESPONSE),
+        "lock_sha256": lock_hash(),
+        "rows": 0,
+        "in_place": None,
+        "bump": [],
+        "changes": [],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+    }
 
 
 def _numbered(release: Release, last: Release | None, version: str) -> Release:
@@ -316,8 +315,9 @@ def _numbered(release: Release, last: Release | None, version: str) -> Release:
     return release.changed(version=typed, bump=reasons)
 
 
-def _seconds(result: ModelResult | None) -> float | None:
-    seconds = result.metrics.get("fit_seconds") if result else None
+def training_seconds(result: ModelResult | None) -> float | None:
+    """Return the processor time that training and evaluating took, where that is known."""
+    seconds = result.metrics.get("processor_seconds") if result else None
     return float(seconds) if isinstance(seconds, int | float) else None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.ledger import NO_SCORES, Opening, openings
 from nivesh_lib.records.schema import NUMBER, fits
+from nivesh_lib.releases.log import read_log, registered_name
 
 _ESTIMATE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": int}
 _SCORE_NAMES = {
@@ -39,6 +40,21 @@ def holdout(dataset: str) -> dict[str, Any]:
         "why": "",
         "openings": [{**asdict(o), "shown": _scores_of(o.scores)} for o in known],
     }
+
+
+def releases(dataset: str) -> list[dict[str, Any]]:
+    """Return what the release log says of the models of a dataset, oldest first.
+
+    Of a damaged log, one line says what is wrong with it.
+    """
+    try:
+        entries = read_log(registered_name(dataset))
+    except NiveshError as error:
+        return [{"kind": "damaged", "why": str(error)}]
+    return [
+        entry | {"missed": [g["name"] for g in entry.get("gates", ()) if g["verdict"] != "met"]}
+        for entry in entries
+    ]
 
 
 def _summary(dataset: str, opened: Sequence[Opening]) -> str:

@@ -12,7 +12,7 @@ from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, ObjectivesFile
 from nivesh_lib.records.run import RunRecord
 from nivesh_lib.reporting.decision import tiles, top_findings
-from nivesh_lib.reporting.holdout import holdout
+from nivesh_lib.reporting.holdout import holdout, releases
 from nivesh_lib.reporting.markup import cleaned, content_policy
 from nivesh_lib.reporting.steps import ShownFinding, StepFindings, findings, source_of, steps
 from nivesh_lib.runs.comparison import Results, evaluation_of, p_value, score_title
@@ -190,6 +190,7 @@ def write_report(run: RunDirectory, record: RunRecord | None = None) -> Path:
         card=next((r.data_card for r in results.values() if r.data_card), None),
         steps=steps(run, record, results),
         holdout=held,
+        releases=releases(record.dataset.ref),
     )
     write_text(run.index, page)
     return run.index

@@ -34,7 +34,7 @@ def test_the_documented_rates_keep_their_promises():
 @pytest.mark.slow  # minutes; half an hour where it writes
 def test_the_documented_rates_are_those_of_simulated_batches(tmp_path):
     writes = bool(os.environ.get("NIVESH_RENEW_TABLES"))
-    text = shipped_rows().table(2_000 if writes else 200, 40 if writes else 1)
+    text = shipped_rows().table(2_000 if writes else 200, 20 if writes else 1)
     page = PAGE if writes else tmp_path / "drift.md"
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     put_into(page, text)

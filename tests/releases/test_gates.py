@@ -88,7 +88,7 @@ def against(right, before):
 def test_without_a_release_in_place_nothing_can_be_lost():
     found = gates()
     assert found["accuracy_loss"].found == "none is in place yet"
-    assert found["slice_loss: language=hi"].passed
+    assert not [name for name in found if name.startswith("slice_loss")]
 
 
 def test_no_worse_is_shown_by_an_interval_overall_and_on_each_slice():

@@ -12,6 +12,7 @@ from PIL import Image
 from nivesh_lib.errors import DataError
 from nivesh_lib.ledger import writing
 from nivesh_lib.privacy import show
+from nivesh_lib.releases import log as release_log
 from nivesh_lib.reporting.html import render_notebook, write_report
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import verdict_of
@@ -358,6 +359,27 @@ def test_openings_of_other_data_are_shown_and_not_counted_as_its_own(run):
     page = page_of(run)
     assert "The last test, on the holdout of toy@1.0.0, was not made." in page
     assert "out-of-scope queries turned away 0.600" in page
+
+
+def test_releases_are_listed_with_overrides_and_a_damaged_log_is_told(run):
+    line = {"name": "toy_classifier", "version": "1.0.0", "digest": "d", "who": "Asha", "why": "so"}
+    gates = [{"name": "accuracy", "verdict": "not met"}, {"name": "size_mb", "verdict": "met"}]
+    moved = {
+        "stage": "production",
+        "override": "a pilot",
+        "gates": gates,
+        "archive_replaced": False,
+    }
+    assert 'id="releases"' not in page_of(run)
+    with release_log.writing() as log:
+        log.append("release", line | {"registered": "1"})
+        log.append("promotion", line | moved)
+    page = page_of(run)
+    assert "1.0.0, promotion to production, by Asha: so" in page
+    assert "Although not met: accuracy. Why: a pilot" in page
+    path = run / "data" / "release_log.jsonl"
+    path.write_text(path.read_text().replace("Asha", "Ravi", 1))
+    assert "line 2: does not follow" in page_of(run)
 
 
 def test_a_damaged_ledger_is_reported_and_stops_no_report(run):

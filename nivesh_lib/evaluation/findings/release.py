@@ -9,7 +9,7 @@ from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.objectives import none_set, verdict_of
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Finding, Plot
-from nivesh_lib.records.release import Gate, Release
+from nivesh_lib.records.release import Gate
 from nivesh_lib.wording import (
     counted,
     human_bytes,
@@ -24,8 +24,10 @@ from nivesh_lib.wording import (
 
 STAGES = ("staging", "production")
 MARKS = {stage: f"every mark of {stage} is shown to be reached" for stage in STAGES}
-# What a run leaves to the release and to the promotion.
-_LATER = "The holdout is opened by `nivesh release`; time in staging counts from a promotion."
+_LATER = (
+    "Opening the holdout, losses against the release in place and hours in staging are judged by "
+    "`nivesh release` and `nivesh promote`."
+)
 
 
 def candidate(model: str, models: Sequence[Mapping[str, Any]], version: str) -> Finding:
@@ -106,10 +108,10 @@ def first(dataset: str, version: str) -> Finding:
     return Finding(name="against_predecessor", claim=sentence(claim))
 
 
-def not_compared(last: Release, why: str) -> Finding:
-    """Say why the release in place has no out-of-fold answers to compare with."""
-    claim = f"release {last.version} cannot be compared on these rows: {why}; `nivesh release` "
-    claim += "compares the two on held-out rows"
+def not_compared(version: str, run: str) -> Finding:
+    """Say that the run of the release in place has no out-of-fold answers to compare with."""
+    claim = f"the out-of-fold answers of release {version} ({run}) are not here, or of other rows"
+    claim += "; `nivesh release` compares the two on held-out rows"
     return Finding(name="against_predecessor", claim=sentence(claim))
 
 
