@@ -119,7 +119,7 @@ def card(version: Version, name: Name = _MODEL, as_json: Json = False) -> None:
 
     entry = released(read_log(name), version)
     package = Package.of(name, entry["version"])
-    release = package.verify(entry["digest"])
+    release = package.verify(entry)
     if as_json:
         echo_json(release.as_dict())
     else:

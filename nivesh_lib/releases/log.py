@@ -18,7 +18,7 @@ from nivesh_lib.hash_chain import Entry, HashChain, Writer
 STAGES = ("staging", "production")  # those that a version is promoted to
 _COMMON = dict.fromkeys(("timestamp", "name", "version", "digest", "who", "why"), str)
 _SHAPES: dict[str, dict[str, Any]] = {
-    "release": _COMMON | {"registered": str},
+    "release": _COMMON | {"registered": str, "records?": str},
     "promotion": _COMMON
     | {"stage": str, "override": str, "gates": [dict], "archive_replaced": bool},
     "rollback": _COMMON | {"leaves": str},

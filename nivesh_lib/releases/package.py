@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import AnsweredRow, Release
 
 _CHANGING = ".changing"
+_RECORDS = ("release.json", "rows.json", "findings.json")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,27 @@ class Package:
         except (OSError, ValueError, AttributeError):
             return {}
 
-    def verify(self, digest: str) -> Release:
-        """Return the record after comparing every file with what was released.
+    def records_hash(self) -> str:
+        """Return the SHA-256 of the records beside the model, which gates are judged on.
+
+        Raises
+        ------
+        ReleaseError
+            One is missing.
+        """
+        try:
+            hashes = [f"{name} {sha256_file(self.folder / name)}\n" for name in _RECORDS]
+        except OSError as error:
+            raise ReleaseError(self._lost(f"{error.filename}: {error.strerror}")) from None
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def verify(self, entry: Mapping[str, Any]) -> Release:
+        """Return the record after comparing every file but the card with what was released.
+
+        Parameters
+        ----------
+        entry
+            That of the release in the log.
 
         Raises
         ------
@@ -82,15 +103,18 @@ class Package:
         from nivesh_lib.releases.signing import verify
 
         try:
-            found = model_hash(read_card(self.model))
+            model = model_hash(read_card(self.model))
         except ModelError as error:
             raise ReleaseError(self._lost(f"it was altered: {error}")) from None
+        digest, records = entry["digest"], self.records_hash()
+        found = {"model": (model, digest), "records": (records, entry.get("records", records))}
+        for what, (now, then) in found.items():
+            if now != then:
+                why = f"{what} altered: {now[:12]} where {then[:12]} was released"
+                raise ReleaseError(self._lost(why))
         release = self.release()
-        for what, other in (("its model", found), ("its record", release.digest)):
-            if other != digest:
-                raise ReleaseError(
-                    self._lost(f"{what} was altered: {other[:12]} where {digest[:12]} was released")
-                )
+        if release.digest != digest:
+            raise ReleaseError(self._lost("its record is of another model"))
         verify(self.folder)
         return release
 

@@ -139,7 +139,7 @@ def evidence_for(entry: Entry, entries: list[Entry], stage: str) -> Evidence:
         The package is missing, or is not what was released.
     """
     package = Package.of(entry["name"], entry["version"])
-    release = package.verify(entry["digest"])
+    release = package.verify(entry)
     state = state_of(entries)
     in_place = state.production or (state.staging if stage == "staging" else "")
     in_place = "" if in_place == release.version else in_place
@@ -148,7 +148,7 @@ def evidence_for(entry: Entry, entries: list[Entry], stage: str) -> Evidence:
         release=release,
         answers=package.answers(),
         in_place=in_place,
-        before=_answers_of(in_place, release, package) if in_place else None,
+        before=_answers_of(in_place, release, package, entries) if in_place else None,
         staged=staged,
         openings=sum(one.model_hash == release.digest and one.data == release.dataset
                      for one in openings()),
@@ -170,13 +170,15 @@ def _judged_here(stage: str, evidence: Evidence) -> list[Gate]:
     return judged(stage, replace(evidence, release=release))
 
 
-def _answers_of(version: str, release: Release, package: Package) -> dict[str, str] | None:
+def _answers_of(
+    version: str, release: Release, package: Package, entries: list[Entry]
+) -> dict[str, str] | None:
     """Return the answers of a release by row: of the same opening, else of its own one."""
     if release.in_place and release.in_place.version == version:
         return {row.id: row.before for row in package.answers()}
     other = Package.of(release.name, version)
     try:
-        same_rows = other.release().dataset == release.dataset
+        same_rows = other.verify(released(entries, version)).dataset == release.dataset
     except ReleaseError:
         return None
     return {row.id: row.predicted for row in other.answers()} if same_rows else None
@@ -284,7 +286,7 @@ def rollback(*, name: str = "intent_classifier", why: str = "") -> Changed:
         for version in _candidates(state):
             entry = released(entries, version)
             try:
-                Package.of(name, version).verify(entry["digest"])
+                Package.of(name, version).verify(entry)
             except ReleaseError as error:
                 notes.append(f"{version} is passed over: {error}")
                 continue

@@ -165,6 +165,7 @@ def prepared(
         candidate = load_candidate(package.model, source=source)
         _refuse_data(candidate)
         name = registered_name(candidate.data.ref)
+        _refuse_known(name, candidate)
         yield Prepared(
             name, package, candidate, base, temperature, step, run, result, *_before(name)
         )
@@ -211,7 +212,7 @@ def _before(name: str) -> tuple[Release | None, Release | None]:
     found = []
     for version in (highest, state.production or state.staging):
         entry = released(entries, version) if version else None
-        found.append(Package.of(name, version).verify(entry["digest"]) if entry else None)
+        found.append(Package.of(name, version).verify(entry) if entry else None)
     return found[0], found[1]
 
 
@@ -231,7 +232,7 @@ def make_release(
         The opening or the registry refused; what was opened stays in the ledger.
     """
     with changing(ready.name, first=True):
-        _refuse_known(ready)
+        _refuse_known(ready.name, ready.candidate)  # another process may have released it
         wanted = _described(ready, entry, version)  # refuses a wrong version before the opening
         _refuse_other(Package.of(ready.name, wanted.version))
         latency = candidate_latency(ready.candidate)
@@ -244,11 +245,11 @@ def make_release(
     return release, evaluation
 
 
-def _refuse_known(ready: Prepared) -> None:
-    for entry in read_log(ready.name):
-        if entry["kind"] == "release" and entry["digest"] == ready.candidate.model_hash:
+def _refuse_known(name: str, candidate: Candidate) -> None:
+    for entry in read_log(name):
+        if entry["kind"] == "release" and entry["digest"] == candidate.model_hash:
             raise ReleaseError(
-                f"{ready.candidate.source} is released already, as {entry['version']}. To bring "
+                f"{candidate.source} is released already, as {entry['version']}. To bring "
                 f"it to a stage: nivesh promote {entry['version']} --to staging"
             )
 
@@ -405,4 +406,4 @@ def _register(ready: Prepared, release: Release, answers: Sequence[AnsweredRow])
         partial.folder.rename(final.folder)
         number = register_release(release, final.model, description_of(release))
         kept = {key: getattr(release, key) for key in ("name", "version", "digest", "who", "why")}
-        append("release", kept | {"registered": number})
+        append("release", kept | {"registered": number, "records": final.records_hash()})

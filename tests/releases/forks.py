@@ -108,7 +108,7 @@ def _seen(name: str = "intent_classifier") -> dict[str, Any]:
     entries, store, packages = read_log(name), client(), {}
     for entry in (e for e in entries if e["kind"] == "release"):
         package = Package.of(name, entry["version"])
-        release = package.verify(entry["digest"])
+        release = package.verify(entry)
         card = model_card(release, package.answers(), package.findings(), entries)
         files = sorted(str(p.relative_to(package.folder)) for p in package.folder.rglob("*"))
         fits = package.card.read_text(encoding="utf-8") == card.content
