@@ -13,65 +13,24 @@ from typer.testing import CliRunner
 
 from nivesh_lib import paths
 from nivesh_lib.cli.app import app
-from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError, NiveshError, ReleaseError
-from nivesh_lib.models.base import get_model
 from nivesh_lib.releases.log import read_log, state_of
 from nivesh_lib.releases.package import Package, changing_marker
 from nivesh_lib.releases.promotion import archive, promote, rollback, transition_model_stage
-from nivesh_lib.reproducibility import git_state
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.tracking.registry import follow_log, register_model
-from tests.releases.forks import nivesh, run, warm_up
-from tests.releases.world import STEP, commit, make_run, make_world
+from tests.releases.world import STEP, commit, make_run
 
 NAME = "intent_classifier"
 SURE = {"override": "to be tried"}
 
 
-def make_two_models(home: Path) -> None:
-    """Leave a good model, and one that was taught the opposite."""
-    make_world(home)
-    make_run("20260101-000000")
-    worse = make_run("20260102-000000").model(STEP)
-    train = load_dataset("intents@1.0.0").train
-    model = get_model("tfidf")
-    model.fit(train["query"], train["intent"].map({"tax": "rent", "rent": "tax"}))
-    shutil.rmtree(worse)
-    model.save(worse, data="intents@1.0.0")
-
-
-@pytest.fixture(scope="module")
-def two_releases(tmp_path_factory) -> Path:
-    """A home with 1.0.0 in staging, and a much worse 1.0.1 in development."""
-    warm_up()
-    home = tmp_path_factory.mktemp("world") / "home"
-    home.mkdir()
-    run(home, make_two_models, home)
-    run(home, nivesh, "release", "20260101-000000", "--why", "the first", "--yes")
-    run(home, nivesh, "promote", "1.0.0", "--to", "staging")
-    why = "better?\n2026-01-01T00:00:00Z  9.9.9 promoted to production, by Eve: call 98765 43210 😀"
-    run(home, nivesh, "release", "20260102-000000", "--why", why, "--yes")
-    return home
-
-
 @pytest.fixture
-def home(two_releases, tmp_path, monkeypatch) -> Path:
-    """A copy of that home, in use."""
-    copy = shutil.copytree(two_releases, tmp_path / "home", symlinks=True)
-    monkeypatch.setenv("NIVESH_HOME", str(copy))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(copy)
-    git_state.cache_clear()
-    return copy
-
-
-@pytest.fixture
-def serving(home):
+def serving(released):
     """The same with 1.0.1 in production, and 1.0.0 before it."""
     promote("1.0.0", "production", **SURE)
     promote("1.0.1", "production", **SURE)
-    return home
+    return released
 
 
 def store():
@@ -123,7 +82,7 @@ def nothing_changed(before: list, where: dict[str, str]) -> bool:
         (lambda: transition_model_stage(NAME, "3", "Staging"), "3: was never released"),
     ],
 )
-def test_a_change_that_may_not_be_is_refused_and_changes_nothing(home, change, message):
+def test_a_change_that_may_not_be_is_refused_and_changes_nothing(released, change, message):
     before, where = read_log(), aliases()
     with pytest.raises(ReleaseError, match=f"(?s){message}"):
         change()
@@ -187,7 +146,7 @@ def test_altered_answers_of_the_release_in_place_do_not_help_another_one(serving
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_log_with_an_edited_or_missing_line_stops_every_change(home, number):
+def test_a_log_with_an_edited_or_missing_line_stops_every_change(released, number):
     lines = paths.release_log().read_bytes().splitlines(keepends=True)
     for others in ([], [lines[number - 1].replace(b"Asha", b"Eve")]):
         paths.release_log().write_bytes(b"".join([*lines[: number - 1], *others, *lines[number:]]))
@@ -197,7 +156,7 @@ def test_a_log_with_an_edited_or_missing_line_stops_every_change(home, number):
     assert aliases() == {"staging": "1.0.0"}
 
 
-def test_a_ledger_with_an_edited_line_stops_a_promotion(home):
+def test_a_ledger_with_an_edited_line_stops_a_promotion(released):
     ledger = paths.data_dir() / "holdout_ledger.jsonl"
     ledger.write_text(ledger.read_text().replace("Asha", "Eve", 1))
     assert "holdout_ledger.jsonl, line 2: " in said("promote", "1.0.1", "--to", "staging")
@@ -217,7 +176,7 @@ def test_an_alias_that_was_moved_by_hand_is_told_and_not_followed(serving):
     assert aliases() == {"production": "1.0.0"} and "warning" not in said("history")
 
 
-def test_why_is_one_line_without_personal_data(home):
+def test_why_is_one_line_without_personal_data(released):
     shown = said("history")
     assert "by Asha: better? 2026-01-01T00:00:00Z 9.9.9 promoted" in shown and "😀" in shown
     promote(
@@ -234,7 +193,7 @@ def test_why_is_one_line_without_personal_data(home):
 # --- stages ------------------------------------------------------------------------------------
 
 
-def test_stages_by_the_name_of_mlflow(home):
+def test_stages_by_the_name_of_mlflow(released):
     transition_model_stage(NAME, "1", "Archived")
     assert state_of(read_log(NAME)).stages["1.0.0"] == "Archived" and aliases() == {}
     transition_model_stage(NAME, "1.0.0", "Staging")
@@ -260,12 +219,12 @@ def test_what_nothing_points_to_is_archived_after_some_days(serving):
 
 
 def test_another_registry_with_the_same_numbers_gets_no_alias_for_another_model(
-    home, empty_store, monkeypatch
+    released, empty_store, monkeypatch
 ):
     """As in a clone: the log is in git, the tracking store is not."""
-    shutil.rmtree(home / "mlruns")
-    (home / "mlruns").mkdir()
-    shutil.copy(empty_store, home / "mlruns" / "mlflow.db")
+    shutil.rmtree(released / "mlruns")
+    (released / "mlruns").mkdir()
+    shutil.copy(empty_store, released / "mlruns" / "mlflow.db")
     assert "this registry has no 1.0.0, so it has no alias staging" in said("history")
     from nivesh_lib.tracking.logger import open_logger
 
@@ -278,7 +237,7 @@ def test_another_registry_with_the_same_numbers_gets_no_alias_for_another_model(
     assert aliases() == {}
 
 
-def test_a_server_that_does_not_answer_stops_a_change_at_once(home, monkeypatch):
+def test_a_server_that_does_not_answer_stops_a_change_at_once(released, monkeypatch):
     before = read_log()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     began = time.process_time()
@@ -290,7 +249,7 @@ def test_a_server_that_does_not_answer_stops_a_change_at_once(home, monkeypatch)
     assert nothing_changed(before, {"staging": "1.0.0"})
 
 
-def test_a_registry_that_fails_midway_is_mended_by_the_next_change(home, monkeypatch):
+def test_a_registry_that_fails_midway_is_mended_by_the_next_change(released, monkeypatch):
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -311,7 +270,7 @@ def test_a_registry_that_fails_midway_is_mended_by_the_next_change(home, monkeyp
 # --- disks and rights --------------------------------------------------------------------------
 
 
-def test_a_log_that_cannot_be_written_leaves_everything_as_it_was(home, monkeypatch):
+def test_a_log_that_cannot_be_written_leaves_everything_as_it_was(released, monkeypatch):
     before, where = read_log(), aliases()
 
     def full(self, raw):
@@ -324,14 +283,14 @@ def test_a_log_that_cannot_be_written_leaves_everything_as_it_was(home, monkeypa
     assert nothing_changed(before, where)
 
 
-def test_a_marker_of_an_older_version_removes_no_package(home):
+def test_a_marker_of_an_older_version_removes_no_package(released):
     changing_marker(NAME).write_text("\n\n")
     assert archive() == []
     assert package("1.0.0").folder.is_dir() and not changing_marker(NAME).exists()
 
 
-def test_a_card_that_cannot_be_written_stops_no_other_change(home):
-    (home / "data" / "intents" / "v1.0.0" / "manifest.json").unlink()
+def test_a_card_that_cannot_be_written_stops_no_other_change(released):
+    (released / "data" / "intents" / "v1.0.0" / "manifest.json").unlink()
     with pytest.raises(DataError):
         promote("1.0.1", "staging", **SURE)
     assert aliases() == {"staging": "1.0.1"} and not changing_marker(NAME).exists()
@@ -373,7 +332,7 @@ def spoil(change):
     ],
 )
 def test_a_release_that_may_not_be_is_refused_before_the_holdout_is_opened(
-    home, spoil, arguments, message
+    released, spoil, arguments, message
 ):
     before = openings()
     if spoil:
@@ -383,7 +342,7 @@ def test_a_release_that_may_not_be_is_refused_before_the_holdout_is_opened(
 
 
 @pytest.fixture
-def third(home):
+def third(released):
     """A third model that may be released."""
     return make_run("20260103-000000", C=0.5)
 
@@ -421,12 +380,12 @@ def test_a_release_that_fails_midway_is_taken_back(third, monkeypatch):
     assert sorted(p.name for p in package("1.0.0").folder.parent.iterdir()) == ["1.0.0", "1.0.1"]
 
 
-def test_models_of_another_dataset_have_a_name_of_their_own(home):
+def test_models_of_another_dataset_have_a_name_of_their_own(released):
     from nivesh_lib.data.publishing import publish
     from tests.releases.world import rows
 
     publish(rows(200, 1), "banks", "1.0.0", description="another")
-    commit(home)
+    commit(released)
     make_run("20260104-000000", data="banks@1.0.0")
     assert "banks_classifier 1.0.0 is released, in Development" in release()
     assert "1.0.0 released" in said("history", "--name", "banks_classifier")
