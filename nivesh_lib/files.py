@@ -99,6 +99,8 @@ def write_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why, place = error.strerror, target
+        if isinstance(error, shutil.Error):  # several files of a folder, each with its why
+            why = error.args[0][0][-1]
         while not place.exists():
             place = place.parent
         if isinstance(error, FileExistsError | NotADirectoryError) and place.is_file():

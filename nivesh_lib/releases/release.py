@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import semver
+from safetensors import SafetensorError
 
 from nivesh_lib import paths
 from nivesh_lib.data.validation import validate_intent_data
 from nivesh_lib.data.versions import load_dataset
-from nivesh_lib.errors import ReleaseError
+from nivesh_lib.errors import DataError, ReleaseError
 from nivesh_lib.evaluation.benchmark import directory_bytes
 from nivesh_lib.evaluation.confidence.calibration import cross_fitted
 from nivesh_lib.files import partial_path, write_errors
@@ -186,7 +187,11 @@ def _corrected(
         temperature = found.temperature if found.helped else None
         if temperature is not None:
             fitted = Calibrated.of(fitted, temperature=temperature)
-    fitted.save(target, data=str(card["data"]))
+    try:
+        with write_errors(target):
+            fitted.save(target, data=str(card["data"]))
+    except SafetensorError as error:
+        raise DataError(f"{target} cannot be written: {error}.") from None
     return base, temperature
 
 
@@ -398,12 +403,15 @@ def _register(ready: Prepared, release: Release, answers: Sequence[AnsweredRow])
     final = Package.of(release.name, release.version)
     with under_way(release.name, release.version, release.digest):
         partial = Package(partial_path(final.folder))
-        with write_errors(final.folder):
-            shutil.copytree(ready.package.model, partial.model)
-            partial.write(release, answers, _findings(ready))
-        write_card(partial)
-        sign(partial.folder)
-        partial.folder.rename(final.folder)
+        try:
+            with write_errors(final.folder):
+                shutil.copytree(ready.package.model, partial.model)
+                partial.write(release, answers, _findings(ready))
+                write_card(partial)
+            sign(partial.folder)
+            partial.folder.rename(final.folder)
+        finally:
+            shutil.rmtree(partial.folder, ignore_errors=True)
         number = register_release(release, final.model, description_of(release))
         kept = {key: getattr(release, key) for key in ("name", "version", "digest", "who", "why")}
         append("release", kept | {"registered": number, "records": final.records_hash()})

@@ -380,6 +380,20 @@ def test_a_release_that_fails_midway_is_taken_back(third, monkeypatch):
     assert sorted(p.name for p in package("1.0.0").folder.parent.iterdir()) == ["1.0.0", "1.0.1"]
 
 
+def test_a_full_disk_leaves_no_half_package(third, monkeypatch):
+    def fail(*_, **__):
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nivesh_lib.releases.package.Package.write", fail)
+        assert "1.0.2 cannot be written: [Errno 28] No space left" in release()
+    assert sorted(p.name for p in package("1.0.0").folder.parent.iterdir()) == ["1.0.0", "1.0.1"]
+    assert "--reason TEXT" in release()
+    assert "1.0.2 is released, in Development" in release("--reason", "the disk was full")
+    gates = {gate.name: gate for gate in package("1.0.2").release().gates["staging"]}
+    assert (gates["holdout"].passed, gates["holdout"].found) == (False, "opened 2 times")
+
+
 def test_models_of_another_dataset_have_a_name_of_their_own(released):
     from nivesh_lib.data.publishing import publish
     from tests.releases.world import rows
