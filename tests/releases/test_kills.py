@@ -6,6 +6,7 @@ cut off, even where it finds nothing to change itself: here `nivesh archive`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +61,10 @@ def homes(tmp_path_factory) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Moments:
-    """Seconds from the start of a command to its marker, and from there to its end."""
+    """Seconds from the start of a command to its marker, from there to its line, to its end."""
 
     marked: float
+    logged: float
     ended: float
 
 
@@ -69,35 +72,48 @@ def marker(home: Path) -> Path:
     return home / "reports" / "releases" / "intent_classifier" / ".changing"
 
 
+def lines(home: Path) -> int:
+    return (home / "data" / "release_log.jsonl").stat().st_size
+
+
 def ended(pid: int) -> bool:
     """Return whether a child has ended, without taking its exit code."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def until(moment: float, pid: int, place: Path | None = None) -> None:
-    """Wait for a moment, the end of a process, or a file."""
-    while time.monotonic() < moment and not ended(pid) and not (place and place.exists()):
+def until(moment: float, pid: int, happened: Callable[[], object] = lambda: False) -> None:
+    """Wait for a moment, the end of a process, or what is to happen."""
+    while time.monotonic() < moment and not ended(pid) and not happened():
         time.sleep(0.0005)
 
 
+def changed(home: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return what tells that a change has begun, and that its line is in the log."""
+    before = lines(home)
+    return marker(home).exists, lambda: lines(home) > before
+
+
 def undisturbed(home: Path, command: tuple[str, ...]) -> Moments:
-    began = time.monotonic()
+    times, events = [time.monotonic()], changed(home)
     pid = start(home, nivesh, *command)
-    until(began + 300, pid, marker(home))
-    marked = time.monotonic()
+    for event in events:
+        until(time.monotonic() + 300, pid, event)
+        times.append(time.monotonic())
     assert wait(pid) == 0, said_in(home).read_text(encoding="utf-8")[-3000:]
-    return Moments(marked - began, time.monotonic() - marked)
+    times.append(time.monotonic())
+    return Moments(*(later - earlier for earlier, later in itertools.pairwise(times)))
 
 
 def killed(home: Path, command: tuple[str, ...], moments: Moments, rng: random.Random) -> bool:
     """Kill a command, mostly after its change began; return False where it had ended by then."""
-    began = time.monotonic()
+    begun, logged = changed(home)
     pid = start(home, nivesh, *command)
-    if rng.random() < 0.1:
-        until(began + rng.uniform(0, moments.marked), pid)
-    else:
-        until(began + 300, pid, marker(home))
-        until(time.monotonic() + rng.uniform(0, moments.ended), pid)
+    event, seconds = rng.choices(
+        [(lambda: True, moments.marked), (begun, moments.logged), (logged, moments.ended)],
+        weights=[1, 5, 4],
+    )[0]
+    until(time.monotonic() + 300, pid, event)
+    until(time.monotonic() + rng.uniform(0, seconds), pid)
     os.kill(pid, signal.SIGKILL)  # a process that has ended waits for its parent to look
     return wait(pid) == -signal.SIGKILL
 
@@ -121,7 +137,7 @@ def kill(template: Path, folder: Path, count: int, seed: int) -> Counter[str]:
             nearer = after if now["log"] == after["log"] else before
             assert now == nearer, f"kill {found['kills']} of {command}, seed {seed}"
             found.update(["before" if now == before else "after"])
-            if now == before and rng.random() < 0.1:
+            if now == before and found["before"] % 8 == 1:
                 again = ("--reason", "it was cut off") if template.name == "release" else ()
                 run(home, nivesh, *command, *again)
                 assert seen(home) == after

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from nivesh_lib.releases.package import Package, changing_marker
 from nivesh_lib.releases.promotion import archive, promote, rollback, transition_model_stage
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.tracking.registry import follow_log, register_model
+from tests.releases.forks import nivesh, run, seen, start, wait
 from tests.releases.world import STEP, commit, make_run
 
 NAME = "intent_classifier"
@@ -265,6 +267,43 @@ def test_a_registry_that_fails_midway_is_mended_by_the_next_change(released, mon
     assert "a change was cut off" in said("history")
     assert state_of(read_log(NAME)).production == "1.0.0"
     assert archive() == [] and aliases() == {"production": "1.0.0"}
+
+
+# --- kills; more of them at random moments in test_kills -----------------------------------------
+
+
+def killed_in(place: str, *command: str) -> None:
+    """Run a command whose process is killed where it calls something for the first time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        nivesh(*command)
+
+
+TO_STAGING = ("promote", "1.0.1", "--to", "staging", "--override", "to be tried")
+KILLS = {
+    "before the line of a promotion": ("promotion.append", *TO_STAGING),
+    "after the line of a promotion": ("promotion.follow_log", *TO_STAGING),
+    "before the line of a release": ("release.append", "release", "--why", "third", "--yes"),
+}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_what_a_kill_left_is_told_and_the_next_change_mends_it(released, moment):
+    place, *command = KILLS[moment]
+    if command[0] == "release":
+        run(released, make_run, "20260103-000000", C=0.5)
+    before = seen(released)
+    pid = start(released, killed_in, f"nivesh_lib.releases.{place}", *command)
+    assert wait(pid) == -signal.SIGKILL
+    assert "a change was cut off or is under way; the next one finishes" in said("history")
+    assert changing_marker(NAME).exists()
+    assert archive() == []
+    now = seen(released)
+    if moment.startswith("before"):
+        assert now == before
+    else:
+        assert (now["aliases"], now["notices"]) == ({"staging": "1.0.1"}, [])
+        assert now["packages"]["1.0.1"][-1] == "its card fits"
 
 
 # --- disks and rights --------------------------------------------------------------------------
