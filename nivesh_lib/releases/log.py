@@ -99,8 +99,8 @@ def state_of(entries: Iterable[Entry], at: str = "9999") -> State:
 
 
 def _after(state: State, entry: Entry) -> State:
-    version, kind = entry["version"], entry["kind"]
-    stages = dict(state.stages)
+    version, kind, before = entry["version"], entry["kind"], state.stages
+    stages = dict(before)
     if kind == "release":
         stages[version] = "Development"
     elif kind == "archive":
@@ -115,7 +115,9 @@ def _after(state: State, entry: Entry) -> State:
         state = replace(state, staging=version, staged=staged)
     else:
         state = _served(state, entry, stages)
-    return replace(state, stages=stages, since={**state.since, version: entry["timestamp"]})
+    moved = {v for v, stage in stages.items() if stage != before.get(v)} | {version}
+    since = state.since | dict.fromkeys(moved, entry["timestamp"])
+    return replace(state, stages=stages, since=since)
 
 
 def _served(state: State, entry: Entry, stages: dict[str, str]) -> State:

@@ -76,6 +76,19 @@ def test_what_served_at_a_time_is_known(home, monkeypatch):
     assert served == ["", "1.0.0", "1.0.0", "1.1.0", "1.1.0"]
 
 
+def test_a_version_that_was_displaced_is_where_it_is_since_then(home):
+    days = iter(range(1, 9))
+    for version, stage in (("1.0.0", "staging"), ("1.0.0", "production"), ("1.1.0", "production")):
+        if stage == "staging" or version != "1.0.0":
+            append("release", version, timestamp=f"2026-03-0{next(days)}T12:00:00+00:00")
+        append("promotion", version, stage=stage, timestamp=f"2026-03-0{next(days)}T12:00:00+00:00")
+    since = state_of(read_log(NAME)).since
+    assert {version: time[:10] for version, time in since.items()} == {
+        "1.0.0": "2026-03-05",
+        "1.1.0": "2026-03-05",
+    }
+
+
 def test_names_have_lines_of_their_own(two):
     append("release", "1.0.0", name="banks_classifier")
     assert len(read_log("banks_classifier")) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -205,8 +206,7 @@ def test_stages_by_the_name_of_mlflow(released):
 
 
 def test_what_nothing_points_to_is_archived_after_some_days(serving):
-    assert archive() == []
-    assert [one.entry["version"] for one in archive(days=0)] == []
+    assert archive(days=0) == []  # 1.0.0 is what can be rolled back to
     with pytest.raises(ReleaseError, match=r"1\.0\.1 serves in production"):
         archive(version="1.0.1", days=0)
     rollback(why="it got worse")
@@ -215,6 +215,16 @@ def test_what_nothing_points_to_is_archived_after_some_days(serving):
     assert state.stages["1.0.1"] == "Archived"
     with pytest.raises(ReleaseError, match="no earlier version"):
         rollback()
+
+
+def test_what_was_displaced_just_now_is_not_archived_yet(released):
+    promote("1.0.1", "staging", **SURE)
+    assert state_of(read_log(NAME)).stages["1.0.0"] == "Development"
+    assert archive(days=1 / 24) == []
+    time.sleep(1.1)  # the log has whole seconds
+    assert [one.entry["version"] for one in archive(days=1e-6)] == ["1.0.0"]
+    tags = store().get_model_version(NAME, "1").tags
+    assert (tags["stage"], tags["deprecated"]) == ("Archived", "true")
 
 
 # --- registries --------------------------------------------------------------------------------
@@ -291,7 +301,7 @@ KILLS = {
 def test_what_a_kill_left_is_told_and_the_next_change_mends_it(released, moment):
     place, *command = KILLS[moment]
     if command[0] == "release":
-        run(released, make_run, "20260103-000000", C=0.5)
+        run(released, functools.partial(make_run, "20260103-000000", C=0.5))
     before = seen(released)
     pid = start(released, killed_in, f"nivesh_lib.releases.{place}", *command)
     assert wait(pid) == -signal.SIGKILL
