@@ -116,8 +116,8 @@ def _after(state: State, entry: Entry) -> State:
     else:
         state = _served(state, entry, stages)
     moved = {v for v, stage in stages.items() if stage != before.get(v)} | {version}
-    since = state.since | dict.fromkeys(moved, entry["timestamp"])
-    return replace(state, stages=stages, since=since)
+    since = dict.fromkeys(moved, str(entry["timestamp"]))
+    return replace(state, stages=stages, since=state.since | since)
 
 
 def _served(state: State, entry: Entry, stages: dict[str, str]) -> State:
