@@ -102,7 +102,7 @@ def test_the_example_report_is_of_the_same_run(notebook):
         for cell in cells(notebook, "code")
         for output in cell["outputs"]
         for claim in re.findall(
-            r"^\*\*(.+)\*\*$",
+            r"\A\*\*(.+)\*\*$",
             "".join(output.get("data", {}).get("text/markdown", "")),
             re.MULTILINE,
         )
