@@ -97,7 +97,7 @@ def _measured(name: str, mark: float, evidence: Evidence) -> Gate:
     if verdict == "undecided" and metric == "p95_ms":
         why = "Measured on a machine that does nothing else, it would be decided."
     if verdict != "met" and name == "accuracy" and rows and (beyond := unreachable(mark, rows.n)):
-        verdict, why = "not reachable", beyond
+        verdict, why = "not reachable" if verdict == "undecided" else verdict, beyond
     on = f" on {rows.n:,} rows" if rows and metric != "p95_ms" else ""
     return Gate(name=name, mark=str(objective), verdict=verdict, found=found[0].found + on, why=why)
 

@@ -18,7 +18,7 @@ from nivesh_lib import paths
 from nivesh_lib.data.validation import validate_intent_data
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError, ReleaseError
-from nivesh_lib.evaluation.benchmark import directory_bytes
+from nivesh_lib.evaluation.benchmark import model_bytes
 from nivesh_lib.evaluation.confidence.calibration import cross_fitted
 from nivesh_lib.files import partial_path, write_errors
 from nivesh_lib.models.base import TextClassifier, load_model, load_with_card, model_hash
@@ -288,7 +288,7 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         step=ready.step,
         parameters=made.parameters if made else {},
         train_seconds=training_seconds(ready.result),
-        size_bytes=directory_bytes(ready.package.model),
+        size_bytes=model_bytes(ready.package.model),
         predecessor=ready.last.version if ready.last else "",
         who=entry.who,
         why=one_line(entry.why),

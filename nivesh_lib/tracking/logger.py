@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import time
 import warnings
@@ -188,6 +189,8 @@ class RunLogger:
 
         versions = environment()["packages"]
         store = client()
+        # It tells that it calls the model once, to see what it returns.
+        logging.getLogger("mlflow.models.signature").setLevel(logging.WARNING)
         with mlflow.start_run(run_id=self.run_id):
             logged = mlflow.pyfunc.log_model(
                 name=name.replace(".", "_"),

@@ -56,6 +56,11 @@ def test_a_mark_that_the_rows_cannot_show_is_not_reachable_and_says_how_many_cou
     assert wilson(1.0, needed)[0] >= 0.99 > wilson(1.0, needed - 1)[0]
 
 
+def test_a_mark_that_is_missed_stays_missed_where_no_answers_could_reach_it():
+    gate = gates("production", metrics=scored(0.8))["accuracy"]
+    assert gate.verdict == "not met" and "381 rows could show it" in gate.why
+
+
 def test_production_inherits_the_objectives_and_staging_does_not():
     assert "latency_ms" in gates("production") and "latency_ms" not in gates()
 
