@@ -30,6 +30,8 @@ class Predictor:
     def predict(self, queries: Iterable[str]) -> list[dict[str, Any]]:
         """Return one answer for each query, in order."""
         texts, answers = as_texts(queries), []
+        if not texts:
+            return []
         proba = self.model.predict_proba(texts)
         names = [str(name) for name in self.model.classes_]
         # Stable, so that the first of equals wins here as in the model's own `predict`.

@@ -15,7 +15,6 @@ from nivesh_lib.models.base import (
     get_model,
     load_model,
     load_with_card,
-    model_class,
     model_hash,
     read_card,
 )
@@ -57,7 +56,7 @@ def read_card_files(folder):
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_a_kind_is_registered_under_its_own_name(kind):
-    assert model_class(kind).kind == kind
+    assert get_model(kind).kind == kind
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are():
@@ -277,7 +276,7 @@ def test_a_failure_deep_inside_is_tried_once(tmp_path, monkeypatch):
         tried.append(directory)
         raise ValueError("broken")
 
-    monkeypatch.setattr(model_class("rules"), "_restore", broken)
+    monkeypatch.setattr(type(get_model("rules")), "_restore", broken)
     with pytest.raises(ModelError, match=r"does not load .*broken"):
         load_model(folder)
     assert len(tried) == 1

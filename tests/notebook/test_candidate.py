@@ -116,7 +116,12 @@ def released(home, monkeypatch):
     line = {"name": made.name, "version": "1.0.0", "digest": made.digest, "who": "A", "why": "b"}
     with writing() as log:
         log.append("release", line | {"registered": "1"})
-        moved = {"stage": "production", "override": "", "gates": [], "archive_replaced": False}
+        moved = {
+            "stage": "production",
+            "override": "",
+            "gates": [{"name": "accuracy", "verdict": "met"}],
+            "archive_replaced": False,
+        }
         log.append("promotion", line | moved)
     monkeypatch.setenv("NIVESH_RUN_DIR", str(home / "reports" / "runs" / "second"))
     recorded("rules", "tfidf")

@@ -52,7 +52,11 @@ def test_a_step_has_its_own_number_of_threads(smoke):
 def test_pages_of_notebooks_show_no_code(smoke):
     for page in (smoke[1] / "notebooks").glob("*.html"):
         text = page.read_text()
-        assert "start_run(" not in text and "N_BOOT" not in text and "injected" not in text
+        assert (
+            "start_run(" not in text
+            and ("N_BOOT" not in text or page.stem == "09_release")
+            and "injected" not in text
+        )
 
 
 def test_every_step_is_tracked_with_its_data_and_its_notebook(smoke):
