@@ -127,7 +127,7 @@ def card(version: Version, name: Name = _MODEL, as_json: Json = False) -> None:
 
 
 def _time(at: str) -> str:
-    """Return a time in the form of the log's, the end of its minute or day where it has none."""
+    """Return a time in the form of the log's; one without a zone is UTC."""
     if not at:
         return "9999"
     try:

@@ -333,8 +333,8 @@ def archive(
             chosen = [released(entries, version)["version"]]
         if state.production in chosen:
             raise ReleaseError(f"{state.production} serves in production; it cannot be archived")
-        lines = [_line(released(entries, v), f"out of use for {days:g} days or told so")
-                 for v in chosen if state.stages[v] != "Archived"]  # fmt: skip
+        why = "archived by name" if version else f"out of use for {days:g} days"
+        lines = [_line(released(entries, v), why) for v in chosen if state.stages[v] != "Archived"]
         return [_changed("archive", line) for line in lines]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from nivesh_lib.errors import DataError, ModelError
 from nivesh_lib.models.base import get_model
+from nivesh_lib.records.release import RESPONSE
 from nivesh_lib.serving.predictor import Predictor, as_line
 
 
@@ -69,6 +70,10 @@ def test_an_abstaining_model_says_what_to_hand_over_and_others_do_not():
 def test_an_answer_is_plain_json_with_short_digits():
     (answer,) = Predictor(Double(1 / 3, 2 / 3)).predict(["?"])
     assert json.loads(json.dumps(answer))["confidence"] == 0.6667
+
+
+def test_an_answer_has_the_fields_that_a_release_records():
+    assert set(Predictor(Double(0.2, 0.8)).predict(["loan"])[0]) == set(RESPONSE)
 
 
 def test_there_is_one_answer_for_each_query_in_order():

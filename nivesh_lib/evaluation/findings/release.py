@@ -58,7 +58,7 @@ def candidate(model: str, models: Sequence[Mapping[str, Any]], version: str) -> 
             | {"95 of 100 within, ms": row["p95_ms"], "size": human_bytes(row["size_bytes"])}
             for row in models
         ],
-        source="nivesh_lib.releases.release.best_servable",
+        source="nivesh_lib.releases.release.servable",
     )  # fmt: skip
 
 
