@@ -184,13 +184,18 @@ def _answers_of(
     return {row.id: row.predicted for row in other.answers()} if same_rows else None
 
 
+def on_both_sides(manifest: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each kind of duplicates that a data version has across its split."""
+    both = manifest.get("cross_split_duplicates", {})
+    return [f"{n} {kind} duplicates on both sides" for kind, n in both.items() if n]
+
+
 def _data_issues(release: Release) -> list[str]:
     try:
         version = resolve(release.dataset)
     except DataError as error:
         return [str(error)]
-    both = version.manifest.get("cross_split_duplicates", {})
-    issues = [f"{n} {kind} duplicates on both sides" for kind, n in both.items() if n]
+    issues = on_both_sides(version.manifest)
     if version.sha256 != release.data_sha256:
         issues.append(f"{release.dataset} has other rows now than when it was released")
     return issues

@@ -39,7 +39,7 @@ from nivesh_lib.releases.holdout_evaluation import (
 )
 from nivesh_lib.releases.log import STAGES, read_log, registered_name, released, state_of
 from nivesh_lib.releases.package import Package, algorithm_of, lock_hash
-from nivesh_lib.releases.promotion import append, changing, one_line, under_way
+from nivesh_lib.releases.promotion import append, changing, on_both_sides, one_line, under_way
 from nivesh_lib.releases.signing import check_key, sign
 from nivesh_lib.releases.versioning import checked, derived
 from nivesh_lib.reproducibility import code_version, environment
@@ -196,8 +196,7 @@ def _corrected(
 
 
 def _refuse_data(candidate: Candidate) -> None:
-    both = candidate.data.manifest.get("cross_split_duplicates", {})
-    issues = [f"{n} {kind} duplicates on both sides" for kind, n in both.items() if n]
+    issues = on_both_sides(candidate.data.manifest)
     issues += validate_intent_data(candidate.data, leaks=True)["issues"]
     if issues:
         raise ReleaseError(
