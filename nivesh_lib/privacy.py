@@ -287,7 +287,7 @@ _NO_COLUMN = (r"(?<!\d\n)(?<!\d \n)", r"(?! ?\n ?\d)")  # before and after: no l
 _AADHAAR = _number(
     f"12 4-4-4 6-6 4-8 8-4 3-3-3-3 2-2-2-2-2-2 {_ones(12)}",
     r"(?:[ \n._/|:*~-]{1,3}|,)",
-    r"(?!(?<=\+)91[ .()-]{0,3}0?[6-9])[2-9]",  # that is how a phone number starts
+    r"(?<!0\.)(?!(?<=\+)91[ .()-]{0,3}0?[6-9])[2-9]",  # that is how a phone number starts
 )
 _AADHAAR_WORD = re.compile(
     rf"(?:a{{1,2}}dh?a{{1,2}}r|आधार|{_START}uid(?:ai)?){_LINK}"
@@ -296,7 +296,7 @@ _AADHAAR_WORD = re.compile(
 )
 _AADHAAR_BROKEN = _number(_halves(12), _BREAK, _NO_COLUMN[0] + "[2-9]", _NO_COLUMN[1])
 _CARD_GAP = r"[ \n._/-]{1,3}"
-_CARD = _number(f"13,19 4-4-4-4 4-6-4,5 8-8 {_ones(16)}", _CARD_GAP, "[1-9]")
+_CARD = _number(f"13,19 4-4-4-4 4-6-4,5 8-8 {_ones(16)}", _CARD_GAP, r"(?<!0\.)[1-9]")
 _CARD_LONG = _number("4-4-4-4-2,3 4-4-4-1,3", _CARD_GAP, "[1-9]")
 _CARD_BROKEN = _number(
     f"{_halves(15)} {_halves(16)}", _BREAK, _NO_COLUMN[0] + "[1-9]", _NO_COLUMN[1]

@@ -342,6 +342,7 @@ KEPT = [
     "12345678901, according to 123456789",
     "an account that was opened last year by my brother for certificate 123456781",
     "0.9876543210",
+    "0.4111111111111111",  # would pass Luhn's check
     "0.918    9.536  11.178",  # a row of a table
     "[EMAIL] [AADHAAR] 123456789012 [ACCOUNT] 123456789012",
     "nul \x00 \ud800 \u200b e\u0301 ½ ﷺ 🙂\u200d🙂 \r\n end",
