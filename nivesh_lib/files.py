@@ -359,6 +359,30 @@ def freed_bytes(files: Iterable[Path]) -> int:
     return sum(last.values())
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line and sync it, after any line that a killed process left without its end.
+
+    Several processes may append at once. A line that does not fit on the disk is taken back.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; nothing of the line is in it then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file, locked(path):
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        raw = (b"" if file.read(1) in (b"", b"\n") else b"\n") + line + b"\n"
+        try:
+            if file.write(raw) != len(raw):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
 def sync(path: Path) -> None:
     """Flush a file's bytes, or a folder's list of names, to the disk."""
     number = os.open(path, os.O_RDONLY)

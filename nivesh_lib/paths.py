@@ -95,6 +95,11 @@ def release_log() -> Path:
     return data_dir() / "release_log.jsonl"
 
 
+def feedback_file() -> Path:
+    """Return the file of corrections that servers append to; it may not exist yet."""
+    return reports_dir() / "feedback" / "feedback.jsonl"
+
+
 def relative(path: Path) -> str:
     """Return ``path`` relative to the current directory where it lies below it."""
     try:

@@ -76,7 +76,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data.versions", "evaluation.confidence", "evaluation.resampling", "models.base"}
     | {"pipeline.cache", "pipeline.spec", "runs"},
     "reporting": CORE | {"runs", "releases.log"},
-    "serving": CORE | {"models.base", "runs", "tracking.models"},
+    "serving": CORE
+    | {"models.base", "runs", "tracking.models", "releases.log", "releases.package"},
     "pipeline": CORE
     | {"data.versions", "runs", "tracking.store", "tracking.logger", "tracking.removal"}
     | {"reporting.html"},
@@ -95,7 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 HOMES = {
     "fcntl": {"files"},
-    "pydantic": {"records", "runs", "notebook", "pipeline"},
+    "pydantic": {"records", "runs", "notebook", "pipeline", "serving"},
     "statsmodels": {"evaluation"},
     "pandera": {"data"},
     "torch": {"models"},
@@ -112,6 +113,10 @@ HOMES = {
     "nbconvert": {"reporting"},
     "cleanlab": {"evaluation"},
     "fastapi": {"serving"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
+    "structlog": {"serving"},
+    "cachetools": {"serving"},
     "prometheus_client": {"serving"},
     "papermill": {"pipeline"},
     "ray": {"pipeline"},

@@ -16,6 +16,7 @@ from nivesh_lib.cli.options import echo, echo_json
 from nivesh_lib.cli.predict import predict
 from nivesh_lib.cli.release import release
 from nivesh_lib.cli.reproduce import reproduce
+from nivesh_lib.cli.serve import serve
 from nivesh_lib.cli.stages import archive, card, history, promote, rollback
 from nivesh_lib.wording import human_bytes, milliseconds
 
@@ -204,6 +205,7 @@ app.command()(card)
 app.command()(archive)
 app.command()(drift)
 app.command()(reproduce)
+app.command()(serve)
 app.command()(doctor)
 
 

@@ -1,0 +1,64 @@
+"""The command ``nivesh serve``: a released model behind HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import Annotated
+
+import typer
+
+from nivesh_lib.cli.options import echo
+from nivesh_lib.reproducibility import thread_environment
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="production, staging, a version such as 1.2.0, or a directory; default: the "
+            "release in production, else in staging, else the last run's best small model."
+        ),
+    ] = "",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; a public one needs ML_API_KEY.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one a core.")] = 1,
+) -> None:
+    """Answer queries over HTTP until it is stopped; keys and limits are environment variables.
+
+    Example: nivesh serve --model staging --port 8000 --workers 2
+    """
+    os.environ["NIVESH_SERVE_MODEL"] = model
+    os.environ.update(thread_environment(1))  # workers are what uses the cores
+    from nivesh_lib.serving.classifier import IntentClassifier
+    from nivesh_lib.serving.settings import Settings
+    from nivesh_lib.serving.workers import bind
+    from nivesh_lib.serving.workers import serve as work
+
+    try:
+        keys = Settings.read().keys
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not keys and not _is_loopback(host):
+        raise typer.BadParameter(
+            f"--host {host} is open to other machines, and ML_API_KEY is not set. Set a key, "
+            "or listen on 127.0.0.1"
+        )
+    source = IntentClassifier(model).source  # a model that cannot be served is told before
+    for one in source.passed_over:
+        echo(f"warning: {one}", err=True)
+    with bind(host, port) as bound:
+        where = f"[{host}]" if ":" in host else host
+        echo(f"Serving {source} on http://{where}:{bound.getsockname()[1]}", err=True)
+        raise typer.Exit(work(bound, workers))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

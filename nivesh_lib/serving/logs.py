@@ -1,0 +1,28 @@
+"""The server's log: one JSON object a line on standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from pydantic_core import to_json
+
+
+def logger() -> Callable[..., None]:
+    """Return a function that logs an event with its fields."""
+    made = structlog.wrap_logger(
+        structlog.BytesLogger(sys.stdout.buffer),
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(serializer=_serialised),
+        ],
+        wrapper_class=structlog.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    return made.info
+
+
+def _serialised(fields: dict[str, Any], **_: Any) -> bytes:
+    return to_json(fields)

@@ -1,0 +1,86 @@
+"""What a server counts and times, for Prometheus; the names are those of its alerts and dashboard.
+
+With several workers, ``PROMETHEUS_MULTIPROC_DIR`` names the folder in which they add up; it has to
+be set before this module is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+NAME = "intent_classifier"
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_MODEL = ["model_name", "release"]
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5)
+
+latency = Histogram(
+    "model_prediction_latency_seconds",
+    "Time from a request's first line to its answer",
+    _MODEL,
+    buckets=_SECONDS,
+)
+predictions = Counter(
+    "model_predictions_total", "Requests for predictions by outcome", [*_MODEL, "status"]
+)
+intents = Counter("intent_predictions_by_label", "Predictions by intent", ["intent"])
+confidences = Histogram(
+    "prediction_confidence",
+    "Confidence of predictions",
+    ["model_name"],
+    buckets=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0),
+)
+abstentions = Counter("predictions_abstained", "Predictions that a person should look at")
+responses = Counter("http_responses", "Responses by path and status", ["path", "status"])
+corrections = Counter("feedback_corrections", "Corrections that were kept", ["agrees"])
+active_models = Gauge("active_models_count", "Loaded models", multiprocess_mode="livesum")
+memory = Gauge("model_memory_mb", "Resident memory of the server", multiprocess_mode="livesum")
+waiting = Gauge(
+    "model_queries_waiting", "Queries that wait for a turn", multiprocess_mode="livesum"
+)
+degraded = Gauge("model_degraded", "1 where a server is degraded", multiprocess_mode="livemax")
+serving = Gauge(
+    "model_release_info", "1 for the release that is served", _MODEL, multiprocess_mode="livemax"
+)
+
+
+def model_labels(release: str) -> tuple[str, str]:
+    """Return the values of the labels ``model_name`` and ``release``."""
+    return NAME, release or "none"
+
+
+def exposition() -> bytes:
+    """Return all metrics in Prometheus' text format, those of all workers added up."""
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        return generate_latest(REGISTRY)
+    forget_dead(folder)
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, folder)
+    return generate_latest(registry)
+
+
+def forget_dead(folder: str) -> None:
+    """Drop the gauges of workers that are gone; what they counted stays."""
+    for process in _processes(Path(folder).glob("gauge_live*.db")):
+        if not Path(f"/proc/{process}").exists():
+            multiprocess.mark_process_dead(process, folder)
+
+
+def _processes(files: Iterable[Path]) -> set[int]:
+    found = (re.fullmatch(r"gauge_live\w+_(\d+)", file.stem) for file in files)
+    return {int(match[1]) for match in found if match}

@@ -1,0 +1,164 @@
+"""What happens to every request before and after its route: keys, limits, request ids, logs."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import uuid
+from collections.abc import MutableMapping, Sequence
+from time import perf_counter
+from typing import Any
+
+from pydantic_core import to_json
+
+from nivesh_lib.serving import metrics
+from nivesh_lib.serving.schemas import Problem
+from nivesh_lib.serving.service import Service
+from nivesh_lib.serving.settings import MAX_BODY
+
+Scope = MutableMapping[str, Any]
+_REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
+_PREDICTIONS = ("/predict/intent", "/predict/intent/batch")
+PROTECTED = (*_PREDICTIONS, "/feedback")
+KNOWN = (*PROTECTED, "/", "/health", "/ready", "/metrics", "/openapi.json")
+_SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Front:
+    """ASGI middleware in front of the routes. It refuses before a body is read.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What answers.
+    keys : sequence of str
+        See `Settings`.
+    service : Service
+        Whose queue is asked whether it is full, and whose release is counted.
+    """
+
+    def __init__(self, app: Any, *, keys: Sequence[str], service: Service) -> None:
+        self.app, self.service, self.log = app, service, service.log
+        self.keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, path, status = perf_counter(), scope["path"], 0
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        scope["state"] = {"log": {}}
+
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"], *_SECURITY, (b"x-request-id", request_id)
+                ]  # fmt: skip
+            await send(message)
+
+        try:
+            if problem := self._refusal(scope, headers):
+                await respond(problem, sent)
+            else:
+                await self.app(scope, receive, sent)
+        except Exception as error:
+            failed = type(error).__name__  # its message may repeat a query
+            self.log("failed", request_id=request_id.decode(), error=failed, where=_place(error))
+            if not status:
+                await respond(Problem(500, "Internal error", "the log tells more"), sent)
+        finally:
+            took = perf_counter() - started
+            shown = path if path in KNOWN else "other"
+            metrics.responses.labels(shown, status).inc()
+            fields = scope["state"]["log"]
+            if path in _PREDICTIONS:
+                _count(status, took, fields.get("release", self.service.release))
+            self.log(
+                "request",
+                request_id=request_id.decode(),
+                path=shown,
+                status=status,
+                ms=round(took * 1_000, 3),
+                **fields,
+            )
+
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
+        """Return why a request is refused whatever its body holds."""
+        path = scope["path"]
+        if path not in PROTECTED or scope["method"] != "POST":
+            return None
+        if problem := self._unauthorised(scope.get("client"), headers.get(b"x-api-key")):
+            return problem
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            told = "send the body as JSON, with the header Content-Type: application/json"
+            return Problem(415, "Not JSON", told)
+        size = headers.get(b"content-length", b"0")
+        if not size.isdigit() or len(size) > 12 or int(size) > MAX_BODY:
+            return Problem(413, "Body too large", f"at most {MAX_BODY:,} bytes are read")
+        if path in _PREDICTIONS and self.service.admission.full:
+            told = "more queries wait than can be answered in time; try again in a second"
+            return Problem(503, "Overloaded", told, headers={"retry-after": "1"})
+        return None
+
+    def _unauthorised(self, client: Sequence[Any] | None, given: bytes | None) -> Problem | None:
+        if not self.keys:
+            if client is None or _is_here(client[0]):
+                return None
+            told = "this server has no key, so it answers its own machine only; set ML_API_KEY"
+            return Problem(403, "Not from here", told)
+        if given is None:
+            told = "send a key in the header X-API-Key"
+            return Problem(401, "No key", told, headers={"www-authenticate": "ApiKey"})
+        # Every key is compared, so that the time tells nothing about which one is nearly right.
+        if not max([hmac.compare_digest(given, key) for key in self.keys]):
+            return Problem(403, "Wrong key", "the key in X-API-Key is none of this server's")
+        return None
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True  # no address: a test client or a Unix socket
+
+
+def _count(status: int, took: float, release: str) -> None:
+    outcome = "success" if status < 400 else "error" if status >= 500 else "refused"
+    outcome = "overload" if status == 503 else outcome
+    named = metrics.model_labels(release)
+    metrics.predictions.labels(*named, outcome).inc()
+    if outcome == "success":
+        metrics.latency.labels(*named).observe(took)
+
+
+def _place(error: BaseException) -> str:
+    """Return file and line of where an error was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+
+
+async def respond(problem: Problem, send: Any) -> None:
+    """Send a problem document."""
+    body = to_json(problem.document)
+    head = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+        *((name.encode(), value.encode()) for name, value in problem.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": problem.status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
