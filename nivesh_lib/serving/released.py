@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nivesh_lib import paths
@@ -84,7 +84,7 @@ def _default() -> Source:
     passed_over = []
     for stage in reversed(STAGES):
         try:
-            return _in_stage(stage)
+            return replace(_in_stage(stage), passed_over=tuple(passed_over))
         except _NothingThere:
             continue
         except (ReleaseError, DataError) as error:

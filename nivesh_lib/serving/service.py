@@ -12,7 +12,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from nivesh_lib import paths
-from nivesh_lib.errors import NiveshError
+from nivesh_lib.errors import NiveshError, ReleaseError
 from nivesh_lib.serving import metrics
 from nivesh_lib.serving.admission import Admission
 from nivesh_lib.serving.classifier import IntentClassifier
@@ -63,10 +63,9 @@ class Service:
         return self.classifier.source.release if self.classifier else ""
 
     async def start(self) -> None:
-        """Load the model, and watch the release log where another release may come."""
+        """Load the model; from then on, measure, and follow the release log."""
         self.ready()
-        if follows_log(self.settings.model):
-            self._watch = asyncio.create_task(self._watch_log())
+        self._watch = asyncio.create_task(self._keep_watch())
 
     async def stop(self) -> None:
         """Stop watching."""
@@ -106,7 +105,8 @@ class Service:
 
     async def _cached(self, classifier: IntentClassifier, query: str) -> Answer:
         """Answer from the cache, which holds hashes of queries, never queries."""
-        key = classifier.digest, hashlib.sha256(query.encode()).digest()
+        which = f"{classifier.source.release} {classifier.digest}"
+        key = which, hashlib.sha256(query.encode()).digest()
         kept = self._cache.get(key)
         if kept is None:
             (kept,) = await self.admission.call(classifier.predict_batch, [query])
@@ -136,26 +136,29 @@ class Service:
             metrics.intents.labels(label)
         self.log("serving", source=str(classifier.source), digest=classifier.digest[:12])
 
-    async def _watch_log(self) -> None:
+    async def _keep_watch(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK)
             metrics.waiting.set(self.admission.queries)
             metrics.memory.set(_resident() / 2**20)
             metrics.degraded.set(bool(self.reasons()))
+            await asyncio.sleep(_LOOK)
             state = _state_of_log()
-            if state == self._seen:
+            if state == self._seen or not follows_log(self.settings.model):
                 continue
-            self._seen = state
             try:
                 await self._follow()
-            except (NiveshError, OSError) as error:
-                self.trouble = f"the release log is not followed: {error}"
-                self.log("not_followed", why=str(error))
+                self._seen = state
+            except (NiveshError, OSError) as error:  # tried again at the next look
+                if str(error) not in self.trouble:
+                    self.log("not_followed", why=str(error))
+                self.trouble = f"another release should be served: {error}"
 
     async def _follow(self) -> None:
         """Load what the log now means, beside the requests, and answer with it."""
         named = await asyncio.to_thread(IntentClassifier, self.settings.model)
         served = self.ready()
+        if named.source.passed_over and served.source.release:
+            raise ReleaseError("; ".join(named.source.passed_over))  # what answers stays
         if (named.digest, named.source) == (served.digest, served.source):
             self.trouble = ""
             return
