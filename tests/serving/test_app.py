@@ -75,7 +75,9 @@ def test_what_is_not_declared_as_json_is_refused(client, kind):
 
 def test_unknown_places_and_methods_are_problems_that_name_what_there_is(client):
     for response, status in ((client.get("/predict"), 404), (client.get(PREDICT), 405)):
-        assert response.status_code == status and "/predict/intent/batch" in response.json()["detail"]
+        assert (
+            response.status_code == status and "/predict/intent/batch" in response.json()["detail"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ def test_variables_are_read():
             "NIVESH_FEEDBACK": "/tmp/corrections.jsonl",
         }
     )
-    expected = Settings("staging", ("old", "new"), False, True, 0.02, Path("/tmp/corrections.jsonl"))
+    expected = Settings(
+        "staging", ("old", "new"), False, True, 0.02, Path("/tmp/corrections.jsonl")
+    )
     assert settings == expected
 
 

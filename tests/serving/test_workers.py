@@ -1,0 +1,130 @@
+"""`nivesh serve` as processes: start, several workers, one that is killed, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+import pytest
+
+COMMAND = [sys.executable, "-m", "nivesh_lib", "serve"]
+
+
+@contextlib.contextmanager
+def serving(log: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """Yield the process of a server on a free port and its address."""
+    command = [*COMMAND, "--port", "0", *options]
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        try:
+            line = next((line for line in process.stderr if "Serving" in line), "")
+            yield process, re.search(r"http://\S+", line)[0]
+        finally:
+            process.terminate()
+            process.wait(15)
+
+
+def workers_of(process: subprocess.Popen) -> set[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return {int(one) for one in children.split()}
+
+
+def until(condition: Callable[[], bool], within: float = 20) -> None:
+    end = monotonic() + within
+    while not condition():
+        assert monotonic() < end, f"not within {within} s"
+        sleep(0.05)
+
+
+def serves(address: str, workers: int) -> bool:
+    """Return whether so many workers have a model."""
+    try:
+        return f"active_models_count {workers}.0" in httpx.get(f"{address}/metrics").text
+    except httpx.HTTPError:
+        return False
+
+
+def counted(address: str) -> float:
+    text = httpx.get(f"{address}/metrics").text
+    found = re.findall(r'^model_predictions_total\{.*status="success".*\} (\S+)', text, re.M)
+    return sum(map(float, found))
+
+
+def ask(address: str, number: int) -> int:
+    """Ask once on a connection of its own, so that any worker may answer; 0 where it was cut."""
+    try:
+        response = httpx.post(f"{address}/predict/intent", json={"query": f"save tax {number}"})
+        return response.status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def test_a_killed_worker_is_replaced_and_what_it_counted_stays(shipped, tmp_path):
+    seen: Counter[int] = Counter()
+    done = threading.Event()
+
+    def load() -> None:
+        while not done.is_set():
+            seen[ask(address, seen.total())] += 1
+
+    options = ("--model", shipped, "--workers", "2")
+    with serving(tmp_path / "log", *options) as (process, address):
+        until(lambda: serves(address, 2))
+        before = workers_of(process)
+        asking = threading.Thread(target=load)
+        asking.start()
+        until(lambda: seen[200] >= 20)
+        killed = min(before)
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: serves(address, 2) and killed not in workers_of(process))
+        done.set()
+        asking.join()
+        assert set(seen) <= {0, 200} and seen[0] <= 1  # what was in flight
+        assert counted(address) >= seen[200]
+    assert process.returncode == 0 and not any(Path(f"/proc/{one}").exists() for one in before)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert sum(line.get("path") == "/predict/intent" for line in lines) >= seen[200]
+
+
+def test_a_model_that_cannot_be_served_is_told_before_it_listens(tmp_path):
+    done = subprocess.run(
+        [*COMMAND, "--model", str(tmp_path), "--workers", "2"], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "no model.json here" in done.stderr
+
+
+def test_an_address_in_use_is_told(shipped):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [*COMMAND, "--model", shipped, "--port", port], capture_output=True, text=True
+        )
+    assert done.returncode == 1 and "Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_a_public_address_needs_a_key(shipped, host, monkeypatch):
+    from typer.testing import CliRunner
+
+    from nivesh_lib.cli.app import app
+
+    monkeypatch.setenv("ML_API_KEY", " , ")
+    done = CliRunner().invoke(app, ["serve", "--model", shipped, "--host", host])
+    assert done.exit_code == 2 and "ML_API_KEY is not set" in done.output
