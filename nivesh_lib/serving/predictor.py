@@ -21,6 +21,7 @@ class Predictor:
     def __init__(self, model: TextClassifier, *, n_alternatives: int = 2) -> None:
         self.model = model
         self.n_alternatives = n_alternatives
+        self._names = [str(name) for name in model.classes_]
 
     @classmethod
     def from_directory(cls, directory: Path | str) -> Predictor:
@@ -33,7 +34,7 @@ class Predictor:
         if not texts:
             return []
         proba = self.model.predict_proba(texts)
-        names = [str(name) for name in self.model.classes_]
+        names = self._names
         # Stable, so that the first of equals wins here as in the model's own `predict`.
         best = (-proba).argsort(axis=1, kind="stable")[:, : self.n_alternatives + 1]
         for row, order in zip(proba.tolist(), best.tolist(), strict=True):

@@ -48,7 +48,7 @@ def test_without_an_address_production_comes_before_staging(released):
 
 @pytest.mark.parametrize("address", ["production", "9.9.9"])
 def test_what_is_not_there_is_refused_with_what_to_do(released, address):
-    with pytest.raises(ReleaseError, match="nivesh (promote|history|release)"):
+    with pytest.raises(ReleaseError, match=r"nivesh (promote|history|release)"):
         IntentClassifier(address)
 
 
@@ -70,7 +70,7 @@ def test_a_package_copied_without_its_log_is_verified_by_its_own_record(released
 
 
 async def asked_until(client: httpx.AsyncClient, done) -> Counter[tuple[int, str, bool]]:
-    """Ask from eight sides until ``done()``; count status, release, and whether the answer is its."""
+    """Ask from eight sides until ``done()``; count status, release, whether it is its answer."""
     seen: Counter[tuple[int, str, bool]] = Counter()
 
     async def ask() -> None:

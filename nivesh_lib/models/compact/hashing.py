@@ -66,9 +66,11 @@ def hashed_char_ngrams(texts: Sequence[str], buckets: int) -> TextIndices:
     for size, row in zip(_SIZES[:, 0], hashes, strict=True):
         shorter = row[: 1 - size] = shorter[:-1] * _FNV_PRIME ^ letters[size - 1 :]
     left = np.cumsum(lengths).repeat(lengths) - np.arange(len(letters))  # letters of the word
+    rows = _bucket(hashes.T[(left >= _SIZES).T], buckets)
+    if len(texts) == 1:
+        return TextIndices(rows, np.array([len(rows)]))
     counts = np.maximum(lengths - _SIZES + 1, 0).sum(axis=0)
-    by_word = TextIndices(_bucket(hashes.T[(left >= _SIZES).T], buckets), counts)
-    return by_word.merged([len(one) for one in words])
+    return TextIndices(rows, counts).merged([len(one) for one in words])
 
 
 def hashed_token_ngrams(ids: Sequence[np.ndarray], buckets: int) -> TextIndices:

@@ -185,10 +185,13 @@ class StaticClassifier(TextClassifier):
 
     def _dequantize(self) -> None:
         held = self._tensors
-        self._tables = {
-            name: dequantize_rows(held[f"{name}.steps"], held[f"{name}.scales"][:, None])
+        tables = [
+            dequantize_rows(held[f"{name}.steps"], held[f"{name}.scales"][:, None])
             for name in _FAMILIES
-        }
+        ]
+        self._table = np.concatenate(tables)
+        self._first = [0, *accumulate(len(table) for table in tables)]  # row of each family
+        self._tables = dict(zip(_FAMILIES, np.split(self._table, self._first[1:-1]), strict=True))
 
     def _indices(self, texts: Sequence[str]) -> dict[str, TextIndices]:
         """Return the table rows of each text; n-grams are of the original and the glossed text."""
@@ -204,6 +207,8 @@ class StaticClassifier(TextClassifier):
         }
 
     def _proba(self, texts: list[str]) -> np.ndarray:
+        if len(texts) == 1:
+            return softmax(self._logits_of_one(texts[0]))
         starts = range(0, len(texts), _BLOCK)
         return softmax(np.concatenate([self._logits(texts[at : at + _BLOCK]) for at in starts]))
 
@@ -212,6 +217,20 @@ class StaticClassifier(TextClassifier):
             indices.sums(self._tables[name]) / _norm(name, indices.counts)
             for name, indices in self._indices(texts).items()
         )
+
+    def _logits_of_one(self, text: str) -> np.ndarray:
+        """Return `_logits` of one text, (1, classes), with one lookup for all families."""
+        found = self._indices([text])
+        rows = [
+            found[name].rows + first for name, first in zip(_FAMILIES, self._first, strict=False)
+        ]
+        weights = [
+            np.full(len(one), 1 / (len(one) if name == "vectors" else len(one) ** 0.5), np.float32)
+            for name, one in zip(_FAMILIES, rows, strict=True)
+        ]
+        table = self._table.take(np.concatenate(rows), axis=0)
+        scores: np.ndarray = self._tensors["bias"] + np.concatenate(weights) @ table
+        return scores[None]
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         write_tokenizer(self._tokenizer, directory)
