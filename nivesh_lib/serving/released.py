@@ -81,7 +81,7 @@ def source_of(address: str = "") -> Iterator[Source]:
 
 
 def _default() -> Source:
-    passed_over = []
+    passed_over: list[str] = []
     for stage in reversed(STAGES):
         try:
             return replace(_in_stage(stage), passed_over=tuple(passed_over))
