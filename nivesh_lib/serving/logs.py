@@ -9,6 +9,8 @@ from typing import Any
 import structlog
 from pydantic_core import to_json
 
+from nivesh_lib.serving import metrics
+
 
 def logger() -> Callable[..., None]:
     """Return a function that logs an event with its fields."""
@@ -21,7 +23,14 @@ def logger() -> Callable[..., None]:
         wrapper_class=structlog.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    return made.info
+
+    def log(event: str, **fields: Any) -> None:
+        try:
+            made.info(event, **fields)
+        except OSError:  # a full disk or a closed pipe fails no request
+            metrics.unwritten.inc()
+
+    return log
 
 
 def _serialised(fields: dict[str, Any], **_: Any) -> bytes:

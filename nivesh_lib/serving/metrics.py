@@ -38,15 +38,16 @@ predictions = Counter(
     "model_predictions_total", "Requests for predictions by outcome", [*_MODEL, "status"]
 )
 intents = Counter("intent_predictions_by_label", "Predictions by intent", ["intent"])
-confidences = Histogram(
+confidence = Histogram(
     "prediction_confidence",
     "Confidence of predictions",
     ["model_name"],
     buckets=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0),
-)
+).labels(NAME)
 abstentions = Counter("predictions_abstained", "Predictions that a person should look at")
 responses = Counter("http_responses", "Responses by path and status", ["path", "status"])
 corrections = Counter("feedback_corrections", "Corrections that were kept", ["agrees"])
+unwritten = Counter("log_lines_lost", "Lines of the log that could not be written")
 active_models = Gauge("active_models_count", "Loaded models", multiprocess_mode="livesum")
 memory = Gauge("model_memory_mb", "Resident memory of the server", multiprocess_mode="livesum")
 waiting = Gauge(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -14,6 +16,8 @@ from types import FrameType
 from nivesh_lib.errors import NiveshError
 
 _STARTUP_FAILURE = 3  # uvicorn's exit code where the application did not start
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1
 _SHORT = 1.0  # seconds: a worker that dies sooner is replaced after as long
 
 
@@ -78,7 +82,7 @@ class _Workers:
 
     def run(self) -> int:
         """Keep so many processes at work until SIGTERM or SIGINT; return the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             signal.signal(number, self._stop)
         for _ in range(self.count):
             self._start()
@@ -95,14 +99,18 @@ class _Workers:
         return failed
 
     def _start(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none comes before it is known
         process = os.fork()
         if process:
             self.started[process] = monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
         code = 1
         try:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            _end_with_parent()
             code = self.work()
         finally:  # nothing that the parent will tidy up is tidied here
             sys.stdout.flush()
@@ -112,3 +120,9 @@ class _Workers:
         self.stopping = True
         for process in self.started:
             os.kill(process, signal.SIGTERM)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent is gone, however it ended."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

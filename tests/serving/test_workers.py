@@ -100,6 +100,23 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(shipped, tmp_path
     assert sum(line.get("path") == "/predict/intent" for line in lines) >= seen[200]
 
 
+def test_workers_end_with_their_parent(shipped, tmp_path):
+    with serving(tmp_path / "log", "--model", shipped, "--workers", "2") as (process, address):
+        until(lambda: serves(address, 2))
+        workers = workers_of(process)
+        process.kill()
+        until(lambda: not any(Path(f"/proc/{one}").exists() for one in workers))
+
+
+def test_a_log_that_cannot_be_written_fails_no_request(shipped):
+    with serving(Path("/dev/full"), "--model", shipped) as (_, address):
+        until(lambda: serves(address, 1))
+        assert ask(address, 0) == 200
+        text = httpx.get(f"{address}/metrics").text
+        lost = re.search(r"^log_lines_lost_total (\S+)", text, re.M)
+        assert float(lost[1]) >= 2
+
+
 def test_a_model_that_cannot_be_served_is_told_before_it_listens(tmp_path):
     done = subprocess.run(
         [*COMMAND, "--model", str(tmp_path), "--workers", "2"], capture_output=True, text=True
