@@ -223,7 +223,9 @@ def test_a_server_without_a_model_and_one_that_is_gone_are_told(page, tmp_path):
     with serving(tmp_path / "file", model=str(tmp_path / "none")) as address:
         page.goto(address)
         ask(page, SURE)
-        assert "none" in alert(page) and alert(page).endswith("Try again in 10 s.")
+        assert alert(page).startswith("No model is ready: ") and alert(page).endswith(
+            "Try again in 10 s."
+        )
     ask(page, SURE)
     page.get_by_text("The server does not answer.").wait_for()
 
@@ -233,7 +235,7 @@ def test_a_correction_that_cannot_be_kept_is_told_beside_it(page, tmp_path):
         page.goto(address)
         ask(page, SURE)
         page.get_by_role("button", name="Yes, it is right").click()
-        assert alert(page).startswith("The correction could not be kept")
+        assert alert(page).startswith("Not kept: the correction could not be kept")
         assert alert(page).endswith("; send it again later.")  # said once
         assert page.locator("#correct [role=alert]").is_visible()
 
