@@ -14,7 +14,6 @@ import time
 
 import pytest
 import uvicorn
-from fastapi.testclient import TestClient
 
 from nivesh_lib.paths import shipped_model
 from nivesh_lib.serving import page as served
@@ -272,8 +271,8 @@ def test_it_fits_a_phone_and_can_be_read(page, address, scheme, query):
     assert dark == (scheme == "dark")
 
 
-def test_the_policy_allows_the_page_s_own_blocks_and_nothing_else():
-    answer = TestClient(create_app(Settings(model=str(shipped_model())))).get("/")
+def test_the_policy_allows_the_page_s_own_blocks_and_nothing_else(client):
+    answer = client.get("/")
     rules = answer.headers["content-security-policy"].split("; ")
     policy = dict(rule.split(" ", 1) for rule in rules)
     assert policy["default-src"] == "'none'" and policy["connect-src"] == "'self'"
@@ -286,13 +285,11 @@ def test_the_policy_allows_the_page_s_own_blocks_and_nothing_else():
     assert answer.content == served.HTML
 
 
-def test_health_tells_the_intents_that_a_correction_may_name(tmp_path):
-    client = TestClient(create_app(Settings(model=str(shipped_model()), feedback=tmp_path / "f")))
+def test_health_tells_the_intents_that_a_correction_may_name(client, make_client, tmp_path):
     intents = client.get("/health").json()["intents"]
     assert len(intents) == 14
     refused = client.post("/feedback", json={"query": "x", "intent": "none"}).json()["detail"]
     assert refused.endswith(f"There are {', '.join(intents)}")
-    without = TestClient(create_app(Settings(model=str(tmp_path))))
-    assert without.get("/health").json()["intents"] == []
+    assert make_client(model=str(tmp_path)).get("/health").json()["intents"] == []
     schema = client.get("/openapi.json").json()["components"]["schemas"]["Health"]
     assert set(schema["required"]) == set(client.get("/health").json())
