@@ -170,8 +170,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
             served = service.ready()
         except NiveshError as error:
             return _json(_health([*reasons, str(error)]))
-        release = served.source.release
-        return _json(_health(reasons) | {"release": release, "served_since": served.served_since})
+        told = {"release": served.source.release, "served_since": served.served_since}
+        return _json(_health(reasons) | told | {"intents": list(served.label_to_id)})
 
     @app.get("/ready", summary="Whether queries are answered", responses={503: _PROBLEMS[503]})
     async def ready() -> Response:
@@ -190,7 +190,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _health(reasons: list[str]) -> dict[str, Any]:
     status = "degraded" if reasons else "healthy"
     known = {"status": status, "reasons": reasons, "model": metrics.NAME}
-    return known | {"release": "", "served_since": ""}
+    return known | {"release": "", "served_since": "", "intents": []}
 
 
 def _json(value: Any, status: int = 200) -> Response:

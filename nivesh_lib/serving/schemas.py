@@ -89,13 +89,14 @@ class Kept(BaseModel):
 
 
 class Health(BaseModel):
-    """``status`` is healthy, or degraded with the reasons."""
+    """``status`` is healthy, or degraded with the reasons. ``intents``: all that it tells apart."""
 
     status: str
     reasons: list[str]
     model: str
     release: str
     served_since: str
+    intents: list[str]
 
 
 class ProblemDocument(BaseModel):
