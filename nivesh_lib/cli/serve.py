@@ -24,13 +24,14 @@ def serve(
         str, typer.Option(help="Address to listen on; a public one needs ML_API_KEY.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    name: Annotated[str, typer.Option(help="The registered model.")] = "intent_classifier",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one a core.")] = 1,
 ) -> None:
     """Answer queries over HTTP until it is stopped; keys and limits are environment variables.
 
     Example: nivesh serve --model staging --port 8000 --workers 2
     """
-    os.environ["NIVESH_SERVE_MODEL"] = model
+    os.environ["NIVESH_SERVE_MODEL"], os.environ["NIVESH_SERVE_NAME"] = model, name
     os.environ.update(thread_environment(1))  # workers are what uses the cores
     from nivesh_lib.serving.classifier import IntentClassifier
     from nivesh_lib.serving.settings import Settings

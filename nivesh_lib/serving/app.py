@@ -35,7 +35,7 @@ from nivesh_lib.serving.schemas import (
     problem_of,
 )
 from nivesh_lib.serving.service import Service
-from nivesh_lib.serving.settings import MAX_BODY, Settings
+from nivesh_lib.serving.settings import MAX_BODY, NAME, Settings
 
 B = TypeVar("B", bound=BaseModel)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -189,7 +189,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
 def _health(reasons: list[str]) -> dict[str, Any]:
     status = "degraded" if reasons else "healthy"
-    known = {"status": status, "reasons": reasons, "model": metrics.NAME}
+    known = {"status": status, "reasons": reasons, "model": NAME}
     return known | {"release": "", "served_since": "", "intents": []}
 
 

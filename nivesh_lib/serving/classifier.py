@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from nivesh_lib.models.base import load_with_card, model_hash, read_card
 from nivesh_lib.serving.predictor import Predictor
-from nivesh_lib.serving.released import NAME, source_of
+from nivesh_lib.serving.released import Source, source_of
+from nivesh_lib.serving.settings import NAME
 
 
 class IntentClassifier:
@@ -41,7 +42,7 @@ class IntentClassifier:
         self._predictor: Predictor | None = None
         self.served_since = ""
 
-    def _know(self, source: Any, card: Any) -> None:
+    def _know(self, source: Source, card: Mapping[str, Any]) -> None:
         self.source, self.digest = source, model_hash(card)
         self.label_to_id = {label: number for number, label in enumerate(card["classes"])}
         self.id_to_label = {number: label for label, number in self.label_to_id.items()}

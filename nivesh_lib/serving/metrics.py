@@ -22,7 +22,8 @@ from prometheus_client import (
     multiprocess,
 )
 
-NAME = "intent_classifier"
+from nivesh_lib.serving.settings import NAME
+
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _MODEL = ["model_name", "release"]

@@ -17,8 +17,8 @@ from nivesh_lib.runs.directories import latest_run
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import leaderboard
 from nivesh_lib.serving.model_source import model_at
+from nivesh_lib.serving.settings import NAME
 
-NAME = "intent_classifier"
 MIN_CONFIDENCE = 0.70  # below, a person should answer; where no release says otherwise
 _HEAVY = {"lstm", "embedding", "transformer", "abstaining"}  # kinds that need PyTorch
 _VERSION = re.compile(r"v?\d+\.\d+\.\d+")

@@ -10,6 +10,8 @@ from typing import Self
 
 from nivesh_lib import paths
 
+# The registered model; one process serves one.
+NAME = os.environ.get("NIVESH_SERVE_NAME") or "intent_classifier"
 MAX_CHARACTERS = 500  # of a query
 MAX_BATCH = 1_000  # queries of one request
 MAX_BODY = 4 * 2**20  # bytes: a full batch of any script, a third of it escaped
