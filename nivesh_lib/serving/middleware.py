@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 import re
-import uuid
 from collections.abc import MutableMapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -51,19 +51,18 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, path, status = perf_counter(), scope["path"], 0
+        started, status = perf_counter(), 0
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex().encode()
         scope["state"] = {"log": {}}
+        added = [*_SECURITY, (b"x-request-id", request_id)]
 
         async def sent(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"], *_SECURITY, (b"x-request-id", request_id)
-                ]  # fmt: skip
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         try:
@@ -77,20 +76,17 @@ class Front:
             if not status:
                 await respond(Problem(500, "Internal error", "the log tells more"), sent)
         finally:
-            took = perf_counter() - started
-            shown = path if path in KNOWN else "other"
-            metrics.responses.labels(shown, status).inc()
-            fields = scope["state"]["log"]
-            if path in _PREDICTIONS:
-                _count(status, took, fields.get("release", self.service.release))
-            self.log(
-                "request",
-                request_id=request_id.decode(),
-                path=shown,
-                status=status,
-                ms=round(took * 1_000, 3),
-                **fields,
-            )
+            self._tell(scope, request_id.decode(), status, perf_counter() - started)
+
+    def _tell(self, scope: Scope, request_id: str, status: int, took: float) -> None:
+        """Count a request and log it."""
+        path, fields = scope["path"], scope["state"]["log"]
+        shown = path if path in KNOWN else "other"
+        metrics.responses.labels(shown, status).inc()
+        if path in _PREDICTIONS:
+            _count(status, took, fields.get("release", self.service.release))
+        ms = round(took * 1_000, 3)
+        self.log("request", request_id=request_id, path=shown, status=status, ms=ms, **fields)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
         """Return why a request is refused whatever its body holds."""
