@@ -32,7 +32,8 @@ def serve(
     Example: nivesh serve --model staging --port 8000 --workers 2
     """
     os.environ["NIVESH_SERVE_MODEL"], os.environ["NIVESH_SERVE_NAME"] = model, name
-    os.environ.update(thread_environment(1))  # workers are what uses the cores
+    # Workers are what uses the cores; threads of a tokenizer would only be waited for.
+    os.environ.update(thread_environment(1) | {"TOKENIZERS_PARALLELISM": "false"})
     from nivesh_lib.serving.classifier import IntentClassifier
     from nivesh_lib.serving.settings import Settings
     from nivesh_lib.serving.workers import bind

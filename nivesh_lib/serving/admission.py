@@ -11,6 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _WEIGHT = 0.05  # of the newest turn in the running mean of their times
+_STEP = 4  # times that mean is the most that one turn counts for
 _TURN = 0.010  # seconds that one turn of a batch should take
 _MOST = 256  # queries of one turn
 
@@ -60,6 +61,7 @@ class Admission:
             return answer(queries)
         finally:
             took = (perf_counter() - started) / len(queries)
+            took = min(took, _STEP * self.seconds)  # one stall of the machine is no overload
             self.seconds += _WEIGHT * (took - self.seconds)
             asyncio.get_running_loop().call_soon(self._next)
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -75,11 +76,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.service = service
     _add_predictions(app, service)
     _add_feedback(app, service)
+    posts = [one for one in app.routes if isinstance(one, APIRoute) and one.methods == {"POST"}]
+    routes = {route.path: route.endpoint for route in posts}
     _add_state(app, service)
-    app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(NiveshError, _no_model)
     app.add_exception_handler(HTTPException, _http)
-    app.add_middleware(Front, keys=chosen.keys, service=service)
+    app.add_middleware(Front, keys=chosen.keys, service=service, routes=routes)
     return app
 
 
@@ -197,20 +198,11 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(to_json(value), status, media_type="application/json")
 
 
-async def _problem(request: Request, error: Any) -> Response:
-    kind = "application/problem+json"
-    return Response(to_json(error.document), error.status, error.headers, kind)
-
-
-async def _no_model(request: Request, error: Any) -> Response:
-    told = Problem(503, "No model is ready", str(error), headers={"retry-after": "10"})
-    return await _problem(request, told)
-
-
 async def _http(request: Request, error: Any) -> Response:
+    """Raise what `Front` answers with."""
     detail = "there are: GET /, /health, /ready, /metrics, /openapi.json; POST /predict/intent, "
     told = f"{request.method} is not answered here; {detail}/predict/intent/batch, /feedback"
-    return await _problem(request, Problem(error.status_code, error.detail, told))
+    raise Problem(error.status_code, error.detail, told)
 
 
 app = create_app()

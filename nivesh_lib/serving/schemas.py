@@ -137,6 +137,6 @@ def problem_of(error: ValidationError) -> Problem:
     return Problem(422, "The request does not fit", told[0], told)
 
 
-def _place(location: Sequence[str | int]) -> str:
-    names = [f"[{one}]" if isinstance(one, int) else f".{one[:40]}" for one in location]
-    return "".join(names).lstrip(".") or "body"
+def _place(names: Sequence[str | int]) -> str:
+    parts = [f"[{one}]" if isinstance(one, int) else f".{one[:40]}" for one in names]
+    return "".join(parts).lstrip(".") or "body"

@@ -81,12 +81,26 @@ def hashed_token_ngrams(ids: Sequence[np.ndarray], buckets: int) -> TextIndices:
     lengths = np.array([len(one) for one in ids])
     tokens = np.concatenate(ids).astype(np.uint32)
     hashes = np.stack([tokens, np.zeros_like(tokens)], axis=1)
-    hashes[:-1, 1] = (tokens[:-1] * _FNV_PRIME ^ tokens[1:]) * _FNV_PRIME
+    hashes[:-1, 1] = _bigrams(tokens)
     last = np.cumsum(lengths) - 1
     inside = np.ones(hashes.shape, bool)
     inside[last] = False
     inside[last - lengths + 1, 0] = False
     return TextIndices(_bucket(hashes[inside], buckets), 2 * lengths - 3)
+
+
+def token_buckets(ids: np.ndarray, buckets: int) -> np.ndarray:
+    """Return the buckets of token unigrams, int64 (n,), as `hashed_token_ngrams` has them."""
+    return _bucket(ids.astype(np.uint32), buckets)
+
+
+def bigram_buckets(ids: Sequence[int], buckets: int) -> np.ndarray:
+    """Return the buckets of the token bigrams of one text, as `hashed_token_ngrams` has them."""
+    return _bucket(_bigrams(np.array(ids, np.uint32)), buckets)
+
+
+def _bigrams(tokens: np.ndarray) -> np.ndarray:
+    return (tokens[:-1] * _FNV_PRIME ^ tokens[1:]) * _FNV_PRIME
 
 
 def _bucket(hashes: np.ndarray, buckets: int) -> np.ndarray:

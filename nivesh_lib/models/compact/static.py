@@ -6,14 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import SEEDS, TextClassifier, as_training
-from nivesh_lib.models.compact.hashing import TextIndices, hashed_char_ngrams, hashed_token_ngrams
+from nivesh_lib.models.compact.hashing import (
+    TextIndices,
+    bigram_buckets,
+    hashed_char_ngrams,
+    hashed_token_ngrams,
+    token_buckets,
+)
 from nivesh_lib.models.compact.quantize import dequantize_rows, quantize_rows
 from nivesh_lib.models.compact.vocabulary import prune_unreachable, read_tokenizer, write_tokenizer
 from nivesh_lib.models.directory import read_tensors
@@ -27,6 +33,7 @@ _SIF = 1e-4  # parameter of smooth inverse frequency weights (Arora et al. 2017)
 _MAX_STEPS = 60  # of L-BFGS; 200 change two predictions of a thousand
 _BLOCK = 64  # texts of one table lookup
 _MAX_WEIGHTS = 2**26  # a byte each in the file, four in memory
+_MAX_WORDS = 2**14  # that are kept with their scores; some 10 MB for 14 classes
 _FAMILIES = ("vectors", "letters", "words")
 
 
@@ -185,13 +192,14 @@ class StaticClassifier(TextClassifier):
 
     def _dequantize(self) -> None:
         held = self._tensors
-        tables = [
-            dequantize_rows(held[f"{name}.steps"], held[f"{name}.scales"][:, None])
+        self._tables = {
+            name: dequantize_rows(held[f"{name}.steps"], held[f"{name}.scales"][:, None])
             for name in _FAMILIES
-        ]
-        self._table = np.concatenate(tables)
-        self._first = [0, *accumulate(len(table) for table in tables)]  # row of each family
-        self._tables = dict(zip(_FAMILIES, np.split(self._table, self._first[1:-1]), strict=True))
+        }
+        self._words: dict[str, _Word] = {}
+        self._ends = self._tokenizer.encode([""], self.max_length)[0].tolist()
+        # Where a tokenizer splits at white space, tokens of a text are those of its words.
+        self._by_word = self._tokenizer.splits_words and len(self._ends) == 2
 
     def _indices(self, texts: Sequence[str]) -> dict[str, TextIndices]:
         """Return the table rows of each text; n-grams are of the original and the glossed text."""
@@ -219,18 +227,42 @@ class StaticClassifier(TextClassifier):
         )
 
     def _logits_of_one(self, text: str) -> np.ndarray:
-        """Return `_logits` of one text, (1, classes), with one lookup for all families."""
-        found = self._indices([text])
-        rows = [
-            found[name].rows + first for name, first in zip(_FAMILIES, self._first, strict=False)
-        ]
-        weights = [
-            np.full(len(one), 1 / (len(one) if name == "vectors" else len(one) ** 0.5), np.float32)
-            for name, one in zip(_FAMILIES, rows, strict=True)
-        ]
-        table = self._table.take(np.concatenate(rows), axis=0)
-        scores: np.ndarray = self._tensors["bias"] + np.concatenate(weights) @ table
+        """Return `_logits` of one text, (1, classes), from what its words add to the scores.
+
+        The families add up word by word, but for bigrams of tokens, and words come again.
+        """
+        if not (self._by_word and text.isprintable() and text.strip()):
+            return self._logits([text])
+        variants = dict.fromkeys([text, glossed(text)] if self.glosses else [text])
+        parts = [[self._word(word) for word in variant.split()] for variant in variants]
+        first, last = self._ends
+        ids = [[first, *chain.from_iterable(word.ids for word in part), last] for part in parts]
+        if max(map(len, ids)) > self.max_length:
+            return self._logits([text])
+        words = list(chain.from_iterable(parts))
+        sums = np.add.reduce([word.scores for word in words])
+        if len(parts) > 1:  # embeddings are those of the glossed text alone
+            sums[0] = np.add.reduce([word.scores[0] for word in parts[-1]])
+        for one in ids:
+            sums[2] += self._tables["words"].take(bigram_buckets(one, self.buckets), axis=0).sum(0)
+        letters = sum(word.n_letters for word in words)
+        tokens = sum(2 * len(one) - 3 for one in ids)
+        weights = np.array([1 / len(ids[-1]), letters**-0.5, tokens**-0.5], np.float32)
+        scores: np.ndarray = self._tensors["bias"] + weights @ sums
         return scores[None]
+
+    def _word(self, text: str) -> _Word:
+        """Return what one word adds, kept for the next text that has it."""
+        if (word := self._words.get(text)) is None:
+            ids = self._tokenizer.encode([text], self.max_length)[0][1:-1]
+            letters = hashed_char_ngrams([text], self.buckets).rows
+            rows = {"vectors": ids, "letters": letters, "words": token_buckets(ids, self.buckets)}
+            sums = [self._tables[name].take(rows[name], axis=0).sum(axis=0) for name in _FAMILIES]
+            word = _Word(ids.tolist(), len(letters), np.stack(sums))
+            if len(self._words) >= _MAX_WORDS:
+                self._words.clear()
+            self._words[text] = word
+        return word
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         write_tokenizer(self._tokenizer, directory)
@@ -261,6 +293,14 @@ class StaticClassifier(TextClassifier):
             )
         if sum(array.size for array in self._tensors.values()) > _MAX_WEIGHTS:
             raise ModelError(f"{directory}: more than {_MAX_WEIGHTS:,} weights. Take fewer buckets")
+
+
+class _Word(NamedTuple):
+    """A word's token ids, its number of character n-grams, and sums (families, classes)."""
+
+    ids: list[int]
+    n_letters: int
+    scores: np.ndarray
 
 
 @dataclass(frozen=True)

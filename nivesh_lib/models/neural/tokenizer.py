@@ -39,6 +39,12 @@ class SubwordTokenizer:
         """The number of tokens in the vocabulary."""
         return int(self._tokenizer.get_vocab_size())
 
+    @property
+    def splits_words(self) -> bool:
+        """Whether the tokens of a text are those of its words between white space."""
+        splitter = json.loads(self._tokenizer.to_str())["pre_tokenizer"] or {}
+        return bool(splitter.get("type") == "BertPreTokenizer")
+
     @classmethod
     def from_json(cls, text: str, place: str = "tokenizer.json") -> SubwordTokenizer:
         """Return a tokenizer with the given content of ``tokenizer.json``.
@@ -75,7 +81,10 @@ class SubwordTokenizer:
         """Return the int64 token ids of each text, at most ``max_length`` with special tokens."""
         # The tokenizer refuses lone surrogates.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        ids = [one.ids for one in self._tokenizer.encode_batch_fast(clean)]
+        if len(clean) == 1:  # without waking the threads of a batch, which takes longer
+            ids = [self._tokenizer.encode(clean[0]).ids]
+        else:
+            ids = [one.ids for one in self._tokenizer.encode_batch_fast(clean)]
         for number, text in enumerate(clean):
             if len(ids[number]) > max_length:
                 ids[number] = self._truncated(text, max_length)

@@ -6,9 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.models.compact import static
 from nivesh_lib.models.compact.static import _BLOCK, StaticClassifier
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model, tiny
 
@@ -86,6 +89,48 @@ def test_texts_are_answered_as_each_would_be_alone(fitted):
     texts = [*QUERIES, "", "tax kaise bachaye", "a"] * (_BLOCK // 4)  # more than one block
     alone = np.concatenate([fitted.predict_proba([text]) for text in texts])
     np.testing.assert_allclose(fitted.predict_proba(texts), alone, rtol=1e-5)
+
+
+ODD = [
+    *("", " ", "a", "[PAN] x [EMAIL]", "don't stop-me (now)!", "ÉCOLE naïve Σίσυφος", "मुझे टैक्स"),
+    *(
+        "a\x1cb c",
+        "a\u00a0b",
+        "a\u200bb",
+        "\ttab\n",
+        "日本 loan",
+        "x" * 300,
+        "word " * 200,
+        "é\u0301 ́",
+    ),
+    *("salary se kitna bachana chahiye", "tax tax tax", "\ud800 half"),
+]
+
+
+@pytest.mark.parametrize("glosses", [True, False])
+def test_the_words_of_a_text_add_up_to_what_all_of_it_gets(fitted, glosses, monkeypatch):
+    monkeypatch.setattr(fitted, "glosses", glosses)
+    assert fitted._by_word
+    for text in [*ODD, *TEXTS, *ODD]:  # the second time from the scores that are kept
+        np.testing.assert_allclose(
+            fitted._logits_of_one(text), fitted._logits([text]), rtol=1e-5, atol=1e-5, err_msg=text
+        )
+
+
+@settings(max_examples=200)
+@given(st.text(st.characters() | st.sampled_from(" .-tax"), max_size=40))
+def test_they_do_for_any_text(fitted, text):
+    np.testing.assert_allclose(
+        fitted._logits_of_one(text), fitted._logits([text]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_no_more_words_are_kept_than_have_room(fitted, monkeypatch):
+    monkeypatch.setattr(static, "_MAX_WORDS", 5)
+    monkeypatch.setattr(fitted, "_words", {})
+    for number in range(20):
+        fitted.predict_proba([f"tax {number}"])
+        assert len(fitted._words) <= 5
 
 
 def test_every_token_but_unused_ones_has_a_row_and_the_shipped_size_is_small(tmp_path):
