@@ -378,8 +378,11 @@ def append_line(path: Path, line: bytes) -> None:
             if file.write(raw) != len(raw):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.fsync(file.fileno())
+            if not end:  # perhaps a new file, whose name must be on the disk too
+                sync(path.parent)
         except OSError:
-            file.truncate(end)
+            with contextlib.suppress(OSError):  # of the two errors, the first says why
+                file.truncate(end)
             raise
 
 

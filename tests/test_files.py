@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from nivesh_lib import files
 from nivesh_lib.errors import DataError
 from nivesh_lib.files import (
+    append_line,
     atomic_path,
     freed_bytes,
     link_equal,
@@ -54,6 +56,33 @@ from nivesh_lib.files import locked
 with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
     print("held", flush=True)
     sys.stdin.read()
+"""
+
+APPEND = """
+import os, resource, sys
+from pathlib import Path
+from nivesh_lib.files import append_line
+
+path, limit, *lines = sys.argv[1:]
+if int(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+for line in lines:
+    try:
+        append_line(Path(path), line.encode())
+    except OSError as error:
+        print(error.errno)
+"""
+HALF = """
+import os, signal, sys
+from pathlib import Path
+from nivesh_lib import files
+
+def die(number):
+    os.ftruncate(number, 6)  # as if only these had reached the disk
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = die
+files.append_line(Path(sys.argv[1]), b"second")
 """
 
 
@@ -334,3 +363,87 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     with pytest.raises(DataError, match=r"x is a file, and a folder is needed there"):  # noqa: SIM117
         with files.locked_folder(tmp_path / "x" / "y"):
             pass
+
+
+# --- lines -------------------------------------------------------------------------------------
+
+
+def test_lines_are_appended_to_a_file_that_need_not_be_there(tmp_path):
+    file = tmp_path / "new" / "a.jsonl"
+    for line in (b"first", "₹".encode(), b""):
+        append_line(file, line)
+    assert file.read_bytes() == "first\n₹\n\n".encode()
+
+
+def test_processes_may_append_at_the_same_time(tmp_path):
+    file = tmp_path / "a.jsonl"
+    sent = [[f"{n}-{k}-" + "x" * 5_000 for k in range(20)] for n in range(4)]
+    started = [subprocess.Popen([sys.executable, "-c", APPEND, file, "0", *one]) for one in sent]
+    assert [process.wait() for process in started] == [0] * 4
+    assert sorted(file.read_text().splitlines()) == sorted(line for one in sent for line in one)
+
+
+def test_a_line_waits_for_the_lock_of_another_process(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.touch()
+    with locked(file):
+        process = subprocess.Popen([sys.executable, "-c", APPEND, file, "0", "late"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        assert file.read_bytes() == b""
+    assert process.wait() == 0 and file.read_bytes() == b"late\n"
+
+
+def test_a_line_that_a_killed_process_left_unfinished_is_ended_first(tmp_path):
+    file = tmp_path / "a.jsonl"
+    append_line(file, b"one")
+    done = subprocess.run([sys.executable, "-c", HALF, file], check=False)
+    assert done.returncode == -signal.SIGKILL and file.read_bytes() == b"one\nse"
+    append_line(file, b"third")
+    assert file.read_bytes() == b"one\nse\nthird\n"
+
+
+@pytest.mark.parametrize("limit", [8, 4])  # within the line, and before it
+def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(tmp_path, limit):
+    file = tmp_path / "a.jsonl"
+    append_line(file, b"one")
+    call = [sys.executable, "-c", APPEND, file, str(limit), "too long", "more"]
+    told = subprocess.run(call, capture_output=True, text=True, check=True).stdout.split()
+    assert len(told) == 2 and set(map(int, told)) <= {errno.ENOSPC, errno.EFBIG}
+    assert file.read_bytes() == b"one\n"
+    append_line(file, b"two")
+    assert file.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_full_disk_is_named_as_the_reason():
+    with pytest.raises(OSError, match="No space left on device"):
+        append_line(Path("/dev/full"), b"line")
+
+
+def test_a_line_that_could_not_be_synced_is_taken_back(tmp_path, monkeypatch):
+    file = tmp_path / "a.jsonl"
+    append_line(file, b"one")
+
+    def fail(number):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="broken"):
+        append_line(file, b"two")
+    assert file.read_bytes() == b"one\n"
+
+
+def test_the_name_of_a_new_file_is_synced_too(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    append_line(tmp_path / "a.jsonl", b"one")
+    append_line(tmp_path / "a.jsonl", b"two")
+    assert synced == [tmp_path]
+
+
+@pytest.mark.parametrize("folder", ["taken", "/proc"])
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, folder):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OSError, match=r"a\.jsonl|taken|/proc"):
+        append_line(tmp_path / folder / "a.jsonl", b"one")
+    assert (tmp_path / "taken").read_text() == "a file"

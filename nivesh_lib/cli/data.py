@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nivesh_lib.cli.options import Delimiter, Json, Label, Ref, Text, echo, echo_json
-from nivesh_lib.paths import data_dir, relative, reports_dir
+from nivesh_lib.paths import data_dir, feedback_file, relative, reports_dir
+
+if TYPE_CHECKING:
+    from nivesh_lib.data.importing import ImportRequest
 
 SHOWN = 20  # relabelled rows that `diff` prints
 SHOWN_FACTS = (
@@ -156,7 +159,7 @@ def add(
     version: Annotated[str, typer.Option(help="Newer than what it extends; 0.x.y is a draft.")],
     file: Annotated[
         Path | None,
-        typer.Argument(help="CSV, JSON, JSON Lines or Parquet; not needed with --review."),
+        typer.Argument(help="CSV, JSON, JSON Lines or Parquet; not with --review alone."),
     ] = None,
     text: Text = "query",
     label: Label = "intent",
@@ -174,6 +177,10 @@ def add(
         Path | None,
         typer.Option("--review", help="What `nivesh data review` wrote and a person filled in."),
     ] = None,
+    feedback: Annotated[
+        bool,
+        typer.Option("--feedback", help="FILE, or the servers' own, holds corrections to review."),
+    ] = False,
     description: Annotated[str, typer.Option(help="One sentence for the manifest.")] = "",
     licence: Annotated[str, typer.Option(help="The data's licence.")] = "",
     source: Annotated[
@@ -194,26 +201,34 @@ def add(
 ) -> None:
     """Publish labelled texts, or a reviewed version, as a version of a dataset.
 
+    With --feedback it writes the users' corrections that are new for a person to decide on, and
+    with --review too it publishes the accepted ones, for training only.
+
     Example: nivesh data add banking77 train.csv --text text --label category
     --holdout test.csv --version 1.0.0
 
     Example: nivesh data add mine --review review.csv --extends mine@1.0.0 --version 1.0.1
+
+    Example: nivesh data add mine --feedback --extends mine@1.0.1 --version 1.1.0
     """
     from nivesh_lib.data.importing import ImportRequest
     from nivesh_lib.data.publishing import publish_import
 
-    if file is None and reviewed is None:
+    if file is None and reviewed is None and not feedback:
         raise typer.BadParameter("name a FILE of rows, or a reviewed file with --review")
+    if feedback and extends is None:
+        raise typer.BadParameter("--feedback needs --extends NAME@VERSION, what is added to")
     if reviewed is not None and extends is None:
         raise typer.BadParameter("--review needs --extends NAME@VERSION, what was reviewed")
-    if holdout is not None and file is None:
+    if holdout is not None and (file is None or feedback):
         raise typer.BadParameter("--holdout needs a FILE of training rows")
     if store and "://" not in store:
         raise typer.BadParameter(f"--store {store}: write a URL such as s3://bucket/folder")
     request = ImportRequest(
         name,
         version,
-        file=file,
+        file=None if feedback else file,
+        feedback=(file or feedback_file()) if feedback else None,
         holdout=holdout,
         review=reviewed,
         parent=extends,
@@ -229,6 +244,8 @@ def add(
         sources=source or [],
         store=store,
     )
+    if request.feedback and reviewed is None:
+        return _review_corrections(request, request.feedback, as_json)
     facts = publish_import(request, report=lambda line: echo(line, err=True)).facts()
     if as_json:
         return echo_json(facts)
@@ -237,6 +254,26 @@ def add(
     echo(
         f"{facts['ref']}: {facts['rows']:,} rows, {facts['held_out']:,} of them held out, "
         f"{len(facts['labels'])} labels. Next: nivesh run --dataset {facts['ref']}"
+    )
+
+
+def _review_corrections(request: ImportRequest, file: Path, as_json: bool) -> None:
+    """Write corrections into a CSV for a person to fill in."""
+    from nivesh_lib.data.publishing import corrections
+    from nivesh_lib.data.review import write_review
+
+    rows, left_out, _ = corrections(request, file, lambda line: echo(line, err=True))
+    ref = request.parent_ref
+    path = reports_dir() / "reviews" / f"{ref}.corrections.csv"
+    write_review(path, rows.rename(columns={"intent": "label", "predicted": "suggested"}))
+    if as_json:
+        counts = {"rows": len(rows), "left_out": {why: len(n) for why, n in left_out.items()}}
+        return echo_json({"dataset": ref, "feedback": str(file), "file": str(path), **counts})
+    echo(
+        f"{relative(path)}: {len(rows)} rows; label is the user's, suggested what was answered.",
+        "Fill in decision (keep, relabel, drop), new_label, note, reviewer; then: nivesh data add "
+        f"{request.name} {relative(file)} --feedback --review {relative(path)} --extends {ref} "
+        f"--version {request.version}",
     )
 
 

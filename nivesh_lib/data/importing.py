@@ -55,7 +55,10 @@ class ImportRequest:
     file, holdout
         Training rows, and rows to hold out; without ``file``, a review is all there is.
     review
-        A file of ``data.review`` that a person filled in, about rows of the parent.
+        A file of ``data.review`` that a person filled in, about rows of the parent, or about
+        corrections.
+    feedback
+        A file of corrections (``data.corrections``), in place of ``file``.
     parent
         The version to extend, with or without the dataset's name.
     text, label, columns, delimiter
@@ -77,6 +80,7 @@ class ImportRequest:
     file: Path | None = None
     holdout: Path | None = None
     review: Path | None = None
+    feedback: Path | None = None
     parent: str | None = None
     text: str = "query"
     label: str = "intent"

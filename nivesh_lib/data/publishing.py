@@ -7,10 +7,13 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 
+from nivesh_lib.data.corrections import SOURCE, accept, read_corrections
 from nivesh_lib.data.importing import ImportRequest, import_files
 from nivesh_lib.data.remote import upload
 from nivesh_lib.data.review import Decision, changes_of, read_review, revise, summary
@@ -31,7 +34,7 @@ from nivesh_lib.data.split_assignment import (
     make_ids,
     new_rows,
 )
-from nivesh_lib.data.splits import MIN_CLASS, NEAR
+from nivesh_lib.data.splits import MIN_CLASS, NEAR, hard_rows, mask_amounts, near_duplicate_pairs
 from nivesh_lib.data.validation import Measures, check_balance, check_personal_data
 from nivesh_lib.data.versions import (
     DataVersion,
@@ -53,6 +56,8 @@ from nivesh_lib.files import locked_folder, restore_folders, write_errors, write
 from nivesh_lib.paths import data_dir
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.terminal import listed
+
+SHOWN = 20  # numbers of lines in one message
 
 
 def publish(
@@ -91,8 +96,9 @@ def publish(
     holdout_rows
         Exactly these new rows are held out. Without them 20 % of the new rows are chosen.
     review
-        The decisions of a person on training rows of the parent (``data.review``). The parent
-        stays as it is; the new version's manifest lists every change.
+        The decisions of a person on training rows of the parent (``data.review``), and on
+        corrections, of which ``rows`` has the accepted ones. The parent stays as it is; the new
+        version's manifest lists every change.
     created
         ISO date; today by default.
     store
@@ -149,8 +155,12 @@ def publish_import(request: ImportRequest, report: Callable[[str], None]) -> Dat
     rows were dropped.
     """
     rows = holdout_rows = None
-    description, licence, sources, decisions = "", "", [], []
-    if request.file is not None:
+    description, licence, sources = "", "", []
+    decisions: list[Decision] = []
+    if request.feedback is not None:
+        rows, _, decisions = corrections(request, request.feedback, report)
+        sources = [SOURCE]
+    elif request.file is not None:
         rows, holdout_rows = import_files(request.file, request, report)
         measures = Measures(rows)
         balance = [] if request.parent else check_balance(measures)
@@ -159,7 +169,7 @@ def publish_import(request: ImportRequest, report: Callable[[str], None]) -> Dat
         description, sources = f"Imported from {request.file.name}", [request.file.name]
     if request.review is not None:
         parent = load_dataset(request.parent_ref or request.name)
-        decisions = read_review(
+        decisions = decisions or read_review(
             request.review, parent, labels=request.labels, delimiter=request.delimiter
         )
         description = f"{parent.ref} as reviewed in {request.review.name}"
@@ -187,6 +197,67 @@ def publish_import(request: ImportRequest, report: Callable[[str], None]) -> Dat
     if not published.manifest["holdout"]:
         report("warning: too few rows to hold any out; nothing can judge a release")
     return published
+
+
+def corrections(
+    request: ImportRequest, file: Path, report: Callable[[str], None]
+) -> tuple[pd.DataFrame, dict[str, list[int]], list[Decision]]:
+    """Return what a file of corrections has to add to the parent of a request.
+
+    Parameters
+    ----------
+    report
+        Is called with one line for each reason to leave lines out.
+
+    Returns
+    -------
+    tuple
+        The corrections to decide on or, with a review, the accepted ones; the numbers of the lines
+        left out, by the reason, ``present`` among them; and the decisions.
+
+    Raises
+    ------
+    DataError
+        There is nothing to add, or file, review or version number are refused.
+    """
+    _check_version(*_parsed(f"{request.name}@{request.version}"), request.parent)
+    data = load_dataset(request.parent_ref or request.name)
+    rows, left_out = read_corrections(file, data.version, decided=request.review is not None)
+    decisions: list[Decision] = []
+    if request.review is not None:
+        about = replace(data, train=rows.rename(columns={"intent": data.version.label_column}))
+        decisions = read_review(
+            request.review, about, labels=request.labels, delimiter=request.delimiter
+        )
+        rows, decisions = accept(rows, decisions, request.review)
+    new = _unseen(rows, data.version)
+    left_out["present"] = (rows.index.difference(new.index) + 1).tolist()
+    for reason, lines in left_out.items():
+        more = ", …" if len(lines) > SHOWN else ""
+        # The lines would give away which queries are held out.
+        where = "" if reason == "present" else f": line {listed(lines[:SHOWN])}{more}"
+        if lines:
+            report(f"{file}: {len(lines)} left out, {reason.replace('_', ' ')}{where}")
+    if new.empty:
+        raise DataError(f"{file} has nothing to add to {data.ref}.")
+    added = set(new["id"])
+    return new, left_out, [d for d in decisions if d.action == "reject" or d.id in added]
+
+
+def _unseen(rows: pd.DataFrame, base: DataVersion) -> pd.DataFrame:
+    """Return the corrections that no row of the dataset has, or nearly so, on either side."""
+    there = _read_sides(base)["query"].tolist()
+    sides = _earlier_sides(base.name, "")  # a text never changes side
+    known = {key for key, were in sides.items() if "train" not in were}
+    known.update(normalise(anonymize_query(query)) for query in there)
+    rows = rows[~rows["key"].isin(known)]
+    while len(rows):  # the cosines vary a little with the rows that are compared
+        pairs = near_duplicate_pairs(map(mask_amounts, [*there, *rows["query"]]))
+        near = {j - len(there) for i, j, _ in pairs if i < len(there) <= j}
+        if not near:
+            break
+        rows = rows.drop(rows.index[sorted(near)])
+    return rows
 
 
 def _rare_labels(version: DataVersion) -> str:
@@ -342,7 +413,8 @@ def _transformation(
     if new is None:
         return reviewed
     start = f"{base.rows} rows of {base.ref} and " if base else ""
-    held = "given" if given else f"20 % of the new rows, stratified, seed {seed}"
+    which = " that are not hard" if hard_rows(new).any() else ""
+    held = "given" if given else f"20 % of the new rows{which}, stratified, seed {seed}"
     return (
         f"{start}{len(new)} new rows; holdout {held}; near-duplicates (character 3-5-gram cosine "
         f"of {NEAR} or more, amounts masked) share side and fold"

@@ -132,6 +132,25 @@ def require_column(where: object, columns: Collection[str], name: str, option: s
         )
 
 
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the value of each filled line of a file that is appended to.
+
+    The value is None where the line is not JSON: a killed process may have left half of it.
+
+    Raises
+    ------
+    DataError
+        The file is missing, is no regular one, or that of a published version.
+    """
+    _file_kind(path, {path.suffix.lower(): "jsonl"})
+    for number, line in enumerate(_file_lines(path), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (RecursionError, ValueError):
+                yield number, None
+
+
 # --- queries -----------------------------------------------------------------------------------
 
 

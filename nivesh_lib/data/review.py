@@ -29,12 +29,18 @@ COLUMNS = (
 ACTIONS = ("keep", "relabel", "drop")
 _NOT_READ = ("suggested", "score")
 _FORMULA = ("=", "+", "-", "@")
-_DONE = {"relabel": "relabelled", "drop": "dropped", "keep": "kept"}
+_DONE = {
+    **{"relabel": "relabelled", "drop": "dropped", "keep": "kept"},
+    **{"add": "added", "reject": "rejected"},
+}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision of one person on one row; ``new_label`` only where it is relabelled."""
+    """The decision of one person on one row; ``new_label`` only where it is relabelled or added.
+
+    Beside the `ACTIONS` on rows of a version there are ``add`` and ``reject``, of a correction.
+    """
 
     id: str
     action: str
@@ -54,7 +60,7 @@ def write_review(path: str | Path, rows: pd.DataFrame, *, reviewer: str = "") ->
     ----------
     rows
         Columns ``id``, ``query``, ``label``, ``suggested`` and ``score``, the most doubtful
-        first. Queries are anonymised here.
+        first. Queries are anonymised here; the score may be left out.
     reviewer
         Fills that column, so that it need not be typed in every line.
 
@@ -69,7 +75,8 @@ def write_review(path: str | Path, rows: pd.DataFrame, *, reviewer: str = "") ->
     with locked_folder(path.parent):  # of two writers, one comes second and finds the file
         if path.exists():
             raise DataError(
-                f"{path} exists and may hold decisions; name another file with --output."
+                f"{path} exists and may hold decisions; name another file with --output, or rename "
+                "this one."
             )
         with new_file(path) as file:
             file.write("\ufeff")  # without this mark, Excel takes ₹ for three other characters
@@ -84,7 +91,7 @@ def _cells(row: Mapping[Any, Any], reviewer: str) -> list[str]:
     texts = {name: str(row[name]) for name in ("id", "label", "suggested")}
     texts |= {"query": anonymize_query(row["query"]), "reviewer": reviewer}
     guarded = {name: f"'{t}" if t.startswith(_FORMULA) else t for name, t in texts.items()}
-    guarded["score"] = f"{row['score']:.4f}"
+    guarded["score"] = f"{row['score']:.4f}" if "score" in row else ""
     return [guarded.get(name, "") for name in COLUMNS]
 
 
@@ -121,8 +128,8 @@ def read_review(
     version = _Version.of(data, labels)
     if not any(line.decision.id in version.query for line in lines):
         raise DataError(
-            f"{path}: none of its {len(lines)} ids is a training row of {data.ref}; name the "
-            "version that the review was written for with --extends."
+            f"{path}: none of its {len(lines)} ids is a training row of {data.ref}; name what the "
+            "review was written for: the version with --extends, corrections with --feedback."
         )
     problems = [(line.number, what) for line in lines for what in version.problems(line)]
     problems += [*_repeated_ids(lines), *version.conflicts(lines)]
@@ -248,6 +255,7 @@ def revise(base: pd.DataFrame, review: Sequence[Decision]) -> pd.DataFrame:
         Nothing is changed, or a decision is about a row that is not there, is held out or has
         another label.
     """
+    review = [decision for decision in review if decision.action in ACTIONS]
     if not review:
         return base
     if all(decision.action == "keep" for decision in review):
@@ -277,14 +285,15 @@ def _labels_after(label_of: Mapping[str, str], review: Sequence[Decision]) -> di
 def changes_of(review: Sequence[Decision], *, column: str, when: str) -> list[dict[str, Any]]:
     """Return a manifest's list of changes: id, column, from, to, who, when, note.
 
-    A dropped row has ``"column": "row"`` and ``"to": null``.
+    A dropped or rejected row has ``"column": "row"`` and ``"to": null``, an added one ``"from":
+    null``.
     """
     return [
         {
             "id": decision.id,
             "column": column if decision.action == "relabel" else "row",
-            "from": decision.label,
-            "to": decision.new_label if decision.action == "relabel" else None,
+            "from": None if decision.action == "add" else decision.label,
+            "to": decision.new_label or None,
             "who": decision.who,
             "when": when,
             "note": decision.note,

@@ -21,13 +21,9 @@ def keep(correction: Correction, file: Path) -> str:
         The file cannot be written; nothing was kept then.
     """
     identity = uuid.uuid4().hex
-    line = {
-        "id": identity,
-        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
-        "query": anonymize_query(correction.query),
-        "intent": correction.intent,
-        "predicted": correction.predicted,
-        "release": correction.release,
+    texts = {  # clients may write anything into each of them
+        name: text and anonymize_query(text) for name, text in correction.model_dump().items()
     }
+    line = {"id": identity, "timestamp": datetime.now(UTC).isoformat(timespec="seconds"), **texts}
     append_line(file, json.dumps(line, ensure_ascii=False).encode())
     return identity
