@@ -100,6 +100,11 @@ def feedback_file() -> Path:
     return reports_dir() / "feedback" / "feedback.jsonl"
 
 
+def flags_file() -> Path:
+    """Return the file of feature flags; it may not exist."""
+    return home() / "deploy" / "feature_flags.toml"
+
+
 def relative(path: Path) -> str:
     """Return ``path`` relative to the current directory where it lies below it."""
     try:
