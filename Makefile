@@ -22,7 +22,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install run test test-all nbval notebooks showcase docs lab ui bench bench-peers bench-engines torture lint clean
+.PHONY: help install run test test-all nbval notebooks showcase docs lab ui bench bench-peers bench-engines bench-serve load soak fuzz torture lint clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -91,7 +91,8 @@ $(BENCH_INSTALLED): requirements.lock pyproject.toml
 	@echo "Installing into $(BENCH_VENV) (a few minutes, once)"
 	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip install --quiet -r requirements.lock
-	@$(BENCH_VENV)/bin/python -m pip install --quiet --no-build-isolation -c requirements.lock -e '.[bench]'
+	@grep -vE '^(certifi|opentelemetry-[a-z-]+)==' requirements.lock >$(BENCH_VENV)/constraints.txt # BentoML moves them
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --no-build-isolation -c $(BENCH_VENV)/constraints.txt -e '.[bench]'
 	@touch $@
 
 bench-peers: $(BENCH_INSTALLED) ## quality and training time beside peers (ARGS="--help")
@@ -99,6 +100,18 @@ bench-peers: $(BENCH_INSTALLED) ## quality and training time beside peers (ARGS=
 
 bench-engines: $(BENCH_INSTALLED) ## speed and size beside other engines (ARGS="--short" for a trial)
 	@$(BENCH_VENV)/bin/python -m tests.benchmarks.engines $(ARGS)
+
+bench-serve: $(BENCH_INSTALLED) ## the HTTP server beside other servers (ARGS="--short" for a trial)
+	@$(BENCH_VENV)/bin/python -m tests.benchmarks.serving $(ARGS)
+
+load: $(BENCH_INSTALLED) ## the load test: 100 predictions a second, for a minute
+	@$(BENCH_VENV)/bin/python -m tests.load $(ARGS)
+
+soak: $(INSTALLED) ## mixed traffic for ten minutes: memory, answers (ARGS="--seconds 60" for less)
+	@$(BIN)/python -m tests.load.soak $(ARGS)
+
+fuzz: $(INSTALLED) ## 20,000 made-up requests by the server's OpenAPI (ARGS="--cases 200" for fewer)
+	@$(BIN)/python -m tests.load.fuzz $(ARGS)
 
 clean: ## remove virtual environments and caches; data, reports and mlruns stay
 	@rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
