@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import os
@@ -30,6 +31,14 @@ _SECURITY = [
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
 ]
+
+
+class Overloaded(Problem):
+    """More queries wait than can be answered in time."""
+
+    def __init__(self) -> None:
+        told = "more queries wait than can be answered in time; try again in a second"
+        super().__init__(503, "Overloaded", told, headers={"retry-after": "1"})
 
 
 class Front:
@@ -81,6 +90,10 @@ class Front:
             response = await route(Request(scope, receive)) if route else self.app
             await response(scope, receive, sent)
         except Problem as problem:
+            if isinstance(
+                problem, Overloaded
+            ):  # who asks again at once would take the turns of others
+                await asyncio.sleep(self.service.admission.max_wait)
             await respond(problem, sent)
         except NiveshError as error:
             no_model = Problem(503, "No model is ready", str(error), headers={"retry-after": "10"})
@@ -117,8 +130,7 @@ class Front:
         if not size.isdigit() or len(size) > 12 or int(size) > MAX_BODY:
             raise Problem(413, "Body too large", f"at most {MAX_BODY:,} bytes are read")
         if path in _PREDICTIONS and self.service.admission.full:
-            told = "more queries wait than can be answered in time; try again in a second"
-            raise Problem(503, "Overloaded", told, headers={"retry-after": "1"})
+            raise Overloaded
 
     def _check_key(self, client: Sequence[Any] | None, given: bytes | None) -> None:
         if not self.keys:

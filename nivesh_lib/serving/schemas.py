@@ -24,7 +24,10 @@ def _asked(text: str) -> str:
     return text
 
 
-Query = Annotated[str, AfterValidator(_asked), Field(examples=[EXAMPLE])]
+_LENGTHS: dict[str, Any] = {"minLength": 1, "maxLength": MAX_CHARACTERS}  # without outer blanks
+Query = Annotated[
+    str, AfterValidator(_asked), Field(examples=[EXAMPLE], json_schema_extra=_LENGTHS)
+]
 UserId = Annotated[str, Field(max_length=100, description="For feature flags; not kept.")]
 Name = Annotated[str, Field(max_length=200)]
 
