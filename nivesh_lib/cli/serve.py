@@ -16,8 +16,9 @@ def serve(
     model: Annotated[
         str,
         typer.Option(
+            envvar="NIVESH_SERVE_MODEL",
             help="production, staging, a version such as 1.2.0, or a directory; default: the "
-            "release in production, else in staging, else the last run's best small model."
+            "release in production, else in staging, else the last run's best small model.",
         ),
     ] = "",
     host: Annotated[
