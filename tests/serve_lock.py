@@ -1,4 +1,4 @@
-"""requirements-serve.lock: what of requirements.lock the package's core needs; `make serve-lock`."""
+"""requirements-serve.lock: what of requirements.lock a server needs; `make serve-lock`."""
 
 from __future__ import annotations
 
