@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -174,7 +175,7 @@ def test_compose_itself_takes_the_file():
     if docker is None or subprocess.run(known, capture_output=True).returncode:
         pytest.skip("there is no Docker Compose")
     call = [docker, "compose", "--project-directory", str(DEPLOY), "config", "--quiet"]
-    done = subprocess.run(call, env=GIVEN, capture_output=True, text=True)
+    done = subprocess.run(call, env=os.environ | GIVEN, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

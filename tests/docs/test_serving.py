@@ -185,7 +185,9 @@ def shape(value: Any) -> Any:
     """Return the names and types in an answer, which stay where its numbers change."""
     if isinstance(value, dict):
         return {name: shape(inner) for name, inner in value.items()}
-    return [shape(inner) for inner in value] if isinstance(value, list) else type(value)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [shape(inner) for inner in value]
+    return type(value)
 
 
 @pytest.mark.parametrize(("command", "printed"), asked(API))
@@ -274,6 +276,7 @@ def test_what_is_looked_for_in_the_logs_is_found_there(server):
 
 
 def test_the_fields_of_the_log_are_those_of_the_page(server):
+    httpx.get(f"{server[0]}/ready")
     lines = [json.loads(line) for line in server[1].read_text().splitlines()]
     rows = table(SERVING, "field", "of", "what it is")
     known = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
@@ -283,7 +286,7 @@ def test_the_fields_of_the_log_are_those_of_the_page(server):
 
 def test_every_command_of_these_pages_is_followed_or_read():
     """What no test above takes up is listed here: commands of the shell, and make."""
-    followed = ("curl", "docker", "ML_API_KEY=", "umask", "mkdir")  # mkdir: tests/releases
+    followed = ("curl", "docker", "ML_API_KEY=", "umask", "mkdir")  # mkdir: test_served.py
     first = [text for page in (API, SERVING) for kind, text in blocks(page) if kind == "bash"]
     others = [text for text in first if not text.startswith(followed)]
     assert others == [text for text in others if text.startswith("python3 -c")]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -23,9 +23,11 @@ COMMAND = [sys.executable, "-m", "nivesh_lib", "serve"]
 
 
 @contextlib.contextmanager
-def serving(log: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
+def serving(
+    log: Path, *options: str, program: Sequence[str] = COMMAND
+) -> Iterator[tuple[subprocess.Popen, str]]:
     """Yield the process of a server on a free port and its address."""
-    command = [*COMMAND, "--port", "0", *options]
+    command = [*program, "--port", "0", *options]
     with (
         log.open("w") as out,
         subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True) as process,
