@@ -69,6 +69,20 @@ def test_what_needs_more_names_the_extra(absent, call):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_server_is_told_which_package_its_model_needs(absent):
+    code = f"""
+from nivesh_lib.errors import ModelError
+from nivesh_lib.serving.classifier import IntentClassifier
+try:
+    IntentClassifier({str(MODELS / "transformer")!r}).load_model()
+except ModelError as error:
+    print(error)
+"""
+    done = with_the_core_alone(code, absent)
+    assert "the package transformers" in done.stdout
+    assert "nivesh-workbench[workbench]" in done.stdout
+
+
 def test_the_core_installs_none_of_the_heavy_packages(absent):
     heavy = {"torch", "transformers", "mlflow", "pandas", "matplotlib", "evidently", "jupyterlab"}
     assert heavy <= absent

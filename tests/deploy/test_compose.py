@@ -10,10 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import typer.main
 import yaml
 
 import nivesh_lib
 from nivesh_lib import paths
+from nivesh_lib.cli.app import app
 from nivesh_lib.serving.middleware import KNOWN
 from nivesh_lib.serving.settings import Settings
 from tests.conftest import REPOSITORY
@@ -110,6 +112,14 @@ def test_the_server_s_variables_are_settings_with_their_own_defaults():
     assert set(given) <= setting_names()
     others = {name: filled(value) for name, value in given.items() if name != "ML_API_KEY"}
     assert Settings.read(others) == Settings.read({})
+
+
+def test_the_model_of_a_variable_is_served_as_that_of_the_option(monkeypatch):
+    monkeypatch.setenv("NIVESH_SERVE_MODEL", "staging")
+    monkeypatch.setenv("NIVESH_SERVE_NAME", "loans")
+    serve = typer.main.get_command(app).commands["serve"]
+    taken = serve.make_context("serve", command_of(SERVER)[2:]).params
+    assert (taken["model"], taken["name"]) == ("staging", "loans")
 
 
 @pytest.mark.parametrize("service", DOCUMENTED)

@@ -26,6 +26,7 @@ from nivesh_lib.serving import settings as limits
 from nivesh_lib.serving.app import app
 from nivesh_lib.serving.settings import Settings
 from tests.conftest import REPOSITORY
+from tests.deploy.test_image import SERVER, variables
 from tests.serving.test_workers import serving
 
 API = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
@@ -257,9 +258,13 @@ def test_a_command_that_needs_docker_names_the_project_and_its_services(command)
     services = yaml.safe_load((REPOSITORY / "deploy" / "docker-compose.yml").read_text())[
         "services"
     ]
-    assert verb in {"up", "ps", "logs"}
-    options = {"up": {"--build", "--detach"}, "logs": {"--no-log-prefix"}}.get(verb, set())
-    assert set(rest) <= options | set(services)
+    others = {
+        "up": {"--build", "--detach"},
+        "ps": set(),
+        "logs": {"--no-log-prefix"},
+        "cp": {f"model-server:{variables(SERVER)['NIVESH_FEEDBACK']}", "feedback.jsonl"},
+    }
+    assert set(rest) <= others[verb] | set(services)
 
 
 def test_what_is_looked_for_in_the_logs_is_found_there(server):

@@ -145,5 +145,7 @@ def test_a_public_address_needs_a_key(shipped, host, monkeypatch):
     from nivesh_lib.cli.app import app
 
     monkeypatch.setenv("ML_API_KEY", " , ")
+    monkeypatch.setenv("NIVESH_SERVE_MODEL", "")  # which the command sets, is as before afterwards
+    monkeypatch.setenv("NIVESH_SERVE_NAME", "")
     done = CliRunner().invoke(app, ["serve", "--model", shipped, "--host", host])
     assert done.exit_code == 2 and "ML_API_KEY is not set" in done.output
