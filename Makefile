@@ -22,7 +22,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install run test test-all nbval notebooks showcase docs lab ui bench bench-peers bench-engines bench-serve load soak fuzz torture lint clean
+.PHONY: help install run test test-all nbval notebooks showcase serve-lock docs lab ui bench bench-peers bench-engines bench-serve load soak fuzz torture lint clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ notebooks: $(INSTALLED) ## run the pipeline and keep its executed notebooks, whe
 
 showcase: $(INSTALLED) ## copy the last run to notebooks/, reports/example and the README
 	@$(BIN)/python -m nivesh_lib.pipeline.showcase
+
+serve-lock: $(INSTALLED) ## write requirements-serve.lock, what of the lock a server needs
+	@$(BIN)/python -m tests.serve_lock
 
 docs: $(INSTALLED) ## write the API reference from docstrings to docs/api
 	@$(BIN)/pdoc --docformat numpy --output-directory docs/api $(API)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 import subprocess
 import sys
-import tomllib
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.serve_lock import LOCK, closure, core, normal, serve_lock
 
 MODELS = REPOSITORY / "tests" / "frozen" / "models"
 SERVED = ["rules", "tfidf", "static", "onnx", "cascade", "calibrated"]
@@ -35,34 +34,12 @@ for directory in sys.argv[2:]:
 """
 
 
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def closure(requirements: list[str]) -> set[str]:
-    """Return the names of the distributions that these requirements install here."""
-    from packaging.requirements import Requirement
-
-    found: set[str] = set()
-    waiting = [(Requirement(text), "") for text in requirements]
-    while waiting:
-        requirement, extra = waiting.pop()
-        name = normal(requirement.name)
-        needed = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-        if not needed or name in found:
-            continue
-        found.add(name)
-        waiting += [(Requirement(t), "") for t in importlib.metadata.requires(name) or []]
-    return found
-
-
 @pytest.fixture(scope="module")
 def absent() -> set[str]:
     """The top-level modules of installed distributions that the core does not install."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    core = closure(project["dependencies"]) | {"nivesh-workbench"}
+    installed = closure(core()) | {"nivesh-workbench"}
     providers = importlib.metadata.packages_distributions()
-    return {name for name, by in providers.items() if not core & {normal(one) for one in by}}
+    return {name for name, by in providers.items() if not installed & {normal(one) for one in by}}
 
 
 def with_the_core_alone(code: str, absent: set[str], *arguments: str):
@@ -92,6 +69,24 @@ def test_what_needs_more_names_the_extra(absent, call):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_server_is_told_which_package_its_model_needs(absent):
+    code = f"""
+from nivesh_lib.errors import ModelError
+from nivesh_lib.serving.classifier import IntentClassifier
+try:
+    IntentClassifier({str(MODELS / "transformer")!r}).load_model()
+except ModelError as error:
+    print(error)
+"""
+    done = with_the_core_alone(code, absent)
+    assert "the package transformers" in done.stdout
+    assert "nivesh-workbench[workbench]" in done.stdout
+
+
 def test_the_core_installs_none_of_the_heavy_packages(absent):
     heavy = {"torch", "transformers", "mlflow", "pandas", "matplotlib", "evidently", "jupyterlab"}
     assert heavy <= absent
+
+
+def test_the_lock_of_a_server_is_what_the_core_needs_of_the_lock():
+    assert LOCK.read_text() == serve_lock(), "run `make serve-lock`"

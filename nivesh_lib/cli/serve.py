@@ -16,15 +16,18 @@ def serve(
     model: Annotated[
         str,
         typer.Option(
+            envvar="NIVESH_SERVE_MODEL",
             help="production, staging, a version such as 1.2.0, or a directory; default: the "
-            "release in production, else in staging, else the last run's best small model."
+            "release in production, else in staging, else the last run's best small model.",
         ),
     ] = "",
     host: Annotated[
         str, typer.Option(help="Address to listen on; a public one needs ML_API_KEY.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
-    name: Annotated[str, typer.Option(help="The registered model.")] = "intent_classifier",
+    name: Annotated[
+        str, typer.Option(envvar="NIVESH_SERVE_NAME", help="The registered model.")
+    ] = "intent_classifier",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one a core.")] = 1,
 ) -> None:
     """Answer queries over HTTP until it is stopped; keys and limits are environment variables.

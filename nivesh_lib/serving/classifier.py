@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import load_with_card, model_hash, read_card
 from nivesh_lib.serving.predictor import Predictor
 from nivesh_lib.serving.released import Source, source_of
@@ -58,10 +59,16 @@ class IntentClassifier:
         Raises
         ------
         ModelError, ReleaseError
-            It is not there, or was altered.
+            It is not there, was altered, or needs a package that is not installed.
         """
         with source_of(self.address) as source:
-            model, card = load_with_card(source.folder)
+            try:
+                model, card = load_with_card(source.folder)
+            except ModuleNotFoundError as error:
+                raise ModelError(
+                    f"{source}: this model needs the package {error.name}, which the core does not "
+                    "install. Serve another one, or pip install 'nivesh-workbench[workbench]'"
+                ) from None
         self._know(source, card)
         predictor = Predictor(model)
         predictor.predict(["warm up"])

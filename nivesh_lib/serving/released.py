@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nivesh_lib import paths
-from nivesh_lib.errors import DataError, ReleaseError
+from nivesh_lib.errors import DataError, ModelError, ReleaseError
 from nivesh_lib.releases.log import STAGES, read_log, released, state_of
 from nivesh_lib.releases.package import Package
 from nivesh_lib.runs.directories import latest_run
@@ -89,7 +89,14 @@ def _default() -> Source:
             continue
         except (ReleaseError, DataError) as error:
             passed_over.append(f"the release in {stage} is not served: {error}")
-    return Source(_small(latest_run()), passed_over=tuple(passed_over))
+    folder = _small(latest_run())
+    if not folder.is_dir():
+        why = "; ".join(passed_over) or "no release is in production or in staging"
+        raise ModelError(
+            f"{paths.home()}: {why}, and there is no model of a run. Set NIVESH_HOME to the folder "
+            "with data/release_log.jsonl and reports/releases, or name a model"
+        )
+    return Source(folder, passed_over=tuple(passed_over))
 
 
 def _small(run: RunDirectory) -> Path:

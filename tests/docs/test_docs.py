@@ -12,19 +12,10 @@ from typer.testing import CliRunner
 from nivesh_lib.cli.app import app
 from nivesh_lib.pipeline import showcase
 from tests.conftest import REPOSITORY
+from tests.serve_lock import locked, normal
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def locked() -> dict[str, str]:
-    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
-    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
-    return {normal(name): version for name, version in pairs}
 
 
 def declared() -> list[str]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
+import subprocess
 from collections import Counter
 
 import httpx
 import pytest
 
 from nivesh_lib import paths
-from nivesh_lib.errors import ReleaseError
+from nivesh_lib.errors import ModelError, ReleaseError
 from nivesh_lib.releases.package import Package
 from nivesh_lib.releases.promotion import promote
 from nivesh_lib.serving import service as service_module
 from nivesh_lib.serving.app import create_app
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.settings import Settings
+from tests.conftest import REPOSITORY
 from tests.releases.world import STEP
+from tests.serving.test_workers import serving
 
 TEXTS = {"save refund 80c": ("tax", "rent"), "flat pay landlord": ("rent", "tax")}  # by release
 
@@ -134,3 +138,24 @@ async def until(condition) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def test_the_copied_release_is_served_without_git_from_a_folder_that_is_not_written_to(
+    released, tmp_path, monkeypatch
+):
+    page = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"```bash\n(mkdir -p /srv/nivesh/.*?)```", page, re.DOTALL)
+    place = tmp_path / "srv"
+    moved = commands.replace("/srv/nivesh", str(place))
+    subprocess.run(["bash", "-euc", moved], cwd=released, check=True)
+    before = sorted(place.rglob("*"))
+    monkeypatch.setenv("NIVESH_HOME", str(place))
+    monkeypatch.setenv("NIVESH_FEEDBACK", str(tmp_path / "feedback.jsonl"))
+    with serving(tmp_path / "log") as (_, address):
+        sent = {"query": "save refund", "intent": "tax"}
+        assert httpx.post(f"{address}/feedback", json=sent).status_code == 201
+        assert httpx.get(f"{address}/health").json()["release"] == "1.0.0"
+    assert sorted(place.rglob("*")) == before
+    shutil.rmtree(place / "data")
+    with pytest.raises(ModelError, match="no release is in production or in staging"):
+        IntentClassifier()

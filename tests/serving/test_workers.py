@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -23,9 +23,11 @@ COMMAND = [sys.executable, "-m", "nivesh_lib", "serve"]
 
 
 @contextlib.contextmanager
-def serving(log: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
+def serving(
+    log: Path, *options: str, program: Sequence[str] = COMMAND
+) -> Iterator[tuple[subprocess.Popen, str]]:
     """Yield the process of a server on a free port and its address."""
-    command = [*COMMAND, "--port", "0", *options]
+    command = [*program, "--port", "0", *options]
     with (
         log.open("w") as out,
         subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True) as process,
@@ -143,5 +145,7 @@ def test_a_public_address_needs_a_key(shipped, host, monkeypatch):
     from nivesh_lib.cli.app import app
 
     monkeypatch.setenv("ML_API_KEY", " , ")
+    monkeypatch.setenv("NIVESH_SERVE_MODEL", "")  # which the command sets, is as before afterwards
+    monkeypatch.setenv("NIVESH_SERVE_NAME", "")
     done = CliRunner().invoke(app, ["serve", "--model", shipped, "--host", host])
     assert done.exit_code == 2 and "ML_API_KEY is not set" in done.output
