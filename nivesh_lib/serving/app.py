@@ -7,12 +7,14 @@ bodies and writing of answers takes longer than a small model.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -38,6 +40,8 @@ from nivesh_lib.serving.schemas import (
 from nivesh_lib.serving.service import Service
 from nivesh_lib.serving.settings import MAX_BODY, NAME, Settings
 
+# `Front` checks keys; this tells readers of the OpenAPI.
+_KEY = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 B = TypeVar("B", bound=BaseModel)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The body is no JSON"},
@@ -62,7 +66,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.start()
+        try:
+            await service.start()
+        except NiveshError as error:
+            sys.stderr.write(f"error: {error}\n")
+            raise
         yield
         await service.stop()
 
@@ -109,6 +117,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         summary="Tell the intent of one query",
         response_model=Answer,
         responses=_PROBLEMS,
+        dependencies=_KEY,
         openapi_extra=_documented(IntentRequest),
     )
     async def predict_intent(request: Request) -> Response:
@@ -122,6 +131,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         summary="Tell the intents of up to 1,000 queries",
         response_model=BatchAnswer,
         responses=_PROBLEMS,
+        dependencies=_KEY,
         openapi_extra=_documented(BatchRequest),
     )
     async def predict_intents(request: Request) -> Response:
@@ -145,6 +155,7 @@ def _add_feedback(app: FastAPI, service: Service) -> None:
         status_code=201,
         response_model=Kept,
         responses=_PROBLEMS,
+        dependencies=_KEY,
         openapi_extra=_documented(Correction),
     )
     async def correct(request: Request) -> Response:
@@ -202,7 +213,7 @@ async def _http(request: Request, error: Any) -> Response:
     """Raise what `Front` answers with."""
     detail = "there are: GET /, /health, /ready, /metrics, /openapi.json; POST /predict/intent, "
     told = f"{request.method} is not answered here; {detail}/predict/intent/batch, /feedback"
-    raise Problem(error.status_code, error.detail, told)
+    raise Problem(error.status_code, error.detail, told, headers=error.headers)
 
 
 app = create_app()

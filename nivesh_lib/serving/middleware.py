@@ -33,14 +33,6 @@ _SECURITY = [
 ]
 
 
-class Overloaded(Problem):
-    """More queries wait than can be answered in time."""
-
-    def __init__(self) -> None:
-        told = "more queries wait than can be answered in time; try again in a second"
-        super().__init__(503, "Overloaded", told, headers={"retry-after": "1"})
-
-
 class Front:
     """ASGI middleware in front of the routes. It refuses before a body is read.
 
@@ -90,9 +82,7 @@ class Front:
             response = await route(Request(scope, receive)) if route else self.app
             await response(scope, receive, sent)
         except Problem as problem:
-            if isinstance(
-                problem, Overloaded
-            ):  # who asks again at once would take the turns of others
+            if problem.status == 503:  # who asks again at once would take the turns of others
                 await asyncio.sleep(self.service.admission.max_wait)
             await respond(problem, sent)
         except NiveshError as error:
@@ -121,7 +111,11 @@ class Front:
         path = scope["path"]
         if path not in self.routes or scope["method"] != "POST":
             return
-        self._check_key(scope.get("client"), headers.get(b"x-api-key"))
+        if self.keys:
+            scope["state"]["log"]["key"] = self._key(headers.get(b"x-api-key"))
+        elif (client := scope.get("client")) and not _is_here(client[0]):
+            told = "this server has no key, so it answers its own machine only; set ML_API_KEY"
+            raise Problem(403, "Not from here", told)
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             told = "send the body as JSON, with the header Content-Type: application/json"
@@ -130,20 +124,19 @@ class Front:
         if not size.isdigit() or len(size) > 12 or int(size) > MAX_BODY:
             raise Problem(413, "Body too large", f"at most {MAX_BODY:,} bytes are read")
         if path in _PREDICTIONS and self.service.admission.full:
-            raise Overloaded
+            told = "more queries wait than can be answered in time; try again in a second"
+            raise Problem(503, "Overloaded", told, headers={"retry-after": "1"})
 
-    def _check_key(self, client: Sequence[Any] | None, given: bytes | None) -> None:
-        if not self.keys:
-            if client is None or _is_here(client[0]):
-                return
-            told = "this server has no key, so it answers its own machine only; set ML_API_KEY"
-            raise Problem(403, "Not from here", told)
+    def _key(self, given: bytes | None) -> int:
+        """Return which of the keys was given, the first being 1; raises Problem for none."""
         if given is None:
             told = "send a key in the header X-API-Key"
             raise Problem(401, "No key", told, headers={"www-authenticate": "ApiKey"})
         # Every key is compared, so that the time tells nothing about which one is nearly right.
-        if not max([hmac.compare_digest(given, key) for key in self.keys]):
+        same = [hmac.compare_digest(given, key) for key in self.keys]
+        if True not in same:
             raise Problem(403, "Wrong key", "the key in X-API-Key is none of this server's")
+        return same.index(True) + 1
 
 
 @lru_cache(maxsize=1_024)

@@ -61,7 +61,7 @@ def _work(bound: socket.socket) -> int:
         http="httptools",
         loop="uvloop",
         lifespan="on",
-        log_level="warning",
+        log_level="critical",  # the application tells its own errors
         access_log=False,  # the application logs requests
         server_header=False,
         limit_concurrency=1_000,  # connections
@@ -89,7 +89,9 @@ class _Workers:
         failed = 0
         while self.started:
             process, status = os.wait()
-            lived = monotonic() - self.started.pop(process, 0.0)
+            if process not in self.started:  # an orphan that was given to process 1
+                continue
+            lived = monotonic() - self.started.pop(process)
             if os.waitstatus_to_exitcode(status) == _STARTUP_FAILURE:
                 failed = 1  # the next one would fail in the same way
                 self._stop()

@@ -74,7 +74,7 @@ def words_for(schema: dict[str, Any]) -> str:
         return ", or ".join([*map(words_for, others), "null"])
     if schema["type"] == "array":
         items = words_for(schema["items"])
-        items = "strings" if items == "string" else items
+        items = re.sub("^string", "strings", items)
         if "maxItems" in schema:
             return f"list of {schema['minItems']} to {schema['maxItems']:,} {items}"
         return f"list of {items}"
