@@ -68,16 +68,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"}
     | {"releases"},
     "releases": CORE
-    | {"data", "models.base", "models.wrappers", "evaluation", "evaluation.confidence", "runs"}
+    | {"data", "models.wrappers", "evaluation", "evaluation.confidence", "runs"}
+    | MODELS
     | {"tracking.registry", "tracking.store"},
     "releases.log": CORE,
     # A run is made again, so it reads what a run leaves and which steps one consists of.
     "releases.reproduce": CORE
-    | {"data.versions", "evaluation.confidence", "evaluation.resampling", "models.base"}
-    | {"pipeline.cache", "pipeline.spec", "runs"},
+    | {"data.versions", "evaluation.confidence", "evaluation.resampling", "pipeline.cache"}
+    | MODELS
+    | {"pipeline.spec", "runs"},
     "reporting": CORE | {"runs", "releases.log"},
-    "serving": CORE
-    | {"models.base", "runs", "tracking.models", "releases.log", "releases.package"},
+    "serving": CORE | MODELS | {"runs", "tracking.models", "releases.log", "releases.package"},
     "pipeline": CORE
     | {"data.versions", "runs", "tracking.store", "tracking.logger", "tracking.removal"}
     | {"reporting.html"},

@@ -14,6 +14,7 @@ HEAVY = "torch transformers mlflow pandas sklearn evidently papermill"
         ("nivesh_lib", f"{HEAVY} numpy matplotlib typer"),
         ("nivesh_lib.__main__", f"{HEAVY} numpy matplotlib typer"),
         ("nivesh_lib.cli.app", f"{HEAVY} matplotlib"),
+        ("nivesh_lib.releases.promotion", f"{HEAVY} scipy statsmodels"),
     ],
 )
 def test_importing_loads_no_heavy_library(module, absent):

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from nivesh_lib.evaluation.intervals import percentile_interval, share_of, wilson
+from nivesh_lib.evaluation.intervals import MIN_ROWS, percentile_interval, share_of, wilson
 from nivesh_lib.evaluation.resampling.cross_validation import (
     aligned,
     label_positions,
     probabilities,
 )
-from nivesh_lib.evaluation.scores import MIN_ROWS, Column, confusion
+from nivesh_lib.evaluation.scores import Column, confusion
 from nivesh_lib.records.estimate import Estimate
 
 

@@ -5,19 +5,18 @@ All are two-sided, at 95 % unless ``alpha`` says another level.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
-from scipy.stats import t as student
-from statsmodels.stats.proportion import proportion_confint
 
 from nivesh_lib.records.estimate import Estimate
 
 NADEAU_BENGIO = "Nadeau-Bengio (2003)"
-Z = float(norm.ppf(0.975))
+MIN_ROWS = 20  # slices with fewer rows are left out: their intervals are too wide to be of use
+Z = NormalDist().inv_cdf(0.975)
 _BLOCK_CELLS = 4_000_000  # values of all draws that are held at once
 
 
@@ -40,9 +39,11 @@ def paired_columns(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, n
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Return the interval of a share of ``n`` rows (Wilson 1927)."""
-    low, high = proportion_confint(share * n, n, method="wilson")
+    spread, scale = Z**2 / n, 1 + Z**2 / n
+    middle = (share + spread / 2) / scale
+    half = Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / scale
     # Rounding may cross neither the share nor 0 and 1.
-    return max(0.0, min(float(low), share)), min(1.0, max(float(high), share))
+    return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
 def share_of(mask: np.ndarray, n: int | None = None) -> Estimate:
@@ -59,7 +60,7 @@ def share_of(mask: np.ndarray, n: int | None = None) -> Estimate:
 
 def mean_of(values: np.ndarray, *, alpha: float = 0.05) -> Estimate:
     """Return the mean of n values, shape (n,), with its normal interval; n is at least 2."""
-    z = float(norm.ppf(1 - alpha / 2))
+    z = NormalDist().inv_cdf(1 - alpha / 2)
     mean, half = float(values.mean()), z * float(values.std(ddof=1)) / len(values) ** 0.5
     return Estimate(mean, mean - half, mean + half, len(values))
 
@@ -136,6 +137,8 @@ def fold_interval(scores: Sequence[float], *, n_train: float, n_test: float) -> 
             f"need at least 2 fold scores and some rows: {len(scores)} scores, "
             f"{n_train:g} training and {n_test:g} test rows"
         )
+    from scipy.stats import t as student  # half a second, which no promotion has to wait for
+
     n, mean, std = len(scores), float(np.mean(scores)), float(np.std(scores, ddof=1))
     spread = student.ppf(0.975, n - 1) * std * np.sqrt(1 / n + n_test / n_train)
     return FoldInterval(mean, float(mean - spread), float(mean + spread), std, n, NADEAU_BENGIO)
@@ -167,7 +170,7 @@ def paired_accuracy_difference(
     """
     one, other = paired_columns(right, other_right)
     won, lost, n = int((one > other).sum()), int((other > one).sum()), len(one)
-    z = float(norm.ppf(1 - alpha / 2))
+    z = NormalDist().inv_cdf(1 - alpha / 2)
     low, high = -_upper_limit(lost, won, n, z), _upper_limit(won, lost, n, z)
     return Estimate((won - lost) / n, low, high, n)
 
@@ -178,6 +181,8 @@ def _upper_limit(won: int, lost: int, n: int, z: float) -> float:
     Under a difference d, the maximum likelihood share q of rows lost is the root of
     2nq² + bq + c = 0, and won - lost has the variance n (2q + d (1 - d)).
     """
+    from scipy.optimize import brentq
+
     point = (won - lost) / n
 
     def excess(d: float) -> float:

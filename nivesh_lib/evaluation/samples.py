@@ -12,9 +12,9 @@ from sklearn.base import clone
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from nivesh_lib.evaluation.drift import HARD, Batch, natural_first
-from nivesh_lib.evaluation.intervals import Z
+from nivesh_lib.evaluation.intervals import MIN_ROWS, Z
 from nivesh_lib.evaluation.resampling.cross_validation import cross_validate, probabilities
-from nivesh_lib.evaluation.scores import MIN_ROWS, headline_mask
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.records.estimate import Estimate
 
 

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from nivesh_lib.evaluation.intervals import Z, bootstrap_rows, percentile_interval, wilson
+from nivesh_lib.evaluation.intervals import MIN_ROWS, Z, bootstrap_rows, percentile_interval, wilson
 from nivesh_lib.records.estimate import Estimate, as_columns
 from nivesh_lib.records.results import REQUIRED_SCORES
 
-MIN_ROWS = 20  # slices with fewer rows are left out: their intervals are too wide to be of use
 _ENOUGH = 2  # rows for each pair of labels, from which a resample's macro-F1 is not biased low
 _BLOCK_CELLS = 4_000_000  # cells of confusion matrices that are held at once
 

@@ -8,14 +8,13 @@ or ONNX files; nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
@@ -26,44 +25,21 @@ from sklearn.utils.validation import check_is_fitted
 from nivesh_lib.errors import ModelError
 from nivesh_lib.files import locked, remove_abandoned, replace_folder, restore_folder, sha256_file
 from nivesh_lib.models.directory import (
-    MAX_CARD_BYTES,
+    FORMAT,
+    MODELS,
+    card_sha256,
+    check_members,
     member_directory,
-    model_file,
     model_files,
-    parsed,
-    read_bytes,
-    shown,
+    read_card,
+    unchecked_card,
 )
 from nivesh_lib.privacy import anonymize_query
 
-# The registry: kind -> "module:Class".
-MODELS = {
-    "rules": "nivesh_lib.models.text.rules:RulesClassifier",
-    "tfidf": "nivesh_lib.models.text.tfidf:TfidfClassifier",
-    "lstm": "nivesh_lib.models.neural.lstm:LstmClassifier",
-    "embedding": "nivesh_lib.models.neural.embedding:EmbeddingClassifier",
-    "transformer": "nivesh_lib.models.neural.transformer:TransformerClassifier",
-    "onnx": "nivesh_lib.models.compact.onnx_classifier:OnnxClassifier",
-    "static": "nivesh_lib.models.compact.static:StaticClassifier",
-    "ensemble": "nivesh_lib.models.wrappers.ensemble:EnsembleClassifier",
-    "calibrated": "nivesh_lib.models.wrappers.selective:Calibrated",
-    "abstaining": "nivesh_lib.models.wrappers.selective:Abstaining",
-    "cascade": "nivesh_lib.models.wrappers.cascade:Cascade",
-}
-# Kinds of earlier releases that are no longer loaded -> what to use instead.
-_REMOVED = {
-    "onnx_tfidf": "train a tfidf model again; it is faster",
-    "quantized": "train a transformer again and export it with OnnxClassifier.of (int8)",
-    "remembering": "load the model in its folder 'model'",
-}
 # Constructor arguments in model.json of earlier releases -> their present names.
 _RENAMED_ARGUMENTS = {"direct": "identity_pooler", "slips": "typo_rate"}
-MAX_DEPTH = 8  # of models inside each other
-MAX_MEMBERS = 24  # models in a model directory, at any depth
 SEEDS = (0, 2**32 - 1)  # range of random_state
 MAX_CHARACTERS = 10_000  # the rest of a longer text is ignored
-_FORMAT = 1
-_SAFE_SUFFIXES = {".json", ".safetensors", ".onnx", ".txt"}
 
 
 def as_texts(X: Iterable[str]) -> list[str]:
@@ -200,9 +176,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def _write(self, directory: Path, data: str, about: dict) -> None:
         state = self._dump(directory)
         names = list(model_files(directory))
-        _check_members(directory, names)
+        check_members(directory, names)
         card = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "kind": self.kind,
             "params": self._plain_params(),
             "classes": self.classes_.tolist(),
@@ -213,7 +189,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "about": about,
             "files": {name: sha256_file(directory / name) for name in names},
         }
-        card["sha256"] = _json_sha256(card)
+        card["sha256"] = card_sha256(card)
         text = json.dumps(card, ensure_ascii=False, indent=1)
         (directory / "model.json").write_text(text, encoding="utf-8")
         for name in card["files"]:  # safetensors creates files that only their owner can read
@@ -240,32 +216,6 @@ def _replace(complete: Path, target: Path) -> None:
         replace_folder(complete, target)
 
 
-def _json_sha256(card: Mapping[str, Any], *left_out: str) -> str:
-    """Return the SHA-256 of a card without its own checksum and without keys ``left_out``."""
-    content = {key: card[key] for key in card if key not in ("sha256", *left_out)}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def model_hash(model: Mapping[str, Any] | Path | str) -> str:
-    """Return the identity of a saved model, a SHA-256.
-
-    It covers ``model.json``, and with it the hashes of all files, except ``about``: the same
-    weights trained in another run are the same model.
-
-    Parameters
-    ----------
-    model : mapping or path
-        A card that `read_card` or `load_with_card` returned, or a model directory.
-
-    Raises
-    ------
-    ModelError
-        See `read_card`.
-    """
-    card = model if isinstance(model, Mapping) else read_card(model)
-    return _json_sha256(card, "about")
-
-
 def get_model(kind: str, **params: Any) -> TextClassifier:
     """Return an unfitted model, for example ``get_model("tfidf", C=10.0)``.
 
@@ -278,78 +228,6 @@ def get_model(kind: str, **params: Any) -> TextClassifier:
         raise ModelError(f"unknown model {kind!r}; there are: {', '.join(sorted(MODELS))}")
     module, _, name = MODELS[kind].partition(":")
     return getattr(importlib.import_module(module), name)(**params)
-
-
-def read_card(directory: Path | str) -> dict[str, Any]:
-    """Return ``model.json`` of a model directory after verifying every file's hash.
-
-    Raises
-    ------
-    ModelError
-        The directory is missing, incomplete or altered, its kind is unknown or no longer
-        supported, or it holds something that could run code when loaded, a link, or too much.
-    """
-    folder = Path(directory)
-    card = _description(folder)
-    _check_files(folder, card["files"])
-    return card
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    """Return ``model.json`` after checking it alone, without the files that it lists."""
-    path = folder / "model.json"
-    if not path.exists() and not path.is_symlink():
-        raise ModelError(f"{folder}: no model.json here. Pass a directory that `save` wrote")
-    content = read_bytes(folder, path.name, limit=MAX_CARD_BYTES)
-    try:
-        card = parsed(content)
-        kind, files, recorded = str(card["kind"]), dict(card["files"]), card["sha256"]
-        actual = _json_sha256(card)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{path}: not a model description ({error}). Save it again") from None
-    if kind in _REMOVED:
-        raise ModelError(
-            f"{folder}: models of kind {kind!r} are no longer supported; {_REMOVED[kind]}"
-        )
-    if card.get("format") != _FORMAT or kind not in MODELS:
-        raise ModelError(
-            f"{path}: kind {kind!r} in format {card.get('format')!r} is not known here"
-        )
-    if recorded != actual:
-        raise ModelError(f"{path}: changed since it was saved. Save the model again")
-    return card | {"files": files}
-
-
-def _check_files(folder: Path, files: dict[str, str]) -> None:
-    try:
-        present = set(model_files(folder)) - {"model.json"}
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be read ({error.strerror})") from error
-    _check_members(folder, present)
-    for name in sorted(present | set(files)):
-        where = shown(folder / name)
-        if PurePosixPath(name).suffix not in _SAFE_SUFFIXES:
-            raise ModelError(f"{where}: this kind of file is refused, it could run code")
-        path = model_file(folder, name)  # says what is wrong with the name
-        if name not in files:
-            raise ModelError(f"{where}: not listed in model.json. Remove it or save again")
-        try:
-            same = sha256_file(path) == files[name]
-        except OSError as error:
-            raise ModelError(f"{where}: cannot be read ({error.strerror})") from error
-        if not same:
-            raise ModelError(f"{where}: changed since it was saved. Save the model again")
-
-
-def _check_members(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelError where a model holds more models, or deeper ones, than any that we make."""
-    members = [PurePosixPath(name).parts for name in names if name.endswith("/model.json")]
-    deepest = max((len(parts) - 1 for parts in members), default=0)
-    if deepest > MAX_DEPTH or len(members) > MAX_MEMBERS:
-        raise ModelError(
-            f"{folder}: holds {len(members)} models, up to {deepest} inside each other; at most "
-            f"{MAX_MEMBERS} and {MAX_DEPTH} are loaded. Load one of them alone"
-        )
 
 
 def load_model(directory: Path | str) -> TextClassifier:
@@ -410,7 +288,7 @@ def load_member(directory: Path, name: str) -> TextClassifier:
         See `load_model`; or ``name`` is not that of a folder in ``directory``.
     """
     folder = member_directory(directory, name)
-    model, _ = _loaded(folder, _description(folder))
+    model, _ = _loaded(folder, unchecked_card(folder))
     return model
 
 

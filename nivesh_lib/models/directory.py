@@ -1,4 +1,4 @@
-"""The files of a model directory: this module alone resolves, measures and opens them.
+"""A model directory: its files, which this module alone resolves, measures and opens, and its card.
 
 A directory that somebody else wrote may hold links, devices, pipes, files of a terabyte or names
 that lead elsewhere. All are refused before anything is read.
@@ -6,13 +6,16 @@ that lead elsewhere. All are refused before anything is read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nivesh_lib.errors import ModelError
+from nivesh_lib.files import sha256_file
 
 MAX_MODEL_BYTES = 5 * 2**28  # of all files: an encoder of 330 million parameters
 MAX_ENTRIES = 1_000  # files and folders
@@ -20,8 +23,33 @@ MAX_CARD_BYTES = 16 * 2**20  # of model.json; ten thousand classes take a quarte
 MAX_JSON_BYTES = 32 * 2**20  # of any other file that is read whole into Python objects
 MAX_CONTAINERS = 1_000_000  # lists and objects in a file of JSON
 MAX_TENSOR_BYTES = 2**29  # of a file of tensors that numpy copies
+MAX_DEPTH = 8  # of models inside each other
+MAX_MEMBERS = 24  # models in a model directory, at any depth
 _MAX_SHOWN = 500  # characters of a path in a message
 _MAX_HEADER_BYTES = 4 * 2**20  # of safetensors; a thousand tensors take a tenth of a megabyte
+
+# The registry: kind -> "module:Class".
+MODELS = {
+    "rules": "nivesh_lib.models.text.rules:RulesClassifier",
+    "tfidf": "nivesh_lib.models.text.tfidf:TfidfClassifier",
+    "lstm": "nivesh_lib.models.neural.lstm:LstmClassifier",
+    "embedding": "nivesh_lib.models.neural.embedding:EmbeddingClassifier",
+    "transformer": "nivesh_lib.models.neural.transformer:TransformerClassifier",
+    "onnx": "nivesh_lib.models.compact.onnx_classifier:OnnxClassifier",
+    "static": "nivesh_lib.models.compact.static:StaticClassifier",
+    "ensemble": "nivesh_lib.models.wrappers.ensemble:EnsembleClassifier",
+    "calibrated": "nivesh_lib.models.wrappers.selective:Calibrated",
+    "abstaining": "nivesh_lib.models.wrappers.selective:Abstaining",
+    "cascade": "nivesh_lib.models.wrappers.cascade:Cascade",
+}
+# Kinds of earlier releases that are no longer loaded -> what to use instead.
+_REMOVED = {
+    "onnx_tfidf": "train a tfidf model again; it is faster",
+    "quantized": "train a transformer again and export it with OnnxClassifier.of (int8)",
+    "remembering": "load the model in its folder 'model'",
+}
+FORMAT = 1
+_SAFE_SUFFIXES = {".json", ".safetensors", ".onnx", ".txt"}
 
 
 def model_file(directory: Path, name: str, *, links: bool = False) -> Path:
@@ -256,3 +284,104 @@ def _inside(directory: Path, name: str, *, links: bool = False) -> tuple[Path, o
             f"{shown(path)}: cannot be read ({why}). Copy the whole directory again"
         ) from None
     return path, status
+
+
+# --- the card -----------------------------------------------------------------------------------
+
+
+def card_sha256(card: Mapping[str, Any], *left_out: str) -> str:
+    """Return the SHA-256 of a card without its own checksum and without keys ``left_out``."""
+    content = {key: card[key] for key in card if key not in ("sha256", *left_out)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def model_hash(model: Mapping[str, Any] | Path | str) -> str:
+    """Return the identity of a saved model, a SHA-256.
+
+    It covers ``model.json``, and with it the hashes of all files, except ``about``: the same
+    weights trained in another run are the same model.
+
+    Parameters
+    ----------
+    model : mapping or path
+        A card that `read_card` or `base.load_with_card` returned, or a model directory.
+
+    Raises
+    ------
+    ModelError
+        See `read_card`.
+    """
+    card = model if isinstance(model, Mapping) else read_card(model)
+    return card_sha256(card, "about")
+
+
+def read_card(directory: Path | str) -> dict[str, Any]:
+    """Return ``model.json`` of a model directory after verifying every file's hash.
+
+    Raises
+    ------
+    ModelError
+        The directory is missing, incomplete or altered, its kind is unknown or no longer
+        supported, or it holds something that could run code when loaded, a link, or too much.
+    """
+    folder = Path(directory)
+    card = unchecked_card(folder)
+    _check_files(folder, card["files"])
+    return card
+
+
+def unchecked_card(folder: Path) -> dict[str, Any]:
+    """Return ``model.json`` after checking it alone, without the files that it lists."""
+    path = folder / "model.json"
+    if not path.exists() and not path.is_symlink():
+        raise ModelError(f"{folder}: no model.json here. Pass a directory that `save` wrote")
+    content = read_bytes(folder, path.name, limit=MAX_CARD_BYTES)
+    try:
+        card = parsed(content)
+        kind, files, recorded = str(card["kind"]), dict(card["files"]), card["sha256"]
+        actual = card_sha256(card)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: not a model description ({error}). Save it again") from None
+    if kind in _REMOVED:
+        raise ModelError(
+            f"{folder}: models of kind {kind!r} are no longer supported; {_REMOVED[kind]}"
+        )
+    if card.get("format") != FORMAT or kind not in MODELS:
+        raise ModelError(
+            f"{path}: kind {kind!r} in format {card.get('format')!r} is not known here"
+        )
+    if recorded != actual:
+        raise ModelError(f"{path}: changed since it was saved. Save the model again")
+    return card | {"files": files}
+
+
+def _check_files(folder: Path, files: dict[str, str]) -> None:
+    try:
+        present = set(model_files(folder)) - {"model.json"}
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error.strerror})") from error
+    check_members(folder, present)
+    for name in sorted(present | set(files)):
+        where = shown(folder / name)
+        if PurePosixPath(name).suffix not in _SAFE_SUFFIXES:
+            raise ModelError(f"{where}: this kind of file is refused, it could run code")
+        path = model_file(folder, name)  # says what is wrong with the name
+        if name not in files:
+            raise ModelError(f"{where}: not listed in model.json. Remove it or save again")
+        try:
+            same = sha256_file(path) == files[name]
+        except OSError as error:
+            raise ModelError(f"{where}: cannot be read ({error.strerror})") from error
+        if not same:
+            raise ModelError(f"{where}: changed since it was saved. Save the model again")
+
+
+def check_members(folder: Path, names: Iterable[str]) -> None:
+    """Raise ModelError where a model holds more models, or deeper ones, than any that we make."""
+    members = [PurePosixPath(name).parts for name in names if name.endswith("/model.json")]
+    deepest = max((len(parts) - 1 for parts in members), default=0)
+    if deepest > MAX_DEPTH or len(members) > MAX_MEMBERS:
+        raise ModelError(
+            f"{folder}: holds {len(members)} models, up to {deepest} inside each other; at most "
+            f"{MAX_MEMBERS} and {MAX_DEPTH} are loaded. Load one of them alone"
+        )

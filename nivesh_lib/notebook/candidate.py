@@ -22,7 +22,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     predicted_labels,
 )
 from nivesh_lib.evaluation.scores import headline_mask
-from nivesh_lib.models.base import model_hash
+from nivesh_lib.models.directory import model_hash
 from nivesh_lib.notebook.compared import RecordedModel
 from nivesh_lib.notebook.session import Run
 from nivesh_lib.records.finding import Finding

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from nivesh_lib.evaluation.intervals import Z, paired_accuracy_difference, wilson
+from nivesh_lib.evaluation.intervals import MIN_ROWS, Z, paired_accuracy_difference, wilson
 from nivesh_lib.evaluation.objectives import Objective, judge_all, stage_marks
-from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.metrics import estimate_in, flat_metrics
 from nivesh_lib.records.release import AnsweredRow, Gate, GateVerdict, Release
 

@@ -36,7 +36,8 @@ from nivesh_lib.evaluation.objectives import (
 from nivesh_lib.evaluation.summary import release_scores, release_slices, turned_away, worst
 from nivesh_lib.files import new_file, write_errors
 from nivesh_lib.ledger import Opening, openings
-from nivesh_lib.models.base import TextClassifier, load_with_card, model_hash
+from nivesh_lib.models.base import TextClassifier, load_with_card
+from nivesh_lib.models.directory import model_hash
 from nivesh_lib.paths import data_dir, releases_dir
 from nivesh_lib.records.metrics import estimate_in
 from nivesh_lib.records.release import AnsweredRow

@@ -12,7 +12,7 @@ from typing import Any
 from nivesh_lib import paths
 from nivesh_lib.errors import DataError, ModelError, ReleaseError
 from nivesh_lib.files import sha256_file
-from nivesh_lib.models.base import model_hash, read_card
+from nivesh_lib.models.directory import model_hash, read_card
 from nivesh_lib.records.base import read_record, write_json
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import AnsweredRow, Release

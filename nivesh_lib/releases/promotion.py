@@ -23,7 +23,6 @@ from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.release import Gate, Release
 from nivesh_lib.releases.card import write_card
 from nivesh_lib.releases.gates import Evidence, judged
-from nivesh_lib.releases.holdout_evaluation import candidate_latency, load_candidate
 from nivesh_lib.releases.log import STAGES, State, read_log, released, state_of, writing
 from nivesh_lib.releases.package import Package, changing_marker
 from nivesh_lib.reproducibility import author, environment
@@ -33,7 +32,6 @@ from nivesh_lib.tracking.registry import (
     moved_by_hand,
     registered_as,
 )
-from nivesh_lib.tracking.store import check_store
 from nivesh_lib.wording import joined
 
 DAYS_TO_ARCHIVE = 30
@@ -64,7 +62,6 @@ def changing(name: str, *, first: bool = False) -> Iterator[None]:
         raise ReleaseError(f"{name}: nothing was released by that name. `nivesh release` does it")
     with write_errors(marker.parent):
         marker.parent.mkdir(parents=True, exist_ok=True)
-    check_store()
     with locked(marker.parent):
         if marker.exists():
             settle(name)
@@ -164,6 +161,8 @@ def _judged_here(stage: str, evidence: Evidence) -> list[Gate]:
     here = environment()["processor"] == release.environment.get("processor")
     if latency is None or (here and latency.verdict != "undecided"):
         return gates
+    from nivesh_lib.releases.holdout_evaluation import candidate_latency, load_candidate
+
     model = Package.of(release.name, release.version).model
     measured = candidate_latency(load_candidate(model, source=release.version))
     release = release.changed(metrics={**release.metrics, **measured})

@@ -21,7 +21,8 @@ from nivesh_lib.errors import DataError, ReleaseError
 from nivesh_lib.evaluation.benchmark import model_bytes
 from nivesh_lib.evaluation.confidence.calibration import cross_fitted
 from nivesh_lib.files import partial_path, write_errors
-from nivesh_lib.models.base import TextClassifier, load_model, load_with_card, model_hash
+from nivesh_lib.models.base import TextClassifier, load_model, load_with_card
+from nivesh_lib.models.directory import model_hash
 from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding

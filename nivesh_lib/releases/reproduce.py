@@ -30,7 +30,8 @@ from nivesh_lib.errors import ChecksumError, DataError, NiveshError, SpecError, 
 from nivesh_lib.evaluation.confidence.calibration import scaled
 from nivesh_lib.evaluation.resampling import cross_validation as oof
 from nivesh_lib.files import sha256_file
-from nivesh_lib.models.base import TextClassifier, load_model, model_hash
+from nivesh_lib.models.base import TextClassifier, load_model
+from nivesh_lib.models.directory import model_hash
 from nivesh_lib.pipeline.cache import differences, sha256_source
 from nivesh_lib.pipeline.spec import load_pipeline
 from nivesh_lib.records.base import read_record

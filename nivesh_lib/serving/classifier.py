@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.base import load_with_card, model_hash, read_card
+from nivesh_lib.models.base import load_with_card
+from nivesh_lib.models.directory import model_hash, read_card
 from nivesh_lib.serving.predictor import Predictor
 from nivesh_lib.serving.released import Source, source_of
 from nivesh_lib.serving.settings import NAME

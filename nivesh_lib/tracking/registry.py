@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from nivesh_lib.privacy import hide_password
 from nivesh_lib.records.release import Release
 from nivesh_lib.releases.log import read_log, state_of
 from nivesh_lib.tracking.logger import close_run, close_runs_of, open_logger
-from nivesh_lib.tracking.store import check_store, client, tracking_uri
+from nivesh_lib.tracking.store import check_store, client, database_file, tracking_uri
 
 ALIASES = ("staging", "production", "previous")
 _MARK = "nivesh.release"  # tag of a version that a release registered
+_Tags = dict[str, dict[str, str]]  # MLflow's number -> tags of a registered version
 
 
 def register_model(
@@ -86,11 +88,11 @@ def check_registry(name: str) -> None:
     NiveshError
         See above. With a shared registry, somebody else may have released since the last pull.
     """
-    check_store()
     known = {(e["version"], e["digest"]) for e in read_log(name) if e["kind"] == "release"}
     with _one_error():
-        there = _versions(client(), name).values()
-    unknown = [one.tags[_MARK] for one in there if _MARK in one.tags and _release(one) not in known]
+        _write(name, [], {})  # a file that cannot be written is told before anything is changed
+    there = _registered(name)[0].values()
+    unknown = [tags[_MARK] for tags in there if _MARK in tags and _release(tags) not in known]
     if unknown:
         raise NiveshError(
             f"registry {hide_password(tracking_uri())}: has {name} {', '.join(unknown)}, which "
@@ -112,37 +114,35 @@ def follow_log(name: str, undo: str = "") -> None:
     NiveshError
         The store cannot be opened, or does not answer.
     """
-    check_store()
-    store = client()
     entries = read_log(name)
     state = state_of(entries)
+    there, aliases = _registered(name)
+    numbers = _numbers(entries, there)
+    if undo:
+        gone = {n for n, tags in there.items() if tags.get("digest") == undo}
+        with _one_error():
+            close_runs_of(_run_tag(name))
+            for number in gone - set(numbers.values()):
+                client().delete_model_version(name, number)
+    tags = [
+        (number, key, value)
+        for version, number in numbers.items()
+        for key, value in _stage_tags(state.stages[version], state.since[version]).items()
+        if there[number].get(key) != value
+    ]
+    wanted = {alias: numbers.get(getattr(state, alias), "") for alias in ALIASES}
+    moved = {a: number for a, number in wanted.items() if number != aliases.get(a, "")}
     with _one_error():
-        close_runs_of(_run_tag(name))
-        there = _versions(store, name)
-        numbers = _numbers(entries, there)
-        for number, one in there.items():
-            if undo and one.tags.get("digest") == undo and number not in numbers.values():
-                store.delete_model_version(name, number)
-        for version, number in numbers.items():
-            _tag(store, name, there[number], state.stages[version], state.since[version])
-        aliases = _aliases(store, name)
-        for alias in ALIASES:
-            number, now = numbers.get(getattr(state, alias), ""), aliases.get(alias, "")
-            if number and number != now:
-                store.set_registered_model_alias(name, alias, number)
-            elif now and number != now:
-                store.delete_registered_model_alias(name, alias)
+        _write(name, tags, moved)
 
 
 def registered_as(name: str) -> dict[str, str]:
     """Return MLflow's number -> released version, for what this registry has of a name."""
-    check_store()
-    with _one_error():
-        there = _versions(client(), name)
-    return {number: version for version, number in _numbers(read_log(name), there).items()}
+    numbers = _numbers(read_log(name), _registered(name)[0])
+    return {number: version for version, number in numbers.items()}
 
 
-def _numbers(entries: list[Entry], there: Mapping[str, Any]) -> dict[str, str]:
+def _numbers(entries: list[Entry], there: _Tags) -> dict[str, str]:
     """Return released version -> MLflow's number for it.
 
     The number in the log is that of the registry in which it was released; in another one, such
@@ -151,16 +151,16 @@ def _numbers(entries: list[Entry], there: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for entry in (e for e in entries if e["kind"] == "release"):
         wanted = entry["version"], entry["digest"]
-        same = [number for number, one in there.items() if _release(one) == wanted]
+        same = [number for number, tags in there.items() if _release(tags) == wanted]
         if same:
             logged = entry["registered"]
             found[entry["version"]] = logged if logged in same else min(same, key=int)
     return found
 
 
-def _release(found: Any) -> tuple[str, str]:
+def _release(tags: Mapping[str, str]) -> tuple[str, str]:
     """Return the version and the digest that a registered version is tagged with."""
-    return found.tags.get(_MARK, ""), found.tags.get("digest", "")
+    return tags.get(_MARK, ""), tags.get("digest", "")
 
 
 @contextlib.contextmanager
@@ -179,33 +179,84 @@ def _one_error() -> Iterator[None]:
         ) from None
 
 
-def _versions(store: Any, name: str) -> dict[str, Any]:
-    """Return MLflow's number -> registered version."""
-    found = store.search_model_versions(f"name = '{name}'")
-    return {str(one.version): one for one in found}
+def _registered(name: str) -> tuple[_Tags, dict[str, str]]:
+    """Return MLflow's number -> tags of each version of a name, and alias -> number."""
+    database = database_file()
+    if database is None:
+        check_store()
+        with _one_error():
+            versions = client().search_model_versions(f"name = '{name}'")
+            # A search for versions would not tell the aliases.
+            models = client().search_registered_models(f"name = '{name}'")
+        aliases = {alias: str(number) for one in models for alias, number in one.aliases.items()}
+        return {str(one.version): one.tags for one in versions}, aliases
+    if not database.exists():  # nothing was logged here yet
+        return {}, {}
+    with _one_error(), _tables(database) as tables:
+        versions, found, named = (
+            tables.execute(f"select version, {columns} where name = ?", [name]).fetchall()
+            for columns in (
+                "current_stage from model_versions",
+                "key, value from model_version_tags",
+                "alias from registered_model_aliases",
+            )
+        )
+    there: _Tags = {str(number): {} for number, stage in versions if stage != "Deleted_Internal"}
+    for number, key, value in found:
+        there.get(str(number), {})[key] = value
+    return there, {alias: str(number) for number, alias in named}
 
 
-def _tag(store: Any, name: str, found: Any, stage: str, since: str) -> None:
-    wanted = {"stage": stage, "deprecated": str(stage == "Archived").lower()}
-    if stage == "Production":
-        wanted["deployment_date"] = since[:10]
-    for key, value in wanted.items():
-        if found.tags.get(key) != value:
-            store.set_model_version_tag(name, found.version, key, value)
+def _write(name: str, tags: Sequence[tuple[str, str, str]], aliases: Mapping[str, str]) -> None:
+    """Set tags (number, key, value) of versions, and aliases; one without a number is deleted."""
+    database = database_file()
+    if database is None:
+        store = client()
+        for tag in tags:
+            store.set_model_version_tag(name, *tag)
+        for alias, number in aliases.items():
+            if number:
+                store.set_registered_model_alias(name, alias, number)
+            else:
+                store.delete_registered_model_alias(name, alias)
+    elif database.exists():
+        with _tables(database) as tables:
+            tables.execute("begin immediate")  # fails where the file cannot be written
+            tables.executemany(
+                "replace into model_version_tags (name, version, key, value) values (?, ?, ?, ?)",
+                [(name, *tag) for tag in tags],
+            )
+            tables.executemany(
+                "delete from registered_model_aliases where name = ? and alias = ?",
+                [(name, alias) for alias in aliases],
+            )
+            tables.executemany(
+                "insert into registered_model_aliases (name, alias, version) values (?, ?, ?)",
+                [(name, *one) for one in aliases.items() if one[1]],
+            )
 
 
-def _aliases(store: Any, name: str) -> dict[str, str]:
-    """Return alias -> MLflow's number; a search for versions would not tell them."""
-    known = store.search_registered_models(f"name = '{name}'")
-    return {alias: str(number) for one in known for alias, number in one.aliases.items()}
+@contextlib.contextmanager
+def _tables(database: Path) -> Iterator[sqlite3.Connection]:
+    """Open MLflow's own tables for one transaction, without MLflow, which takes seconds to import.
+
+    Nobody who rolls back should wait for that.
+    """
+    with contextlib.closing(sqlite3.connect(database)) as tables, tables:
+        yield tables
+
+
+def _stage_tags(stage: str, since: str) -> dict[str, str]:
+    tags = {"stage": stage, "deprecated": str(stage == "Archived").lower()}
+    return tags | ({"deployment_date": since[:10]} if stage == "Production" else {})
 
 
 def moved_by_hand(name: str) -> list[str]:
     """Return a sentence for each alias that says something else than the release log."""
-    versions = registered_as(name)
-    state = state_of(read_log(name))
-    with _one_error():
-        aliases = _aliases(client(), name)
+    there, aliases = _registered(name)
+    entries = read_log(name)
+    state = state_of(entries)
+    versions = {number: version for version, number in _numbers(entries, there).items()}
     said = []
     for alias in ALIASES:
         number, logged = aliases.get(alias, ""), getattr(state, alias)

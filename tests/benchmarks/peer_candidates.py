@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nivesh_lib.models.base import MODELS, get_model
+from nivesh_lib.models.base import get_model
+from nivesh_lib.models.directory import MODELS
 from nivesh_lib.models.neural.backbones import find_backbone
 from nivesh_lib.models.neural.transformer import PRESETS
 from nivesh_lib.models.wrappers.ensemble import DEFAULT_MEMBERS

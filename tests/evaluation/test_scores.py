@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
 from nivesh_lib.evaluation import intervals
-from nivesh_lib.evaluation.intervals import share_of, wilson
+from nivesh_lib.evaluation.intervals import MIN_ROWS, share_of, wilson
 from nivesh_lib.evaluation.scores import (
-    MIN_ROWS,
     by_slice,
     changed_confusions,
     confusion,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nivesh_lib.models.base import MODELS, TextClassifier, get_model, prepare
+from nivesh_lib.models.base import TextClassifier, get_model, prepare
+from nivesh_lib.models.directory import MODELS
 
 ROWS = [
     ("can i afford a 12 lakh car on my salary", "affordability_check"),

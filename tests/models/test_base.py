@@ -10,14 +10,8 @@ import pytest
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models import base, directory
-from nivesh_lib.models.base import (
-    MODELS,
-    get_model,
-    load_model,
-    load_with_card,
-    model_hash,
-    read_card,
-)
+from nivesh_lib.models.base import get_model, load_model, load_with_card
+from nivesh_lib.models.directory import MODELS, model_hash, read_card
 from nivesh_lib.models.wrappers.selective import Calibrated
 
 from .conftest import LABELS, TEXTS, small_model
@@ -39,7 +33,7 @@ def edit(folder, **changes):
     """Change the card as somebody who knows the format would: with a checksum that fits."""
     path = folder / "model.json"
     card = json.loads(path.read_text("utf-8")) | changes
-    path.write_text(json.dumps(card | {"sha256": base._json_sha256(card)}), "utf-8")
+    path.write_text(json.dumps(card | {"sha256": directory.card_sha256(card)}), "utf-8")
 
 
 def leave_a_listed_pickle(folder):
@@ -260,14 +254,14 @@ def test_a_file_that_cannot_be_read_is_named(folder, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(base, "sha256_file", refuse)
+    monkeypatch.setattr(directory, "sha256_file", refuse)
     with pytest.raises(ModelError, match=r"rules\.json: cannot be read \(Permission denied"):
         load_model(folder)
 
 
 def test_a_failure_deep_inside_is_tried_once(tmp_path, monkeypatch):
     model = get_model("rules").fit(TEXTS, LABELS)
-    for _ in range(base.MAX_DEPTH):
+    for _ in range(directory.MAX_DEPTH):
         model = Calibrated.of(model, temperature=2.0)
     folder = model.save(tmp_path / "model")
     tried = []
@@ -284,7 +278,7 @@ def test_a_failure_deep_inside_is_tried_once(tmp_path, monkeypatch):
 
 def test_a_model_that_would_not_be_loaded_is_not_saved(model, tmp_path, monkeypatch):
     deep = model
-    for _ in range(base.MAX_DEPTH + 1):
+    for _ in range(directory.MAX_DEPTH + 1):
         deep = Calibrated.of(deep, temperature=2.0)
     with pytest.raises(ModelError, match="up to 9 inside each other; at most 24 and 8"):
         deep.save(tmp_path / "deep")

@@ -7,6 +7,9 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -261,22 +264,47 @@ def test_a_server_that_does_not_answer_stops_a_change_at_once(released, monkeypa
     assert nothing_changed(before, {"staging": "1.0.0"})
 
 
-def test_a_registry_that_fails_midway_is_mended_by_the_next_change(released, monkeypatch):
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    def fail(*_, **__):
-        raise MlflowException("gone\nand more")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "set_registered_model_alias", fail)
-        with pytest.raises(
-            NiveshError, match=r"does not answer \(gone\)\. The release log is comp"
-        ):
-            promote("1.0.0", "production", **SURE)
-    assert "a change was cut off" in said("history")
+def test_a_registry_that_fails_midway_is_mended_by_the_next_change(released):
+    tables = sqlite3.connect(released / "mlruns" / "mlflow.db")
+    fails = "before insert on registered_model_aliases begin select raise(abort, 'gone'); end"
+    tables.execute(f"create trigger gone {fails}")
+    with pytest.raises(NiveshError, match=r"does not answer \(gone\)\. The release log is comp"):
+        promote("1.0.0", "production", **SURE)
+    assert aliases() == {"staging": "1.0.0"} and "a change was cut off" in said("history")
     assert state_of(read_log(NAME)).production == "1.0.0"
+    tables.execute("drop trigger gone")
+    tables.close()
     assert archive() == [] and aliases() == {"production": "1.0.0"}
+
+
+def test_a_registry_that_is_damaged_stops_a_change_at_once(released):
+    before = read_log(NAME)
+    (released / "mlruns" / "mlflow.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(NiveshError, match=r"mlflow\.db: does not answer \(file is not a database"):
+        promote("1.0.1", "staging", **SURE)
+    assert read_log(NAME) == before and not changing_marker(NAME).exists()
+    assert "warning: registry sqlite" in said("history")
+
+
+def test_a_server_gets_through_mlflow_what_a_file_gets(released, monkeypatch):
+    monkeypatch.setattr("nivesh_lib.tracking.registry.database_file", lambda: None)
+    promote("1.0.0", "production", **SURE)
+    promote("1.0.1", "production", **SURE)
+    assert aliases() == {"production": "1.0.1", "previous": "1.0.0"}
+    assert rollback().entry["version"] == "1.0.0"
+    assert aliases() == {"production": "1.0.0"} and "warning" not in said("history")
+    assert store().get_model_version(NAME, "2").tags["stage"] == "Archived"
+
+
+AGAIN = ("promote", "1.0.0", "--to", "staging", "--override", "again")
+
+
+@pytest.mark.parametrize("command", [("history",), ("card", "1.0.0"), AGAIN, ("rollback",)])
+def test_no_command_on_stages_waits_for_heavy_libraries(serving, command):
+    code = "import sys, nivesh_lib.__main__ as m\ntry: m.main()\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {"mlflow", "pandas", "sklearn", "statsmodels", "torch"} & {*done.stdout.split()}
 
 
 # --- kills; more of them at random moments in test_kills -----------------------------------------

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from nivesh_lib.errors import NiveshError, StepFailed
-from nivesh_lib.models.base import model_hash
+from nivesh_lib.models.directory import model_hash
 from nivesh_lib.pipeline.run import run_pipeline
 from nivesh_lib.releases import reproduce as module
 from nivesh_lib.releases.reproduce import TOLERANCE, compare, reproduce

@@ -19,7 +19,8 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from nivesh_lib.models.base import load_model, model_hash
+from nivesh_lib.models.base import load_model
+from nivesh_lib.models.directory import model_hash
 from nivesh_lib.pipeline.cache import intact
 from nivesh_lib.runs.directories import all_runs, latest_run
 from nivesh_lib.runs.layout import RunDirectory

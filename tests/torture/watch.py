@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import nivesh_lib
-from nivesh_lib.models.base import MODELS
+from nivesh_lib.models.directory import MODELS
 
 READERS = ("cli.app", "data.publishing", "data.validation", "ledger")
 MEMORY = 6 << 30  # bytes of addresses, so that the machine outlives the worst

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.stats import PermutationMethod, chi2_contingency
 
 from nivesh_lib.evaluation.findings import plots
-from nivesh_lib.evaluation.scores import MIN_ROWS, headline_mask
+from nivesh_lib.evaluation.intervals import MIN_ROWS
+from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.finding import Example, Finding, Plot, Verdict
 from nivesh_lib.wording import counted, joined, percent, quoted, sentence, shown

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nivesh_lib.evaluation.findings import plots
+from nivesh_lib.evaluation.intervals import MIN_ROWS
 from nivesh_lib.evaluation.robustness.fairness import (
     CONTROL,
     MARGIN,
@@ -16,7 +17,6 @@ from nivesh_lib.evaluation.robustness.fairness import (
     accuracy_gaps,
     detectable,
 )
-from nivesh_lib.evaluation.scores import MIN_ROWS
 from nivesh_lib.records.estimate import Estimate, from_columns
 from nivesh_lib.records.finding import Finding, Verdict
 from nivesh_lib.wording import joined, of_100, points, sentence, shown, whole, would_show

@@ -51,7 +51,7 @@ def scores(
     Parameters
     ----------
     model
-        Its name, as in `models.base.MODELS`.
+        Its name, as in `models.directory.MODELS`.
     found
         As `scores.score` returns them.
     """

@@ -10,7 +10,8 @@ import pandas as pd
 from sklearn.base import clone
 
 from nivesh_lib.errors import DataError
-from nivesh_lib.evaluation.scores import METRICS, MIN_ROWS, headline_mask, score
+from nivesh_lib.evaluation.intervals import MIN_ROWS
+from nivesh_lib.evaluation.scores import METRICS, headline_mask, score
 from nivesh_lib.records.estimate import as_columns
 
 

@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from nivesh_lib.evaluation.intervals import mean_of, paired_accuracy_difference, share_of
+from nivesh_lib.evaluation.intervals import MIN_ROWS, mean_of, paired_accuracy_difference, share_of
 from nivesh_lib.evaluation.resampling.cross_validation import (
     confidence_of,
     predicted_labels,
@@ -33,7 +33,7 @@ from nivesh_lib.evaluation.robustness.cases import (
     POLITE,
     answers_to,
 )
-from nivesh_lib.evaluation.scores import MIN_ROWS, by_slice
+from nivesh_lib.evaluation.scores import by_slice
 from nivesh_lib.records.estimate import Estimate
 
 MARGIN = 0.05  # the largest tolerated difference in accuracy between segments

@@ -14,21 +14,13 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models.base import (
-    SEEDS,
-    TextClassifier,
-    as_texts,
-    get_model,
-    load_member,
-    prepare,
-    read_card,
-)
+from nivesh_lib.models.base import SEEDS, TextClassifier, as_texts, get_model, load_member, prepare
 from nivesh_lib.models.compact.onnx_check import check_onnx
 from nivesh_lib.models.compact.onnx_export import float_graph
 from nivesh_lib.models.compact.onnx_int8 import int8_graph
 from nivesh_lib.models.compact.onnx_session import OnnxSession
 from nivesh_lib.models.compact.vocabulary import prune_unreachable, read_tokenizer, write_tokenizer
-from nivesh_lib.models.directory import MAX_TENSOR_BYTES, read_bytes
+from nivesh_lib.models.directory import MAX_TENSOR_BYTES, read_bytes, read_card
 from nivesh_lib.models.neural.tokenizer import batches_by_length, padded
 from nivesh_lib.models.neural.transformer import TransformerClassifier
 from nivesh_lib.models.text.linear import softmax

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from nivesh_lib.files import sha256_file
-from nivesh_lib.models.base import _json_sha256
+from nivesh_lib.models.directory import card_sha256
 
 FROZEN = Path(__file__).parents[2] / "frozen" / "models"
 INTS, FLOATS = TensorProto.INT64, TensorProto.FLOAT
@@ -29,7 +29,7 @@ def hostile_model(directory: Path, content: bytes, precision: str = "int8") -> P
     (directory / "model.onnx").write_bytes(content)
     card = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     card["files"]["model.onnx"] = sha256_file(directory / "model.onnx")
-    card["sha256"] = _json_sha256(card)
+    card["sha256"] = card_sha256(card)
     (directory / "model.json").write_text(json.dumps(card), encoding="utf-8")
     return directory
 

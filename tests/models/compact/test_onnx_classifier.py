@@ -13,8 +13,8 @@ import pytest
 from joblib import cpu_count
 
 from nivesh_lib.errors import ModelError
-from nivesh_lib.models import base
-from nivesh_lib.models.base import get_model, load_model, prepare, read_card
+from nivesh_lib.models import directory
+from nivesh_lib.models.base import get_model, load_model, prepare
 from nivesh_lib.models.compact import onnx_classifier as module
 from nivesh_lib.models.compact import onnx_session
 from nivesh_lib.models.compact.onnx_classifier import (
@@ -24,6 +24,7 @@ from nivesh_lib.models.compact.onnx_classifier import (
     _batch_rows,
 )
 from nivesh_lib.models.compact.onnx_session import _int8_sums_are_exact
+from nivesh_lib.models.directory import read_card
 from tests.models.conftest import LABELS, QUERIES, TEXTS, logit_gap, small_model, tiny
 
 MANY = TEXTS + QUERIES + ["", "loan " * 500, "[MASK] [PAD] tax", "₹50L का घर"]
@@ -187,7 +188,7 @@ def edited(folder, **params):
     """Change arguments in a card as somebody who knows the format would."""
     card = json.loads((folder / "model.json").read_text("utf-8"))
     card["params"] |= params
-    card["sha256"] = base._json_sha256(card)
+    card["sha256"] = directory.card_sha256(card)
     (folder / "model.json").write_text(json.dumps(card), "utf-8")
     return folder
 

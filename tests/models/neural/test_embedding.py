@@ -8,7 +8,8 @@ import pytest
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.evaluation.benchmark import directory_bytes, saved_bytes
-from nivesh_lib.models.base import _json_sha256, get_model, load_model
+from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.models.directory import card_sha256
 from nivesh_lib.models.neural import backbones, embedding
 from nivesh_lib.models.neural.embedding import cached_features
 from tests.models.conftest import LABELS, QUERIES, TEXTS, save_tiny, small_model, tiny
@@ -100,7 +101,7 @@ def test_a_model_cannot_refer_to_an_encoder_by_path(named, tmp_path):
     folder = get_model("embedding").fit(TEXTS, LABELS).save(tmp_path / "model")
     card = json.loads((folder / "model.json").read_text())
     card["state"]["encoder"]["name"] = str(named)
-    card["sha256"] = _json_sha256(card)
+    card["sha256"] = card_sha256(card)
     (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(ModelError, match="is refused"):
         load_model(folder)

@@ -9,7 +9,8 @@ from sklearn.exceptions import NotFittedError
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.evaluation.confidence.calibration import scaled
-from nivesh_lib.models.base import get_model, load_model, read_card
+from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.models.directory import read_card
 from nivesh_lib.models.neural import embedding
 from nivesh_lib.models.wrappers.cascade import Cascade
 from nivesh_lib.models.wrappers.ood import OodScorer
