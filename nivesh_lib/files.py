@@ -386,6 +386,12 @@ def append_line(path: Path, line: bytes) -> None:
             raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush all that is below a folder to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
 def sync(path: Path) -> None:
     """Flush a file's bytes, or a folder's list of names, to the disk."""
     number = os.open(path, os.O_RDONLY)

@@ -44,7 +44,8 @@ class HashChain:
     """A chained file. ``noun`` names it in errors, ``kept`` says what stays when it is restored.
 
     ``shapes`` are those of the entries of each kind, as `records.schema.fits` takes them;
-    ``objection`` says why an entry cannot stand below those above it, or nothing.
+    ``objection`` says why an entry cannot stand below those above it, or nothing; it ends with a
+    full stop where it says what to do, too.
     """
 
     path: Path
@@ -101,7 +102,8 @@ class HashChain:
             elif entry["id"] in seen:
                 why = "is there twice"
             if why:
-                raise DataError(f"{place}: {why}. {self._restore()}")
+                remedy = "" if why.endswith(".") else f". {self._restore()}"
+                raise DataError(f"{place}: {why}{remedy}")
             seen.add(entry["id"])
             entries.append(entry)
         self._check_committed(seen)

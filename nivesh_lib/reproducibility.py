@@ -140,6 +140,11 @@ def committed(path: Path) -> bytes:
     return _git_bytes("show", _at_head(path))
 
 
+def is_committed(path: Path) -> bool:
+    """Return whether a file below the home folder is as at HEAD; also where neither is there."""
+    return committed(path) == (path.read_bytes() if path.is_file() else b"")
+
+
 def _at_head(path: Path) -> str:
     try:
         return f"HEAD:./{path.relative_to(paths.home()).as_posix()}"

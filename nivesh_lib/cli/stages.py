@@ -110,10 +110,11 @@ def history(
 
 
 def card(version: Version, name: Name = _MODEL, as_json: Json = False) -> None:
-    """Print the model card of a release, after checking that its files are those released.
+    """Print the model card of a release from its records, after checking that they are its own.
 
     Example: nivesh card 1.2.0
     """
+    from nivesh_lib.releases.card import card_of
     from nivesh_lib.releases.log import read_log, released
     from nivesh_lib.releases.package import Package
 
@@ -122,8 +123,8 @@ def card(version: Version, name: Name = _MODEL, as_json: Json = False) -> None:
     release = package.verify(entry)
     if as_json:
         echo_json(release.as_dict())
-    else:
-        echo(*package.card.read_text(encoding="utf-8").splitlines())
+    else:  # README.md is not among the files that are checked: promotions are added to it
+        echo(*card_of(package).content.splitlines())
 
 
 def _time(at: str) -> str:

@@ -43,12 +43,14 @@ def write_card(package: Package) -> None:
 
     A package that is not on this machine has none to write.
     """
-    if not package.folder.is_dir():
-        return
+    if package.folder.is_dir():
+        write_text(package.card, card_of(package).content)
+
+
+def card_of(package: Package) -> ModelCard:
+    """Return the card of a package; raises as `model_card`, or ReleaseError without a record."""
     release = package.release()
-    history = read_log(release.name)
-    card = model_card(release, package.answers(), package.findings(), history)
-    write_text(package.card, card.content)
+    return model_card(release, package.answers(), package.findings(), read_log(release.name))
 
 
 def model_card(

@@ -58,7 +58,7 @@ def _objection(entry: Entry, above: list[Entry]) -> str:
     """Return why an entry is of no release above it, or of another one of that version."""
     own = [e for e in above if all(e[k] == entry[k] for k in ("name", "version"))]
     if entry["kind"] == "release":
-        return "releases a version for a second time" if own else ""
+        return _second_release(entry, own[0], above) if own else ""
     if not own:
         return f"{entry['kind']} of a version that was never released"
     if own[0]["digest"] != entry["digest"]:
@@ -67,6 +67,22 @@ def _objection(entry: Entry, above: list[Entry]) -> str:
     if entry["kind"] == "promotion" and (not entry["gates"] or missed > bool(entry["override"])):
         return "promotes a version without its gates or a reason why one that is not met is passed"
     return ""
+
+
+def _second_release(entry: Entry, first: Entry, above: list[Entry]) -> str:
+    """Return what to do about a version that is in the log twice, as of two merged branches."""
+    own = [first]  # what follows from the first
+    for one in above[above.index(first) + 1 :]:
+        own += [one] if one["previous"] == own[-1]["id"] else []
+    if entry["previous"] == own[-1]["id"]:
+        return "releases a version for a second time"
+    number, last, here = (*(above.index(one) + 1 for one in (first, own[-1])), len(above) + 1)
+    return (
+        f"releases {entry['version']} ({entry['who']}), as line {number} does ({first['who']}): "
+        "two branches did so and were merged. Keep the release of one: delete "
+        f"line {here} and those below it, or lines {number} to {last}; commit that, and release "
+        "the other model again."
+    )
 
 
 @dataclass(frozen=True)

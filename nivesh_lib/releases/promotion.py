@@ -16,16 +16,18 @@ from typing import Any
 
 from nivesh_lib.data.versions import resolve
 from nivesh_lib.errors import DataError, NiveshError, ReleaseError
+from nivesh_lib.evaluation.objectives import file_of
 from nivesh_lib.files import locked, remove_abandoned, write_errors, write_text
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.ledger import openings
+from nivesh_lib.paths import objectives_file
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.release import Gate, Release
 from nivesh_lib.releases.card import write_card
 from nivesh_lib.releases.gates import Evidence, judged
 from nivesh_lib.releases.log import STAGES, State, read_log, released, state_of, writing
 from nivesh_lib.releases.package import Package, changing_marker
-from nivesh_lib.reproducibility import author, environment
+from nivesh_lib.reproducibility import author, environment, is_committed
 from nivesh_lib.tracking.registry import (
     check_registry,
     follow_log,
@@ -219,7 +221,8 @@ def promote(
     Raises
     ------
     ReleaseError
-        There is no such version or stage, the package was altered, or a gate is not met.
+        There is no such version or stage, the package was altered, a gate is not met, or the
+        marks are not committed.
     NiveshError
         The registry cannot be reached; nothing was changed then.
     """
@@ -236,7 +239,9 @@ def promote(
             raise ReleaseError(f"{entry['version']} is in {stage} already, since {since}")
         if before.stages[entry["version"]] == "Production":
             raise ReleaseError(f"{entry['version']} serves in production; promote another one")
-        gates = _judged_here(stage, evidence_for(entry, entries, stage))
+        evidence = evidence_for(entry, entries, stage)
+        _refuse_uncommitted(evidence.release.dataset)
+        gates = _judged_here(stage, evidence)
         _refuse_missed(entry["version"], stage, gates, override)
         missed = [gate.name for gate in gates if not gate.passed]
         line = _line(entry, why or f"promoted to {stage}") | {
@@ -246,6 +251,14 @@ def promote(
             "archive_replaced": archive_replaced,
         }
         return _changed("promotion", line)
+
+
+def _refuse_uncommitted(dataset: str) -> None:
+    if not is_committed(objectives_file(dataset)):
+        raise ReleaseError(
+            f"{file_of(dataset)} is not what is committed, so nobody could tell later which marks "
+            "were reached. Commit it, or restore it with git"
+        )
 
 
 def _refuse_missed(version: str, stage: str, gates: list[Gate], override: str) -> None:

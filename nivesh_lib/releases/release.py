@@ -20,7 +20,7 @@ from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import DataError, ReleaseError
 from nivesh_lib.evaluation.benchmark import model_bytes
 from nivesh_lib.evaluation.confidence.calibration import cross_fitted
-from nivesh_lib.files import partial_path, write_errors
+from nivesh_lib.files import partial_path, replace_folder, sync_folder, write_errors
 from nivesh_lib.models.base import TextClassifier, load_model, load_with_card
 from nivesh_lib.models.directory import model_hash
 from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
@@ -409,7 +409,9 @@ def _register(ready: Prepared, release: Release, answers: Sequence[AnsweredRow])
                 partial.write(release, answers, _findings(ready))
                 write_card(partial)
             sign(partial.folder)
-            partial.folder.rename(final.folder)
+            with write_errors(final.folder):
+                sync_folder(partial.folder)  # a line of the log is there for good
+                replace_folder(partial.folder, final.folder)
         finally:
             shutil.rmtree(partial.folder, ignore_errors=True)
         number = register_release(release, final.model, description_of(release))

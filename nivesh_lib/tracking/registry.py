@@ -88,12 +88,11 @@ def check_registry(name: str) -> None:
     NiveshError
         See above. With a shared registry, somebody else may have released since the last pull.
     """
-    known = {(e["version"], e["digest"]) for e in read_log(name) if e["kind"] == "release"}
+    known = {entry["version"] for entry in read_log(name)}
     with _one_error():
         _write(name, [], {})  # a file that cannot be written is told before anything is changed
-    there = _registered(name)[0].values()
-    unknown = [tags[_MARK] for tags in there if _MARK in tags and _release(tags) not in known]
-    if unknown:
+    there = {tags[_MARK] for tags in _registered(name)[0].values() if _MARK in tags}
+    if unknown := sorted(there - known):
         raise NiveshError(
             f"registry {hide_password(tracking_uri())}: has {name} {', '.join(unknown)}, which "
             "this release log does not know. Get the log of those who released it: git pull"
@@ -151,16 +150,11 @@ def _numbers(entries: list[Entry], there: _Tags) -> dict[str, str]:
     found = {}
     for entry in (e for e in entries if e["kind"] == "release"):
         wanted = entry["version"], entry["digest"]
-        same = [number for number, tags in there.items() if _release(tags) == wanted]
+        same = [n for n, tags in there.items() if (tags.get(_MARK), tags.get("digest")) == wanted]
         if same:
             logged = entry["registered"]
             found[entry["version"]] = logged if logged in same else min(same, key=int)
     return found
-
-
-def _release(tags: Mapping[str, str]) -> tuple[str, str]:
-    """Return the version and the digest that a registered version is tagged with."""
-    return tags.get(_MARK, ""), tags.get("digest", "")
 
 
 @contextlib.contextmanager

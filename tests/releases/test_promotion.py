@@ -25,7 +25,7 @@ from nivesh_lib.releases.promotion import archive, promote, rollback, transition
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.tracking.registry import follow_log, register_model
 from tests.releases.forks import nivesh, run, seen, start, wait
-from tests.releases.world import STEP, commit, make_run
+from tests.releases.world import STEP, commit, git, make_run
 
 NAME = "intent_classifier"
 SURE = {"override": "to be tried"}
@@ -167,6 +167,27 @@ def test_a_ledger_with_an_edited_line_stops_a_promotion(released):
     ledger.write_text(ledger.read_text().replace("Asha", "Eve", 1))
     assert "holdout_ledger.jsonl, line 2: " in said("promote", "1.0.1", "--to", "staging")
     assert aliases() == {"staging": "1.0.0"}
+
+
+@pytest.mark.parametrize("seen_by_git", [True, False])
+def test_marks_that_are_not_committed_stop_a_promotion(released, seen_by_git):
+    if not seen_by_git:
+        git(released, "update-index", "--assume-unchanged", "data/objectives.toml")
+    objectives = paths.data_dir() / "objectives.toml"
+    marks = objectives.read_text()
+    before, where = read_log(), aliases()
+    objectives.write_text(marks.replace("accuracy_loss = 0.3", "accuracy_loss = 1"))
+    with pytest.raises(ReleaseError, match=r"data/objectives\.toml is not what is committed"):
+        promote("1.0.1", "staging", **SURE)
+    assert nothing_changed(before, where)
+    objectives.write_text(marks)
+    promote("1.0.1", "staging", **SURE)
+
+
+def test_a_card_is_printed_from_the_records(released):
+    sound = package("1.0.0").card.read_text()
+    package("1.0.0").card.write_text("accuracy 2.000")
+    assert said("card", "1.0.0") == f"{sound}\n"
 
 
 # --- what is told, and not followed ------------------------------------------------------------
@@ -469,6 +490,20 @@ def test_a_full_disk_leaves_no_half_package(third, monkeypatch):
     assert "1.0.2 is released, in Development" in release("--reason", "the disk was full")
     gates = {gate.name: gate for gate in package("1.0.2").release().gates["staging"]}
     assert (gates["holdout"].passed, gates["holdout"].found) == (False, "opened 2 times")
+
+
+def test_a_package_is_on_the_disk_before_its_line_is_in_the_log(third, monkeypatch):
+    synced = set()
+    monkeypatch.setattr(os, "fsync", lambda number: synced.add(os.fstat(number).st_ino))
+
+    def stopped(*_):
+        folder = package("1.0.2").folder
+        places = [folder.parent, folder, *folder.rglob("*")]
+        missing = [str(path) for path in places if path.stat().st_ino not in synced]
+        raise NiveshError(f"not on the disk: {missing}")
+
+    monkeypatch.setattr("nivesh_lib.releases.release.append", stopped)
+    assert "not on the disk: []" in release()
 
 
 def test_models_of_another_dataset_have_a_name_of_their_own(released):
