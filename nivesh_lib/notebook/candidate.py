@@ -9,18 +9,15 @@ import contextlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import NiveshError, ReleaseError
 from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted
 from nivesh_lib.evaluation.findings import comparison
 from nivesh_lib.evaluation.findings import release as findings
-from nivesh_lib.evaluation.objectives import stage_marks, values_for
-from nivesh_lib.evaluation.resampling.cross_validation import (
-    aligned,
-    predicted_labels,
-)
+from nivesh_lib.evaluation.objectives import none_set, stage_marks
+from nivesh_lib.evaluation.resampling.cross_validation import aligned, predicted_labels
 from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.models.directory import model_hash
 from nivesh_lib.notebook.compared import RecordedModel
@@ -33,12 +30,13 @@ from nivesh_lib.releases.card import model_card
 from nivesh_lib.releases.gates import Evidence, judged, unreachable
 from nivesh_lib.releases.log import read_log, registered_name, state_of, stays
 from nivesh_lib.releases.package import Package, algorithm_of
-from nivesh_lib.releases.release import is_late, training_seconds, unopened
+from nivesh_lib.releases.release import findings_about, is_late, unopened
 from nivesh_lib.releases.versioning import derived
 from nivesh_lib.reporting.findings import show_markdown
 from nivesh_lib.reproducibility import code_version
 from nivesh_lib.runs.directories import find_run
 from nivesh_lib.runs.leaderboard import LeaderboardEntry, data_issues, leaderboard
+from nivesh_lib.wording import shown
 
 _LOOKED_AT = {
     "equal accuracy": "fairness",
@@ -58,15 +56,16 @@ class Candidate:
     """The model of a run that would be released.
 
     ``results`` are those of the run by name, ``board`` its models, best first, ``last`` the
-    release that serves, else is staged, None where there is none on this machine.
+    release that serves, else is staged, None where there is none on this machine. ``missing`` says
+    that no model was recorded; then `answer` says so, and all that is about one is silent.
     """
 
     run: Run
     data: Dataset
     results: dict[str, StepResult]
     models: dict[str, RecordedModel]
-    board: list[LeaderboardEntry]
     last: Release | None
+    missing: str = ""
 
     @classmethod
     def of(cls, run: Run, data: Dataset, *steps: str) -> Self:
@@ -78,12 +77,19 @@ class Candidate:
             Further steps whose findings count; what has no results is named, with how to make
             them.
         """
-        models = {one.step: one for one in run.recorded_models().values()}
-        others = {step: run.upstream(step) for step in steps}
-        results: dict[str, Any] = {step: one.result for step, one in models.items()}
-        results |= {step: found for step, found in others.items() if found is not None}
         last = _in_place(registered_name(data.ref))
-        return cls(run, data, results, models, leaderboard(results), last)
+        try:
+            models = {one.step: one for one in run.recorded_models().values()}
+        except NiveshError as error:
+            return cls(run, data, {}, {}, last, missing=str(error))
+        results: dict[str, StepResult] = {step: one.result for step, one in models.items()}
+        results |= {step: found for step in steps if (found := run.upstream(step)) is not None}
+        return cls(run, data, results, models, last)
+
+    @cached_property
+    def board(self) -> list[LeaderboardEntry]:
+        """The models of the run, best first."""
+        return leaderboard(self.results)
 
     @cached_property
     def chosen(self) -> RecordedModel:
@@ -95,12 +101,9 @@ class Candidate:
         )
         return next(able, self.models[self.board[0].step])
 
-    @property
+    @cached_property
     def _known(self) -> dict[str, Finding]:
-        """The findings of the run about the candidate, those of its own step first."""
-        own = self.chosen.result
-        about = [*(one for one in self.results.values() if one.model == own.model), own]
-        return {finding.name: finding for one in about for finding in one.findings}
+        return findings_about(self.chosen.result, self.results)
 
     @cached_property
     def _calibration(self) -> Calibration:
@@ -110,32 +113,24 @@ class Candidate:
     @cached_property
     def draft(self) -> Release:
         """The record of the release, as far as it is known before the holdout is opened."""
-        one, data = self.chosen, self.data
+        one = self.chosen
         saved = one.directory if (one.directory / "model.json").is_file() else None
         fitted, metrics = self._calibration, one.result.metrics
         latency, size = estimate_in(metrics, "p95_ms"), metrics.get("size_bytes")
         made = Release(
-            name=registered_name(data.ref),
-            version="",
             digest=model_hash(saved) if saved else "",
             base="",
             kind=one.result.model,
             algorithm=algorithm_of(saved) if saved else one.result.model,
             temperature=fitted.temperature if fitted.helped else None,
-            min_confidence=values_for(data.name).get("min_confidence"),
-            labels=list(data.labels),
-            dataset=data.ref,
-            data_sha256=data.version.sha256,
             commit=code_version() or "",
             run=self.run.directory.name,
             step=one.step,
             parameters=one.result.params,
-            train_seconds=training_seconds(one.result),
             size_bytes=int(size) if isinstance(size, int | float) else 0,
-            predecessor=self.last.version if self.last else "",
             who="nobody yet",
             why="a preview",
-            **unopened(),
+            **unopened(self.data, one.result, self.last),
         ).changed(metrics={"p95_ms": latency.as_dict()} if latency else {})
         version, reasons = derived(made, self.last)
         return made.changed(version=version, bump=reasons)
@@ -144,19 +139,20 @@ class Candidate:
 
     def answer(self) -> Finding:
         """Which model would be released, and as which version."""
-        rows = [
-            {"model": entry.model, "scores": entry.scores}
-            | {"p95_ms": entry.p95_ms, "size_bytes": entry.size_bytes}
-            for entry in self.board
-        ]
-        made = findings.candidate(self.chosen.result.model, rows, self.draft.version)
-        return self.run.add(made)
+        if self.missing:
+            self.run.marks.clear()  # there is nothing that they could be of
+            return self.run.add(findings.left_out("candidate", self.missing))
+        model, rows = self.chosen.result.model, [vars(entry) for entry in self.board]
+        return self.run.add(findings.candidate(model, rows, self.draft.version))
 
-    def gates(self, stage: str) -> Finding:
+    def gates(self, stage: str) -> Finding | None:
         """Whether the candidate would pass the gates of a stage, by what is recorded of it."""
+        if self.missing:
+            return None
         marks = stage_marks(self.data.ref, stage)
         if not marks:
-            return self.run.add(findings.unset(stage, self.data.ref))
+            why = f"nothing is asked for {stage}: {none_set(self.data.ref)}"
+            return self.run.add(findings.left_out(stage, why))
         fitted, flat = self._calibration, self.chosen.result.metrics
         measured = {name: estimate_in(flat, name) for name in _MEASURED}
         measured["calibration_error"] = fitted.after if fitted.helped else fitted.before
@@ -164,23 +160,31 @@ class Candidate:
         known = self.draft.changed(metrics=metrics)
         made = judged(stage, Evidence(known, [], data_issues=data_issues(self.results)))
         made = [gate for gate in made if gate.name in _JUDGED]
-        return self.run.add(findings.stage(stage, made, self._beyond(marks.get("accuracy"))))
+        held, beyond = len(self.data.manifest["holdout"]), ""
+        if why := unreachable(float(marks.get("accuracy", 0)), held):
+            beyond = f"On the {held:,} held-out rows, {marks['accuracy']:g} cannot be shown. {why}"
+        return self.run.add(findings.stage(stage, made, beyond))
 
-    def _beyond(self, accuracy: float | None) -> str:
-        """Return why the held-out rows could not show an accuracy; empty where they could."""
-        held = len(self.data.manifest["holdout"])
-        why = "" if accuracy is None else unreachable(float(accuracy), held)
-        return why and f"On the {held:,} held-out rows, {accuracy:g} cannot be shown. {why}"
-
-    def against_predecessor(self) -> Finding:
+    def against_predecessor(self) -> Finding | None:
         """Whether the candidate is ahead of the release in place, out of fold."""
+        if self.missing:
+            return None
+        name, train, counted = (
+            "against_predecessor",
+            self.data.train,
+            headline_mask(self.data.train),
+        )
         if self.last is None:
-            return self.run.add(findings.first(self.data.name, self.draft.version))
-        train, counted = self.data.train, headline_mask(self.data.train)
+            why = f"nothing was released from {shown(self.data.name)} yet, so there is nothing to "
+            why += f"compare with; `nivesh release` would make {self.draft.version}"
+            return self.run.add(findings.left_out(name, why))
         try:
             theirs = find_run(self.last.run).out_of_fold(self.last.step, train)
         except NiveshError:
-            return self.run.add(findings.not_compared(self.last.version, self.last.run))
+            why = f"the out-of-fold answers of release {self.last.version} ({self.last.run}) are "
+            why += "not here, or of other rows; `nivesh release` compares the two on held-out rows"
+            return self.run.add(findings.left_out(name, why))
+        counted = headline_mask(train)
         mine, before = (
             predicted_labels(aligned(oof, train["id"]))[counted]
             for oof in (self.chosen.oof, theirs)
@@ -190,26 +194,29 @@ class Candidate:
             train["intent"][counted].to_numpy(dtype=object),
             mine,
             {f"release {self.last.version}": before},
-            name="against_predecessor",
+            name=name,
             seed=self.run.seed,
         )
         return self.run.add(made)
 
-    def worry(self) -> Finding:
+    def worry(self) -> Finding | None:
         """What somebody who decides on the release should worry about."""
-        known = self._known
-        looked_at = {what: known.get(name) for what, name in _LOOKED_AT.items()}
-        slices = findings.slice_accuracies(self.chosen.result.slices)
-        return self.run.add(findings.worry(self.chosen.result.model, slices, looked_at))
+        if self.missing:
+            return None
+        looked_at = {what: self._known.get(name) for what, name in _LOOKED_AT.items()}
+        one = self.chosen.result
+        return self.run.add(findings.worry(one.model, one.slices, looked_at))
 
     def card(self) -> None:
         """Show the model card as far as it is known: what held-out rows will tell is left open."""
-        card = model_card(self.draft, [], self._known)
-        show_markdown(re.sub(r"^#", "###", card.text, flags=re.MULTILINE))
+        if not self.missing:
+            card = model_card(self.draft, [], self._known)
+            show_markdown(re.sub(r"^#", "###", card.text, flags=re.MULTILINE))
 
     def history(self) -> Finding:
         """Which versions were released and where they were."""
-        return self.run.add(findings.history(stays(read_log(self.draft.name)), self.data.name))
+        entries = read_log(registered_name(self.data.ref))
+        return self.run.add(findings.history(stays(entries), self.data.name))
 
 
 def _in_place(name: str) -> Release | None:

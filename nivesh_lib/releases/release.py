@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 
 from nivesh_lib import paths
 from nivesh_lib.data.validation import validate_intent_data
-from nivesh_lib.data.versions import load_dataset
+from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.errors import DataError, ReleaseError
 from nivesh_lib.evaluation.benchmark import model_bytes
 from nivesh_lib.evaluation.confidence.calibration import cross_fitted
+from nivesh_lib.evaluation.objectives import values_for
 from nivesh_lib.files import partial_path, replace_folder, sync_folder, write_errors
 from nivesh_lib.models.base import TextClassifier, load_model, load_with_card
 from nivesh_lib.models.directory import model_hash
@@ -27,7 +28,7 @@ from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import RESPONSE, AnsweredRow, InPlace, Release
-from nivesh_lib.records.results import ModelResult
+from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.releases.card import write_card
 from nivesh_lib.releases.gates import Evidence, judged
 from nivesh_lib.releases.holdout_evaluation import (
@@ -272,43 +273,43 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
     candidate, run = ready.candidate, ready.run.record() if ready.run else None
     made = run.steps.get(notebook_of(ready.step)) if run else None
     release = Release(
-        name=ready.name,
-        version="",
         digest=candidate.model_hash,
         base=ready.base,
         kind=candidate.kind,
         algorithm=algorithm_of(ready.package.model),
         temperature=ready.temperature,
-        min_confidence=candidate.min_confidence,
-        labels=list(candidate.data.labels),
-        dataset=candidate.data.ref,
-        data_sha256=candidate.data.version.sha256,
         commit=(run.git.commit if run else "") or entry.commit,
         run=run.run if run else "",
         step=ready.step,
         parameters=made.parameters if made else {},
-        train_seconds=training_seconds(ready.result),
         size_bytes=model_bytes(ready.package.model),
-        predecessor=ready.last.version if ready.last else "",
         who=entry.who,
         why=one_line(entry.why),
-        **unopened(),
+        **unopened(candidate.data, ready.result, ready.last),
     )
     return _numbered(release, ready.last, version)
 
 
-def unopened() -> dict[str, Any]:
-    """Return the fields that are the same in every release before the holdout is opened."""
-    scores: dict[str, Any] = {"metrics": {}, "slices": [], "openings": [], "gates": {}}
-    return scores | {
+def unopened(data: Dataset, result: ModelResult | None, last: Release | None) -> dict[str, Any]:
+    """Return the fields of a release that follow from its data, its result and the one before."""
+    seconds = result.metrics.get("processor_seconds") if result else None
+    return {
+        "name": registered_name(data.ref),
+        "version": "",
+        "labels": list(data.labels),
+        "dataset": data.ref,
+        "data_sha256": data.version.sha256,
+        "min_confidence": values_for(data.name).get("min_confidence"),
+        "train_seconds": float(seconds) if isinstance(seconds, int | float) else None,
+        "predecessor": last.version if last else "",
         "response": list(RESPONSE),
         "lock_sha256": lock_hash(),
-        "rows": 0,
-        "in_place": None,
-        "bump": [],
-        "changes": [],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
+        "rows": 0,
+        "in_place": None,
+        **{name: {} for name in ("metrics", "gates")},
+        **{name: [] for name in ("slices", "openings", "bump", "changes")},
     }
 
 
@@ -319,12 +320,6 @@ def _numbered(release: Release, last: Release | None, version: str) -> Release:
     if typed != number:
         reasons.append(f"{typed} was asked for; {number} follows from what changed.")
     return release.changed(version=typed, bump=reasons)
-
-
-def training_seconds(result: ModelResult | None) -> float | None:
-    """Return the processor time that training and evaluating took, where that is known."""
-    seconds = result.metrics.get("processor_seconds") if result else None
-    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def _judged(
@@ -377,14 +372,15 @@ def _changes(release: Release, last: Release | None) -> list[str]:
 
 
 def _findings(ready: Prepared) -> dict[str, Finding]:
-    """Return the run's findings about the released model by name; its own step's come first."""
     steps = ready.run.results() if ready.run else {}
-    own = steps.get(ready.step)
-    if own is None:
-        return {}
-    about = [*(one for one in steps.values() if one.model == own.model), own]
-    found = {one.name: one for step in about for one in step.findings}
+    found = findings_about(steps.get(ready.step), steps)
     return {name: one.changed(plot=None, cells=[]) for name, one in found.items()}
+
+
+def findings_about(own: StepResult | None, results: Mapping[str, StepResult]) -> dict[str, Finding]:
+    """Return the findings about a model by name; those of its ``own`` result come first."""
+    about = [one for one in results.values() if own and one.model == own.model]
+    return {one.name: one for step in (*about, own) if step for one in step.findings}
 
 
 def description_of(release: Release) -> str:

@@ -5,7 +5,6 @@ import pytest
 
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
-from nivesh_lib.errors import NiveshError
 from nivesh_lib.models.base import get_model
 from nivesh_lib.notebook import candidate as module
 from nivesh_lib.notebook.candidate import Candidate
@@ -152,6 +151,11 @@ def test_the_history_is_drawn_from_the_log(released):
     assert label.get_text() == "1.0.0" and "1.0.0 in production from" in found.plot.alt
 
 
-def test_without_any_model_the_error_names_the_command(home):
-    with pytest.raises(NiveshError, match=r"nivesh run --dataset toy@1\.0\.0"):
-        candidate()
+def test_without_any_model_one_finding_says_so_and_the_rest_is_silent(home, capsys):
+    run, one = candidate()
+    made = [one.answer(), one.gates("staging"), one.against_predecessor(), one.worry(), one.card()]
+    assert made[1:] == [None] * 4 and "nivesh run --dataset toy@1.0.0" in made[0].claim
+    assert one.history().claim.startswith("No release of toy")
+    run.finish()
+    names = [finding.name for finding in run.directory.result("09_release").findings]
+    assert names == ["candidate", "history"] and "06_cv" not in capsys.readouterr().out

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nivesh_lib.evaluation.findings import plots
-from nivesh_lib.evaluation.objectives import none_set, verdict_of
-from nivesh_lib.records.estimate import Estimate, from_columns
+from nivesh_lib.evaluation.objectives import verdict_of
+from nivesh_lib.records.estimate import from_columns
 from nivesh_lib.records.finding import Finding, Plot
 from nivesh_lib.records.release import Gate
 from nivesh_lib.wording import (
@@ -92,43 +92,31 @@ def stage(name: str, gates: Sequence[Gate], beyond: str = "") -> Finding:
     )
 
 
-def unset(name: str, dataset: str) -> Finding:
-    """Say that nothing is asked for a stage; it is not judged then."""
-    return Finding(
-        name=name,
-        claim=sentence(f"Nothing is asked for {name}: {none_set(dataset)}"),
-        mark=MARKS[name],
-    )
-
-
-def first(dataset: str, version: str) -> Finding:
-    """Say that there is no release to compare with."""
-    claim = f"nothing was released from {shown(dataset)} yet, so there is nothing to compare with"
-    claim += f"; `nivesh release` would make {version}"
-    return Finding(name="against_predecessor", claim=sentence(claim))
-
-
-def not_compared(version: str, run: str) -> Finding:
-    """Say that the run of the release in place has no out-of-fold answers to compare with."""
-    claim = f"the out-of-fold answers of release {version} ({run}) are not here, or of other rows"
-    claim += "; `nivesh release` compares the two on held-out rows"
-    return Finding(name="against_predecessor", claim=sentence(claim))
+def left_out(name: str, why: str) -> Finding:
+    """Say why something is not judged."""
+    return Finding(name=name, claim=sentence(why), mark=MARKS.get(name, ""))
 
 
 def worry(
-    model: str, slices: Mapping[str, Estimate], findings: Mapping[str, Finding | None]
+    model: str, rows: Sequence[Mapping[str, Any]], findings: Mapping[str, Finding | None]
 ) -> Finding:
     """Say what somebody who decides on a release should worry about.
 
     Parameters
     ----------
-    slices
-        Name -> accuracy out of fold.
+    rows
+        The slices as `evaluation.scores.by_slice` scored them out of fold. How rows were selected
+        is left out: hard ones were picked because a model failed on them.
     findings
         Those of the run that are looked at, by what they are about; None for those it lacks.
     """
     open_ = [what for what, one in findings.items() if one is not None and one.verdict != "met"]
     absent = [what for what, one in findings.items() if one is None]
+    slices = {
+        row["slice"]: from_columns(row, "accuracy", n=row["rows"])
+        for row in rows
+        if not row["slice"].startswith("selection=")
+    }
     claim = f"for {the(model)}, no slice has enough rows to be scored by itself"
     if slices:
         worst = min(slices, key=lambda name: slices[name].value)
@@ -181,12 +169,3 @@ def history(stays: Sequence[Mapping[str, str]], dataset: str) -> Finding:
         plot=Plot(kind="stages", data={"stays": list(stays)}, alt="; ".join(said) + "."),
         source=source,
     )
-
-
-def slice_accuracies(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    """Return the accuracy of each slice that `evaluation.scores.by_slice` scored.
-
-    How rows were selected is left out: hard ones were picked because a model failed on them.
-    """
-    names = {row["slice"]: row for row in rows if not row["slice"].startswith("selection=")}
-    return {name: from_columns(row, "accuracy", n=row["rows"]) for name, row in names.items()}

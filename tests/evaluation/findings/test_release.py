@@ -57,8 +57,15 @@ def test_a_stage_is_judged_by_its_worst_gate(verdicts, beyond, verdict, words):
     assert (beyond in found.caveats) == bool(beyond)
 
 
+def scored(name, value, n):
+    return {"slice": name, "rows": n} | Estimate(value, value - 0.1, value + 0.1, n).columns(
+        "accuracy"
+    )
+
+
 def test_worries_name_the_worst_slice_what_is_not_shown_and_what_is_absent():
-    slices = {"language=en": ACCURACY, "traits=typo": Estimate(0.7, 0.6, 0.8, 80)}
+    rows = [scored("language=en", 0.87, 800), scored("traits=typo", 0.7, 80)]
+    rows += [scored("selection=hard", 0.1, 80)]  # picked because a model failed on them
     judged = Finding(name="fairness", claim="It is open.", mark="m", verdict="undecided")
     known = {
         "equal accuracy": judged,
@@ -66,7 +73,7 @@ def test_worries_name_the_worst_slice_what_is_not_shown_and_what_is_absent():
         "labels in doubt": Finding(name="doubtful", claim="Some are."),
         "off-topic queries": None,
     }
-    found = findings.worry("tfidf", slices, known)
+    found = findings.worry("tfidf", rows, known)
     assert found.claim == (
         "The bag of words serves “traits: typo” worst: 70 of 100 queries (60 to 80) are right; not "
         "shown to be in order: equal accuracy; not part of the run: off-topic queries."
@@ -101,9 +108,3 @@ def test_without_production_or_without_any_release_the_history_says_so():
     assert findings.history(STAYS[:1], "intents").claim.endswith("none is in production.")
     none = findings.history([], "my_texts")
     assert none.plot is None and none.claim.startswith("No release of my texts is in the log yet")
-
-
-def test_how_rows_were_selected_is_no_slice_to_worry_about():
-    columns = {"rows": 80, "accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8}
-    rows = [{"slice": name, **columns} for name in ("selection=hard", "language=en")]
-    assert findings.slice_accuracies(rows) == {"language=en": Estimate(0.7, 0.6, 0.8, 80)}
