@@ -256,7 +256,8 @@ def money_for(processor_seconds: float) -> float | None:
     return cost * processor_seconds / 3600
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """Return the version of an installed package, else ``not installed``."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -274,5 +275,5 @@ def environment() -> dict[str, Any]:
         "gpu": gpu(),
         "memory_bytes": memory_bytes(),
         "threads": os.environ.get("NIVESH_THREADS", "unset"),
-        "packages": {package: _version(package) for package in _PACKAGES},
+        "packages": {package: installed_version(package) for package in _PACKAGES},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nivesh_lib.cli.options import Delimiter, Json, Label, echo, echo_json
+from nivesh_lib.errors import DataError, NoModelError
 from nivesh_lib.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -98,7 +100,6 @@ def drift(
     Example: nivesh drift --reference may.csv --current june.csv --page drift.html --json
     """
     from nivesh_lib.data.versions import load_dataset
-    from nivesh_lib.errors import DataError, NoModelError
     from nivesh_lib.evaluation.drift import HARD
     from nivesh_lib.evaluation.findings.batches import drift as finding_of
     from nivesh_lib.serving.model_source import model_at
@@ -144,7 +145,6 @@ def _file_rows(path: str, *, text: str | None, label: str, delimiter: str | None
     import pandas as pd
 
     from nivesh_lib.data.reading import read_queries
-    from nivesh_lib.errors import DataError
 
     column = None if path.endswith(".txt") else text
     also = (label, "language", "selection")
@@ -214,24 +214,20 @@ def _answer(compared: _Compared, folder: Path, data: Dataset | None) -> None:
 def _trained_texts(ref: str) -> frozenset[str] | None:
     """Return the texts that a model of a dataset was trained on; None where they are not known."""
     from nivesh_lib.data.versions import load_dataset
-    from nivesh_lib.errors import DataError
 
-    try:
+    with contextlib.suppress(DataError):
         return frozenset(load_dataset(ref).train["query"])
-    except DataError:
-        return None
+    return None
 
 
 def _out_of_fold(folder: Path, data: Dataset) -> pd.DataFrame | None:
     """Return the probabilities out of fold that the run of a model has kept, if it has."""
-    from nivesh_lib.errors import DataError
     from nivesh_lib.runs.layout import RunDirectory
 
     run = RunDirectory(folder.resolve().parent.parent)
-    try:
+    with contextlib.suppress(DataError):
         return run.out_of_fold(folder.name, data.train, data.version.label_column)
-    except DataError:
-        return None
+    return None
 
 
 def _print(finding: Finding, page: Path | None) -> None:

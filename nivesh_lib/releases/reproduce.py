@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +36,7 @@ from nivesh_lib.pipeline.spec import load_pipeline
 from nivesh_lib.records.base import read_record
 from nivesh_lib.records.release import Release
 from nivesh_lib.records.run import DatasetRecord, Environment, Git, RunRecord, StepRecord
-from nivesh_lib.reproducibility import git_environment
+from nivesh_lib.reproducibility import git_environment, installed_version
 from nivesh_lib.runs.directories import find_run
 from nivesh_lib.runs.layout import RunDirectory, notebook_of
 from nivesh_lib.terminal import listed
@@ -355,14 +354,8 @@ def _lock_notes(home: Path, release: Release | None) -> Iterator[str]:
     if release and sha256_file(lock) != release.lock_sha256:
         yield "requirements.lock of that commit is not the one that the release names"
     pins = dict(_PIN.findall(lock.read_text("utf-8")))
-    found = {name: _installed(name) for name in pins}
-    others = [
+    found = {name: installed_version(name).partition("+")[0] for name in pins}  # torch has +cpu
+    if others := [
         f"{name} {found[name]} (not {pin})" for name, pin in pins.items() if found[name] != pin
-    ]
-    if others:
+    ]:
         yield f"installed is not what that requirements.lock says: {listed(others)}"
-
-
-def _installed(package: str) -> str:
-    found = (one.version.partition("+")[0] for one in distributions(name=package))  # +cpu
-    return next(found, "not installed")
