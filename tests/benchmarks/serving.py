@@ -38,6 +38,7 @@ from tests.load.server import answer, free_port, started
 from tests.load.server import environment as server_environment
 
 RESULT = REPOSITORY / "reports" / "load.json"
+PAGE = REPOSITORY / "docs" / "deployment.md"
 MODELS = REPOSITORY / "reports" / "bench"
 PACKAGES = ("fastapi", "uvicorn", "bentoml", "litserve", "mlflow", "onnxruntime")
 _QUERY = "how do I save tax under 80C?"
@@ -299,6 +300,8 @@ class Bench:
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         say(f"\n{written(self.report, RESULT)}")
+        if not self.args.short:
+            PAGE.write_text(with_capacity(PAGE.read_text(encoding="utf-8"), self.report))
 
     def cells(self, name: str) -> Iterator[str]:
         for figure in ("per_second", "p50_ms"):
@@ -318,6 +321,34 @@ class Bench:
         most = statistics.median(capacity(told[name]) for told in self.rounds)
         digest = model_hash(models[0])
         return {"server": name, "digest": digest, "requests_per_second": round(most, 1)}
+
+
+def with_capacity(page: str, report: dict[str, Any]) -> str:
+    """Return the runbook with the capacities and marks of a report."""
+    lines = [
+        f"On a core of {report['environment']['processor']['model']}, {report['started'][:10]}:",
+        *(
+            "",
+            "| model | answers a second, *R* | p95 at half of it | queries a second in batches |",
+        ),
+        "|---|---|---|---|",
+    ]
+    for name in ("static", "cascade", "transformer"):
+        if told := [one[name] for one in report["rounds"] if name in one]:
+            most, p95, batch = (
+                statistics.median(values)
+                for values in (
+                    map(capacity, told),
+                    (one["half"]["p95_ms"] for one in told),
+                    (one["batch"]["per_second"] for one in told),
+                )
+            )
+            lines.append(f"| {name} | {most:,.0f} | {p95:.1f} ms | {batch:,.0f} |")
+    verdicts = {True: "met", False: "missed", None: "not measured"}
+    lines += ["", "| mark: median of the rounds, least and most | |", "|---|---|"]
+    lines += [f"| {mark['text']} | {verdicts[mark['met']]} |" for mark in report["marks"]]
+    start, end = (page.index(f"<!-- capacity:{edge}") for edge in ("start", "end"))
+    return "\n".join([page[: page.index("\n", start)], *lines, page[end:]])
 
 
 def worker(part: str, **job: Any) -> list[str]:
