@@ -27,7 +27,7 @@ from typing import Any
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError
-from nivesh_lib.models.base import model_hash
+from nivesh_lib.models.directory import model_hash
 from nivesh_lib.reproducibility import environment, git_state, thread_environment
 from nivesh_lib.serving.released import source_of
 from tests.benchmarks.peer_data import intents, sample
