@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"evaluation.resampling", "evaluation.robustness", "evaluation.confidence"}
     | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
     | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"}
-    | {"releases"},
+    | {"releases", "serving"},
     "releases": CORE
     | {"data", "models.wrappers", "evaluation", "evaluation.confidence", "runs"}
     | MODELS

@@ -283,7 +283,7 @@ def _nanoseconds(call: Callable[[], object]) -> int:
 
 def _speed(elapsed: np.ndarray, beside: np.ndarray, size: int) -> Speed:
     p50, p95, p99 = (float(value) for value in np.percentile(elapsed, [50, 95, 99]))
-    low, high = _interval_of_p95(elapsed)
+    low, high = interval_of_p95(elapsed)
     processor = environment()["processor"]
     return Speed(
         batch_size=size,
@@ -304,10 +304,11 @@ def _speed(elapsed: np.ndarray, beside: np.ndarray, size: int) -> Speed:
     )
 
 
-def _interval_of_p95(elapsed: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval by the circular block bootstrap (Politis and Romano 1992).
+def interval_of_p95(elapsed: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the 95th percentile of times, which are in their order.
 
-    Whole rounds are drawn, since calls that follow each other share what the machine does.
+    The bootstrap is circular, of blocks (Politis and Romano 1992): whole rounds are drawn, since
+    calls that follow each other share what the machine does.
     """
     n = len(elapsed)
     length = math.ceil(n / _ROUNDS)

@@ -28,6 +28,7 @@ _KNOWN = (
     "marks",
     "staging",
     "production",
+    "serving",
 )
 # Marks of a stage -> whether they are shares of 1; the others are numbers above 0.
 _STAGE_MARKS = {
@@ -40,6 +41,8 @@ _STAGE_MARKS = {
     "size_mb": False,
     "hours_in_staging": False,
 }
+# The mark of a server, and the traffic that it holds for.
+_SERVING_MARKS = {"latency_ms": False, "requests_per_second": False}
 _SHARES = ("accuracy_target", "min_confidence", "max_optimisation_loss")
 # The upper quartile of the reference loop is 1.05 to 1.2 times its fastest on an idle machine, and
 # 2 to 6 times with a second program on each core.
@@ -137,7 +140,8 @@ def _check(table: Mapping[str, Any], place: str) -> None:
         if not (_is_number(value) and 0 <= value <= 1):
             raise DataError(f"{place}: {name} = {value!r} is not a number from 0 to 1. Mend it")
     for stage in ("staging", "production"):
-        _check_stage(table.get(stage, {}), f"{place[:-1]}.{stage}]")
+        _check_marks(table.get(stage, {}), _STAGE_MARKS, f"{place[:-1]}.{stage}]")
+    _check_marks(table.get("serving", {}), _SERVING_MARKS, f"{place[:-1]}.serving]", least=1)
     latency = table.get("latency_target_ms", 1)
     if not (_is_number(latency) and 0 < latency < math.inf):
         raise DataError(
@@ -145,16 +149,16 @@ def _check(table: Mapping[str, Any], place: str) -> None:
         )
 
 
-def _check_stage(table: Any, place: str) -> None:
-    """Raise a `DataError` for a mark of a stage that is unknown or out of range."""
+def _check_marks(table: Any, shares: Mapping[str, bool], place: str, *, least: float = 0) -> None:
+    """Raise a `DataError` for a mark that is unknown or out of range, as a share of 1 or above."""
     if not isinstance(table, dict):
         raise DataError(f"{place}: is no table. Write one line for each mark")
     for name, value in table.items():
-        if name not in _STAGE_MARKS:
-            raise DataError(f"{place}: {name} is not known. Known are {', '.join(_STAGE_MARKS)}")
-        share = _STAGE_MARKS[name]
-        if not (_is_number(value) and 0 <= value < math.inf and (value <= 1 or not share)):
-            wanted = "a number from 0 to 1" if share else "a number of 0 or more"
+        if name not in shares:
+            raise DataError(f"{place}: {name} is not known. Known are {', '.join(shares)}")
+        share = shares[name]
+        if not (_is_number(value) and least <= value < math.inf and (value <= 1 or not share)):
+            wanted = "a number from 0 to 1" if share else f"a number of {least:g} or more"
             raise DataError(f"{place}: {name} = {value!r} is not {wanted}. Mend it")
 
 
@@ -191,6 +195,14 @@ def stage_marks(dataset: str, stage: str, *, model: str = "intent_classifier") -
     names = {"accuracy": "accuracy_target", "latency_ms": "latency_target_ms"}
     inherited = {mark: table[name] for mark, name in names.items() if name in table}
     return (inherited if stage == "production" else {}) | table.get(stage, {})
+
+
+def serving_marks(dataset: str, *, model: str = "intent_classifier") -> dict[str, float]:
+    """Return ``latency_ms`` of 95 of 100 requests, and ``requests_per_second`` that it holds for.
+
+    None of them are there where the file of the dataset does not set them.
+    """
+    return dict(read_objectives(dataset).get(model, {}).get("serving", {}))
 
 
 def values_for(dataset: str, *, model: str = "intent_classifier") -> dict[str, Any]:

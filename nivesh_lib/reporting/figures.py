@@ -313,6 +313,33 @@ def risk_coverage(curves: Mapping[str, Any]) -> Axes:
     return axes
 
 
+def waiting_curves(waited: Mapping[str, Sequence[float]], mark: float = 0.0) -> Axes:
+    """Draw the share of calls that were answered within a time, one curve for each group.
+
+    Parameters
+    ----------
+    waited : mapping
+        Group -> milliseconds, above 0 and rising, each of an equal share of the calls.
+    mark : float
+        Milliseconds, a dashed line; 0 for none.
+    """
+    axes = _axes(8, 3.6, "milliseconds (logarithmic)", "share answered within")
+    for (name, times), (colour, line, *_) in zip(waited.items(), _styles(waited), strict=False):
+        axes.plot(times, np.linspace(0, 1, len(times)), ls=line, color=colour, lw=2, label=name)
+    if mark:
+        axes.axvline(mark, color=WARM, ls="--", lw=1.5, label=f"mark {mark:g} ms")
+    axes.axhline(0.95, color=SOFT, lw=0.8, zorder=0)
+    axes.annotate("95 of 100", (0, 0.95), xycoords=("axes fraction", "data"), va="bottom",
+                  color=SOFT, fontsize=9)  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False, loc="center right")
+    return axes
+
+
 def size_curves(curves: Mapping[str, Any]) -> Axes:
     """Draw macro-F1 with its interval against the number of training rows.
 
@@ -572,6 +599,7 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "reliability": reliability,
     "risk_coverage": risk_coverage,
     "thresholds": threshold_curves,
+    "waits": waiting_curves,
     "sizes": size_curves,
     "stages": stage_bars,
     "costs": cost_scatter,

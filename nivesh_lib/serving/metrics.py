@@ -21,6 +21,7 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+from prometheus_client.parser import text_string_to_metric_families
 
 from nivesh_lib.serving.settings import NAME
 
@@ -74,6 +75,15 @@ def exposition() -> bytes:
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, folder)
     return generate_latest(registry)
+
+
+Sample = tuple[str, tuple[tuple[str, str], ...]]  # a name, and its labels with their values
+
+
+def samples(text: str) -> dict[Sample, float]:
+    """Return what an exposition says, by name and labels."""
+    found = (one for family in text_string_to_metric_families(text) for one in family.samples)
+    return {(one.name, tuple(sorted(one.labels.items()))): one.value for one in found}
 
 
 def forget_dead(folder: str) -> None:

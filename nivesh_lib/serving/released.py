@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from nivesh_lib import paths
 from nivesh_lib.errors import DataError, ModelError, ReleaseError
 from nivesh_lib.releases.log import STAGES, read_log, released, state_of
 from nivesh_lib.releases.package import Package
+from nivesh_lib.runs.comparison import Results
 from nivesh_lib.runs.directories import latest_run
-from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.runs.leaderboard import leaderboard
 from nivesh_lib.serving.model_source import model_at
 from nivesh_lib.serving.settings import NAME
@@ -77,10 +77,17 @@ def source_of(address: str = "") -> Iterator[Source]:
         with model_at(address) as folder:
             yield Source(folder)
     else:
-        yield _default()
+        yield default_source(_last_small)
 
 
-def _default() -> Source:
+def default_source(small: Callable[[], Path | None]) -> Source:
+    """Return the release in production, else in staging, else a small model, else what ships.
+
+    Parameters
+    ----------
+    small
+        Returns the folder of a model for where no release is served, None without one.
+    """
     passed_over: list[str] = []
     for stage in reversed(STAGES):
         try:
@@ -89,7 +96,7 @@ def _default() -> Source:
             continue
         except (ReleaseError, DataError) as error:
             passed_over.append(f"the release in {stage} is not served: {error}")
-    folder = _small(latest_run())
+    folder = small() or paths.shipped_model()
     if not folder.is_dir():
         why = "; ".join(passed_over) or "no release is in production or in staging"
         raise ModelError(
@@ -99,14 +106,27 @@ def _default() -> Source:
     return Source(folder, passed_over=tuple(passed_over))
 
 
-def _small(run: RunDirectory) -> Path:
-    """Return the best model of a run that needs no more than the core, else the one that ships."""
-    for entry in leaderboard(run.results()):
-        folder = run.model(entry.step)
+def _last_small() -> Path | None:
+    run = latest_run()
+    return small_model(run.results(), run.model)
+
+
+def small_model(results: Results, folder_of: Callable[[str], Path]) -> Path | None:
+    """Return the folder of the best model that needs no more than the core; None without one.
+
+    Parameters
+    ----------
+    results
+        Of the steps of a run by name.
+    folder_of
+        Returns the folder of a step's model; it may not exist.
+    """
+    for entry in leaderboard(results):
+        folder = folder_of(entry.step)
         cards = [json.loads(one.read_text(encoding="utf-8")) for one in folder.rglob("model.json")]
         if cards and _HEAVY.isdisjoint(card.get("kind") for card in cards):
             return folder
-    return paths.shipped_model()
+    return None
 
 
 class _NothingThere(ReleaseError):
