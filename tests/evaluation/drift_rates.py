@@ -125,15 +125,15 @@ def shipped_rows() -> Rows:
     )
 
 
-def put_into(page: Path, text: str) -> None:
+def put_into(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between the markers of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(f"{BEGIN}\n")
-    page.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    before, _, rest = page.read_text(encoding="utf-8").partition(f"{begin}\n")
+    page.write_text(f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
-def table_of(page: Path) -> list[dict[str, str]]:
+def table_of(page: Path, begin: str = BEGIN, end: str = END) -> list[dict[str, str]]:
     """Return the rows between the markers of a page, by the names of the columns."""
-    inside = page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    inside = page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in inside.splitlines()
