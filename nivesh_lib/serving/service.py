@@ -128,7 +128,7 @@ class Service:
         metrics.active_models.set(1)
         if before:
             metrics.serving.labels(*metrics.model_labels(before.source.release)).set(0)
-        metrics.serving.labels(*metrics.model_labels(classifier.source.release)).set(1)
+        metrics.announce(classifier.source.release)
         for label in classifier.label_to_id:
             metrics.intents.labels(label)
         self.log("serving", source=str(classifier.source), digest=classifier.digest[:12])
