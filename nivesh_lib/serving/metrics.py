@@ -61,8 +61,19 @@ degraded = Gauge("model_degraded", "1 where a server is degraded", multiprocess_
 serving = Gauge(
     "model_release_info", "1 for the release that is served", _MODEL, multiprocess_mode="livemax"
 )
-
-
+# Of several workers, the one that is least sure: drift is what all of them see.
+drift = Gauge(
+    "model_drift",
+    "1 where the last answers differ from those to the release's held-out rows",
+    ["model_name"],
+    multiprocess_mode="livemin",
+)
+drift_p_value = Gauge(
+    "model_drift_p_value",
+    "Corrected p-value of that difference",
+    ["model_name"],
+    multiprocess_mode="livemax",
+)
 for _agrees in AGREES:
     corrections.labels(_agrees)
 
@@ -77,6 +88,12 @@ def announce(release: str) -> None:
     for outcome in OUTCOMES:
         predictions.labels(*labels, outcome)
     serving.labels(*labels).set(1)
+
+
+def tell_drift(found: bool, p: float) -> None:
+    """Export a verdict on drift; nothing is exported before the first one."""
+    drift.labels(NAME).set(found)
+    drift_p_value.labels(NAME).set(p)
 
 
 def model_labels(release: str) -> tuple[str, str]:
