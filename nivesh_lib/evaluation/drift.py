@@ -33,12 +33,23 @@ class Batch:
 
     ``proba`` (n, n_classes) is of a model that was not trained on them. What one side lacks, or
     has of some rows only, is not compared; languages are then told by `is_hinglish` for both.
+    Where texts are not kept, ``words`` and ``languages`` of both sides take their place
+    (`n_words`, `language_of`).
     """
 
     texts: Sequence[str]
     proba: np.ndarray | None = None
     labels: Sequence[str | None] | None = None
     languages: Sequence[str | None] | None = None
+    words: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts if self.words is None else self.words)
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """How many words each query has."""
+        return [n_words(text) for text in self.texts] if self.words is None else self.words
 
 
 @dataclass(frozen=True)
@@ -80,9 +91,14 @@ class Drift:
     alpha: float
 
     @property
+    def p(self) -> float:
+        """The p-value of the surest change, corrected; 1 where nothing differs."""
+        return self.changes[0].p if self.changes else 1.0
+
+    @property
     def found(self) -> bool:
         """Whether drift is shown."""
-        return bool(self.changes) and self.changes[0].p <= self.alpha
+        return self.p <= self.alpha
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +108,16 @@ class _Aspect:
     name: str
     columns: list[str]
     values: np.ndarray
+
+
+def n_words(text: str) -> int:
+    """Return how many words a query has."""
+    return len(text.split())
+
+
+def language_of(text: str) -> str:
+    """Return ``hinglish`` or ``other``, as far as Hindi words in Latin letters tell."""
+    return "hinglish" if is_hinglish(text) else "other"
 
 
 def drift_between(
@@ -121,7 +147,7 @@ def drift_between(
     ValueError
         A side has fewer than two queries.
     """
-    n, m = len(before.texts), len(now.texts)
+    n, m = len(before), len(now)
     if min(n, m) < 2:
         raise ValueError(f"{n} and {m} queries: each side needs two or more")
     aspects = [
@@ -194,7 +220,6 @@ def _aspects(
     before: Batch, now: Batch, classes: Sequence[str], same_model: bool
 ) -> Iterator[_Aspect]:
     """Yield what can be compared, the rows of now first."""
-    texts = [*now.texts, *before.texts]
     if now.proba is not None and before.proba is not None:
         proba = np.concatenate([now.proba, before.proba])
         means = [f"the mean probability of {quoted(name)}" for name in classes]
@@ -208,10 +233,10 @@ def _aspects(
     if labels := _known(now.labels, before.labels):
         yield _shares("label", labels, "queries on {}")
     languages = _known(now.languages, before.languages) or [
-        "hinglish" if is_hinglish(text) else "other" for text in texts
+        language_of(text) for text in [*now.texts, *before.texts]
     ]
     yield _shares("language", languages, "queries in {}")
-    words = np.array([len(text.split()) for text in texts])
+    words = np.array([*now.lengths, *before.lengths])
     yield _above("length", words, "queries of more than {:g} words")
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from nivesh_lib.records.base import Record
 
 RESPONSE = ("intent", "confidence", "alternatives")  # fields of an answer to a query
+N_ALTERNATIVES = 2  # of an answer
 GateVerdict = Literal["met", "not met", "undecided", "not reachable", "not shown"]
 
 
@@ -87,7 +88,8 @@ class AnsweredRow(Record):
     """One held-out row in ``rows.json``: its id, its label and the answer; no query.
 
     ``before`` is the answer of the release in place, empty where there was none. ``slices`` are
-    the names of the slices that it is in.
+    the names of the slices that it is in. ``alternatives`` (intent -> confidence), ``words``, how
+    many the query has, and ``language`` are what answers to later queries are compared with.
     """
 
     id: str
@@ -96,3 +98,6 @@ class AnsweredRow(Record):
     confidence: float
     before: str = ""
     slices: list[str] = []
+    alternatives: dict[str, float] = {}
+    words: int = 0
+    language: str = ""

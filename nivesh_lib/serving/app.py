@@ -18,6 +18,7 @@ from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from nivesh_lib import __version__
 from nivesh_lib.errors import NiveshError
@@ -95,10 +96,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def read(request: Request, kind: type[B]) -> B:
     """Return a request's body, checked. Raises Problem where it does not fit."""
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            raise Problem(413, "Body too large", f"at most {MAX_BODY:,} bytes are read")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                raise Problem(413, "Body too large", f"at most {MAX_BODY:,} bytes are read")
+    except ClientDisconnect:  # no mistake of ours: it counts as refused
+        raise Problem(400, "Incomplete body", "the connection was closed before its end") from None
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as error:
@@ -169,8 +173,8 @@ def _add_feedback(app: FastAPI, service: Service) -> None:
         except OSError as error:
             told = f"the correction could not be kept ({error.strerror}); send it again later"
             raise Problem(503, "Not kept", told, headers={"retry-after": "60"}) from None
-        agrees = "yes" if correction.predicted in (None, correction.intent) else "no"
-        metrics.corrections.labels(agrees).inc()
+        agrees = "yes" if correction.predicted == correction.intent else "no"
+        metrics.corrections.labels(agrees if correction.predicted else "unknown").inc()
         return _json({"id": kept}, 201)
 
 

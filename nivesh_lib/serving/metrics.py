@@ -27,6 +27,8 @@ from nivesh_lib.serving.settings import NAME
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+OUTCOMES = ("success", "refused", "error", "overload")  # of requests for predictions
+AGREES = ("yes", "no", "unknown")  # corrections with what was answered, where they say it
 _MODEL = ["model_name", "release"]
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5)
 
@@ -59,6 +61,39 @@ degraded = Gauge("model_degraded", "1 where a server is degraded", multiprocess_
 serving = Gauge(
     "model_release_info", "1 for the release that is served", _MODEL, multiprocess_mode="livemax"
 )
+# Of several workers, the one that is least sure: drift is what all of them see.
+drift = Gauge(
+    "model_drift",
+    "1 where the last answers differ from those to the release's held-out rows",
+    ["model_name"],
+    multiprocess_mode="livemin",
+)
+drift_p_value = Gauge(
+    "model_drift_p_value",
+    "Corrected p-value of that difference",
+    ["model_name"],
+    multiprocess_mode="livemax",
+)
+for _agrees in AGREES:
+    corrections.labels(_agrees)
+
+
+def announce(release: str) -> None:
+    """Export all series of a release that is served from now on, at zero.
+
+    A counter that comes into being at 1 has never risen: its first error would not be counted.
+    """
+    labels = model_labels(release)
+    latency.labels(*labels)
+    for outcome in OUTCOMES:
+        predictions.labels(*labels, outcome)
+    serving.labels(*labels).set(1)
+
+
+def tell_drift(found: bool, p: float) -> None:
+    """Export a verdict on drift; nothing is exported before the first one."""
+    drift.labels(NAME).set(found)
+    drift_p_value.labels(NAME).set(p)
 
 
 def model_labels(release: str) -> tuple[str, str]:

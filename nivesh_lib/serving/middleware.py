@@ -102,7 +102,7 @@ class Front:
         shown = path if path in KNOWN else "other"
         metrics.responses.labels(shown, status).inc()
         if path in _PREDICTIONS:
-            _count(status, took, fields.get("release", self.service.release))
+            count_request(status, took, fields.get("release", self.service.release))
         ms = round(took * 1_000, 3)
         self.log("request", request_id=request_id, path=shown, status=status, ms=ms, **fields)
 
@@ -147,7 +147,8 @@ def _is_here(host: str) -> bool:
         return True  # no address: a test client or a Unix socket
 
 
-def _count(status: int, took: float, release: str) -> None:
+def count_request(status: int, took: float, release: str) -> None:
+    """Count a request for predictions that took so many seconds."""
     outcome = "success" if status < 400 else "error" if status >= 500 else "refused"
     outcome = "overload" if status == 503 else outcome
     named = metrics.model_labels(release)

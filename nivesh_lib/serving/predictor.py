@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nivesh_lib.models.base import TextClassifier, as_texts, load_model
+from nivesh_lib.records.release import N_ALTERNATIVES
 
 WINDOW_BATCHES = 8  # batches that are read ahead
 
@@ -18,7 +19,7 @@ class Predictor:
     An abstaining model adds ``abstained``: true means that the query should go to a person.
     """
 
-    def __init__(self, model: TextClassifier, *, n_alternatives: int = 2) -> None:
+    def __init__(self, model: TextClassifier, *, n_alternatives: int = N_ALTERNATIVES) -> None:
         self.model = model
         self.n_alternatives = n_alternatives
         self._names = [str(name) for name in model.classes_]

@@ -19,6 +19,7 @@ from nivesh_lib.serving.admission import Admission
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.released import follows_log
 from nivesh_lib.serving.settings import CACHED, CACHED_SECONDS, Settings
+from nivesh_lib.serving.watching import DriftWatch
 
 _LOOK = 0.5  # seconds between two looks at the release log
 Answer = dict[str, Any]
@@ -42,6 +43,7 @@ class Service:
         self.trouble = ""
         self._cache: TTLCache[tuple[str, bytes], Answer] = TTLCache(CACHED, CACHED_SECONDS)
         self._watch: asyncio.Task[None] | None = None
+        self._drift: DriftWatch | None = None
         self._seen = _state_of_log()
 
     def ready(self) -> IntentClassifier:
@@ -98,6 +100,8 @@ class Service:
         else:
             answers = await self.admission.call(classifier.predict_batch, queries)
         _count(answers)
+        if self._drift and classifier is self.classifier:
+            self._drift.see(queries, answers)
         return answers
 
     async def _cached(self, classifier: IntentClassifier, query: str) -> Answer:
@@ -128,9 +132,12 @@ class Service:
         metrics.active_models.set(1)
         if before:
             metrics.serving.labels(*metrics.model_labels(before.source.release)).set(0)
-        metrics.serving.labels(*metrics.model_labels(classifier.source.release)).set(1)
+        metrics.announce(classifier.source.release)
         for label in classifier.label_to_id:
             metrics.intents.labels(label)
+        watched, self._drift = self._drift, DriftWatch.of(classifier)
+        if watched or self._drift:
+            metrics.tell_drift(False, 1.0)  # of this release nothing was tested yet
         self.log("serving", source=str(classifier.source), digest=classifier.digest[:12])
 
     async def _keep_watch(self) -> None:
@@ -138,6 +145,9 @@ class Service:
             metrics.waiting.set(self.admission.queries)
             metrics.memory.set(_resident() / 2**20)
             metrics.degraded.set(bool(self.reasons()))
+            if self._drift and self._drift.due:
+                found = await self._drift.test()
+                metrics.tell_drift(found.found, found.p)
             await asyncio.sleep(_LOOK)
             state = _state_of_log()
             if state == self._seen or not follows_log(self.settings.model):

@@ -170,6 +170,30 @@ def test_prometheus_scrapes_each_replica_where_it_answers():
     assert f"--storage.tsdb.path={target['prometheus']}" in options
 
 
+def test_prometheus_evaluates_the_rules_and_calls_the_servers_as_they_do():
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert config["rule_files"] == ["rules.yml"]
+    rules = (DEPLOY / "prometheus" / "rules.yml").read_text()
+    (job,) = set(re.findall(r'job="([^"]+)"', rules))
+    assert job == config["scrape_configs"][0]["job_name"]
+
+
+def test_grafana_finds_the_dashboard_and_its_source():
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "nivesh.yml").read_text())[
+        "providers"
+    ]
+    mounted = {target: DEPLOY / source for source, target, _ in mounts("grafana")}
+    assert list(mounted[provider["options"]["path"]].rglob("*.json")) == [
+        DEPLOY / "grafana" / "nivesh.json"
+    ]
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())[
+        "datasources"
+    ]
+    dashboard = (DEPLOY / "grafana" / "nivesh.json").read_text()
+    assert set(re.findall(r'"type": "prometheus",\s*"uid": "(\w+)"', dashboard)) == {source["uid"]}
+
+
 def test_grafana_reads_prometheus():
     folder = DEPLOY / "grafana" / "provisioning" / "datasources"
     (source,) = yaml.safe_load((folder / "prometheus.yml").read_text())["datasources"]

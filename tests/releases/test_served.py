@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import subprocess
@@ -15,12 +16,14 @@ from nivesh_lib import paths
 from nivesh_lib.errors import ModelError, ReleaseError
 from nivesh_lib.releases.package import Package
 from nivesh_lib.releases.promotion import promote
+from nivesh_lib.serving import metrics, watching
 from nivesh_lib.serving import service as service_module
 from nivesh_lib.serving.app import create_app
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.settings import Settings
+from nivesh_lib.serving.watching import DriftWatch
 from tests.conftest import REPOSITORY
-from tests.releases.world import STEP
+from tests.releases.world import STEP, rows
 from tests.serving.test_workers import serving
 
 TEXTS = {"save refund 80c": ("tax", "rent"), "flat pay landlord": ("rent", "tax")}  # by release
@@ -132,6 +135,42 @@ def test_what_answers_stays_where_the_next_release_or_the_log_is_not_there(relea
             await until(lambda: not service.reasons())
 
     asyncio.run(run())
+
+
+def test_answers_to_other_queries_than_held_out_ones_are_told_as_drift(released, monkeypatch):
+    monkeypatch.setattr(service_module, "_LOOK", 0.02)
+    monkeypatch.setattr(watching, "EVERY", 0.0)
+    alike, other = rows(watching.LEAST, 7)["query"].tolist(), ["mera bachat kitna hai"] * 500
+
+    told: list[tuple[bool, float]] = []
+    monkeypatch.setattr(metrics, "tell_drift", lambda *found: told.append(found))
+
+    async def run() -> None:
+        app = create_app(Settings())
+        service = app.state.service
+        async with app.router.lifespan_context(app):
+            assert told == [(False, 1.0)]  # nothing was tested yet
+            await service.answer(alike)
+            await until(lambda: len(told) == 2)
+            assert not told[1][0]
+            await service.answer(other)
+            await until(lambda: len(told) == 3)
+            assert told[2][0] and told[2][1] <= 0.05
+            assert service.reasons() == []  # drift alone degrades no server
+            serve_the_worse_one()
+            await until(lambda: service.release == "1.0.1")
+            assert told[3:] == [(False, 1.0)]
+
+    asyncio.run(run())
+
+
+def test_a_release_of_before_keeps_no_answers_to_compare_with(released):
+    package, served = Package.of("intent_classifier", "1.0.0"), IntentClassifier("1.0.0")
+    assert DriftWatch.of(served)
+    bare = [row.changed(language="") for row in package.answers()]
+    file = {"rows": [row.as_dict() for row in bare]}
+    (package.folder / "rows.json").write_text(json.dumps(file))
+    assert DriftWatch.of(served) is None
 
 
 async def until(condition) -> None:

@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from prometheus_client import REGISTRY
 
+from nivesh_lib.serving import metrics
+from nivesh_lib.serving.middleware import count_request
 from nivesh_lib.serving.predictor import Predictor
 from nivesh_lib.serving.settings import MAX_BODY
 
@@ -199,6 +202,32 @@ def test_metrics_have_the_seed_s_names_and_labels(client):
     ):
         assert line in text, line
     assert "no/such" not in text  # values of labels are bounded
+
+
+@pytest.mark.parametrize(
+    ("predicted", "agrees"), [("tax_planning", "yes"), ("loan_inquiry", "no"), (None, "unknown")]
+)
+def test_a_correction_agrees_only_where_it_says_what_was_answered(client, predicted, agrees):
+    def counted() -> float:
+        return REGISTRY.get_sample_value("feedback_corrections_total", {"agrees": agrees})
+
+    before, said = counted(), {"query": "save tax", "intent": "tax_planning"}
+    assert client.post("/feedback", json=said | {"predicted": predicted}).status_code == 201
+    assert counted() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(200, "success"), (422, "refused"), (500, "error"), (503, "overload")]
+)
+def test_a_request_is_counted_by_its_outcome(status, outcome):
+    def counted() -> float:
+        named = {"model_name": "intent_classifier", "release": "none", "status": outcome}
+        return REGISTRY.get_sample_value("model_predictions_total", named)
+
+    metrics.announce("")
+    before = counted()
+    count_request(status, 0.001, "")
+    assert counted() == before + 1 and outcome in metrics.OUTCOMES
 
 
 def test_openapi_describes_bodies_answers_and_problems(client):

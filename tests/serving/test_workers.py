@@ -149,3 +149,20 @@ def test_a_public_address_needs_a_key(shipped, host, monkeypatch):
     monkeypatch.setenv("NIVESH_SERVE_NAME", "")
     done = CliRunner().invoke(app, ["serve", "--model", shipped, "--host", host])
     assert done.exit_code == 2 and "ML_API_KEY is not set" in done.output
+
+
+def test_a_client_that_hangs_up_is_no_error_of_the_server(shipped, tmp_path):
+    started = (
+        b"POST /predict/intent HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 99\r\n\r\n{"query":'
+    )
+    with serving(tmp_path / "log", "--model", shipped) as (_, address):
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(started)
+            sleep(0.2)  # so that it is read, and waited for
+        until(lambda: '"status":400' in (tmp_path / "log").read_text())
+        text = httpx.get(f"{address}/metrics").text
+    assert re.search(r'^model_predictions_total\{.*status="refused"\} 1.0$', text, re.M)
+    # There at zero, so that the first one will be a rise.
+    assert re.search(r'^model_predictions_total\{.*status="error"\} 0.0$', text, re.M)
