@@ -74,7 +74,7 @@ def shipped_folder() -> str:
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path):
-    with pytest.raises(NiveshError, match="did not start.*no model.json here"):
+    with pytest.raises(NiveshError, match=r"did not start.*no model.json here"):
         LocalServer(str(tmp_path), tmp_path / "own")
 
 
