@@ -171,8 +171,10 @@ def _add_feedback(app: FastAPI, service: Service) -> None:
         try:
             kept = await run_in_threadpool(feedback.keep, correction, service.settings.feedback)
         except OSError as error:
+            service.unkept = f"corrections cannot be kept: {error.strerror}"
             told = f"the correction could not be kept ({error.strerror}); send it again later"
             raise Problem(503, "Not kept", told, headers={"retry-after": "60"}) from None
+        service.unkept = ""
         agrees = "yes" if correction.predicted == correction.intent else "no"
         metrics.corrections.labels(agrees if correction.predicted else "unknown").inc()
         return _json({"id": kept}, 201)

@@ -41,6 +41,7 @@ class Service:
         self.admission = Admission(settings.max_wait)
         self.classifier: IntentClassifier | None = None
         self.trouble = ""
+        self.unkept = ""  # why the last correction was not kept
         self._cache: TTLCache[tuple[str, bytes], Answer] = TTLCache(CACHED, CACHED_SECONDS)
         self._watch: asyncio.Task[None] | None = None
         self._drift: DriftWatch | None = None
@@ -77,7 +78,7 @@ class Service:
 
     def reasons(self) -> list[str]:
         """Return why the service is degraded; none where it is healthy."""
-        found = [self.trouble] if self.trouble else []
+        found = [one for one in (self.trouble, self.unkept) if one]
         if self.classifier is not None:
             found += self.classifier.source.passed_over
         if self.admission.full:

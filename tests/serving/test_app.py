@@ -162,8 +162,13 @@ def test_a_correction_is_kept_without_personal_data(client, tmp_path):
 def test_a_correction_that_cannot_be_kept_is_no_success(make_client, tmp_path):
     (tmp_path / "file").touch()
     client = make_client(feedback=tmp_path / "file" / "feedback.jsonl")
-    response = client.post("/feedback", json={"query": "x", "intent": "tax_planning"})
+    correction = {"query": "x", "intent": "tax_planning"}
+    response = client.post("/feedback", json=correction)
     assert response.status_code == 503 and response.headers["retry-after"]
+    assert "corrections cannot be kept" in str(client.get("/health").json()["reasons"])
+    (tmp_path / "file").unlink()
+    assert client.post("/feedback", json=correction).status_code == 201
+    assert client.get("/health").json()["status"] == "healthy"
 
 
 def test_overload_is_refused_before_the_body_is_read(client, monkeypatch):
