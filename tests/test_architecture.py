@@ -78,10 +78,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MODELS
     | {"pipeline.spec", "runs"},
     "reporting": CORE | {"runs", "releases.log"},
-    # The verdict on drift is that of `nivesh drift`; the core has what it needs.
+    # The verdict on drift is that of `nivesh drift`, and the one on a canary is written where it
+    # is found; the core has what both need.
     "serving": CORE
     | MODELS
-    | {"evaluation.drift", "runs", "tracking.models", "releases.log", "releases.package"},
+    | {"evaluation.drift", "evaluation.sequential", "runs", "tracking.models"}
+    | {"releases.canary", "releases.log", "releases.package"},
     "pipeline": CORE
     | {"data.versions", "runs", "tracking.store", "tracking.logger", "tracking.removal"}
     | {"reporting.html"},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nivesh_lib import __version__
+from nivesh_lib.cli.canary import abort, start, status
 from nivesh_lib.cli.compare import compare
 from nivesh_lib.cli.data import add, diff, list_, review, show, validate
 from nivesh_lib.cli.doctor import doctor
@@ -45,6 +46,15 @@ data_app.command("list")(list_)
 for command in (show, validate, review, add, diff):
     data_app.command()(command)
 app.add_typer(data_app, name="data")
+
+canary_app = typer.Typer(
+    help="A release beside the one in production: start, status, abort.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+for command in (start, status, abort):
+    canary_app.command()(command)
+app.add_typer(canary_app, name="canary")
 
 EXAMPLE_QUERY = "Can I afford a ₹50L home loan?"
 

@@ -23,6 +23,7 @@ _DONE = {
     "promotion": "promoted to {stage}",
     "rollback": "rolled back to, from {leaves}",
     "archive": "archived",
+    "canary": "canary: {step}",
 }
 
 

@@ -16,11 +16,17 @@ from nivesh_lib.errors import ReleaseError
 from nivesh_lib.hash_chain import Entry, HashChain, Writer
 
 STAGES = ("staging", "production")  # those that a version is promoted to
+# Of a canary: the first, those on the way with the share of users in percent, and how one ends
+# that is not promoted.
+SHARES = {"shadow": 0, "10": 10, "25": 25, "50": 50}
+ENDS = ("rolled back", "aborted")
 _COMMON = dict.fromkeys(("timestamp", "name", "version", "digest", "who", "why"), str)
 _SHAPES: dict[str, dict[str, Any]] = {
     "release": _COMMON | {"registered": str, "records?": str},
     "promotion": _COMMON
-    | {"stage": str, "override": str, "gates": [dict], "archive_replaced": bool},
+    | {"stage": str, "override": str, "gates": [dict], "archive_replaced": bool, "canary?": dict},
+    "canary": _COMMON
+    | {"step": str, "override": str, "gates": [dict], "settings": dict, "evidence": dict},
     "rollback": _COMMON | {"leaves": str},
     "archive": _COMMON,
 }
@@ -63,8 +69,11 @@ def _objection(entry: Entry, above: list[Entry]) -> str:
         return f"{entry['kind']} of a version that was never released"
     if own[0]["digest"] != entry["digest"]:
         return "names another digest than was released"
+    if entry["kind"] == "canary" and entry["step"] not in (*SHARES, *ENDS):
+        return "is a step that no canary has"
+    served = entry["kind"] == "promotion" or entry.get("step") == "shadow"
     missed = any(gate.get("verdict") != "met" for gate in entry.get("gates", []))
-    if entry["kind"] == "promotion" and (not entry["gates"] or missed > bool(entry["override"])):
+    if served and (not entry["gates"] or missed > bool(entry["override"])):
         return "promotes a version without its gates or a reason why one that is not met is passed"
     return ""
 
@@ -91,7 +100,9 @@ class State:
 
     ``since`` are the times at which a version came to where it is, ``staged`` those at which it
     was last promoted to staging, ``overridden`` the versions in production by an override, and
-    ``failed`` those that were rolled back from.
+    ``failed`` those that were rolled back from. ``canary`` is the entry with which the canary that
+    is on began, with ``step``, ``evidence``, ``timestamp`` and ``id`` of its last one and the
+    first one's ``id`` as ``start``; empty where none is on.
     """
 
     staging: str = ""
@@ -103,6 +114,7 @@ class State:
     past: tuple[str, ...] = ()
     overridden: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
+    canary: Entry = field(default_factory=dict)
 
 
 def state_of(entries: Iterable[Entry], at: str = "9999") -> State:
@@ -117,12 +129,15 @@ def state_of(entries: Iterable[Entry], at: str = "9999") -> State:
 def _after(state: State, entry: Entry) -> State:
     version, kind, before = entry["version"], entry["kind"], state.stages
     stages = dict(before)
+    if kind == "canary":
+        return replace(state, canary=_canary(state, entry))
     if kind == "release":
         stages[version] = "Development"
     elif kind == "archive":
         stages[version] = "Archived"
         staging, previous = ("" if x == version else x for x in (state.staging, state.previous))
-        state = replace(state, staging=staging, previous=previous)
+        canary = {} if state.canary.get("version") == version else state.canary
+        state = replace(state, staging=staging, previous=previous, canary=canary)
     elif entry.get("stage") == "staging":
         if state.staging:
             stages[state.staging] = "Development"
@@ -136,8 +151,26 @@ def _after(state: State, entry: Entry) -> State:
     return replace(state, stages=stages, since=state.since | since)
 
 
+def _canary(state: State, entry: Entry) -> Entry:
+    """Return the canary that is on after a line about one.
+
+    A line that does not follow, as of two merged branches, changes nothing.
+    """
+    on, version, step = state.canary, entry["version"], entry["step"]
+    if step == "shadow" and not on and state.production not in ("", version):
+        return {**entry, "start": entry["id"]}
+    if not on or on["version"] != version or step == "shadow":
+        return on
+    if step in ENDS:
+        return {}
+    return {**on, **{key: entry[key] for key in ("step", "evidence", "timestamp", "id")}}
+
+
 def _served(state: State, entry: Entry, stages: dict[str, str]) -> State:
-    """Return the state after a version came into production, by promotion or by rollback."""
+    """Return the state after a version came into production, by promotion or by rollback.
+
+    A canary was compared with what served before, so it ends.
+    """
     version, left = entry["version"], state.production
     rolled_back = entry["kind"] == "rollback"
     if left:
@@ -156,6 +189,7 @@ def _served(state: State, entry: Entry, stages: dict[str, str]) -> State:
         past=past,
         failed=failed,
         overridden=state.overridden if rolled_back else frozenset(override),
+        canary={},
     )
 
 

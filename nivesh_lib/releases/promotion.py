@@ -228,8 +228,6 @@ def promote(
     """
     if stage not in STAGES:
         raise ReleaseError(f"{stage}: there is no such stage. Stages are {joined(STAGES)}")
-    if not any(character.isalnum() for character in override):
-        override = ""  # blanks, some of which are not seen, are no reason
     with changing(name):
         entries = read_log(name)
         entry = released(entries, version)
@@ -239,18 +237,44 @@ def promote(
             raise ReleaseError(f"{entry['version']} is in {stage} already, since {since}")
         if before.stages[entry["version"]] == "Production":
             raise ReleaseError(f"{entry['version']} serves in production; promote another one")
-        evidence = evidence_for(entry, entries, stage)
-        _refuse_uncommitted(evidence.release.dataset)
-        gates = _judged_here(stage, evidence)
-        _refuse_missed(entry["version"], stage, gates, override)
-        missed = [gate.name for gate in gates if not gate.passed]
-        line = _line(entry, why or f"promoted to {stage}") | {
+        line = {
+            **gated_line(entry, entries, stage, override, f"nivesh promote {version} --to {stage}"),
+            "why": why or f"promoted to {stage}",
             "stage": stage,
-            "override": override if missed else "",
-            "gates": [gate.as_dict() for gate in gates],
             "archive_replaced": archive_replaced,
         }
-        return _changed("promotion", line)
+        return changed("promotion", line)
+
+
+def gated_line(
+    entry: Entry, entries: list[Entry], stage: str, override: str, command: str
+) -> dict[str, Any]:
+    """Return the fields of a line that brings a release to users of a stage, gates included.
+
+    ``command`` is what was typed, for the message.
+
+    Raises
+    ------
+    ReleaseError
+        As `promote`.
+    """
+    if not any(character.isalnum() for character in override):
+        override = ""  # blanks, some of which are not seen, are no reason
+    evidence = evidence_for(entry, entries, stage)
+    _refuse_uncommitted(evidence.release.dataset)
+    gates = _judged_here(stage, evidence)
+    missed = [gate for gate in gates if not gate.passed]
+    if missed and not override:
+        listed = "\n".join(f"  {g.name}: {g.verdict}, {g.found}. {g.why}".rstrip() for g in missed)
+        raise ReleaseError(
+            f"{entry['version']} stays out of {stage}: {len(missed)} of {len(gates)} gates are not "
+            f"met.\n{listed}\nMend what they name and release again, or take it on yourself: "
+            f'{command} --override "WHY"'
+        )
+    return line_about(entry, "") | {
+        "override": override if missed else "",
+        "gates": [gate.as_dict() for gate in gates],
+    }
 
 
 def _refuse_uncommitted(dataset: str) -> None:
@@ -261,29 +285,22 @@ def _refuse_uncommitted(dataset: str) -> None:
         )
 
 
-def _refuse_missed(version: str, stage: str, gates: list[Gate], override: str) -> None:
-    missed = [gate for gate in gates if not gate.passed]
-    if missed and not override:
-        listed = "\n".join(f"  {g.name}: {g.verdict}, {g.found}. {g.why}".rstrip() for g in missed)
-        raise ReleaseError(
-            f"{version} stays out of {stage}: {len(missed)} of {len(gates)} gates are not met.\n"
-            f"{listed}\nMend what they name and release again, or take it on yourself: "
-            f'nivesh promote {version} --to {stage} --override "WHY"'
-        )
-
-
-def _line(entry: Entry, why: str) -> dict[str, Any]:
+def line_about(entry: Entry, why: str) -> dict[str, Any]:
     """Return the fields of a log line about the version of another one."""
     kept = {key: entry[key] for key in ("name", "version", "digest")}
     return {**kept, "who": author() or "unknown", "why": why}
 
 
-def _changed(kind: str, line: Mapping[str, Any], notes: list[str] | None = None) -> Changed:
-    """Append a line, and let registry and card follow."""
-    name = line["name"]
+def changed(kind: str, line: Mapping[str, Any], notes: list[str] | None = None) -> Changed:
+    """Append a line, and let registry and card follow; who holds `changing` calls it."""
+    name, notes = line["name"], notes or []
+    canary = state_of(read_log(name)).canary
     with under_way(name, line["version"]):
         entry = append(kind, line)
-    return Changed(entry, state_of(read_log(name)), notes or [])
+    state = state_of(read_log(name))
+    if canary and not state.canary and canary["version"] != state.production:
+        notes = [*notes, f"with that, the canary {canary['version']} ended"]
+    return Changed(entry, state, notes)
 
 
 def rollback(*, name: str = "intent_classifier", why: str = "") -> Changed:
@@ -311,8 +328,8 @@ def rollback(*, name: str = "intent_classifier", why: str = "") -> Changed:
                 continue
             if version in state.overridden:
                 notes.append(f"{version} was promoted by an override: none that passed verifies")
-            line = _line(entry, why or "rolled back") | {"leaves": state.production}
-            return _changed("rollback", line, notes)
+            line = line_about(entry, why or "rolled back") | {"leaves": state.production}
+            return changed("rollback", line, notes)
         raise ReleaseError("\n".join([
             f"no earlier version can be brought back in place of {state.production}.",
             *(f"  {note}" for note in notes),
@@ -344,15 +361,17 @@ def archive(
         entries = read_log(name)
         state = state_of(entries)
         limit = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
-        kept = {state.staging, state.production, state.previous}
+        kept = {state.staging, state.production, state.previous, state.canary.get("version")}
         chosen = [v for v, since in state.since.items() if v not in kept and since <= limit]
         if version:
             chosen = [released(entries, version)["version"]]
         if state.production in chosen:
             raise ReleaseError(f"{state.production} serves in production; it cannot be archived")
         why = "archived by name" if version else f"out of use for {days:g} days"
-        lines = [_line(released(entries, v), why) for v in chosen if state.stages[v] != "Archived"]
-        return [_changed("archive", line) for line in lines]
+        lines = [
+            line_about(released(entries, v), why) for v in chosen if state.stages[v] != "Archived"
+        ]
+        return [changed("archive", line) for line in lines]
 
 
 def transition_model_stage(

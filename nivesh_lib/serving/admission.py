@@ -32,6 +32,7 @@ class Admission:
     def __init__(self, max_wait: float) -> None:
         self.max_wait = max_wait
         self.seconds = 0.001  # of one query, a running mean
+        self.last = 0.0  # seconds of one query in the turn that ended last
         self.queries = 0  # that wait
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._taken = False
@@ -40,6 +41,11 @@ class Admission:
     def expected_wait(self) -> float:
         """Seconds until a request that comes now would have its turn."""
         return self.queries * self.seconds
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody has the turn or waits for it."""
+        return not self._taken
 
     @property
     def full(self) -> bool:
@@ -60,8 +66,8 @@ class Admission:
         try:
             return answer(queries)
         finally:
-            took = (perf_counter() - started) / len(queries)
-            took = min(took, _STEP * self.seconds)  # one stall of the machine is no overload
+            self.last = (perf_counter() - started) / len(queries)
+            took = min(self.last, _STEP * self.seconds)  # one stall of the machine is no overload
             self.seconds += _WEIGHT * (took - self.seconds)
             asyncio.get_running_loop().call_soon(self._next)
 

@@ -126,7 +126,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     )
     async def predict_intent(request: Request) -> Response:
         asked = await read(request, IntentRequest)
-        answers = await service.answer([asked.query])
+        answers = await service.answer([asked.query], asked.user_id)
         _note(request, answers, [asked.query])
         return _json(answers[0])
 
@@ -140,7 +140,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     )
     async def predict_intents(request: Request) -> Response:
         asked = await read(request, BatchRequest)
-        answers = await service.answer(asked.queries)
+        answers = await service.answer(asked.queries, asked.user_id)
         _note(request, answers, asked.queries)
         return _json({"answers": answers})
 

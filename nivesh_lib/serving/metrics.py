@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from time import time_ns
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -30,6 +32,8 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 OUTCOMES = ("success", "refused", "error", "overload")  # of requests for predictions
 AGREES = ("yes", "no", "unknown")  # corrections with what was answered, where they say it
 _MODEL = ["model_name", "release"]
+_STARTED = time_ns()
+Counts = tuple[int, int, int]
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5)
 
 latency = Histogram(
@@ -51,6 +55,12 @@ confidence = Histogram(
 abstentions = Counter("predictions_abstained", "Predictions that a person should look at")
 responses = Counter("http_responses", "Responses by path and status", ["path", "status"])
 corrections = Counter("feedback_corrections", "Corrections that were kept", ["agrees"])
+PAIRED = ("control", "neither", "canary")  # -1, 0 and 1: whose answer had what a test looks at
+canary_pairs = Counter(
+    "canary_pairs",
+    "Pairs of answers of a canary and what it is compared with",
+    ["release", "step", "test", "outcome"],
+)
 unwritten = Counter("log_lines_lost", "Lines of the log that could not be written")
 active_models = Gauge("active_models_count", "Loaded models", multiprocess_mode="livesum")
 memory = Gauge("model_memory_mb", "Resident memory of the server", multiprocess_mode="livesum")
@@ -119,6 +129,29 @@ def samples(text: str) -> dict[Sample, float]:
     """Return what an exposition says, by name and labels."""
     found = (one for family in text_string_to_metric_families(text) for one in family.samples)
     return {(one.name, tuple(sorted(one.labels.items()))): one.value for one in found}
+
+
+def server() -> str:
+    """Return a name of the processes that count together, another one after each start."""
+    return os.environ.get(FOLDER) or f"{os.getpid()} {_STARTED}"
+
+
+def canary_totals(release: str, step: str) -> dict[str, tuple[int, int, int]]:
+    """Return how often each test of a canary had the outcomes -1, 0 and 1, over all workers."""
+    if folder := os.environ.get(FOLDER):
+        files = [str(path) for path in Path(folder).glob("counter_*.db")]
+        found = multiprocess.MultiProcessCollector.merge(files)
+    else:
+        found = canary_pairs.collect()
+    totals: defaultdict[str, Counts] = defaultdict(lambda: (0, 0, 0))
+    for sample in (one for family in found for one in family.samples):
+        labels = sample.labels
+        named = sample.name == "canary_pairs_total"
+        if named and (labels["release"], labels["step"]) == (release, step):
+            counts = list(totals[labels["test"]])
+            counts[PAIRED.index(labels["outcome"])] = int(sample.value)
+            totals[labels["test"]] = (counts[0], counts[1], counts[2])
+    return totals
 
 
 def forget_dead(folder: str) -> None:

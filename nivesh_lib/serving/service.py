@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,19 @@ from cachetools import TTLCache
 
 from nivesh_lib import paths
 from nivesh_lib.errors import NiveshError, ReleaseError
+from nivesh_lib.hash_chain import Entry
+from nivesh_lib.releases.canary import end
+from nivesh_lib.releases.log import read_log, state_of
 from nivesh_lib.serving import metrics
 from nivesh_lib.serving.admission import Admission
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.released import follows_log
-from nivesh_lib.serving.settings import CACHED, CACHED_SECONDS, Settings
+from nivesh_lib.serving.rollout import Rollout, Seen, Side, can_decide
+from nivesh_lib.serving.settings import CACHED, CACHED_SECONDS, NAME, Settings
 from nivesh_lib.serving.watching import DriftWatch
 
 _LOOK = 0.5  # seconds between two looks at the release log
+_JUDGE = 0.2  # seconds between two looks at the evidence of a canary
 Answer = dict[str, Any]
 
 
@@ -34,6 +39,8 @@ class Service:
         What answers now; None before the first request or `start`.
     trouble : str
         Why another release than the one that answers should, empty where there is none.
+    rollout : Rollout or None
+        The canary that is on.
     """
 
     def __init__(self, settings: Settings, log: Callable[..., None]) -> None:
@@ -43,8 +50,10 @@ class Service:
         self.trouble = ""
         self.unkept = ""  # why the last correction was not kept
         self._cache: TTLCache[tuple[str, bytes], Answer] = TTLCache(CACHED, CACHED_SECONDS)
-        self._watch: asyncio.Task[None] | None = None
         self._drift: DriftWatch | None = None
+        self.rollout: Rollout | None = None
+        self._unjudged = ""  # why the canary's verdict cannot be written
+        self._tasks: set[asyncio.Task[None]] = set()
         self._seen = _state_of_log()
 
     def ready(self) -> IntentClassifier:
@@ -69,24 +78,38 @@ class Service:
     async def start(self) -> None:
         """Load the model; from then on, measure, and follow the release log."""
         self.ready()
-        self._watch = asyncio.create_task(self._keep_watch())
+        if follows_log(self.settings.model):
+            self._seen = self._seen if await self._try_to_follow() else ()
+        self._do(self._keep_watch())
+        self._do(self._keep_judging())
 
     async def stop(self) -> None:
         """Stop watching."""
-        if self._watch:
-            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
+        self._end_rollout()
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def reasons(self) -> list[str]:
         """Return why the service is degraded; none where it is healthy."""
-        found = [one for one in (self.trouble, self.unkept) if one]
+        found = [one for one in (self.trouble, self.unkept, self._unjudged) if one]
         if self.classifier is not None:
             found += self.classifier.source.passed_over
         if self.admission.full:
             found.append("overloaded: requests are refused")
         return found
 
-    async def answer(self, queries: list[str]) -> list[Answer]:
+    async def answer(self, queries: list[str], user: str | None = None) -> list[Answer]:
         """Return one answer for each query, all by the same model, in order.
+
+        Parameters
+        ----------
+        user
+            Where a canary is on, a user is answered by the same side at every request.
 
         Raises
         ------
@@ -94,20 +117,67 @@ class Service:
             See `ready`.
         """
         classifier = self.ready()
-        if len(queries) > 1:
-            answers = await self._batch(classifier, queries)
-        elif self.settings.cache:
-            answers = [await self._cached(classifier, queries[0])]
+        if rollout := self.rollout:
+            answers = await self._rolled_out(rollout, queries, user)
         else:
-            answers = await self.admission.call(classifier.predict_batch, queries)
+            answers = await self._answered(classifier, queries)
         _count(answers)
-        if self._drift and classifier is self.classifier:
+        same = classifier is self.classifier and answers[0]["release"] == classifier.source.release
+        if self._drift and same:  # a canary's answers are other ones
             self._drift.see(queries, answers)
         return answers
 
-    async def _cached(self, classifier: IntentClassifier, query: str) -> Answer:
-        """Answer from the cache, which holds hashes of queries, never queries."""
-        which = f"{classifier.source.release} {classifier.digest}"
+    async def _answered(
+        self, classifier: IntentClassifier, queries: list[str], side: Side = ""
+    ) -> list[Answer]:
+        self.admission.last = 0.0  # as long as the model has no turn for it
+        if len(queries) > 1:
+            return await self._batch(classifier, queries)
+        if self.settings.cache:
+            return [await self._cached(classifier, queries[0], side)]
+        return await self.admission.call(classifier.predict_batch, queries)
+
+    async def _rolled_out(
+        self, rollout: Rollout, queries: list[str], user: str | None
+    ) -> list[Answer]:
+        """Answer while a canary is on; of each request, the first query is compared.
+
+        Where the canary, or the control, fails, production answers in its place.
+        """
+        side, counts = rollout.chosen(queries, user)
+        answers = await self._by_side(rollout, side, queries) if side else None
+        if counts:
+            rollout.note(side, Seen.of(answers, self.admission.last))
+        if answers is None:
+            answers = await self._answered(self.ready(), queries)
+            if not side and rollout.on["step"] == "shadow":
+                seen = Seen.of(answers, self.admission.last)
+                self._do(self._shadow(rollout, queries[0], seen))
+        return answers
+
+    async def _by_side(
+        self, rollout: Rollout, side: Side, queries: list[str]
+    ) -> list[Answer] | None:
+        classifier = rollout.canary if side == "canary" else rollout.control
+        try:
+            return await self._answered(classifier, queries, side)
+        except Exception as error:  # whatever a model may raise; it counts against it
+            self.log("not_answered", side=side, error=type(error).__name__)
+            return None
+
+    async def _shadow(self, rollout: Rollout, query: str, production: Seen) -> None:
+        """Ask the canary too, after the answer was sent; not while others wait for theirs."""
+        if self.admission.idle:
+            answers = await self._by_side(rollout, "canary", [query])
+            seen = Seen.of(answers, self.admission.last)
+            rollout.compare(seen, production)
+
+    async def _cached(self, classifier: IntentClassifier, query: str, side: Side) -> Answer:
+        """Answer from the cache, which holds hashes of queries, never queries.
+
+        The sides of a canary have answers of their own: neither finds those of production there.
+        """
+        which = f"{side} {classifier.source.release} {classifier.digest}"
         key = which, hashlib.sha256(query.encode()).digest()
         kept = self._cache.get(key)
         if kept is None:
@@ -153,16 +223,66 @@ class Service:
             state = _state_of_log()
             if state == self._seen or not follows_log(self.settings.model):
                 continue
-            try:
-                await self._follow()
+            if await self._try_to_follow():
                 self._seen = state
-            except (NiveshError, OSError) as error:  # tried again at the next look
-                if str(error) not in self.trouble:
-                    self.log("not_followed", why=str(error))
-                self.trouble = f"another release should be served: {error}"
+
+    async def _keep_judging(self) -> None:
+        while True:
+            await asyncio.sleep(_JUDGE)
+            if not self.rollout:
+                self._unjudged = ""
+                continue
+            try:
+                await asyncio.to_thread(self.rollout.look)
+                self._unjudged = ""
+            except Exception as error:  # tried again
+                self._unjudged = f"the canary's verdict cannot be written: {error}"
+
+    async def _try_to_follow(self) -> bool:
+        try:
+            await self._follow()
+            return True
+        except (NiveshError, OSError) as error:  # tried again at the next look
+            if str(error) not in self.trouble:
+                self.log("not_followed", why=str(error))
+            self.trouble = f"another release should be served: {error}"
+            return False
 
     async def _follow(self) -> None:
         """Load what the log now means, beside the requests, and answer with it."""
+        state = await asyncio.to_thread(lambda: state_of(read_log(NAME)))
+        on, rollout = state.canary, self.rollout
+        if rollout and on.get("start") == rollout.on["start"]:
+            if on["id"] != rollout.on["id"]:
+                rollout.follow(on)
+        elif rollout and state.production != rollout.on["version"]:
+            self._end_rollout()  # before anything is loaded
+        await self._follow_production()
+        if rollout and on.get("start") != rollout.on["start"]:
+            self._end_rollout()  # promoted, and loaded by now
+        if on and not self.rollout and self.release == state.production:
+            await self._begin(on)
+
+    async def _begin(self, on: Entry) -> None:
+        if not can_decide(NAME):
+            raise ReleaseError(
+                f"the canary {on['version']} gets no users here: the release log or reports/"
+                "releases cannot be written, so it could not be rolled back"
+            )
+        try:
+            self.rollout = await asyncio.to_thread(Rollout, on, self.release)
+        except NiveshError as error:
+            await asyncio.to_thread(end, on, f"it cannot be loaded: {error}")
+            return
+        self.log("canary", release=on["version"], step=on["step"])
+
+    def _end_rollout(self) -> None:
+        if self.rollout:
+            self.rollout.close()
+            self.log("canary_ended", release=self.rollout.on["version"])
+        self.rollout = None
+
+    async def _follow_production(self) -> None:
         named = await asyncio.to_thread(IntentClassifier, self.settings.model)
         served = self.ready()
         if named.source.passed_over and served.source.release:

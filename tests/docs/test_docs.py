@@ -68,7 +68,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_every_documented_command_and_option_exists(command):
     words = shlex.split(command)
-    path = words[: 2 if words[0] == "data" else 1]
+    path = words[: 2 if words[0] in ("data", "canary") else 1]
     shown = CliRunner().invoke(app, [*path, "--help"])
     assert shown.exit_code == 0
     for option in (w for w in words if w.startswith("--")):

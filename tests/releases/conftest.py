@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,28 @@ def two_releases(tmp_path_factory) -> Path:
 @pytest.fixture
 def released(two_releases, tmp_path, monkeypatch) -> Path:
     """A copy of that home, in use."""
-    copy = shutil.copytree(two_releases, tmp_path / "home", symlinks=True)
+    return in_use(two_releases, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def three_releases(two_releases, tmp_path_factory) -> Path:
+    """The same with 1.0.0 in production, and a 1.0.2 that answers as it does."""
+    home = tmp_path_factory.mktemp("three") / "home"
+    shutil.copytree(two_releases, home, symlinks=True)
+    run(home, nivesh, "promote", "1.0.0", "--to", "production", "--override", "the first")
+    run(home, functools.partial(make_run, "20260103-000000", C=20.0))
+    run(home, nivesh, "release", "20260103-000000", "--why", "as good", "--yes")
+    return home
+
+
+@pytest.fixture
+def serving_release(three_releases, tmp_path, monkeypatch) -> Path:
+    """A copy of that home, in use."""
+    return in_use(three_releases, tmp_path, monkeypatch)
+
+
+def in_use(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = shutil.copytree(home, tmp_path / "home", symlinks=True)
     monkeypatch.setenv("NIVESH_HOME", str(copy))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(copy)
