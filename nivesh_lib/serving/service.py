@@ -52,7 +52,7 @@ class Service:
         self._cache: TTLCache[tuple[str, bytes], Answer] = TTLCache(CACHED, CACHED_SECONDS)
         self._drift: DriftWatch | None = None
         self.rollout: Rollout | None = None
-        self._unjudged = ""  # why the canary's verdict cannot be written
+        self._unjudged = ""  # why the canary that is on has no verdict from here
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen = _state_of_log()
 
@@ -230,13 +230,13 @@ class Service:
         while True:
             await asyncio.sleep(_JUDGE)
             if not self.rollout:
-                self._unjudged = ""
                 continue
             try:
                 await asyncio.to_thread(self.rollout.look)
                 self._unjudged = ""
-            except Exception as error:  # tried again
+            except Exception as error:  # tried again, though not at once: a promotion takes a while
                 self._unjudged = f"the canary's verdict cannot be written: {error}"
+                await asyncio.sleep(10 * _JUDGE)
 
     async def _try_to_follow(self) -> bool:
         try:
@@ -260,15 +260,18 @@ class Service:
         await self._follow_production()
         if rollout and on.get("start") != rollout.on["start"]:
             self._end_rollout()  # promoted, and loaded by now
-        if on and not self.rollout and self.release == state.production:
+        if not on:
+            self._unjudged = ""
+        elif not self.rollout and self.release == state.production:
             await self._begin(on)
 
     async def _begin(self, on: Entry) -> None:
         if not can_decide(NAME):
-            raise ReleaseError(
+            self._unjudged = (
                 f"the canary {on['version']} gets no users here: the release log or reports/"
                 "releases cannot be written, so it could not be rolled back"
             )
+            return
         try:
             self.rollout = await asyncio.to_thread(Rollout, on, self.release)
         except NiveshError as error:
