@@ -52,8 +52,8 @@ canary_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-for command in (start, status, abort):
-    canary_app.command()(command)
+for one in (start, status, abort):
+    canary_app.command()(one)
 app.add_typer(canary_app, name="canary")
 
 EXAMPLE_QUERY = "Can I afford a ₹50L home loan?"

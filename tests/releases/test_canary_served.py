@@ -101,7 +101,7 @@ def test_an_equal_release_goes_to_everybody_and_no_answer_is_lost(serving_releas
     seen = asyncio.run(run())
     assert seen.pop("reasons") == 0
     assert set(seen) == {(200, "1.0.0", True), (200, "1.0.2", True)}
-    steps = [e.get("step") or e["stage"] for e in read_log(NAME) if e["version"] == "1.0.2"][1:]
+    steps = [e.get("step") or e.get("stage") for e in read_log(NAME) if e["version"] == "1.0.2"][1:]
     assert steps == ["shadow", "10", "25", "50", "production"]
 
 
