@@ -89,7 +89,7 @@ for _agrees in AGREES:
 
 
 def announce(release: str) -> None:
-    """Export all series of a release that is served from now on, at zero.
+    """Export all series of a release that answers from now on, at zero.
 
     A counter that comes into being at 1 has never risen: its first error would not be counted.
     """
@@ -97,7 +97,6 @@ def announce(release: str) -> None:
     latency.labels(*labels)
     for outcome in OUTCOMES:
         predictions.labels(*labels, outcome)
-    serving.labels(*labels).set(1)
 
 
 def tell_drift(found: bool, p: float) -> None:

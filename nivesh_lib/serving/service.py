@@ -204,6 +204,7 @@ class Service:
         if before:
             metrics.serving.labels(*metrics.model_labels(before.source.release)).set(0)
         metrics.announce(classifier.source.release)
+        metrics.serving.labels(*metrics.model_labels(classifier.source.release)).set(1)
         for label in classifier.label_to_id:
             metrics.intents.labels(label)
         watched, self._drift = self._drift, DriftWatch.of(classifier)
@@ -277,6 +278,7 @@ class Service:
         except NiveshError as error:
             await asyncio.to_thread(end, on, f"it cannot be loaded: {error}")
             return
+        metrics.announce(on["version"])
         self.log("canary", release=on["version"], step=on["step"])
 
     def _end_rollout(self) -> None:
