@@ -111,7 +111,7 @@ def history(
 
 
 def card(version: Version, name: Name = _MODEL, as_json: Json = False) -> None:
-    """Print the model card of a release from its records, after checking that they are its own.
+    """Print the model card of a release, after checking that its files are those released.
 
     Example: nivesh card 1.2.0
     """

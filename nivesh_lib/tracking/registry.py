@@ -13,13 +13,29 @@ from nivesh_lib.errors import NiveshError
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.privacy import hide_password
 from nivesh_lib.records.release import Release
-from nivesh_lib.releases.log import read_log, state_of
+from nivesh_lib.releases.log import State, read_log, state_of
 from nivesh_lib.tracking.logger import close_run, close_runs_of, open_logger
 from nivesh_lib.tracking.store import check_store, client, database_file, tracking_uri
 
 ALIASES = ("staging", "production", "previous")
 _MARK = "nivesh.release"  # tag of a version that a release registered
 _Tags = dict[str, dict[str, str]]  # MLflow's number -> tags of a registered version
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Raise NiveshError for what MLflow and its stores raise while they are asked."""
+    try:
+        yield
+    except NiveshError:
+        raise
+    except Exception as error:  # MLflow's own, and those of its stores
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise NiveshError(
+            hide_password(f"registry {tracking_uri()}: does not answer ({why}). ")
+            + "The release log is complete; the next command that changes a release mends the "
+            "registry"
+        ) from None
 
 
 def register_model(
@@ -45,13 +61,9 @@ def register_model(
     return found
 
 
+@_one_error()
 def register_release(release: Release, model: Path, description: str) -> str:
     """Log the model directory of a release, register it, and return MLflow's number for it."""
-    with _one_error():
-        return _registered_release(release, model, description)
-
-
-def _registered_release(release: Release, model: Path, description: str) -> str:
     run = open_logger(
         f"release_{release.kind}",
         release.parameters,
@@ -80,6 +92,7 @@ def _run_tag(name: str) -> str:
     return f"release of {name}"
 
 
+@_one_error()
 def check_registry(name: str) -> None:
     """Raise where the registry cannot be reached, or has releases that the log does not know.
 
@@ -89,8 +102,7 @@ def check_registry(name: str) -> None:
         See above. With a shared registry, somebody else may have released since the last pull.
     """
     known = {entry["version"] for entry in read_log(name)}
-    with _one_error():
-        _write(name, [], {})  # a file that cannot be written is told before anything is changed
+    _write(name, [], {})  # a file that cannot be written is told before anything is changed
     there = {tags[_MARK] for tags in _registered(name)[0].values() if _MARK in tags}
     if unknown := sorted(there - known):
         raise NiveshError(
@@ -99,6 +111,7 @@ def check_registry(name: str) -> None:
         )
 
 
+@_one_error()
 def follow_log(name: str, undo: str = "") -> None:
     """Let aliases and tags of the registry say what the release log says.
 
@@ -113,16 +126,12 @@ def follow_log(name: str, undo: str = "") -> None:
     NiveshError
         The store cannot be opened, or does not answer.
     """
-    entries = read_log(name)
-    state = state_of(entries)
-    there, aliases = _registered(name)
-    numbers = _numbers(entries, there)
+    state, there, aliases, numbers = _compared(name)
     if undo:
-        gone = {n for n, tags in there.items() if tags.get("digest") == undo}
-        with _one_error():
-            close_runs_of(_run_tag(name))
-            for number in gone - set(numbers.values()):
-                client().delete_model_version(name, number)
+        close_runs_of(_run_tag(name))
+        gone = {number for number, tags in there.items() if tags.get("digest") == undo}
+        for number in gone - set(numbers.values()):
+            client().delete_model_version(name, number)
     tags = [
         (number, key, value)
         for version, number in numbers.items()
@@ -130,15 +139,20 @@ def follow_log(name: str, undo: str = "") -> None:
         if there[number].get(key) != value
     ]
     wanted = {alias: numbers.get(getattr(state, alias), "") for alias in ALIASES}
-    moved = {a: number for a, number in wanted.items() if number != aliases.get(a, "")}
-    with _one_error():
-        _write(name, tags, moved)
+    _write(name, tags, {a: n for a, n in wanted.items() if n != aliases.get(a, "")})
 
 
 def registered_as(name: str) -> dict[str, str]:
     """Return MLflow's number -> released version, for what this registry has of a name."""
-    numbers = _numbers(read_log(name), _registered(name)[0])
-    return {number: version for version, number in numbers.items()}
+    return {number: version for version, number in _compared(name)[3].items()}
+
+
+@_one_error()
+def _compared(name: str) -> tuple[State, _Tags, dict[str, str], dict[str, str]]:
+    """Return what the log leads to, what is registered, and released version -> its number."""
+    entries = read_log(name)
+    there, aliases = _registered(name)
+    return state_of(entries), there, aliases, _numbers(entries, there)
 
 
 def _numbers(entries: list[Entry], there: _Tags) -> dict[str, str]:
@@ -157,36 +171,19 @@ def _numbers(entries: list[Entry], there: _Tags) -> dict[str, str]:
     return found
 
 
-@contextlib.contextmanager
-def _one_error() -> Iterator[None]:
-    """Raise NiveshError for what MLflow and its stores raise while they are asked."""
-    try:
-        yield
-    except NiveshError:
-        raise
-    except Exception as error:  # MLflow's own, and those of its stores
-        why = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise NiveshError(
-            hide_password(f"registry {tracking_uri()}: does not answer ({why}). ")
-            + "The release log is complete; the next command that changes a release mends the "
-            "registry"
-        ) from None
-
-
 def _registered(name: str) -> tuple[_Tags, dict[str, str]]:
     """Return MLflow's number -> tags of each version of a name, and alias -> number."""
     database = database_file()
     if database is None:
         check_store()
-        with _one_error():
-            versions = client().search_model_versions(f"name = '{name}'")
-            # A search for versions would not tell the aliases.
-            models = client().search_registered_models(f"name = '{name}'")
+        versions = client().search_model_versions(f"name = '{name}'")
+        # A search for versions would not tell the aliases.
+        models = client().search_registered_models(f"name = '{name}'")
         aliases = {alias: str(number) for one in models for alias, number in one.aliases.items()}
         return {str(one.version): one.tags for one in versions}, aliases
     if not database.exists():  # nothing was logged here yet
         return {}, {}
-    with _one_error(), _tables(database) as tables:
+    with _tables(database) as tables:
         versions, found, named = (
             tables.execute(f"select version, {columns} where name = ?", [name]).fetchall()
             for columns in (
@@ -247,10 +244,8 @@ def _stage_tags(stage: str, since: str) -> dict[str, str]:
 
 def moved_by_hand(name: str) -> list[str]:
     """Return a sentence for each alias that says something else than the release log."""
-    there, aliases = _registered(name)
-    entries = read_log(name)
-    state = state_of(entries)
-    versions = {number: version for version, number in _numbers(entries, there).items()}
+    state, _, aliases, numbers = _compared(name)
+    versions = {number: version for version, number in numbers.items()}
     said = []
     for alias in ALIASES:
         number, logged = aliases.get(alias, ""), getattr(state, alias)
