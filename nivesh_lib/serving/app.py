@@ -81,6 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to an address that the caller's Host header names
     )
     app.state.service = service
     _add_predictions(app, service)

@@ -133,7 +133,7 @@ class Front:
             told = "send a key in the header X-API-Key"
             raise Problem(401, "No key", told, headers={"www-authenticate": "ApiKey"})
         # Every key is compared, so that the time tells nothing about which one is nearly right.
-        same = [hmac.compare_digest(given, key) for key in self.keys]
+        same = [hmac.compare_digest(given.strip(b" \t"), key) for key in self.keys]
         if True not in same:
             raise Problem(403, "Wrong key", "the key in X-API-Key is none of this server's")
         return same.index(True) + 1
@@ -149,7 +149,7 @@ def _is_here(host: str) -> bool:
 
 def count_request(status: int, took: float, release: str) -> None:
     """Count a request for predictions that took so many seconds."""
-    outcome = "success" if status < 400 else "error" if status >= 500 else "refused"
+    outcome = "error" if status >= 500 else "refused" if status >= 400 or not status else "success"
     outcome = "overload" if status == 503 else outcome
     named = metrics.model_labels(release)
     metrics.predictions.labels(*named, outcome).inc()

@@ -15,7 +15,7 @@ EXAMPLE = "Can I afford a ₹50L home loan?"
 def _asked(text: str) -> str:
     """Return a query in the one form that the model and the cache see."""
     text = " ".join(text.split())
-    if not text:
+    if not any(character.isprintable() and not character.isspace() for character in text):
         raise ValueError("is empty; ask something")
     if "\0" in text:
         raise ValueError("has a NUL character; leave it out")
@@ -135,11 +135,14 @@ def problem_of(error: ValidationError) -> Problem:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if any(one["type"] == "json_invalid" for one in found):
         return Problem(400, "Malformed JSON", found[0]["msg"])
-    named = [f"{_place(one['loc'])}: {one['msg'].removeprefix('Value error, ')}" for one in found]
+    named = [f"{_place(one)}: {one['msg'].removeprefix('Value error, ')}" for one in found]
     told = named[:10] + ([f"and {len(named) - 10} more"] if len(named) > 10 else [])
     return Problem(422, "The request does not fit", told[0], told)
 
 
-def _place(names: Sequence[str | int]) -> str:
-    parts = [f"[{one}]" if isinstance(one, int) else f".{one[:40]}" for one in names]
+def _place(error: Mapping[str, Any]) -> str:
+    """Return the field of an error; the name of one that there is not is the caller's text."""
+    if error["type"] == "extra_forbidden":
+        return "a field that there is not"
+    parts = [f"[{one}]" if isinstance(one, int) else f".{one}" for one in error["loc"]]
     return "".join(parts).lstrip(".") or "body"

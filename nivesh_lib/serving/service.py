@@ -214,18 +214,25 @@ class Service:
 
     async def _keep_watch(self) -> None:
         while True:
-            metrics.waiting.set(self.admission.queries)
-            metrics.memory.set(_resident() / 2**20)
-            metrics.degraded.set(bool(self.reasons()))
-            if self._drift and self._drift.due:
-                found = await self._drift.test()
-                metrics.tell_drift(found.found, found.p)
+            try:
+                await self._measure()
+            except Exception as error:  # whatever it is, the log of releases has to be followed
+                self.log("not_measured", why=f"{type(error).__name__}: {error}")
             await asyncio.sleep(_LOOK)
             state = _state_of_log()
             if state == self._seen or not follows_log(self.settings.model):
                 continue
             if await self._try_to_follow():
                 self._seen = state
+
+    async def _measure(self) -> None:
+        metrics.waiting.set(self.admission.queries)
+        metrics.degraded.set(bool(self.reasons()))
+        if resident := _resident():
+            metrics.memory.set(resident / 2**20)
+        if self._drift and self._drift.due:
+            found = await self._drift.test()
+            metrics.tell_drift(found.found, found.p)
 
     async def _keep_judging(self) -> None:
         while True:
@@ -243,7 +250,7 @@ class Service:
         try:
             await self._follow()
             return True
-        except (NiveshError, OSError) as error:  # tried again at the next look
+        except Exception as error:  # whatever it is; tried again at the next look
             if str(error) not in self.trouble:
                 self.log("not_followed", why=str(error))
             self.trouble = f"another release should be served: {error}"
@@ -315,6 +322,9 @@ def _state_of_log() -> tuple[int, ...]:
 
 
 def _resident() -> int:
-    """Return this process' resident memory in bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    """Return this process' resident memory in bytes; 0 where the system does not tell it."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -69,7 +69,7 @@ class Settings:
             cache=_switch(variables, "NIVESH_CACHE", "on"),
             log_queries=_switch(variables, "NIVESH_LOG_QUERIES", "off"),
             max_wait=int(wait) / 1_000,
-            feedback=Path(place) if place else paths.feedback_file(),
+            feedback=Path(place).expanduser() if place else paths.feedback_file(),
         )
 
 

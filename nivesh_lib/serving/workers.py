@@ -44,6 +44,7 @@ def serve(bound: socket.socket, workers: int) -> int:
     The application is imported once, before the workers are forked, so that a worker is there in
     the time that its model takes to load.
     """
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # files of others would be counted
     if workers == 1:
         return _work(bound)
     with tempfile.TemporaryDirectory(prefix="nivesh-metrics-") as folder:
@@ -56,9 +57,11 @@ def serve(bound: socket.socket, workers: int) -> int:
 def _work(bound: socket.socket) -> int:
     import uvicorn
 
+    from nivesh_lib.serving.protocol import BoundedProtocol
+
     config = uvicorn.Config(
         "nivesh_lib.serving.app:app",
-        http="httptools",
+        http=BoundedProtocol,
         loop="uvloop",
         lifespan="on",
         log_level="critical",  # the application tells its own errors

@@ -44,6 +44,8 @@ def test_a_batch_is_answered_in_order_as_its_queries_one_by_one(client):
         (PREDICT, '{"query": NaN}', 422, "string"),
         (PREDICT, '{"query": null}', 422, "string"),
         (PREDICT, '{"query": " \\n "}', 422, "empty"),
+        (PREDICT, '{"query": "\\u200b\\u200d"}', 422, "empty"),
+        (PREDICT, '{"query": "x", "my pan is ABCPE1234F": 1}', 422, "a field that there is not"),
         (PREDICT, json.dumps({"query": "x" * 501}), 422, "at most 500"),
         (PREDICT, '{"querry": "x"}', 422, "query: Field required"),
         (PREDICT, '{"query": "x", "user_id": 7}', 422, "user_id"),
@@ -61,6 +63,7 @@ def test_bad_input_is_a_readable_problem(client, path, body, status, said):
     assert response.status_code == status and said in response.text
     assert response.headers["content-type"] == "application/problem+json"
     assert set(response.json()) >= {"title", "status", "detail"} and len(response.text) < 2_000
+    assert "ABCPE1234F" not in response.text
 
 
 def test_a_body_that_is_too_large_is_refused_declared_or_not(client):
@@ -92,9 +95,15 @@ def test_without_one_of_its_keys_nothing_is_answered(make_client, given, status)
         assert client.post(path, json={"query": "tax"}, headers=given).status_code == status
 
 
+def test_no_address_leads_to_another_that_the_caller_names(client):
+    for path in ("/predict/intent/", "/feedback/", "/health/"):
+        response = client.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+        assert response.status_code == 404
+
+
 def test_each_of_several_keys_opens_it(make_client):
     client = make_client("203.0.113.7", keys=("old", "new"))
-    for key in ("old", "new"):
+    for key in ("old", "new", " new\t"):
         done = client.post(PREDICT, json={"query": "tax"}, headers={"X-API-Key": key})
         assert done.status_code == 200
 
