@@ -46,6 +46,15 @@ def until_closed(connection: socket.socket) -> tuple[float, bytes]:
     return monotonic() - started, sent
 
 
+def answer(connection: socket.socket) -> bytes:
+    """Return an answer with all of its body, which is one JSON object."""
+    connection.settimeout(10)
+    sent = b""
+    while not sent.endswith(b"}"):
+        sent += connection.recv(4096)
+    return sent
+
+
 @pytest.mark.parametrize("half", HALVES)
 def test_a_request_that_does_not_come_is_waited_for_a_while(port, half):
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -58,17 +67,18 @@ def test_a_connection_is_kept_between_requests_and_the_next_one_is_waited_for_to
     with socket.create_connection(("127.0.0.1", port)) as connection:
         for _ in range(2):
             connection.sendall(GOOD)
-            assert b"200 OK" in connection.recv(4096)
+            assert b"200 OK" in answer(connection)
             sleep(0.7)  # longer than a request may take
         connection.sendall(GOOD[:20])
         assert until_closed(connection)[0] < 5
 
 
-def test_a_head_without_end_is_cut(port):
+def test_a_head_without_end_is_cut(port, monkeypatch):
+    monkeypatch.setattr(protocol, "PATIENCE", 60.0)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(GOOD[:-2] + b"X-A: " + b"a" * 2**20)
-        assert until_closed(connection)[0] < 0.4
+        assert until_closed(connection)[0] < 5
 
 
 def test_a_large_body_is_no_large_head(port):
@@ -76,4 +86,4 @@ def test_a_large_body_is_no_large_head(port):
     head = f"POST /predict/intent HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
-        assert b"at most 500" in connection.recv(65_536)
+        assert b"at most 500" in answer(connection)
