@@ -82,7 +82,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     # is found; the core has what both need.
     "serving": CORE
     | MODELS
-    | {"evaluation.drift", "evaluation.sequential", "runs", "tracking.models"}
+    | {
+        "evaluation.drift",
+        "evaluation.intervals",
+        "evaluation.sequential",
+        "runs",
+        "tracking.models",
+    }
     | {"releases.canary", "releases.log", "releases.package"},
     "pipeline": CORE
     | {"data.versions", "runs", "tracking.store", "tracking.logger", "tracking.removal"}

@@ -84,6 +84,12 @@ drift_p_value = Gauge(
     ["model_name"],
     multiprocess_mode="livemax",
 )
+released_accuracy = Gauge(
+    "model_released_accuracy",
+    "Accuracy on held-out rows that the release was shown to have at least; 1 where none was",
+    ["model_name"],
+    multiprocess_mode="livemin",
+).labels(NAME)
 for _agrees in AGREES:
     corrections.labels(_agrees)
 

@@ -23,7 +23,7 @@ from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.released import follows_log
 from nivesh_lib.serving.rollout import Rollout, Seen, Side, can_decide
 from nivesh_lib.serving.settings import CACHED, CACHED_SECONDS, NAME, Settings
-from nivesh_lib.serving.watching import DriftWatch
+from nivesh_lib.serving.watching import DriftWatch, least_accuracy
 
 _LOOK = 0.5  # seconds between two looks at the release log
 _JUDGE = 0.2  # seconds between two looks at the evidence of a canary
@@ -207,6 +207,7 @@ class Service:
         metrics.serving.labels(*metrics.model_labels(classifier.source.release)).set(1)
         for label in classifier.label_to_id:
             metrics.intents.labels(label)
+        metrics.released_accuracy.set(least_accuracy(classifier.source))
         watched, self._drift = self._drift, DriftWatch.of(classifier)
         if watched or self._drift:
             metrics.tell_drift(False, 1.0)  # of this release nothing was tested yet

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from nivesh_lib.evaluation.drift import Batch, Drift, drift_between, language_of, n_words
+from nivesh_lib.evaluation.intervals import share_of
 from nivesh_lib.records.release import AnsweredRow
 from nivesh_lib.releases.package import Package
 from nivesh_lib.serving.classifier import IntentClassifier
+from nivesh_lib.serving.released import Source
 
 WINDOW = 500  # answers that are tested, the last ones
 LEAST = 100  # from so many on
@@ -27,6 +29,12 @@ class _Seen(NamedTuple):
     probabilities: dict[str, float]
     words: int
     language: str
+
+
+def least_accuracy(source: Source) -> float:
+    """Return the low end of a release's accuracy on its held-out rows; 1 where it is unknown."""
+    rows = Package(source.folder.parent).answers() if source.release else []
+    return share_of(np.array([row.predicted == row.label for row in rows])).low if rows else 1.0
 
 
 class DriftWatch:

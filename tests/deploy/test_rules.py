@@ -40,9 +40,9 @@ def without(alert: str) -> list[dict[str, Any]]:
     return mutants
 
 
-# In this one the first condition holds wherever the second one does; it is the seed's own and
-# makes the alert show the estimate.
-SAME = "ml_model_accuracy_high < 0.95"
+# In this one the first condition holds wherever the second one does; it makes the alert show the
+# estimate.
+SAME = "ml_model_accuracy_high < ml_model_accuracy_least"
 MUTANTS = [
     (alert, mutant["what"], mutant["rules"])
     for alert in ALERTS
@@ -101,8 +101,12 @@ def test_the_seed_s_alerts_wait_and_matter_as_it_says(alert):
 
 
 def test_the_seed_s_thresholds():
-    said = [ALERTS[alert]["expr"].partition(" and ")[0] for alert in SEED]
-    assert [one.split()[-2:] for one in said] == [[">", "0.01"], [">", "0.5"], ["<", "0.95"]]
+    errors, latency, accuracy = (ALERTS[alert]["expr"] for alert in SEED)
+    assert errors.partition(" and ")[0].endswith("> 0.01") and latency.endswith("> 0.5")
+    assert accuracy.endswith("< ml_model_accuracy_least")
+    rules = [rule for group in RULES["groups"] for rule in group["rules"]]
+    (least,) = (rule for rule in rules if rule.get("record") == "ml_model_accuracy_least")
+    assert least["expr"].endswith("+ 0.95") and "< 0.95" in least["expr"]
 
 
 def test_the_page_has_an_entry_for_every_alert_and_no_other():

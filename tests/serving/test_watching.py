@@ -5,19 +5,23 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from nivesh_lib.evaluation.drift import Batch, drift_between
+from nivesh_lib.evaluation.intervals import wilson
 from nivesh_lib.models.base import get_model
+from nivesh_lib.records.base import write_json
 from nivesh_lib.records.release import AnsweredRow
 from nivesh_lib.releases.holdout_evaluation import _answers
 from nivesh_lib.serving import watching
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.predictor import Predictor
-from nivesh_lib.serving.watching import DriftWatch
+from nivesh_lib.serving.released import Source
+from nivesh_lib.serving.watching import DriftWatch, least_accuracy
 from tests.releases.world import WORDS, rows
 
 CLASSES = ["loan", "rent", "save", "tax"]
@@ -102,6 +106,15 @@ def test_a_package_keeps_the_answers_as_they_are_served():
         seen = watching._row(row)
         assert row.predicted == answer["intent"] and seen.probabilities == ranked
         assert (seen.words, seen.language) == (8, "other")
+
+
+def test_what_a_release_was_shown_to_reach_is_the_low_end_of_its_held_out_rows(tmp_path: Path):
+    rows = answered(100, seed=0)[3]
+    wrong = [row.model_copy(update={"label": "none"}) for row in rows[:10]]
+    kept = [row.as_dict() for row in (*wrong, *rows[10:])]
+    write_json(tmp_path / "rows.json", {"rows": kept})
+    assert least_accuracy(Source(tmp_path / "model", "1.0.0")) == pytest.approx(wilson(0.9, 100)[0])
+    assert least_accuracy(Source(tmp_path / "model")) == 1  # a directory: nothing was shown
 
 
 OF_TWO_WORKERS = """
