@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 
 import httpx
 import pytest
@@ -75,6 +75,11 @@ def ask(address: str, number: int) -> int:
         return 0
 
 
+def started_at(address: str) -> float:
+    text = httpx.get(f"{address}/metrics").text
+    return float(re.search(r"^model_start_time_seconds (\S+)", text, re.M)[1])
+
+
 def test_a_killed_worker_is_replaced_and_what_it_counted_stays(shipped, tmp_path):
     seen: Counter[int] = Counter()
     done = threading.Event()
@@ -86,7 +91,8 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(shipped, tmp_path
     options = ("--model", shipped, "--workers", "2")
     with serving(tmp_path / "log", *options) as (process, address):
         until(lambda: serves(address, 2))
-        before = workers_of(process)
+        started, before = started_at(address), workers_of(process)
+        assert abs(time() - started) < 60
         asking = threading.Thread(target=load)
         asking.start()
         until(lambda: seen[200] >= 20)
@@ -97,6 +103,7 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(shipped, tmp_path
         asking.join()
         assert set(seen) <= {0, 200} and seen[0] <= 1  # what was in flight
         assert counted(address) >= seen[200]
+        assert started_at(address) == started
     assert process.returncode == 0 and not any(Path(f"/proc/{one}").exists() for one in before)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert sum(line.get("path") == "/predict/intent" for line in lines) >= seen[200]
