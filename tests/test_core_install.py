@@ -69,6 +69,14 @@ def test_what_needs_more_names_the_extra(absent, call):
     assert done.stderr.count("\n") == 1
 
 
+def test_the_state_of_what_runs_is_told(absent, tmp_path, monkeypatch):
+    monkeypatch.setenv("NIVESH_HOME", str(tmp_path))
+    call = ["status", "--url", "http://127.0.0.1:9"]
+    code = f"sys.argv[1:] = {call!r}\nfrom nivesh_lib.__main__ import main\nmain()"
+    done = with_the_core_alone(code, absent)
+    assert done.returncode == 0 and "nothing answers" in done.stdout, done.stderr
+
+
 def test_a_server_is_told_which_package_its_model_needs(absent):
     code = f"""
 from nivesh_lib.errors import ModelError

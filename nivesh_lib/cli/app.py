@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nivesh_lib import __version__
-from nivesh_lib.cli.canary import abort, start, status
+from nivesh_lib.cli.canary import abort, start
+from nivesh_lib.cli.canary import status as canary_status
 from nivesh_lib.cli.compare import compare
 from nivesh_lib.cli.data import add, diff, list_, review, show, validate
 from nivesh_lib.cli.doctor import doctor
@@ -19,6 +20,7 @@ from nivesh_lib.cli.release import release
 from nivesh_lib.cli.reproduce import reproduce
 from nivesh_lib.cli.serve import serve
 from nivesh_lib.cli.stages import archive, card, history, promote, rollback
+from nivesh_lib.cli.status import status
 from nivesh_lib.wording import human_bytes, milliseconds
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ canary_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-for one in (start, status, abort):
+for one in (start, canary_status, abort):
     canary_app.command()(one)
 app.add_typer(canary_app, name="canary")
 
@@ -216,6 +218,7 @@ app.command()(archive)
 app.command()(drift)
 app.command()(reproduce)
 app.command()(serve)
+app.command()(status)
 app.command()(doctor)
 
 

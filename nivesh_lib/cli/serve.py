@@ -37,23 +37,25 @@ def serve(
     os.environ["NIVESH_SERVE_MODEL"], os.environ["NIVESH_SERVE_NAME"] = model, name
     # Workers are what uses the cores; threads of a tokenizer would only be waited for.
     os.environ.update(thread_environment(1) | {"TOKENIZERS_PARALLELISM": "false"})
+    from nivesh_lib.serving import feedback
     from nivesh_lib.serving.classifier import IntentClassifier
     from nivesh_lib.serving.settings import Settings
     from nivesh_lib.serving.workers import bind
     from nivesh_lib.serving.workers import serve as work
 
     try:
-        keys = Settings.read().keys
+        settings = Settings.read()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if not keys and not _is_loopback(host):
+    if not settings.keys and not _is_loopback(host):
         raise typer.BadParameter(
             f"--host {host} is open to other machines, and ML_API_KEY is not set. Set a key, "
             "or listen on 127.0.0.1"
         )
     source = IntentClassifier(model).source  # a model that cannot be served is told before
-    for one in source.passed_over:
-        echo(f"warning: {one}", err=True)
+    for one in (*source.passed_over, feedback.obstacle(settings.feedback)):
+        if one:
+            echo(f"warning: {one}", err=True)
     with bind(host, port) as bound:
         where = f"[{host}]" if ":" in host else host
         echo(f"Serving {source} on http://{where}:{bound.getsockname()[1]}", err=True)

@@ -44,10 +44,11 @@ from nivesh_lib.serving.settings import MAX_BODY, NAME, Settings
 # `Front` checks keys; this tells readers of the OpenAPI.
 _KEY = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 B = TypeVar("B", bound=BaseModel)
+_LOGGED = 3_200  # bytes of a request's queries in its line, which has to fit into PIPE_BUF
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The body is no JSON"},
     401: {"description": "No key"},
-    403: {"description": "Wrong key, or no key is set and the caller is another machine"},
+    403: {"description": "Wrong key, or no key is set and this is no caller from this machine"},
     413: {"description": "The body is too large"},
     415: {"description": "The body is not declared as JSON"},
     422: {"description": "The body does not fit"},
@@ -150,7 +151,20 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         noted = request.scope["state"]["log"]
         noted["release"], noted["queries"] = answers[0]["release"], len(queries)
         if service.settings.log_queries:
-            noted["asked"] = [anonymize_query(query) for query in queries]
+            noted["asked"] = _logged(queries)
+
+
+def _logged(queries: list[str]) -> list[str]:
+    """Return the first queries, anonymised, as many as fit into a line of the log."""
+    shown: list[str] = []
+    left = _LOGGED
+    for query in queries:
+        text = anonymize_query(query)
+        left -= len(to_json(text)) + 1
+        if left < 0:
+            break
+        shown.append(text)
+    return shown
 
 
 def _add_feedback(app: FastAPI, service: Service) -> None:

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from time import time_ns
+from time import time, time_ns
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -68,6 +68,10 @@ waiting = Gauge(
     "model_queries_waiting", "Queries that wait for a turn", multiprocess_mode="livesum"
 )
 degraded = Gauge("model_degraded", "1 where a server is degraded", multiprocess_mode="livemax")
+# Set before workers are forked; the value of a worker, which never sets it, is 0.
+started = Gauge(
+    "model_start_time_seconds", "When the server started, Unix time", multiprocess_mode="max"
+)
 serving = Gauge(
     "model_release_info", "1 for the release that is served", _MODEL, multiprocess_mode="livemax"
 )
@@ -90,6 +94,7 @@ released_accuracy = Gauge(
     ["model_name"],
     multiprocess_mode="livemin",
 ).labels(NAME)
+started.set(time())
 for _agrees in AGREES:
     corrections.labels(_agrees)
 

@@ -24,6 +24,8 @@ from nivesh_lib.serving.settings import MAX_BODY
 Route = Callable[[Request], Awaitable[Response]]
 Scope = MutableMapping[str, Any]
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
+# What no other's DNS can make a name of this machine: addresses, and a name that browsers know.
+_OWN_NAME = re.compile(rb"(localhost|[\d.]+|\[[\da-f:.]+\])(:\d*)?", re.I)
 _PREDICTIONS = ("/predict/intent", "/predict/intent/batch")
 KNOWN = (*_PREDICTIONS, "/feedback", "/", "/health", "/ready", "/metrics", "/openapi.json")
 _SECURITY = [
@@ -80,9 +82,11 @@ class Front:
             self._refuse(scope, headers)
             route = self.routes.get(scope["path"]) if scope["method"] == "POST" else None
             response = await route(Request(scope, receive)) if route else self.app
-            await response(scope, receive, sent)
+            asked = scope if scope["method"] != "HEAD" else {**scope, "method": "GET"}
+            await response(asked, receive, sent)  # servers leave the body out
         except Problem as problem:
-            if problem.status == 503:  # who asks again at once would take the turns of others
+            # Who asks again at once would take the turns of others.
+            if problem.status == 503 and not scope.get("crowded"):
                 await asyncio.sleep(self.service.admission.max_wait)
             await respond(problem, sent)
         except NiveshError as error:
@@ -108,12 +112,19 @@ class Front:
 
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raise Problem where a request is refused whatever its body holds."""
-        path = scope["path"]
+        path, client = scope["path"], scope.get("client")
+        if scope.get("crowded"):
+            told = "more connections are open than are answered; try again in a second"
+            again = {"retry-after": "1", "connection": "close"}
+            raise Problem(503, "Overloaded", told, headers=again)
+        if not self.keys and client and not _is_own(headers.get(b"host", b"localhost"), scope):
+            told = "this server has no key, so it answers as localhost only; set ML_API_KEY"
+            raise Problem(403, "Not from here", told)
         if path not in self.routes or scope["method"] != "POST":
             return
         if self.keys:
             scope["state"]["log"]["key"] = self._key(headers.get(b"x-api-key"))
-        elif (client := scope.get("client")) and not _is_here(client[0]):
+        elif client and not _is_here(client[0]):
             told = "this server has no key, so it answers its own machine only; set ML_API_KEY"
             raise Problem(403, "Not from here", told)
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -145,6 +156,12 @@ def _is_here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return True  # no address: a test client or a Unix socket
+
+
+def _is_own(host: bytes, scope: Scope) -> bool:
+    """Whether a Host header names this machine, and not a page whose name leads here since."""
+    bound = scope.get("server") or ("", None)
+    return bool(_OWN_NAME.fullmatch(host)) or host.decode("latin-1") == bound[0]
 
 
 def count_request(status: int, took: float, release: str) -> None:

@@ -17,7 +17,7 @@ from nivesh_lib.errors import NiveshError, ReleaseError
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.releases.canary import end
 from nivesh_lib.releases.log import read_log, state_of
-from nivesh_lib.serving import metrics
+from nivesh_lib.serving import feedback, metrics
 from nivesh_lib.serving.admission import Admission
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.released import follows_log
@@ -96,7 +96,8 @@ class Service:
 
     def reasons(self) -> list[str]:
         """Return why the service is degraded; none where it is healthy."""
-        found = [one for one in (self.trouble, self.unkept, self._unjudged) if one]
+        unkept = self.unkept or feedback.obstacle(self.settings.feedback)
+        found = [one for one in (self.trouble, unkept, self._unjudged) if one]
         if self.classifier is not None:
             found += self.classifier.source.passed_over
         if self.admission.full:

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
 
@@ -46,12 +47,18 @@ def serve(bound: socket.socket, workers: int) -> int:
     """
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # files of others would be counted
     if workers == 1:
+        for number in _SIGNALS:  # uvicorn raises them again when it has come to its end
+            signal.signal(number, lambda *_: sys.exit())
         return _work(bound)
     with tempfile.TemporaryDirectory(prefix="nivesh-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         import nivesh_lib.serving.app  # noqa: F401
 
-        return _Workers(lambda: _work(bound), workers).run()
+        def work() -> int:
+            Path(folder).mkdir(0o700, exist_ok=True)  # it may have been tidied away
+            return _work(bound)
+
+        return _Workers(work, workers).run()
 
 
 def _work(bound: socket.socket) -> int:
@@ -67,7 +74,6 @@ def _work(bound: socket.socket) -> int:
         log_level="critical",  # the application tells its own errors
         access_log=False,  # the application logs requests
         server_header=False,
-        limit_concurrency=1_000,  # connections
         timeout_graceful_shutdown=10,
     )
     server = uvicorn.Server(config)

@@ -170,8 +170,9 @@ def test_prometheus_scrapes_each_replica_where_it_answers():
     assert f"--storage.tsdb.path={target['prometheus']}" in options
 
 
-def test_prometheus_evaluates_the_rules_and_calls_the_servers_as_they_do():
-    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+@pytest.mark.parametrize("file", ["prometheus.yml", "local.yml"])
+def test_prometheus_evaluates_the_rules_and_calls_the_servers_as_they_do(file):
+    config = yaml.safe_load((DEPLOY / "prometheus" / file).read_text())
     assert config["rule_files"] == ["rules.yml"]
     rules = (DEPLOY / "prometheus" / "rules.yml").read_text()
     (job,) = set(re.findall(r'job="([^"]+)"', rules))
@@ -213,9 +214,10 @@ def test_compose_itself_takes_the_file():
     assert done.returncode == 0, done.stderr
 
 
-def test_prometheus_itself_takes_its_configuration():
+@pytest.mark.parametrize("file", ["prometheus.yml", "local.yml"])
+def test_prometheus_itself_takes_its_configuration(file):
     if shutil.which("promtool") is None:
         pytest.skip("there is no promtool")
-    call = ["promtool", "check", "config", str(DEPLOY / "prometheus" / "prometheus.yml")]
+    call = ["promtool", "check", "config", str(DEPLOY / "prometheus" / file)]
     done = subprocess.run(call, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

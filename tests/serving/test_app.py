@@ -95,7 +95,8 @@ def test_without_one_of_its_keys_nothing_is_answered(make_client, given, status)
         assert client.post(path, json={"query": "tax"}, headers=given).status_code == status
 
 
-def test_no_address_leads_to_another_that_the_caller_names(client):
+def test_no_address_leads_to_another_that_the_caller_names(make_client):
+    client = make_client(keys=("key",))
     for path in ("/predict/intent/", "/feedback/", "/health/"):
         response = client.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
         assert response.status_code == 404
@@ -113,6 +114,17 @@ def test_each_of_several_keys_opens_it(make_client):
 )
 def test_without_a_key_only_the_same_machine_is_answered(make_client, address, status):
     assert make_client(address).post(PREDICT, json={"query": "tax"}).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", PREDICT])
+def test_without_a_key_no_page_reaches_it_by_a_name_of_its_own(client, path):
+    own = ["localhost:8000", "127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "testserver"]
+    others = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8000", "x", ""]
+    for name, refused in {**dict.fromkeys(own, False), **dict.fromkeys(others, True)}.items():
+        headers = {"Host": name}
+        found = client.request("GET" if path != PREDICT else "POST", path, headers=headers)
+        assert (found.status_code == 403) is refused, name
+        assert not refused or found.json()["title"] == "Not from here"
 
 
 def test_keys_and_queries_are_in_no_log_metric_or_error(make_client, capfdbinary, monkeypatch):
@@ -140,6 +152,18 @@ def test_queries_are_logged_anonymised_where_that_is_asked_for(make_client, capf
     (logged,) = [json.loads(line) for line in lines if '"request"' in line]
     assert logged["asked"] == ["is my PAN [PAN] blocked"]
     assert logged["status"] == 200 and logged["ms"] > 0 and logged["release"] == ""
+
+
+@pytest.mark.parametrize("query", ["₹" * 500, "😀" + "\x01" * 499, "a@b " * 125, "ask"])
+def test_a_line_of_the_log_fits_into_a_pipe_whatever_was_asked(make_client, capfdbinary, query):
+    client = make_client(log_queries=True)
+    for path, asked in ((PREDICT, {"query": query}), (BATCH, {"queries": [query] * 1_000})):
+        sent = client.post(path, json=asked, headers={"X-Request-ID": "x" * 64})
+        assert sent.status_code == 200
+        line = capfdbinary.readouterr().out.splitlines()[-1]
+        shown = json.loads(line)
+        assert len(line) < 4_000 and shown["asked"]
+        assert shown["queries"] == (1 if path == PREDICT else 1_000)
 
 
 def test_a_request_keeps_its_id_unless_it_could_forge_a_log(client):
@@ -171,6 +195,7 @@ def test_a_correction_is_kept_without_personal_data(client, tmp_path):
 def test_a_correction_that_cannot_be_kept_is_no_success(make_client, tmp_path):
     (tmp_path / "file").touch()
     client = make_client(feedback=tmp_path / "file" / "feedback.jsonl")
+    assert "is no folder" in str(client.get("/health").json()["reasons"])  # before the first one
     correction = {"query": "x", "intent": "tax_planning"}
     response = client.post("/feedback", json=correction)
     assert response.status_code == 503 and response.headers["retry-after"]

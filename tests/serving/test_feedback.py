@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from nivesh_lib.serving.feedback import keep
+from nivesh_lib.serving.feedback import keep, obstacle
 from nivesh_lib.serving.schemas import Correction
 
 KEEP = """
@@ -66,6 +67,16 @@ def test_servers_may_keep_corrections_at_the_same_time(tmp_path):
     assert {record["query"] for record in kept} == {
         f"{word} {n} ₹" for word in ("one", "two", "three") for n in range(40)
     }
+
+
+def test_what_is_in_the_way_of_corrections_is_found_and_nothing_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert obstacle(tmp_path / "new" / "folder" / "f") == "" == obstacle(tmp_path / "file")
+    assert obstacle(tmp_path).endswith(f"{tmp_path} is a folder")
+    assert obstacle(tmp_path / "file" / "new" / "f").endswith("file is no folder")
+    monkeypatch.setattr(os, "access", lambda place, mode: mode == os.F_OK and place.exists())
+    assert obstacle(tmp_path / "new" / "f").endswith(f"{tmp_path} is not writable")
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_correction_that_cannot_be_kept_is_an_error(tmp_path):

@@ -15,8 +15,9 @@ from nivesh_lib.serving import protocol
 from nivesh_lib.serving.app import create_app
 from nivesh_lib.serving.settings import Settings
 
-GOOD = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
-HALVES = [b"", GOOD[:20], b"POST /feedback HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
+GOOD = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /predict/intent HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+HALVES = [b"", GOOD[:20], POST + b"Content-Length: 9\r\n\r\n{"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,58 @@ def test_a_head_without_end_is_cut(port, monkeypatch):
 
 def test_a_large_body_is_no_large_head(port):
     body = b'{"query": "' + b"x" * 200_000 + b'"}'
-    head = f"POST /predict/intent HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         assert b"at most 500" in answer(connection)
+
+
+@pytest.mark.parametrize("wanted", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("split", [0, 1, 9])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'Content-Length: 21\r\n\r\n{"query": "save tax"}',
+        b'Transfer-Encoding: chunked\r\n\r\n15\r\n{"query": "save tax"}\r\n0\r\n\r\n',
+    ],
+)
+def test_who_asks_for_another_protocol_is_answered_in_this_one(port, rest, split, wanted):
+    head, _, body = rest.partition(b"\r\n\r\n")
+    asked = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: \r\n" % wanted
+    last = GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    first = POST + asked + head + b"\r\n\r\n" + body[:split]
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (first[:90], first[90:], body[split:], last):
+            connection.sendall(part)
+            sleep(0.02)
+        _, found = until_closed(connection)
+        assert found.count(b"HTTP/1.1 200 OK") == 2
+        assert b'"tax_planning"' in found and b'"ready"' in found
+
+
+def test_no_tunnel_is_opened(port):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n")
+        assert until_closed(connection)[1].startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("path", [b"/", b"/health", b"/ready", b"/metrics"])
+def test_head_is_get_without_a_body(port, path):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        asked = b"HEAD %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        connection.sendall(asked % path)
+        _, sent = until_closed(connection)
+        assert sent.startswith(b"HTTP/1.1 200") and sent.endswith(b"\r\n\r\n")
+        assert b"content-length: 0" not in sent and b"content-length: " in sent
+
+
+def test_too_many_connections_are_told_when_to_come_again(port, monkeypatch):
+    monkeypatch.setattr(protocol, "CONNECTIONS", 2)
+    with socket.create_connection(("127.0.0.1", port)) as first:
+        first.sendall(GOOD)
+        assert b"200 OK" in answer(first)
+        with socket.create_connection(("127.0.0.1", port)) as second:
+            second.sendall(GOOD)
+            _, sent = until_closed(second)
+    assert sent.startswith(b"HTTP/1.1 503") and b'"title":"Overloaded"' in sent
+    assert b"application/problem+json" in sent and b"retry-after: 1\r\n" in sent

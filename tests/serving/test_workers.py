@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 
 import httpx
 import pytest
@@ -75,6 +76,11 @@ def ask(address: str, number: int) -> int:
         return 0
 
 
+def started_at(address: str) -> float:
+    text = httpx.get(f"{address}/metrics").text
+    return float(re.search(r"^model_start_time_seconds (\S+)", text, re.M)[1])
+
+
 def test_a_killed_worker_is_replaced_and_what_it_counted_stays(shipped, tmp_path):
     seen: Counter[int] = Counter()
     done = threading.Event()
@@ -86,7 +92,8 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(shipped, tmp_path
     options = ("--model", shipped, "--workers", "2")
     with serving(tmp_path / "log", *options) as (process, address):
         until(lambda: serves(address, 2))
-        before = workers_of(process)
+        started, before = started_at(address), workers_of(process)
+        assert abs(time() - started) < 60
         asking = threading.Thread(target=load)
         asking.start()
         until(lambda: seen[200] >= 20)
@@ -97,9 +104,33 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(shipped, tmp_path
         asking.join()
         assert set(seen) <= {0, 200} and seen[0] <= 1  # what was in flight
         assert counted(address) >= seen[200]
+        assert started_at(address) == started
     assert process.returncode == 0 and not any(Path(f"/proc/{one}").exists() for one in before)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert sum(line.get("path") == "/predict/intent" for line in lines) >= seen[200]
+
+
+def test_workers_come_back_where_the_folder_of_metrics_was_removed(shipped, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    options = ("--model", shipped, "--workers", "2")
+    with serving(tmp_path / "log", *options) as (process, address):
+        until(lambda: serves(address, 2))
+        (folder,) = tmp_path.glob("nivesh-metrics-*")
+        shutil.rmtree(folder)
+        for worker in workers_of(process):
+            os.kill(worker, signal.SIGKILL)
+        until(lambda: serves(address, 2))
+    assert process.returncode == 0 and not folder.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_ends_it_as_asked(shipped, tmp_path, number, workers):
+    options = ("--model", shipped, "--workers", str(workers))
+    with serving(tmp_path / "log", *options) as (process, address):
+        until(lambda: serves(address, workers))
+        process.send_signal(number)
+        assert process.wait(15) == 0 and process.stderr.read() == ""
 
 
 def test_workers_end_with_their_parent(shipped, tmp_path):
@@ -125,6 +156,20 @@ def test_a_model_that_cannot_be_served_is_told_before_it_listens(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "no model.json here" in done.stderr
+
+
+def test_a_place_where_no_correction_can_be_kept_is_told_at_once(shipped, monkeypatch):
+    from typer.testing import CliRunner
+
+    from nivesh_lib.cli.app import app
+    from nivesh_lib.serving import workers
+
+    monkeypatch.setattr(workers, "serve", lambda bound, count: 0)
+    monkeypatch.setenv("NIVESH_FEEDBACK", "/dev/null/feedback.jsonl")
+    for name in ("NIVESH_SERVE_MODEL", "NIVESH_SERVE_NAME"):  # as they were, afterwards
+        monkeypatch.setenv(name, "")
+    done = CliRunner().invoke(app, ["serve", "--model", shipped, "--port", "0"])
+    assert "warning: corrections cannot be kept: /dev/null is no folder" in done.output
 
 
 def test_an_address_in_use_is_told(shipped):
@@ -153,7 +198,7 @@ def test_a_public_address_needs_a_key(shipped, host, monkeypatch):
 
 def test_a_client_that_hangs_up_is_no_error_of_the_server(shipped, tmp_path):
     started = (
-        b"POST /predict/intent HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /predict/intent HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b'Content-Length: 99\r\n\r\n{"query":'
     )
     with serving(tmp_path / "log", "--model", shipped) as (_, address):
