@@ -360,7 +360,9 @@ def _ordered_labels(
     if not changes and ordered != known:
         changes = ["their order differs, and with it their ids"]
     major = before is None or version_key(version)[0] > version_key(before.version)[0]
-    if changes and before and not major and not is_draft(version):
+    # Kinds of out-of-scope queries are no labels that a model could have learned.
+    learned = before is None or before.manifest["task"] != "out_of_scope"
+    if changes and before and learned and not major and not is_draft(version):
         more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
         raise DataError(
             f"{name}@{version} changes the labels of {before.version}: {', '.join(changes[:8])}"
