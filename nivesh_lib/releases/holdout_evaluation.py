@@ -311,17 +311,17 @@ def _scores(
             right,
         )
         away = {"rule": rule} | {name: value.as_dict() for name, value in found.items()}
-    answers = _answers(held, model.classes_, probabilities, in_place)
+    answers = answered_rows(held, model.classes_, probabilities, in_place)
     return scores | {"turned_away": away}, answers
 
 
-def _answers(
+def answered_rows(
     held: pd.DataFrame,
     classes: np.ndarray,
     probabilities: np.ndarray,
     in_place: TextClassifier | None,
 ) -> list[AnsweredRow]:
-    """Return the answer to each held-out row, without its query."""
+    """Return the answer to each row of another set than the model has learned from; no query."""
     masks, queries = release_slices(held), held["query"].tolist()
     before = [""] * len(held) if in_place is None else in_place.predict(queries)
     best = (-probabilities).argsort(axis=1, kind="stable")[:, : N_ALTERNATIVES + 1]
