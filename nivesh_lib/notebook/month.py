@@ -93,27 +93,28 @@ class Month:
             The server does not start.
         """
         home = run.directory.folder("logs", run.step) / "month"
-        month = cls(run, home, registered_name(data.ref))
-        rows = _Rows.of(data)
+        shutil.rmtree(home, ignore_errors=True)
+        month, rows = cls(run, home, registered_name(data.ref)), _Rows.of(data)
         month.lacks = rows.lacks
-        if not rows.lacks:
-            shutil.rmtree(home, ignore_errors=True)
-            with _at(home):
-                month._replay(data.name, rows, seconds)
+        with _at(home):
+            train = None if rows.lacks else month._data(data.name, rows)
+            if train:
+                month._replay(train, rows, seconds)
         return month
 
     # --- the operator ----------------------------------------------------------------------------
 
-    def _replay(self, data: str, rows: _Rows, seconds: float) -> None:
-        publish(
-            rows.training,
-            data,
-            _DATA,
-            description="The rows of a replay",
-            labels=rows.labels,
-            holdout_rows=rows.judged,
-        )
-        train = load_dataset(f"{data}@{_DATA}")
+    def _data(self, name: str, rows: _Rows) -> Dataset | None:
+        """Publish the rows to learn from, and those to judge releases on, in the home."""
+        sides = {"rows": rows.training, "holdout_rows": rows.judged}
+        try:
+            publish(**sides, name=name, version=_DATA, description="A replay", labels=rows.labels)
+        except DataError as error:
+            self.lacks = f"no month is replayed: {error}"
+            return None
+        return load_dataset(f"{name}@{_DATA}")
+
+    def _replay(self, train: Dataset, rows: _Rows, seconds: float) -> None:
         self._release(PRODUCTION, train, rows.judged, "the first one")
         other = mistaken(rows.labels)
         why = f"retrained; the ids of {len(other)} of {len(rows.labels)} labels were off by one"
@@ -122,7 +123,7 @@ class Month:
         server = LocalServer("production", self.home / "server", **self._settings(seconds))
         self.traffic = Traffic(server, rows.labels, seed=self.run.seed)
         try:
-            self._watch(self.traffic, data, rows, seconds)
+            self._watch(self.traffic, train.name, rows, seconds)
         finally:
             self.traffic.stop()
             server.stop()
@@ -148,8 +149,8 @@ class Month:
         if self._add_corrections(data):
             draft = load_dataset(f"{data}@{_DRAFT}")
             self._release(BETTER, draft, rows.judged, "trained with the users' corrections")
-            self._roll_out(BETTER, until - monotonic() - 0.03 * seconds)
-        sleep(0.03 * seconds)
+            self._roll_out(BETTER, until - monotonic() - 0.06 * seconds)
+        sleep(0.06 * seconds)
 
     def _settings(self, seconds: float) -> dict[str, str | None]:
         every = max(1, round(seconds / 30))  # a minute of a month is far less than a minute
@@ -239,7 +240,7 @@ class Month:
         """What happened, in one picture."""
         return self.run.add(self._parts["month"])
 
-    def worse(self) -> Finding:
+    def worse_release(self) -> Finding:
         """Whether a worse release went back by itself."""
         return self.run.add(self._parts["worse_release"])
 
@@ -251,7 +252,7 @@ class Month:
         """Whether corrections became rows."""
         return self.run.add(self._parts["corrections_used"])
 
-    def better(self) -> Finding:
+    def better_release(self) -> Finding:
         """Whether a better release came to serve everybody."""
         return self.run.add(self._parts["better_release"])
 
@@ -283,7 +284,8 @@ class _Rows:
         labels = [label for label in data.labels if label in set(training["intent"])]
         sound = ~learned & data.train["intent"].isin(labels)
         sound &= data.train["query"].str.len() < MAX_CHARACTERS - 40  # room for a number
-        sound &= natural_first(data.train.get("selection", pd.Series("", data.train.index)))[0]
+        if "selection" in data.train:
+            sound &= natural_first(data.train["selection"].to_numpy())[0]
         others = data.train[sound]
         judged, more, after = (others[others["fold"] == data.n_folds - n][kept] for n in (3, 2, 1))
         # So few rows, asked again and again, would differ from any others: some judge releases too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from time import time
 from typing import Any
@@ -16,6 +17,7 @@ from nivesh_lib.notebook.server import LocalServer
 from nivesh_lib.serving.metrics import Sample, samples
 
 _CALLERS = 3
+_CORRECTED = 0.05  # of wrong answers; a row may be asked for hundreds of times
 _POLL = 0.25  # seconds between two looks at the metrics
 NUMBER = "+91 98765 43210"
 _EVERY = 5  # of so many corrections, one has a number in it and another is a mistake
@@ -32,8 +34,8 @@ class Traffic:
     truths : dict
         Id of each correction that was kept -> the label that its row has.
     corrects : bool
-        Whether users correct wrong answers, each row once. Some of them add a telephone number,
-        and some are wrong themselves.
+        Whether some users correct wrong answers, each row once. Some of them add a telephone
+        number, and some are wrong themselves.
     """
 
     def __init__(self, server: LocalServer, labels: Sequence[str], *, seed: int) -> None:
@@ -60,11 +62,8 @@ class Traffic:
 
     def start(self) -> None:
         """Begin to ask, and to look at the metrics."""
-        threads = [(self._ask, number) for number in range(_CALLERS)]
-        self._threads = [
-            threading.Thread(target=work, args=of, daemon=True)
-            for work, *of in (*threads, (self._poll,))
-        ]
+        work = [partial(self._ask, number) for number in range(_CALLERS)] + [partial(self._poll)]
+        self._threads = [threading.Thread(target=one, daemon=True) for one in work]
         for thread in self._threads:
             thread.start()
 
@@ -84,7 +83,8 @@ class Traffic:
             reply = self.server.post("/predict/intent", query=query, user_id=user)
             said = reply.said if reply.status == 200 else {"release": "", "intent": ""}
             self.sent.append(Sent(at, reply.status, said["release"], said["intent"], label))
-            if self.corrects and reply.status == 200 and said["intent"] != label:
+            wrong = reply.status == 200 and said["intent"] != label
+            if wrong and self.corrects and chance.random() < _CORRECTED:
                 self._correct(query, label, said)
 
     def _correct(self, query: str, label: str, said: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ def _steps(found: Sequence[tuple[float, str, Mapping[str, Any]]]) -> list[dict[s
     return [
         {"step": f"{step} %" if step.isdecimal() else step, "then": then,
          "pairs": evidence.get("n"), "e-value": evidence.get("e_value"), "why": line["why"]}
-        for (_, step, _), (_, then, line) in zip(found, found[1:], strict=False)
+        for (_, step, _), (_, then, line) in pairwise(found)
         for evidence in [line.get("evidence") or line.get("canary") or {}]
     ]  # fmt: skip
 
@@ -176,7 +177,7 @@ def corrections(
                 "made of": draft["transformation"]}] if draft else [],
         caveats=["The reviewer of the replay decides for the label that the row really has; some "
                  "users were made to err. A person would err now and then.",
-                 "Left out is what a row says already, nearly so, or on the side that judges releases."],
+                 "Left out is what a row says already, or nearly: also rows that judge releases."],
         source="nivesh_lib.data.corrections.read_corrections",
     )  # fmt: skip
 
@@ -201,9 +202,22 @@ def better(version: str, log: Log, sent: Sequence[Sent]) -> Finding:
         mark=MARKS["better_release"],
         verdict=verdict,  # type: ignore[arg-type]
         cells=_steps(found) + _right(found[0][0] if found else np.inf, sent),
-        caveats=["Better means no worse within the limits of a canary, which knows no labels."],
+        caveats=_limits(found),
         source="nivesh_lib.releases.canary.judged",
     )
+
+
+def _limits(found: Sequence[tuple[float, str, Mapping[str, Any]]]) -> list[str]:
+    """Return what a canary was judged by, as its lines say."""
+    told = [
+        "A canary knows no labels: what it is promoted for is to be no worse within its limits."
+    ]
+    for settings in [line["settings"] for *_, line in found if "settings" in line][:1]:
+        told.append(
+            f"Its limits: {100 * settings['delta']:g} more of 100 queries may fail, be slow or go "
+            f"to a person, and {100 * settings['disagreement']:g} of 100 be answered otherwise."
+        )
+    return told
 
 
 def _right(since: float, sent: Sequence[Sent]) -> list[dict[str, Any]]:
@@ -228,8 +242,8 @@ def none_lost(log: Log, sent: Sequence[Sent], polled: Polled) -> Finding:
     )
     got = Counter(one.release for one in sent if one.status == 200)
     told = grown({}, polled[-1][1], "model_predictions_total", "release", status="success")
-    claim = f"{len(sent) - failed:,} of {counted(len(sent), 'request')} were answered, {wrong or 'none'} "
-    claim += "by a release that was not in service then; the server counted "
+    claim = f"{len(sent) - failed:,} of {counted(len(sent), 'request')} were answered, "
+    claim += f"{wrong or 'none'} by a release that was not in service then; the server counted "
     claim += "the same" if told == dict(got) else f"{sum(told.values()):,.0f}"
     return Finding(
         name="none_lost",
@@ -278,7 +292,7 @@ def timeline(log: Log, polled: Polled, draft: tuple[float, int] | None) -> Plot:
     step = max(1, len(polled) // 100)
     looks = polled[::step]
     at, shares = [], []
-    for (_, before), (then, after) in zip(looks, looks[1:], strict=False):
+    for (_, before), (then, after) in pairwise(looks):
         by = grown(before, after, "model_predictions_total", "release", status="success")
         if by:
             at.append(then - began)
@@ -298,7 +312,7 @@ def timeline(log: Log, polled: Polled, draft: tuple[float, int] | None) -> Plot:
                        for _, said in polled]},
         "draft": (draft[0] - began, draft[1]) if draft else None,
     }  # fmt: skip
-    happened = "; ".join(f"{s:.0f} s {v} {m}" for s, v, m in data["moves"])
+    happened = "; ".join(f"{s - began:.0f} s {line['version']} {to}" for s, to, line in moves(log))
     first = next((f"{when:.0f} s" for when, on in told if on), "never")
     alt = f"Who answered over {seconds:.0f} seconds. By the log: {happened}. Drift on: {first}."
     return Plot(kind="rollout", data=data, alt=alt)
