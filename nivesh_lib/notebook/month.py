@@ -40,7 +40,7 @@ from nivesh_lib.notebook.traffic import NUMBER, Traffic
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import Release
 from nivesh_lib.releases import canary
-from nivesh_lib.releases.holdout_evaluation import answered_rows
+from nivesh_lib.releases.answers import answered_rows
 from nivesh_lib.releases.log import read_log, registered_name, state_of
 from nivesh_lib.releases.package import Package, algorithm_of
 from nivesh_lib.releases.promotion import append, promote
@@ -106,9 +106,10 @@ class Month:
 
     def _data(self, name: str, rows: _Rows) -> Dataset | None:
         """Publish the rows to learn from, and those to judge releases on, in the home."""
-        sides = {"rows": rows.training, "holdout_rows": rows.judged}
+        about, labels, judged = "The rows of a replay", rows.labels, rows.judged
         try:
-            publish(**sides, name=name, version=_DATA, description="A replay", labels=rows.labels)
+            publish(rows.training, name, _DATA, description=about, labels=labels,
+                    holdout_rows=judged)  # fmt: skip
         except DataError as error:
             self.lacks = f"no month is replayed: {error}"
             return None

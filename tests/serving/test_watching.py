@@ -16,7 +16,7 @@ from nivesh_lib.evaluation.intervals import wilson
 from nivesh_lib.models.base import get_model
 from nivesh_lib.records.base import write_json
 from nivesh_lib.records.release import AnsweredRow
-from nivesh_lib.releases.holdout_evaluation import answered_rows
+from nivesh_lib.releases.answers import answered_rows
 from nivesh_lib.serving import watching
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.predictor import Predictor
