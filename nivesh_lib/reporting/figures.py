@@ -610,12 +610,12 @@ def rollout_timeline(
     draft
         When a draft was written, and how many rows were added to it.
     """
-    axes = _axes(8, 6.4)
+    axes = _axes(8, 6.8)
     figure: Any = axes.figure
     figure.clear()
     with plt.rc_context(_STYLE):
         log, first, below, last = figure.subplots(
-            4, 1, sharex=True, height_ratios=(1.1, 3, 1.3, 1.3)
+            4, 1, sharex=True, height_ratios=(1.6, 3, 1.3, 1.3)
         )
     last.set_xlim(0, seconds)
     _draw_moves(log, moves, seconds)
@@ -661,7 +661,7 @@ def _draw_answers(axes: Axes, at: Sequence[float], answered: Mapping[str, Sequen
     low = np.zeros(len(at))
     for (release, shares), (colour, hatch) in zip(answered.items(), looks, strict=False):
         high = low + 100 * np.array(shares)
-        axes.fill_between(at, low, high, step="pre", color=colour, label=release, lw=0.01,
+        axes.fill_between(at, low, high, step="pre", facecolor=colour, label=release, lw=0,
                           hatch=hatch, edgecolor="white")  # fmt: skip
         low = high
     axes.set_ylim(0, 100)

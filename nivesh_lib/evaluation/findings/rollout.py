@@ -194,6 +194,7 @@ def better(version: str, log: Log, sent: Sequence[Sent]) -> Finding:
         claim = f"release {version}, trained with the corrections too, "
         claim += f"{ends.get(steps[-1], f'was {steps[-1]}')} after {counted(pairs, 'pair')} of "
         claim += f"answers in {counted(len(steps) - 1, 'step')}"
+        claim += f"; {_right(found[0][0], sent)}"
         verdict = {True: "met", False: "not met"}[steps == _ALL]
         verdict = "undecided" if steps[-1] == "aborted" else verdict
     return Finding(
@@ -201,7 +202,7 @@ def better(version: str, log: Log, sent: Sequence[Sent]) -> Finding:
         claim=sentence(claim),
         mark=MARKS["better_release"],
         verdict=verdict,  # type: ignore[arg-type]
-        cells=_steps(found) + _right(found[0][0] if found else np.inf, sent),
+        cells=_steps(found),
         caveats=_limits(found),
         source="nivesh_lib.releases.canary.judged",
     )
@@ -210,7 +211,8 @@ def better(version: str, log: Log, sent: Sequence[Sent]) -> Finding:
 def _limits(found: Sequence[tuple[float, str, Mapping[str, Any]]]) -> list[str]:
     """Return what a canary was judged by, as its lines say."""
     told = [
-        "A canary knows no labels: what it is promoted for is to be no worse within its limits."
+        "A canary knows no labels: it is promoted for being no worse within its limits.",
+        "Right is what has the label of the row; the same few rows were asked for again and again.",
     ]
     for settings in [line["settings"] for *_, line in found if "settings" in line][:1]:
         told.append(
@@ -220,15 +222,14 @@ def _limits(found: Sequence[tuple[float, str, Mapping[str, Any]]]) -> list[str]:
     return told
 
 
-def _right(since: float, sent: Sequence[Sent]) -> list[dict[str, Any]]:
+def _right(since: float, sent: Sequence[Sent]) -> str:
     """Return how many answers of each release were right since a time, by the rows' labels."""
-    late = [one for one in sent if one.at >= since and one.status == 200]
-    return [
-        {"release": release, "answers": len(own),
-         "right": percent(float(np.mean([one.intent == one.label for one in own])))}
-        for release in sorted({one.release for one in late})
-        for own in [[one for one in late if one.release == release]]
-    ]  # fmt: skip
+    found: dict[str, list[bool]] = {}
+    for one in sent:
+        if one.at >= since and one.status == 200:
+            found.setdefault(one.release, []).append(one.intent == one.label)
+    said = [f"{percent(float(np.mean(right)))} of {release}'s" for release, right in found.items()]
+    return f"right were {joined(said)}" if said else "nothing was asked since"
 
 
 def none_lost(log: Log, sent: Sequence[Sent], polled: Polled) -> Finding:
@@ -297,14 +298,19 @@ def timeline(log: Log, polled: Polled, draft: tuple[float, int] | None) -> Plot:
         if by:
             at.append(then - began)
             shares.append({one: n / sum(by.values()) for one, n in by.items()})
+    # The log has whole seconds; what is further back was done before the server started.
+    happened = [
+        (max(0.0, when - began), line["version"], step)
+        for when, step, line in moves(log)
+        if when > began - 1
+    ]
     versions = [line["version"] for line in log if line["kind"] == "release"]
     told = [(one - began, on) for one, on in verdicts(polled)]
     data = {
         "seconds": seconds,
         "at": at,
         "answered": {one: [share.get(one, 0.0) for share in shares] for one in versions},
-        "moves": [(max(0.0, when - began), line["version"], step)
-                  for when, step, line in moves(log)],
+        "moves": happened,
         "drift": {"at": [when for when, _ in told], "on": [on for _, on in told],
                   "p": [*_gauge(polled, "model_drift_p_value")]},
         "kept": {"at": [when - began for when, _ in polled],
@@ -312,9 +318,9 @@ def timeline(log: Log, polled: Polled, draft: tuple[float, int] | None) -> Plot:
                        for _, said in polled]},
         "draft": (draft[0] - began, draft[1]) if draft else None,
     }  # fmt: skip
-    happened = "; ".join(f"{s - began:.0f} s {line['version']} {to}" for s, to, line in moves(log))
+    moved = "; ".join(f"{when:.0f} s {version} {step}" for when, version, step in happened)
     first = next((f"{when:.0f} s" for when, on in told if on), "never")
-    alt = f"Who answered over {seconds:.0f} seconds. By the log: {happened}. Drift on: {first}."
+    alt = f"Who answered over {seconds:.0f} seconds. By the log: {moved}. Drift on: {first}."
     return Plot(kind="rollout", data=data, alt=alt)
 
 
