@@ -610,13 +610,11 @@ def rollout_timeline(
     draft
         When a draft was written, and how many rows were added to it.
     """
-    axes = _axes(8, 6.8)
+    axes = _axes(8, 7)
     figure: Any = axes.figure
     figure.clear()
     with plt.rc_context(_STYLE):
-        log, first, below, last = figure.subplots(
-            4, 1, sharex=True, height_ratios=(1.6, 3, 1.3, 1.3)
-        )
+        log, first, below, last = figure.subplots(4, 1, sharex=True, height_ratios=(2, 3, 1.3, 1.3))
     last.set_xlim(0, seconds)
     _draw_moves(log, moves, seconds)
     _draw_answers(first, at, answered)
@@ -670,11 +668,16 @@ def _draw_answers(axes: Axes, at: Sequence[float], answered: Mapping[str, Sequen
 
 
 def _shade(axes: Axes, at: Sequence[float], on: Sequence[bool]) -> None:
-    """Shade where a verdict is on, and name the first such place."""
+    """Shade where a verdict is on, and name the longest such time."""
     room = axes.get_xaxis_transform()
     axes.fill_between(at, 0, 1, where=on, step="post", transform=room, color=WARM, alpha=0.3, lw=0)
-    if any(on):
-        axes.annotate("verdict: drift", (at[on.index(True)], 0.7), (4, 0), fontsize=9,
+    runs = [
+        (value, [*parts])
+        for value, parts in itertools.groupby(zip(at, on, strict=True), lambda one: one[1])
+    ]
+    longest = max((parts for value, parts in runs if value), key=len, default=[])
+    for when, _ in longest[:1]:
+        axes.annotate("verdict: drift", (when, 0.7), (4, 0), fontsize=9,
                       xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
 
 
