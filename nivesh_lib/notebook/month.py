@@ -52,9 +52,7 @@ from nivesh_lib.wording import counted
 
 PRODUCTION, WORSE, BETTER = "1.0.0", "1.0.1", "1.1.0"
 _DATA, _DRAFT = "0.1.0", "0.2.0"
-_C = 200.0  # surer than notebook 03's, so that fewer answers go to a person
-# Twice what is tolerated by default: a minute's requests are too few to decide on less.
-_LIMITS = canary.Settings(delta=0.1)
+_C = 50.0  # surer than notebook 03's, so that fewer answers go to a person
 _OVERRIDE = "a replay: no held-out rows are opened for it, so no gate can be reached"
 _REVIEWER = "replay (the label that the row has)"
 # What must not lead from the home of a replay to the project's own stores and keys.
@@ -146,7 +144,7 @@ class Month:
         )
         sleep(0.04 * seconds)
         traffic.corrects = False
-        traffic.mix(rows.after, rows.often)  # of these, no query was corrected
+        traffic.mix(rows.after)  # as before, and of these no release has learned
         if self._add_corrections(data):
             draft = load_dataset(f"{data}@{_DRAFT}")
             self._release(BETTER, draft, rows.judged, "trained with the users' corrections")
@@ -193,7 +191,7 @@ class Month:
 
     def _roll_out(self, version: str, seconds: float) -> None:
         """Start a canary and wait for its end; where that does not come in time, abort it."""
-        canary.start(version, _LIMITS, name=self.name, override=_OVERRIDE)
+        canary.start(version, canary.Settings(), name=self.name, override=_OVERRIDE)
         if not _wait(lambda: not state_of(read_log(self.name)).canary, seconds):
             with contextlib.suppress(ReleaseError):  # it ended just now
                 canary.abort(name=self.name, why="not decided in the time of the replay")
@@ -264,10 +262,10 @@ class Month:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows by what they are for: to learn from, to judge releases, and two of queries.
+    """Rows by what they are for: to learn from, to judge releases, and queries of two times.
 
-    The model that answers has learned from none of the queries. Those that were chosen for being
-    hard are only learned from, since they are no traffic.
+    Those that judge releases are among the queries of both times. Corrections are of the earlier
+    ones, so no release has learned from a later one. What was chosen for being hard is no traffic.
     """
 
     labels: list[str]
@@ -290,12 +288,15 @@ class _Rows:
         others = data.train[sound]
         judged, more, after = (others[others["fold"] == data.n_folds - n][kept] for n in (3, 2, 1))
         # So few rows, asked again and again, would differ from any others: some judge releases too.
-        return cls(labels, training[kept], judged, pd.concat([judged, more]), after)
+        return cls(
+            labels, training[kept], judged, *(pd.concat([judged, one]) for one in (more, after))
+        )
 
     @property
     def lacks(self) -> str:
         """Why there are too few, or an empty string."""
-        least = min(map(len, (self.judged, self.before, self.after)))
+        n = len(self.judged)
+        least = min(n, len(self.before) - n, len(self.after) - n)
         if len(self.labels) > 1 and least >= ENOUGH:
             return ""
         return (

@@ -16,8 +16,8 @@ from nivesh_lib.evaluation.findings.rollout import Sent
 from nivesh_lib.notebook.server import LocalServer
 from nivesh_lib.serving.metrics import Sample, samples
 
-_CALLERS = 3
-_CORRECTED = 0.05  # of wrong answers; a row may be asked for hundreds of times
+_CALLERS = 2
+_CORRECTED = 0.1  # of wrong answers; a row may be asked for hundreds of times
 _POLL = 0.25  # seconds between two looks at the metrics
 NUMBER = "+91 98765 43210"
 _EVERY = 5  # of so many corrections, one has a number in it and another is a mistake

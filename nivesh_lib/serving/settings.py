@@ -77,7 +77,7 @@ class Settings:
 def _whole(variables: Mapping[str, str], name: str, default: str, unit: str, most: int) -> int:
     value = variables.get(name, default)
     if not value.isdecimal() or not 1 <= int(value) <= most:
-        raise ValueError(f"{name} is {value!r}, not whole {unit}, 1 to {most}")
+        raise ValueError(f"{name} is {value!r}, not whole {unit} from 1 to {most}")
     return int(value)
 
 
