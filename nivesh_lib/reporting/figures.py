@@ -610,13 +610,11 @@ def rollout_timeline(
     draft
         When a draft was written, and how many rows were added to it.
     """
-    axes = _axes(8, 6.6)
+    axes = _axes(8, 7)
     figure: Any = axes.figure
     figure.clear()
     with plt.rc_context(_STYLE):
-        log, first, below, last = figure.subplots(
-            4, 1, sharex=True, height_ratios=(1.6, 3, 1.3, 1.3)
-        )
+        log, first, below, last = figure.subplots(4, 1, sharex=True, height_ratios=(2, 3, 1.3, 1.3))
     last.set_xlim(0, seconds)
     _draw_moves(log, moves, seconds)
     _draw_answers(first, at, answered)

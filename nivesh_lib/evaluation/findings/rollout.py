@@ -83,7 +83,8 @@ def _steps(found: Sequence[tuple[float, str, Mapping[str, Any]]]) -> list[dict[s
     """Return a table of the steps of a canary; evidence is that with which each ended."""
     return [
         {"step": f"{step} %" if step.isdecimal() else step, "then": then,
-         "pairs": evidence.get("n"), "e-value": f"{evidence.get('e_value', 1):.3g}", "why": line["why"]}
+         "pairs": evidence.get("n"), "e-value": f"{evidence.get('e_value', 1):.3g}",
+         "why": line["why"]}
         for (_, step, _), (_, then, line) in pairwise(found)
         for evidence in [line.get("evidence") or line.get("canary") or {}]
     ]  # fmt: skip
@@ -98,7 +99,9 @@ def worse(version: str, log: Log, sent: Sequence[Sent]) -> Finding:
     answered = sum(one.release == version for one in sent)
     ends = {"production": "was promoted", "rolled back": "went back by itself"}
     claim = f"release {version} ({why}) {ends.get(last, 'was not decided on in time')}"
-    claim += f" after {counted(line['evidence']['n'], 'pair')} of answers" if by_itself else ""
+    if by_itself:
+        claim += f" at the step {found[-2][1]}, after {counted(line['evidence']['n'], 'pair')}"
+        claim += " of answers"
     claim += f"; it answered {answered:,} of {counted(len(sent), 'request')}"
     verdict = "undecided" if last == "aborted" else "met" if by_itself else "not met"
     return Finding(
