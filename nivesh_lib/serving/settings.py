@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -49,7 +49,7 @@ class Settings:
     cache: bool = True
     log_queries: bool = False
     max_wait: float = 0.05
-    feedback: Path = Path()
+    feedback: Path = field(default_factory=paths.feedback_file)
     drift_every: float = 60.0
 
     @classmethod
