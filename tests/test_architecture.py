@@ -62,7 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Where the stages meet.
     "notebook": CORE
     | {"data.versions", "data.leakage", "data.validation", "evaluation", "evaluation.findings"}
-    | {"data.schema", "data.splits", "models.neural"}
+    | {"data.schema", "data.splits", "models.neural", "models.text"}
+    | {"data.importing", "data.publishing", "data.review", "models.directory"}
     | {"evaluation.resampling", "evaluation.robustness", "evaluation.confidence"}
     | {"evaluation.compression", "evaluation.scores", "models", "models.base", "models.wrappers"}
     | {"runs", "tracking.logger", "reporting", "reporting.figures", "reporting.findings"}

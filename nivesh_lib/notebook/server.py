@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -73,6 +73,8 @@ class LocalServer:
         As ``nivesh serve --model`` takes it.
     folder
         Of its log and corrections; emptied first.
+    settings
+        Environment variables of the server, beside and before those of this process; None unsets.
 
     Raises
     ------
@@ -80,7 +82,7 @@ class LocalServer:
         The server does not start; the message is its own.
     """
 
-    def __init__(self, model: str, folder: Path) -> None:
+    def __init__(self, model: str, folder: Path, **settings: str | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.log, self.feedback = folder / "server.jsonl", folder / "feedback.jsonl"
@@ -93,17 +95,18 @@ class LocalServer:
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,
-                env=self._environment(),
+                env=self._environment(settings),
             )
         self._end = weakref.finalize(self, _kill, self._process)
         self._port = self._wait_until_ready()
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, settings: Mapping[str, str | None]) -> dict[str, str]:
         library = str(paths.package_dir().parent)
         known = os.pathsep.join([library, *filter(None, [os.environ.get("PYTHONPATH")])])
         own = {"ML_API_KEY": self.key, "NIVESH_FEEDBACK": str(self.feedback), "NIVESH_CACHE": "off"}
         own |= {"NIVESH_LOG_QUERIES": "off", "NIVESH_MAX_WAIT_MS": "50", "PYTHONPATH": known}
-        return {**os.environ, **own}
+        every = {**os.environ, **own, **settings}
+        return {name: value for name, value in every.items() if value is not None}
 
     def _wait_until_ready(self) -> int:
         """Return the port when queries are answered there."""

@@ -25,7 +25,6 @@ from nivesh_lib.data.versions import Dataset, load_dataset, parse_ref
 from nivesh_lib.errors import DataError, HoldoutError, ModelError
 from nivesh_lib.evaluation.benchmark import measure_latency
 from nivesh_lib.evaluation.confidence.calibration import calibration_error
-from nivesh_lib.evaluation.drift import language_of, n_words
 from nivesh_lib.evaluation.objectives import (
     Objective,
     file_of,
@@ -34,18 +33,19 @@ from nivesh_lib.evaluation.objectives import (
     objectives_for,
     values_for,
 )
-from nivesh_lib.evaluation.summary import release_scores, release_slices, turned_away, worst
+from nivesh_lib.evaluation.summary import release_scores, turned_away, worst
 from nivesh_lib.files import new_file, write_errors
 from nivesh_lib.ledger import Opening, openings
 from nivesh_lib.models.base import TextClassifier, load_with_card
 from nivesh_lib.models.directory import model_hash
 from nivesh_lib.paths import data_dir, releases_dir
 from nivesh_lib.records.metrics import estimate_in
-from nivesh_lib.records.release import N_ALTERNATIVES, AnsweredRow
+from nivesh_lib.records.release import AnsweredRow
+from nivesh_lib.releases.answers import answered_rows
 from nivesh_lib.reproducibility import author, code_version, environment
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 Accepts = Callable[[list[str], np.ndarray], np.ndarray]
 
@@ -311,34 +311,8 @@ def _scores(
             right,
         )
         away = {"rule": rule} | {name: value.as_dict() for name, value in found.items()}
-    answers = _answers(held, model.classes_, probabilities, in_place)
+    answers = answered_rows(held, model.classes_, probabilities, in_place)
     return scores | {"turned_away": away}, answers
-
-
-def _answers(
-    held: pd.DataFrame,
-    classes: np.ndarray,
-    probabilities: np.ndarray,
-    in_place: TextClassifier | None,
-) -> list[AnsweredRow]:
-    """Return the answer to each held-out row, without its query."""
-    masks, queries = release_slices(held), held["query"].tolist()
-    before = [""] * len(held) if in_place is None else in_place.predict(queries)
-    best = (-probabilities).argsort(axis=1, kind="stable")[:, : N_ALTERNATIVES + 1]
-    return [
-        AnsweredRow(
-            id=str(held["id"].iloc[i]),
-            label=str(held["intent"].iloc[i]),
-            predicted=str(classes[first]),
-            confidence=float(probabilities[i, first]),
-            before=str(before[i]),
-            slices=[name for name, mask in masks.items() if mask[i]],
-            alternatives={str(classes[k]): float(probabilities[i, k]) for k in others},
-            words=n_words(queries[i]),
-            language=language_of(queries[i]),
-        )
-        for i, (first, *others) in enumerate(best.tolist())
-    ]
 
 
 def _acceptance(candidate: Candidate) -> tuple[str, Accepts]:

@@ -585,6 +585,102 @@ def stage_bars(stays: Sequence[Mapping[str, str]]) -> Axes:
     return axes
 
 
+def rollout_timeline(
+    seconds: float,
+    at: Sequence[float],
+    answered: Mapping[str, Sequence[float]],
+    moves: Sequence[tuple[float, str, str]],
+    drift: Mapping[str, Any],
+    kept: Mapping[str, Any],
+    draft: tuple[float, int] | None = None,
+) -> Axes:
+    """Draw who answered, the test for drift and corrections over time, one below the other.
+
+    Parameters
+    ----------
+    seconds
+        How long it took.
+    at, answered
+        Times in seconds, and release -> its share of the answers until then.
+    moves
+        When a release moved, which one, and to what.
+    drift, kept
+        ``at``, with the p-value ``p`` and ``on``, whether that was drift; and with ``n``, how many
+        corrections there were.
+    draft
+        When a draft was written, and how many rows were added to it.
+    """
+    axes = _axes(8, 7)
+    figure: Any = axes.figure
+    figure.clear()
+    with plt.rc_context(_STYLE):
+        log, first, below, last = figure.subplots(4, 1, sharex=True, height_ratios=(2, 3, 1.3, 1.3))
+    last.set_xlim(0, seconds)
+    _draw_moves(log, moves, seconds)
+    _draw_answers(first, at, answered)
+    for when, *_ in moves:
+        first.axvline(when, color=INK, lw=0.8, ls=":")
+    below.plot(drift["at"], drift["p"], color=INK, lw=1.5, drawstyle="steps-post")
+    _shade(below, drift["at"], drift["on"])
+    below.set_yscale("log")
+    below.set_yticks([0.001, 0.05, 1], ["0.001", "0.05", "1"])
+    below.yaxis.set_minor_locator(NullLocator())
+    below.set_ylim(5e-4, 2)
+    below.axhline(0.05, color=SOFT, ls="--", lw=1)
+    below.set_ylabel("p-value,\ndrift")
+    last.plot(kept["at"], kept["n"], color=INK, lw=1.5, drawstyle="steps-post")
+    last.set_ylim(0, 1.3 * max(*kept["n"], 1))
+    last.set_ylabel("corrections")
+    if draft:
+        last.axvline(draft[0], color=ACCENT, ls="--", lw=1.5)
+        last.annotate(f"a draft with {draft[1]} rows more", (draft[0], 0.05), (4, 0), fontsize=9,
+                      xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
+    last.set_xlabel("seconds")
+    return log
+
+
+def _draw_moves(axes: Axes, moves: Sequence[tuple[float, str, str]], seconds: float) -> None:
+    """Write what the log says where it happened, on slanted lines; what is near is one text."""
+    said: dict[float, str] = {}
+    for when, release, step in moves:
+        near = [one for one in said if when - one < 0.025 * seconds][:1] or [when]
+        known = f"{said[near[0]]}, " if near[0] in said else ""
+        release = "" if f"{release} " in known else f"{release} "
+        said[near[0]] = f"{known}{release}{step}{' %' if step.isdecimal() else ''}"
+    for when, words in said.items():
+        axes.annotate(words, (when, 0), xycoords=("data", "axes fraction"), fontsize=9,
+                      rotation=50, rotation_mode="anchor")  # fmt: skip
+    axes.axis("off")
+
+
+def _draw_answers(axes: Axes, at: Sequence[float], answered: Mapping[str, Sequence[float]]) -> None:
+    """Draw the share of each release as an area upon the others."""
+    looks = itertools.cycle(((SOFT, ""), (WARM, "xx"), (ACCENT, "//")))
+    low = np.zeros(len(at))
+    for (release, shares), (colour, hatch) in zip(answered.items(), looks, strict=False):
+        high = low + 100 * np.array(shares)
+        axes.fill_between(at, low, high, step="pre", facecolor=colour, label=release, lw=0,
+                          hatch=hatch, edgecolor="white")  # fmt: skip
+        low = high
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("of 100 answers")
+    axes.legend(fontsize=9, loc="lower left", title="by release", framealpha=1)
+
+
+def _shade(axes: Axes, at: Sequence[float], on: Sequence[bool]) -> None:
+    """Shade where a verdict is on, and name the longest such time."""
+    room = axes.get_xaxis_transform()
+    axes.fill_between(at, 0, 1, where=on, step="post", transform=room, color=WARM, alpha=0.3, lw=0)
+    runs = [
+        (value, [*parts])
+        for value, parts in itertools.groupby(zip(at, on, strict=True), lambda one: one[1])
+    ]
+    longest = max((parts for value, parts in runs if value), key=len, default=[])
+    for when, _ in longest[:1]:
+        axes.annotate("verdict: drift", (when, 0.7), (4, 0), fontsize=9,
+                      xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
+
+
 KINDS: dict[str, Callable[..., Axes]] = {
     "bars": label_bars,
     "confusions": lambda labels, counts: confusion_heatmap(
@@ -602,6 +698,7 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "waits": waiting_curves,
     "sizes": size_curves,
     "stages": stage_bars,
+    "rollout": rollout_timeline,
     "costs": cost_scatter,
     "before_and_now": before_and_now,
     "distances": distance_bars,

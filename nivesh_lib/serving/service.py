@@ -209,7 +209,7 @@ class Service:
         for label in classifier.label_to_id:
             metrics.intents.labels(label)
         metrics.released_accuracy.set(least_accuracy(classifier.source))
-        watched, self._drift = self._drift, DriftWatch.of(classifier)
+        watched, self._drift = self._drift, DriftWatch.of(classifier, self.settings.drift_every)
         if watched or self._drift:
             metrics.tell_drift(False, 1.0)  # of this release nothing was tested yet
         self.log("serving", source=str(classifier.source), digest=classifier.digest[:12])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -40,6 +40,8 @@ class Settings:
         Seconds that a request may expect to wait for its turn; beyond, it is refused.
     feedback : path
         The file that corrections are appended to.
+    drift_every : float
+        Seconds between two tests for drift.
     """
 
     model: str = ""
@@ -47,7 +49,8 @@ class Settings:
     cache: bool = True
     log_queries: bool = False
     max_wait: float = 0.05
-    feedback: Path = Path()
+    feedback: Path = field(default_factory=paths.feedback_file)
+    drift_every: float = 60.0
 
     @classmethod
     def read(cls, variables: Mapping[str, str] = os.environ) -> Self:
@@ -58,9 +61,6 @@ class Settings:
         ValueError
             A variable has a value that it cannot have; the message names it.
         """
-        wait = variables.get("NIVESH_MAX_WAIT_MS", "50")
-        if not wait.isdecimal() or not 1 <= int(wait) <= 60_000:
-            raise ValueError(f"NIVESH_MAX_WAIT_MS is {wait!r}, not whole milliseconds, 1 to 60000")
         keys = [key.strip() for key in variables.get("ML_API_KEY", "").split(",")]
         place = variables.get("NIVESH_FEEDBACK")
         return cls(
@@ -68,9 +68,17 @@ class Settings:
             keys=tuple(key for key in keys if key),
             cache=_switch(variables, "NIVESH_CACHE", "on"),
             log_queries=_switch(variables, "NIVESH_LOG_QUERIES", "off"),
-            max_wait=int(wait) / 1_000,
+            max_wait=_whole(variables, "NIVESH_MAX_WAIT_MS", "50", "milliseconds", 60_000) / 1_000,
             feedback=Path(place).expanduser() if place else paths.feedback_file(),
+            drift_every=_whole(variables, "NIVESH_DRIFT_EVERY_S", "60", "seconds", 86_400),
         )
+
+
+def _whole(variables: Mapping[str, str], name: str, default: str, unit: str, most: int) -> int:
+    value = variables.get(name, default)
+    if not value.isdecimal() or not 1 <= int(value) <= most:
+        raise ValueError(f"{name} is {value!r}, not whole {unit} from 1 to {most}")
+    return int(value)
 
 
 def _switch(variables: Mapping[str, str], name: str, default: str) -> bool:

@@ -20,7 +20,6 @@ from nivesh_lib.serving.released import Source
 WINDOW = 500  # answers that are tested, the last ones
 LEAST = 100  # from so many on
 ENOUGH = 20  # held-out rows, as for `nivesh drift`
-EVERY = 60.0  # seconds between two tests; one takes 10 ms, in a thread
 
 
 class _Seen(NamedTuple):
@@ -46,22 +45,27 @@ class DriftWatch:
         Answers of the same model to rows that it was not trained on.
     classes : sequence of str
         All intents of the model.
+    every : float
+        Seconds between two tests; one takes 10 ms, in a thread.
     """
 
-    def __init__(self, reference: Sequence[AnsweredRow], classes: Sequence[str]) -> None:
-        self.classes = list(classes)
+    def __init__(
+        self, reference: Sequence[AnsweredRow], classes: Sequence[str], every: float = 60.0
+    ) -> None:
+        self.classes, self.every = list(classes), every
         self._before = self._batch([_row(row) for row in reference])
         self._last: deque[_Seen] = deque(maxlen=WINDOW)
         self._fresh = False
         self._tested = monotonic()
 
     @classmethod
-    def of(cls, classifier: IntentClassifier) -> Self | None:
+    def of(cls, classifier: IntentClassifier, every: float = 60.0) -> Self | None:
         """Return a watch where a release is served whose package has enough to compare with."""
         source = classifier.source
         rows = Package(source.folder.parent).answers() if source.release else []
         known = [row for row in rows if row.language]  # releases of before kept no language
-        return cls(known, list(classifier.label_to_id)) if len(known) >= ENOUGH else None
+        enough = len(known) >= ENOUGH
+        return cls(known, list(classifier.label_to_id), every) if enough else None
 
     def see(self, queries: Sequence[str], answers: Sequence[dict[str, Any]]) -> None:
         """Keep what is compared of queries and their answers."""
@@ -75,7 +79,7 @@ class DriftWatch:
     def due(self) -> bool:
         """Whether there are enough answers, new ones among them, and it is time to test."""
         enough = self._fresh and len(self._last) >= LEAST
-        return enough and monotonic() - self._tested >= EVERY
+        return enough and monotonic() - self._tested >= self.every
 
     async def test(self) -> Drift:
         """Return the verdict of `nivesh drift` on the last answers, without holding up others."""

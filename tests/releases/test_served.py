@@ -139,14 +139,13 @@ def test_what_answers_stays_where_the_next_release_or_the_log_is_not_there(relea
 
 def test_answers_to_other_queries_than_held_out_ones_are_told_as_drift(released, monkeypatch):
     monkeypatch.setattr(service_module, "_LOOK", 0.02)
-    monkeypatch.setattr(watching, "EVERY", 0.0)
     alike, other = rows(watching.LEAST, 7)["query"].tolist(), ["mera bachat kitna hai"] * 500
 
     told: list[tuple[bool, float]] = []
     monkeypatch.setattr(metrics, "tell_drift", lambda *found: told.append(found))
 
     async def run() -> None:
-        app = create_app(Settings())
+        app = create_app(Settings(drift_every=0.0))
         service = app.state.service
         async with app.router.lifespan_context(app):
             assert told == [(False, 1.0)]  # nothing was tested yet

@@ -23,17 +23,24 @@ def test_variables_are_read():
             "NIVESH_LOG_QUERIES": "ON",
             "NIVESH_MAX_WAIT_MS": "20",
             "NIVESH_FEEDBACK": "/tmp/corrections.jsonl",
+            "NIVESH_DRIFT_EVERY_S": "2",
         }
     )
     expected = Settings(
-        "staging", ("old", "new"), False, True, 0.02, Path("/tmp/corrections.jsonl")
+        "staging", ("old", "new"), False, True, 0.02, Path("/tmp/corrections.jsonl"), 2.0
     )
     assert settings == expected
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("NIVESH_CACHE", "maybe"), ("NIVESH_MAX_WAIT_MS", "0"), ("NIVESH_MAX_WAIT_MS", "1.5")],
+    [
+        ("NIVESH_CACHE", "maybe"),
+        ("NIVESH_MAX_WAIT_MS", "0"),
+        ("NIVESH_MAX_WAIT_MS", "1.5"),
+        ("NIVESH_DRIFT_EVERY_S", "0"),
+        ("NIVESH_DRIFT_EVERY_S", "1e3"),
+    ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"{name} is '{value}'"):

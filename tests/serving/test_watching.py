@@ -16,7 +16,7 @@ from nivesh_lib.evaluation.intervals import wilson
 from nivesh_lib.models.base import get_model
 from nivesh_lib.records.base import write_json
 from nivesh_lib.records.release import AnsweredRow
-from nivesh_lib.releases.holdout_evaluation import _answers
+from nivesh_lib.releases.answers import answered_rows
 from nivesh_lib.serving import watching
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.predictor import Predictor
@@ -65,19 +65,18 @@ def test_its_verdict_is_that_of_nivesh_drift(now, drifted):
     assert length[0] == pytest.approx(length[1], abs=0.05)
 
 
-def test_it_is_due_where_enough_was_answered_since_and_it_is_time(monkeypatch):
+def test_it_is_due_where_enough_was_answered_since_and_it_is_time():
     *_, reference = answered(50, seed=0)
     queries, _, answers, _ = answered(watching.LEAST, seed=1)
-    watch = DriftWatch(reference, CLASSES)
+    watch = DriftWatch(reference, CLASSES, every=0.0)
     watch.see(queries[1:], answers[1:])
-    monkeypatch.setattr(watching, "EVERY", 0.0)
     assert not watch.due
     watch.see(queries[:1], answers[:1])
     assert watch.due
     asyncio.run(watch.test())
     assert not watch.due  # nothing new
     watch.see(queries[:1], answers[:1])
-    monkeypatch.setattr(watching, "EVERY", 60.0)
+    watch.every = 60.0
     assert not watch.due
 
 
@@ -99,7 +98,7 @@ def test_a_package_keeps_the_answers_as_they_are_served():
     three = data.assign(intent=[*WORDS, "other"] * 20)
     model = get_model("tfidf").fit(three["query"], three["intent"])
     proba = model.predict_proba(data["query"].tolist())
-    kept = _answers(pd.DataFrame(data), model.classes_, proba, None)
+    kept = answered_rows(pd.DataFrame(data), model.classes_, proba, None)
     served = Predictor(model).predict(data["query"])
     for row, answer in zip(kept, served, strict=True):
         ranked = {one["intent"]: one["confidence"] for one in (answer, *answer["alternatives"])}
