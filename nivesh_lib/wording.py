@@ -14,8 +14,8 @@ _MODELS = {
     "lstm": ("LSTM", "is a small network that reads the words in their order"),
     "embedding": ("frozen encoder", "lets a pretrained network read the text, and learns the rest"),
     "transformer": ("fine-tuned transformer", "is a pretrained network, trained further here"),
-    "ensemble": ("combined model", "averages the answers of several models"),
-    "untuned": ("average without fine-tuning", "averages a bag of words and a frozen encoder"),
+    "ensemble": ("combined model", "joins the answers of several models"),
+    "untuned": ("pair without fine-tuning", "joins a bag of words and a token table"),
     "static": ("token table", "adds up scores of words and pieces of words from a table"),
 }
 

@@ -45,7 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.wrappers": CORE | MODELS | {"models.text", "models.neural"},
     "models.compact": CORE | MODELS | {"models.text", "models.neural", "models.wrappers"},
     # Of the models, only the telling of languages.
-    "evaluation": CORE | EVALUATION | {"evaluation.robustness", "models.text.hinglish"},
+    "evaluation": CORE
+    | EVALUATION
+    | {"evaluation.robustness", "models.text.hinglish", "models.wrappers.ensemble"},
     "evaluation.resampling": CORE | {"evaluation.scores", "evaluation.intervals"},
     "evaluation.confidence": CORE | EVALUATION,
     "evaluation.robustness": CORE | EVALUATION,

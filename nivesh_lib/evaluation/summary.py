@@ -18,7 +18,13 @@ from nivesh_lib.evaluation.objectives import (
     none_set,
     objectives_for,
 )
-from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, predicted_labels
+from nivesh_lib.evaluation.resampling.cross_validation import (
+    CrossValidation,
+    aligned,
+    label_positions,
+    predicted_labels,
+    probabilities,
+)
 from nivesh_lib.evaluation.resampling.repeated import fold_intervals, fold_scores
 from nivesh_lib.evaluation.robustness.cases import PERTURBATION, answers_to
 from nivesh_lib.evaluation.scores import (
@@ -31,6 +37,7 @@ from nivesh_lib.evaluation.scores import (
     per_class,
     score,
 )
+from nivesh_lib.models.wrappers.ensemble import log_pool, pool_weights
 from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.metrics import flat_metrics
 from nivesh_lib.records.results import ModelResult
@@ -46,25 +53,52 @@ def headline_scores(
     return score(train["intent"][rows], cv.predicted[rows], n_boot=n_boot, seed=seed)
 
 
-def averaged(several: Sequence[CrossValidation]) -> CrossValidation:
-    """Return the average of several models' out-of-fold probabilities, as of an ensemble.
+def pooled(
+    several: Sequence[CrossValidation], rows: pd.DataFrame
+) -> tuple[CrossValidation, dict[int | None, list[float]]]:
+    """Return several models' out-of-fold probabilities joined by a pool, and its weights.
 
-    The seconds of a fold are the sum over the models. Answers to test cases are averaged where
-    each model has them.
+    The weights of a fold are learned from the answers to the natural rows of the other folds
+    (`models.wrappers.ensemble.pool_weights`), those of None from all natural rows.
+
+    The seconds of a fold are the sum over the models. Answers to test cases are joined where each
+    model has them.
+
+    Parameters
+    ----------
+    rows
+        The rows that were answered: ``id``, ``intent``, perhaps ``selection``.
     """
-    oof = _mean_table([one.oof for one in several], ["id", "fold"])
+    tables = [probabilities(aligned(one.oof, rows["id"])) for one in several]
+    probas = [table[tables[0].columns].to_numpy() for table in tables]
+    truth = label_positions(tables[0], rows["intent"])
+    natural, folds = headline_mask(rows), aligned(several[0].oof, rows["id"])["fold"].to_numpy()
+
+    def learned(chosen: np.ndarray) -> list[float]:
+        return pool_weights([proba[chosen] for proba in probas], truth[chosen])
+
+    weights: dict[int | None, list[float]] = {None: learned(natural)}
+    weights |= {int(k): learned(natural & (folds != k)) for k in np.unique(folds)}
     recorded = [one.case_answers for one in several if one.case_answers is not None]
     complete = len(recorded) == len(several)
-    answers = _mean_table(recorded, ["probe", "id", "fold"]) if complete else None
-    seconds = tuple(sum(folds) for folds in zip(*(one.fit_seconds for one in several), strict=True))
-    return CrossValidation(oof, seconds, answers)
+    answers = _pooled(recorded, ["probe", "id", "fold"], weights) if complete else None
+    seconds = tuple(sum(one) for one in zip(*(one.fit_seconds for one in several), strict=True))
+    oof = _pooled([one.oof for one in several], ["id", "fold"], weights)
+    return CrossValidation(oof, seconds, answers), weights
 
 
-def _mean_table(tables: Sequence[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
-    """Return the mean of the other columns, row by row of the first table."""
+def _pooled(
+    tables: Sequence[pd.DataFrame], keys: list[str], weights: Mapping[int | None, list[float]]
+) -> pd.DataFrame:
+    """Return the pool of the other columns with the weights of each row's fold."""
     first, *others = (table.set_index(keys) for table in tables)
-    mean = sum((other.loc[first.index, first.columns] for other in others), start=first)
-    return (mean / len(tables)).reset_index()
+    probas = [one.loc[first.index, first.columns].to_numpy() for one in (first, *others)]
+    folds = first.index.get_level_values("fold").to_numpy()
+    joined = np.empty_like(probas[0])
+    for k in np.unique(folds):
+        rows = folds == k
+        joined[rows] = log_pool([proba[rows] for proba in probas], weights[int(k)])
+    return pd.DataFrame(joined, first.index, first.columns).reset_index()
 
 
 def view_scores(train: pd.DataFrame, cv: CrossValidation) -> pd.DataFrame:

@@ -36,8 +36,8 @@ from nivesh_lib.evaluation.robustness.perturbations import Perturbation
 from nivesh_lib.evaluation.scores import headline_mask
 from nivesh_lib.evaluation.summary import (
     answers_by_row,
-    averaged,
     headline_scores,
+    pooled,
     result_of,
     slice_scores,
     view_scores,
@@ -142,10 +142,16 @@ class Evaluated:
         return made
 
     @classmethod
-    def average_of(cls, members: Sequence[Evaluated], *, name: str = "") -> Self:
-        """Return the model that answers with the mean of the members' probabilities, as a part."""
-        model = EnsembleClassifier.of({one.name: one.model for one in members})
-        cv, first = averaged([one.cv for one in members]), members[0]
+    def pool_of(cls, members: Sequence[Evaluated], *, name: str = "") -> Self:
+        """Return the model that joins the members' answers with learned weights, as a part.
+
+        See `evaluation.summary.pooled`.
+        """
+        first, kinds = members[0], [one.name for one in members]
+        cv, weights = pooled([one.cv for one in members], first.data.train)
+        model = EnsembleClassifier.of(
+            {one.name: one.model for one in members}, dict(zip(kinds, weights[None], strict=True))
+        )
         made = cls.with_answers(
             first.run, model, first.data, cv, name=name, part=True, cases=first.cases
         )

@@ -35,15 +35,18 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     predicted_labels,
 )
 from nivesh_lib.evaluation.scores import headline_mask
+from nivesh_lib.evaluation.summary import pooled
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.models.wrappers.cascade import Cascade
+from nivesh_lib.models.wrappers.ensemble import EnsembleClassifier
 from nivesh_lib.models.wrappers.selective import Calibrated
 from nivesh_lib.notebook.evaluated import Evaluated
 from nivesh_lib.notebook.session import RecordedModel, Run
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult
 
-_STEP, _REFERENCE, _CASCADE = "05_distilbert", "transformer", "cascade"
+_STEP, _REFERENCE = "05_distilbert", "transformer"
+_POOL, _CASCADE = "small combined model", "cascade"
 
 
 def _release_memory() -> None:
@@ -189,6 +192,22 @@ class Optimization:
         """
         folds = (None, *sorted(map(int, self.data.train["fold"].unique())))
         return {k: function(self.model(name, k), self._part(k)) for k in folds}
+
+    def pool(self, *names: str) -> Finding:
+        """What kept models reach together, joined with weights learned from their answers.
+
+        Together they are judged against the transformer too, as a technique.
+        """
+        several = [CrossValidation(self.study.candidates[name].oof, ()) for name in names]
+        cv, weights = pooled(several, self.data.train)
+        for fold, learned in weights.items():
+            models = {one.kind: one for one in (self.model(name, fold) for name in names)}
+            joined = EnsembleClassifier.of(models, dict(zip(models, learned, strict=True)))
+            joined.save(self._place(_POOL, fold))
+        size = model_bytes(self._place(_POOL, None))
+        return self.run.add(
+            compression.technique(self.study.add_answers(_POOL, cv.oof, size_bytes=size))
+        )
 
     def cascade(self, student: str, teacher: str) -> Finding:
         """How much a kept model in front of another may answer, and what that loses.

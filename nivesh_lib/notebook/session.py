@@ -176,8 +176,8 @@ class Run:
         return Compared(self, data, {name: one for name, one in known if one.step < self.step})
 
     def combine(self, *members: Evaluated, name: str = "") -> Evaluated:
-        """Return the average of evaluated models, as a further model of the notebook."""
-        return Evaluated.average_of(members, name=name)
+        """Return evaluated models joined with learned weights, as a further model."""
+        return Evaluated.pool_of(members, name=name)
 
     def add(self, finding: Finding) -> Finding:
         """Keep a finding for the record, in place of an earlier one of its name; return it."""

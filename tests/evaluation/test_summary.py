@@ -10,9 +10,9 @@ from nivesh_lib.evaluation.benchmark import measure_latency
 from nivesh_lib.evaluation.objectives import Objective
 from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation
 from nivesh_lib.evaluation.summary import (
-    averaged,
     headline_scores,
     plain_rows,
+    pooled,
     release_scores,
     result_of,
     slice_scores,
@@ -45,6 +45,13 @@ def cv(train):
     p_tax = np.where((train["intent"] == "tax") == right, 0.9, 0.1)
     oof = pd.DataFrame({"id": range(100), "fold": 0, "loan": 1 - p_tax, "tax": p_tax})
     return CrossValidation(oof, (1.0, 3.0))
+
+
+@pytest.fixture
+def two_folds(train, cv):
+    """The rows with ids, and answers of two folds."""
+    oof = cv.oof.assign(fold=cv.oof.index // 2 % 2)
+    return train.assign(id=oof["id"]), CrossValidation(oof, cv.fit_seconds)
 
 
 @pytest.fixture
@@ -159,26 +166,45 @@ def test_the_record_has_one_line_for_the_index(result):
     assert result.headline == "macro-F1 1.000 [0.940, 1.000]"
 
 
-def test_the_average_of_models_is_that_of_their_probabilities_row_by_row(cv):
-    other = cv.oof.assign(loan=0.5, tax=0.5).sample(frac=1, random_state=0)
-    together = averaged([cv, CrossValidation(other, (1.0, 1.0))])
-    np.testing.assert_allclose(together.oof["tax"], (cv.oof["tax"] + 0.5) / 2)
+def test_a_pool_listens_to_the_member_that_is_right(two_folds):
+    train, cv = two_folds
+    even = cv.oof.assign(loan=0.5, tax=0.5).sample(frac=1, random_state=0)
+    together, weights = pooled([cv, CrossValidation(even, (1.0, 1.0))], train)
     assert together.oof["id"].tolist() == cv.oof["id"].tolist()
     assert together.fit_seconds == (2.0, 4.0)
+    assert together.predicted.tolist() == cv.predicted.tolist()
+    assert weights.keys() == {None, *cv.oof["fold"]}
+    assert all(right > 0 for right, _ in weights.values())
+
+
+def test_the_weights_of_a_fold_know_nothing_of_its_labels(two_folds):
+    train, cv = two_folds
+    other = CrossValidation(cv.oof.assign(loan=cv.oof["tax"], tax=cv.oof["loan"]), (1.0, 1.0))
+    fold = int(cv.oof["fold"].iloc[0])
+    mine = train["id"].isin(cv.oof["id"][cv.oof["fold"] == fold])
+    swapped = train["intent"].map({"loan": "tax", "tax": "loan"})
+    lied = train.assign(intent=train["intent"].where(~mine, swapped))
+    both = [pooled([cv, other], rows) for rows in (train, lied)]
+    (as_is, weights), (after, others) = both
+    assert weights[fold] == others[fold] and weights[None] != others[None]
+    rows = as_is.oof["fold"] == fold
+    pd.testing.assert_frame_equal(as_is.oof[rows], after.oof[rows])
 
 
 def asked(oof, name):
     return oof.assign(probe=name)[["probe", *oof]]
 
 
-def test_case_answers_are_averaged_by_name_id_and_fold_where_all_members_answered(cv):
-    other = cv.oof.assign(loan=0.5, tax=0.5).sample(frac=1, random_state=0)
-    mine, others = asked(cv.oof, "typos"), asked(other, "typos")
-    both = [CrossValidation(cv.oof, (1.0, 3.0), table) for table in (mine, others)]
-    together = averaged(both).case_answers
-    np.testing.assert_allclose(together["tax"], (cv.oof["tax"] + 0.5) / 2)
-    assert together[["probe", "id", "fold"]].equals(mine[["probe", "id", "fold"]])
-    assert averaged([both[0], cv]).case_answers is None
+def test_case_answers_are_joined_by_name_id_and_fold_where_all_members_answered(two_folds):
+    train, cv = two_folds
+    other = cv.oof.assign(loan=0.5, tax=0.5)
+    mine, others = asked(cv.oof, "typos"), asked(other.sample(frac=1, random_state=0), "typos")
+    both = [
+        CrossValidation(oof, (1.0, 3.0), table) for oof, table in ((cv.oof, mine), (other, others))
+    ]
+    together = pooled(both, train)[0]
+    pd.testing.assert_frame_equal(together.case_answers, asked(together.oof, "typos"))
+    assert pooled([both[0], cv], train)[0].case_answers is None
 
 
 def test_a_view_tells_what_is_still_right_and_what_changed(train, cv):

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 
 from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_member
+from nivesh_lib.models.text.linear import softmax
 
+_LEAST = 1e-6  # a member that excludes a label does not exclude it for all
+_MOST = 10.0  # of a weight
 DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {"tfidf": {}, "embedding": {}, "transformer": {}}
 
 
 @dataclass(eq=False, repr=False)
 class EnsembleClassifier(TextClassifier):
-    """The average of the members' probabilities.
+    """Members' probabilities joined: their average, or with weights their logarithmic pool.
 
-    Models of n-grams, frozen features and fine-tuned layers err on different queries, so that the
-    average errs less often than each (Dietterich 2000).
+    Models of n-grams, frozen features and fine-tuned layers err on different queries, so that
+    together they err less often than each (Dietterich 2000).
 
     Parameters
     ----------
     members : mapping, optional
         Kind -> constructor arguments; by default TF-IDF, frozen embedding and transformer.
+    weights : mapping, optional
+        Kind -> its weight, see `log_pool`; learned beforehand, see `pool_weights`.
     random_state : int, optional
         Seed of every member without one of its own.
     """
@@ -32,6 +39,7 @@ class EnsembleClassifier(TextClassifier):
     kind: ClassVar[str] = "ensemble"
 
     members: Mapping[str, Mapping[str, Any]] | None = None
+    weights: Mapping[str, float] | None = None
     random_state: int | None = 42
 
     def fit(self, X: Iterable[str], y: Iterable[str]) -> Self:
@@ -50,7 +58,9 @@ class EnsembleClassifier(TextClassifier):
         return self
 
     @classmethod
-    def of(cls, fitted: Mapping[str, TextClassifier]) -> Self:
+    def of(
+        cls, fitted: Mapping[str, TextClassifier], weights: Mapping[str, float] | None = None
+    ) -> Self:
         """Join models, kind -> model, that were fitted on the same rows.
 
         Raises
@@ -59,7 +69,7 @@ class EnsembleClassifier(TextClassifier):
             Their classes differ.
         """
         models = dict(fitted)
-        joined = cls(members={kind: model.get_params() for kind, model in models.items()})
+        joined = cls({kind: model.get_params() for kind, model in models.items()}, weights)
         joined.members_ = models
         joined.classes_ = next(iter(models.values())).classes_
         for kind, model in models.items():
@@ -68,7 +78,10 @@ class EnsembleClassifier(TextClassifier):
         return joined
 
     def _proba(self, texts: list[str]) -> np.ndarray:
-        return np.mean([model._proba(texts) for model in self.members_.values()], axis=0)
+        found = [model._proba(texts) for model in self.members_.values()]
+        if self.weights is None:
+            return np.mean(found, axis=0)
+        return log_pool(found, [self.weights[kind] for kind in self.members_])
 
     def _dump(self, directory: Path) -> dict[str, Any]:
         for kind, model in self.members_.items():
@@ -79,4 +92,41 @@ class EnsembleClassifier(TextClassifier):
         names = list(dict.fromkeys(state["members"]))  # each once, however often it is listed
         if not names:
             raise ValueError("members is empty")
+        if self.weights is not None and sorted(self.weights) != sorted(names):
+            raise ValueError("weights are of other members")
         self.members_ = {kind: load_member(directory, kind) for kind in names}
+
+
+def log_pool(probas: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Return the logarithmic pool of probabilities, each (rows, classes).
+
+    It is proportional to the product of the members' probabilities, each to the power of its
+    weight (Genest and Zidek 1986). Weights need not sum to one: a larger sum is surer.
+    """
+    scores = sum(
+        weight * np.log(np.maximum(proba, _LEAST))
+        for weight, proba in zip(weights, probas, strict=True)
+    )
+    return softmax(np.asarray(scores))
+
+
+def pool_weights(probas: Sequence[np.ndarray], classes: np.ndarray) -> list[float]:
+    """Return the weights from zero with which a pool predicts best, by log-likelihood.
+
+    Parameters
+    ----------
+    probas
+        Of each member, (rows, classes), for rows that it was not trained on.
+    classes
+        The true class of each row, as its column.
+    """
+    logs = np.stack([np.log(np.maximum(proba, _LEAST)) for proba in probas])
+    right = logs[:, np.arange(len(classes)), classes].mean(axis=1)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        scores = np.tensordot(weights, logs, axes=1)
+        expected = (softmax(scores) * logs).sum(axis=2).mean(axis=1)
+        return float(logsumexp(scores, axis=1).mean() - weights @ right), expected - right
+
+    start, bounds = np.full(len(probas), 1 / len(probas)), [(0.0, _MOST)] * len(probas)
+    return [round(w, 4) for w in minimize(loss, start, jac=True, bounds=bounds).x.tolist()]

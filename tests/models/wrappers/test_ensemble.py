@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nivesh_lib.models.base import get_model
-from nivesh_lib.models.wrappers.ensemble import EnsembleClassifier
+from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.models.wrappers.ensemble import EnsembleClassifier, log_pool, pool_weights
 from tests.models.conftest import LABELS, QUERIES, TEXTS, small_model
+
+_KINDS = ("tfidf", "rules")
 
 
 def test_it_answers_with_the_average_of_its_members():
@@ -27,8 +29,7 @@ def test_an_ensemble_of_none_is_refused():
 
 
 def test_fitted_models_are_joined_as_they_are():
-    kinds = ("tfidf", "rules")
-    fitted = {kind: get_model(kind, random_state=42).fit(TEXTS, LABELS) for kind in kinds}
+    fitted = {kind: get_model(kind, random_state=42).fit(TEXTS, LABELS) for kind in _KINDS}
     joined = EnsembleClassifier.of(fitted)
     anew = get_model("ensemble", members=joined.members).fit(TEXTS, LABELS)
     np.testing.assert_array_equal(joined.predict_proba(QUERIES), anew.predict_proba(QUERIES))
@@ -41,3 +42,33 @@ def test_models_of_other_classes_are_not_joined():
     }
     with pytest.raises(ValueError, match="the classes of rules"):
         EnsembleClassifier.of(fitted)
+
+
+def test_weights_are_those_of_a_logarithmic_pool_and_are_saved(tmp_path):
+    fitted = {kind: get_model(kind, random_state=42).fit(TEXTS, LABELS) for kind in _KINDS}
+    weights = {"tfidf": 1.5, "rules": 0.25}
+    joined = EnsembleClassifier.of(fitted, weights)
+    alone = [fitted[kind].predict_proba(QUERIES) for kind in _KINDS]
+    raised = np.maximum(alone[0], 1e-6) ** 1.5 * np.maximum(alone[1], 1e-6) ** 0.25
+    expected = raised / raised.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(joined.predict_proba(QUERIES), expected, rtol=1e-5)
+    back = load_model(joined.save(tmp_path / "model"))
+    np.testing.assert_allclose(back.predict_proba(QUERIES), expected, rtol=1e-5)
+    assert back.weights == weights
+
+
+def test_learned_weights_predict_best():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=400)
+    good, bad = (rng.dirichlet(np.ones(3), 400) for _ in range(2))
+    good[np.arange(400), truth] += 0.3
+    good /= good.sum(axis=1, keepdims=True)
+
+    def loss(weights):
+        pool = log_pool([good, bad], weights)
+        return -np.log(pool[np.arange(400), truth]).mean()
+
+    found = pool_weights([good, bad], truth)
+    assert found[1] < 0.1 < found[0]
+    for step in ((0.05, 0.0), (-0.05, 0.0), (0.0, 0.05)):
+        assert loss(np.add(found, step)) > loss(found)
