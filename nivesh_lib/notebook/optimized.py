@@ -16,6 +16,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pandas as pd
+from sklearn.base import clone
 
 from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import NiveshError
@@ -181,6 +182,18 @@ class Optimization:
         one = self.study.add(name, model_of, size_bytes=size, saved=saved)
         _release_memory()
         return self.run.add(compression.technique(one))
+
+    def left(self, model: Any) -> Callable[[Part], Any]:
+        """Return a technique: the models of a kind that notebook 05 left, or copies fitted here."""
+        folds = self.run.upstream_path("folds", _STEP, model.kind)
+        whole = self.run.upstream_path("models", f"{_STEP}.ensemble", model.kind)
+
+        def technique(part: Part) -> Any:
+            if folds is None or whole is None:
+                return clone(model).fit(part.texts, part.labels)
+            return load_model(whole if part.fold is None else fold_directory(folds, part.fold))
+
+        return technique
 
     def of_each(self, name: str, function: Callable[[Any, Part], Any]) -> dict[int | None, Any]:
         """Return fold (None: all rows) -> a function of the model of a kept technique.
