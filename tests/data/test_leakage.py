@@ -47,7 +47,10 @@ def test_rows_without_a_leak_are_clean(clean):
     assert findings(clean) == []
 
 
-@pytest.mark.parametrize("ref", ["intents@1.0.0", "intents@1.1.0", "out_of_scope@1.0.0"])
+@pytest.mark.parametrize(
+    "ref",
+    ["intents@1.0.0", "intents@1.1.0", "intents@1.2.0", "out_of_scope@1.0.0", "out_of_scope@1.1.0"],
+)
 def test_the_shipped_versions_are_clean(ref):
     data = load_dataset(ref)
     leaks = find_leaks(

@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 
 import fsspec
 import pandas as pd
 import pytest
 
 from nivesh_lib.data.publishing import publish
-from nivesh_lib.data.schema import LABELS
+from nivesh_lib.data.schema import LABELS, normalise
 from nivesh_lib.data.versions import DATA_VERSIONS, list_versions, load_dataset, parse_ref, resolve
 from nivesh_lib.errors import ChecksumError, DataError, MissingExtra
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -492,6 +495,17 @@ def test_new_labels_need_a_major_number(first, make_rows):
     )
 
 
+def test_new_kinds_of_queries_out_of_scope_need_a_minor_number_only(home, make_rows):
+    of = {"description": "", "task": "out_of_scope"}
+    publish(make_rows(20, labels=("chat",)), "far", "1.0.0", **of,
+            holdout_rows=make_rows(9, seed=1, labels=("nonsense",)))  # fmt: skip
+    more, held = (
+        make_rows(9, seed=n, labels=(kind,)) for n, kind in ((2, "shop"), (3, "tax_office"))
+    )
+    second = publish(more, "far", "1.1.0", **of, parent="1.0.0", holdout_rows=held)
+    assert list(second.labels) == ["chat", "nonsense", "shop", "tax_office"]
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -607,7 +621,13 @@ def test_the_seeds_view_shows_the_intents_versions(first):
 
 @pytest.mark.parametrize(
     ("ref", "parent"),
-    [("intents@1.0.0", None), ("intents@1.1.0", "1.0.0"), ("out_of_scope@1.0.0", None)],
+    [
+        ("intents@1.0.0", None),
+        ("intents@1.1.0", "1.0.0"),
+        ("intents@1.2.0", "1.1.0"),
+        ("out_of_scope@1.0.0", None),
+        ("out_of_scope@1.1.0", "1.0.0"),
+    ],
 )
 def test_publishing_shipped_rows_again_makes_the_same_split_and_folds(
     home, monkeypatch, ref, parent
@@ -636,6 +656,45 @@ def test_publishing_shipped_rows_again_makes_the_same_split_and_folds(
     )
     for fact in ("holdout", "folds", "label_counts", "cross_split_duplicates"):
         assert again.manifest[fact] == shipped.manifest[fact]
+
+
+@pytest.mark.parametrize("name", ["intents", "out_of_scope"])
+def test_what_one_shipped_version_holds_out_no_other_trains_on(monkeypatch, name):
+    monkeypatch.delenv("NIVESH_HOME", raising=False)
+    versions = [version for version in list_versions() if version.name == name]
+    held = [set(held_out(version)["query"].map(normalise)) for version in versions]
+    trained = [set(load_dataset(v.ref).train["query"].map(normalise)) for v in versions]
+    assert len(versions) > 1 and all(before < after for before, after in pairwise(held))
+    assert not set.union(*held) & set.union(*trained)
+
+
+def test_the_held_out_kinds_of_queries_out_of_scope_occur_nowhere_else(monkeypatch):
+    monkeypatch.delenv("NIVESH_HOME", raising=False)
+    counts = resolve("out_of_scope@1.1.0").manifest["label_counts"]
+    assert len(counts["train"]) == 9 and not set(counts["train"]) & set(counts["holdout"])
+
+
+CARD = REPOSITORY / "data" / "intents" / "README.md"
+
+
+def test_the_tables_of_the_card_are_those_of_the_newest_intents(monkeypatch):
+    monkeypatch.delenv("NIVESH_HOME", raising=False)
+    text, versions = CARD.read_text("utf-8"), [v for v in list_versions() if v.name == "intents"]
+    for version in versions:
+        held = len(version.manifest["holdout"])
+        sizes = f"| {version.version} | {version.rows:,} | {version.rows - held:,} | {held:,} |"
+        assert sizes in text
+    rows = all_rows(versions[-1])
+    counts = {
+        f"{column} {value}": n
+        for column in ("income_segment", "language", "traits")
+        for value, n in rows[column].dropna().str.split().explode().value_counts().items()
+    }
+    found = re.findall(r"^\| (\w+ \w+) \| (\d+) \((\d+) %\) \|$", text, flags=re.MULTILINE)
+    assert f"| | of {len(rows):,} rows |" in text
+    assert found == [
+        (name, str(n), f"{100 * n / len(rows):.0f}") for name, n in sorted(counts.items())
+    ]
 
 
 # --- what a file of hostile content or an unlucky moment leaves --------------------------------
