@@ -48,7 +48,7 @@ def validate_intent_data(
     Parameters
     ----------
     data
-        A file of any kind that can be imported, a reference such as ``intents@1.1.0``, a frame
+        A file of any kind that can be imported, a reference such as ``intents@1.2.0``, a frame
         or a loaded dataset. Of a version only the training rows are looked at.
     reference
         Earlier data; a shift of query length against it is a warning.

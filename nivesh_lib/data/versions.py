@@ -40,7 +40,7 @@ VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0
 
 
 def parse_ref(ref: str) -> tuple[str, str | None]:
-    """Split ``"intents@1.1.0"``; the version is None where it is not given.
+    """Split ``"intents@1.2.0"``; the version is None where it is not given.
 
     Anything but a plain name and three numbers is refused, so no reference leaves ``data/``.
     """

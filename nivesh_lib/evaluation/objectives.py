@@ -221,7 +221,7 @@ def objectives_for(step: str, *, dataset: str, model: str = "intent_classifier")
     Parameters
     ----------
     dataset : str
-        Such as ``intents@1.1.0``; objectives are those of its own file.
+        Such as ``intents@1.2.0``; objectives are those of its own file.
     """
     table = read_objectives(dataset).get(model, {})
     found = []

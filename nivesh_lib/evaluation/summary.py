@@ -176,7 +176,7 @@ def result_of(
     Parameters
     ----------
     dataset
-        Such as ``intents@1.1.0``; its own objectives apply.
+        Such as ``intents@1.2.0``; its own objectives apply.
     scores
         As `headline_scores` returns them.
     latency

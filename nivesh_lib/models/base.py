@@ -149,7 +149,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         directory : path
             The model directory.
         data : str
-            The training dataset, such as ``intents@1.1.0``.
+            The training dataset, such as ``intents@1.2.0``.
         about : dict, optional
             JSON-serialisable metadata.
 

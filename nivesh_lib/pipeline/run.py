@@ -29,7 +29,7 @@ from nivesh_lib.reproducibility import environment, git_state
 from nivesh_lib.runs.directories import all_runs, check_places, latest_run, new_run, point_latest
 from nivesh_lib.runs.layout import RunDirectory
 
-DEFAULT_DATASET = "intents@1.1.0"
+DEFAULT_DATASET = "intents@1.2.0"
 _FAMILIES = {"intent_classification": "intents"}
 Report = Callable[[str], None]
 

@@ -162,11 +162,10 @@ def publish_sample(folder: Path) -> None:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NIVESH_HOME", str(REPOSITORY))
-        first, second, outside = (
-            load_dataset(ref).train
-            for ref in ("intents@1.0.0", "intents@1.1.0", "out_of_scope@1.0.0")
-        )
+        first, second, third = (load_dataset(f"intents@1.{n}.0").train for n in range(3))
+        outside = load_dataset("out_of_scope@1.1.0").train
     added = second[~second["id"].isin(first["id"])]
+    latest = third[~third["id"].isin(second["id"])]
     by_intent = first.groupby("intent")
     (folder / "data" / "intents").mkdir()
     for name in ("rules.toml", "probes.toml"):
@@ -183,9 +182,16 @@ def publish_sample(folder: Path) -> None:
             holdout_rows=by_intent.tail(1)[SHIPPED],
         )
         publish(
+            latest.groupby("intent").head(2)[SHIPPED],
+            "intents",
+            "1.2.0",
+            description="a sample",
+            parent="1.1.0",
+        )
+        publish(
             outside.groupby("kind").head(3)[["id", "query", "kind", "language"]],
             "out_of_scope",
-            "1.0.0",
+            "1.1.0",
             description="a sample",
             task="out_of_scope",
         )

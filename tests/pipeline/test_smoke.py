@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from nivesh_lib.pipeline.run import DEFAULT_DATASET
 from tests.reporting.pages import check_page
 
 
@@ -67,7 +68,8 @@ def test_every_step_is_tracked_with_its_data_and_its_notebook(smoke):
         run = client.get_run(step.mlflow_run_id)
         assert run.info.status == "FINISHED"
         assert run.data.tags["nivesh.mode"] == "pipeline"
-        assert run.inputs.dataset_inputs[0].dataset.name == "intents@1.1.0"
+        data = "intents@1.1.0" if name == "08_drift" else DEFAULT_DATASET
+        assert run.inputs.dataset_inputs[0].dataset.name == data
         logged = {f.path for f in client.list_artifacts(run.info.run_id, "notebook")}
         assert logged == {f"notebook/{name}.ipynb", f"notebook/{name}.html"}
 

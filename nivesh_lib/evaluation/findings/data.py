@@ -187,7 +187,7 @@ def fit_to_train(ref: str, checked: Mapping[str, Any], checks: Mapping[str, Find
     Parameters
     ----------
     ref
-        Such as ``intents@1.1.0``.
+        Such as ``intents@1.2.0``.
     checked
         As `data.validation.validate_intent_data` returns it.
     checks
