@@ -69,7 +69,7 @@ class EnsembleClassifier(TextClassifier):
             Their classes differ.
         """
         models = dict(fitted)
-        joined = cls({kind: model.get_params() for kind, model in models.items()}, weights)
+        joined = cls({kind: model._plain_params() for kind, model in models.items()}, weights)
         joined.members_ = models
         joined.classes_ = next(iter(models.values())).classes_
         for kind, model in models.items():

@@ -72,3 +72,11 @@ def test_learned_weights_predict_best():
     assert found[1] < 0.1 < found[0]
     for step in ((0.05, 0.0), (-0.05, 0.0), (0.0, 0.05)):
         assert loss(np.add(found, step)) > loss(found)
+
+
+def test_a_member_that_is_made_of_another_model_is_saved_too(tmp_path):
+    fitted = {"rules": get_model("rules").fit(TEXTS, LABELS), "cascade": small_model("cascade")}
+    fitted["cascade"].fit(TEXTS, LABELS)
+    joined = EnsembleClassifier.of(fitted, {"rules": 0.5, "cascade": 1.0})
+    back = load_model(joined.save(tmp_path / "model"))
+    np.testing.assert_allclose(back.predict_proba(QUERIES), joined.predict_proba(QUERIES))
