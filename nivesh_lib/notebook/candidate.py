@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+import semver
+
 from nivesh_lib.data.versions import Dataset
 from nivesh_lib.errors import NiveshError, ReleaseError
 from nivesh_lib.evaluation.confidence.calibration import Calibration, cross_fitted
@@ -111,6 +113,15 @@ class Candidate:
         return cross_fitted(oof, self.data.train, seed=self.run.seed)[""]
 
     @cached_property
+    def _absent(self) -> str:
+        """The highest version that was released, where no package of a release is here."""
+        if self.last is not None:
+            return ""
+        entries = read_log(registered_name(self.data.ref))
+        versions = [one["version"] for one in entries if one["kind"] == "release"]
+        return max(versions, key=semver.Version.parse, default="")
+
+    @cached_property
     def draft(self) -> Release:
         """The record of the release, as far as it is known before the holdout is opened."""
         one = self.chosen
@@ -133,6 +144,10 @@ class Candidate:
             **unopened(self.data, one.result, self.last),
         ).changed(metrics={"p95_ms": latency.as_dict()} if latency else {})
         version, reasons = derived(made, self.last)
+        if self._absent:
+            version = str(semver.Version.parse(self._absent).bump_minor())
+            reasons = [f"{version}: the package of {self._absent} is not on this machine, so what "
+                       "changed since is not known."]  # fmt: skip
         return made.changed(version=version, bump=reasons)
 
     # --- findings --------------------------------------------------------------------------------
@@ -177,6 +192,10 @@ class Candidate:
         if self.last is None:
             why = f"nothing was released from {shown(self.data.name)} yet, so there is nothing to "
             why += f"compare with; `nivesh release` would make {self.draft.version}"
+            if self._absent:
+                why = f"the package of release {self._absent} is not on this machine, so there is "
+                why += "nothing to compare with. `nivesh release` needs it: copy it from where it "
+                why += "was made"
             return self.run.add(findings.left_out(name, why))
         try:
             theirs = find_run(self.last.run).out_of_fold(self.last.step, train)

@@ -298,7 +298,9 @@ def against_parent(changes: Mapping[str, Any] | None) -> Finding:
     if not changes["removed"] and not edited:
         other = " and changes none of them"
     before, now = changes["mean_words"]
-    if changes["length_shift"]["p"] < _SURE:
+    if changes["length_shift"]["p"] < _SURE and f"{now:.1f}" == f"{before:.1f}":
+        length = f"queries are of other lengths ({now:.1f} words on average, as before)"
+    elif changes["length_shift"]["p"] < _SURE:
         than = "longer" if now > before else "shorter"
         length = f"queries are {than} ({now:.1f} words on average, {before:.1f} before)"
     else:

@@ -25,6 +25,10 @@ _MAX_TERMS = 1_000_000  # each takes about 300 bytes beside its weights
 _MAX_WEIGHTS = 2**26
 
 
+# Of Indic scripts the vowel signs too, which are no letters to \w: it would cut words at them.
+_WORD = r"[\w\u0900-\u0963\u0966-\u0dff]+|₹|%|\?"
+
+
 @dataclass(eq=False, repr=False)
 class TfidfClassifier(TextClassifier):
     """Multinomial logistic regression on TF-IDF weights of word and character n-grams.
@@ -81,7 +85,7 @@ class TfidfClassifier(TextClassifier):
     def _new_vectorizers(self) -> dict[str, TfidfVectorizer]:
         common = {"sublinear_tf": True, "min_df": self.min_df, "dtype": np.float32}
         families = {
-            "word": (self.word_ngram_max, 1, {"token_pattern": r"(?u)\b\w+\b|₹|%|\?"}),
+            "word": (self.word_ngram_max, 1, {"token_pattern": _WORD}),
             "char": (self.char_ngram_max, 2, {"analyzer": "char_wb"}),
         }
         return {
