@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import pandas as pd
 import pytest
 
@@ -140,6 +141,14 @@ def test_a_release_whose_run_is_gone_is_not_compared(released, home):
     _, one = candidate()
     claim = one.against_predecessor().claim
     assert claim.startswith("The out-of-fold answers of release 1.0.0 (first) are not here")
+
+
+def test_a_release_whose_package_is_elsewhere_is_not_taken_for_none(released, home):
+    shutil.rmtree(home / "reports" / "releases")
+    _, one = candidate()
+    assert one.last is None and one.draft.version == "1.1.0"
+    assert "the package of 1.0.0 is not on this machine" in one.draft.bump[0]
+    assert "package of release 1.0.0 is not on this machine" in one.against_predecessor().claim
 
 
 def test_the_history_is_drawn_from_the_log(released):

@@ -249,6 +249,7 @@ CHANGES = {
         ({}, "from 50 % to 67 % of the rows"),
         ({}, "queries are longer (12.0 words on average, 9.0 before)"),
         ({"mean_words": [9.0, 8.0]}, "queries are shorter (8.0"),
+        ({"mean_words": [9.04, 9.01]}, "queries are of other lengths (9.0 words on average, as"),
         ({"length_shift": {"p": 0.01}}, "longer or shorter, these rows cannot tell"),
         ({"removed": 2}, "removes 2 and edits 0"),
         ({"relabelled": [{"id": "a"}], "reworded": ["a", "b"]}, "removes 0 and edits 2"),

@@ -138,3 +138,10 @@ def test_a_vocabulary_that_does_not_fit_its_weights_is_refused(
     strange.__class__ = Strange
     with pytest.raises(ModelError, match=message):
         load_model(strange.save(tmp_path / "model"))
+
+
+def test_words_in_devanagari_are_whole():
+    texts = ["मुझे लोन चाहिए", "टैक्स बचाना है।"] * 3
+    model = TfidfClassifier(char_ngram_max=0).fit(texts, ["loan", "tax"] * 3)
+    assert {"मुझे", "चाहिए", "मुझे लोन"} <= set(model.top_terms("loan"))
+    assert {"टैक्स", "बचाना", "है"} <= set(model.top_terms("tax"))
