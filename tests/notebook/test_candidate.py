@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+
 import pandas as pd
 import pytest
 
