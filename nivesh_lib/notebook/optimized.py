@@ -244,7 +244,11 @@ class Optimization:
     def race(self) -> Finding:
         """Time every model in turns, those of the notebooks before too; say which to serve."""
         study, rows = self.study, self.study.timed_rows(self._handed)
-        others = {name: one for name, one in self.recorded.items() if one.step != _STEP}
+        others = {
+            name: one
+            for name, one in self.recorded.items()
+            if one.step != _STEP and name not in study.candidates
+        }
         asked: dict[str, Callable[[list[str]], Any]] = {
             name: self._timed(name, rows).predict for name in study.candidates
         }

@@ -188,6 +188,7 @@ def advance(on: Entry, found: Mapping[str, Any]) -> Entry | None:
             return None
         Package.of(name, on["version"]).verify(released(entries, on["version"]))
         line = line_about(on, found["reason"]) | {
+            **_by_server(on),
             "stage": "production",
             "archive_replaced": False,
             "canary": dict(found),
@@ -208,6 +209,7 @@ def _step(on: Entry, step: str, found: Mapping[str, Any], why: str) -> Entry | N
     """
     line = line_about(on, one_line(why)) | {
         "step": step,
+        **({} if step == "aborted" else _by_server(on)),
         "override": "",
         "gates": [],
         "settings": on["settings"],
@@ -219,6 +221,12 @@ def _step(on: Entry, step: str, found: Mapping[str, Any], why: str) -> Entry | N
             return None  # another worker, or a person, was faster
         log.append("canary", line)
         return log.entries[-1]
+
+
+def _by_server(on: Entry) -> dict[str, str]:
+    """Return who took a step that nobody took by hand."""
+    starter = next((e["who"] for e in read_log(on["name"]) if e["id"] == on["start"]), on["who"])
+    return {"who": f"a server (canary of {starter})"}
 
 
 # --- evidence ----------------------------------------------------------------------------------
@@ -292,7 +300,10 @@ def _kept(on: Entry) -> dict[str, Any]:
     shape = {"step": str, "server": str, "totals": {"*": [int]}, "counts": {"*": [int]}}
     kept = read_object(counts_file(on["name"]), shape)
     empty = {"step": on["id"], "server": "", "totals": {}, "counts": {}}
-    return kept if kept and kept["step"] == on["id"] else empty
+    if kept is None or kept["step"] != on["id"]:
+        return empty
+    told = (*kept["totals"].values(), *kept["counts"].values())
+    return kept if all(len(one) == 3 and min(one) >= 0 for one in told) else empty
 
 
 def counted(on: Entry, server: str, totals: Counts) -> Counts:

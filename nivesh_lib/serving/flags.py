@@ -87,5 +87,16 @@ _default: dict[Path, Flags] = {}
 
 def should_use_feature(name: str, user_id: str | None) -> bool:
     """Return whether a feature of ``deploy/feature_flags.toml`` is on for a user."""
+    return _flags().is_on(name, user_id)
+
+
+def trouble() -> str:
+    """Return what is wrong with ``deploy/feature_flags.toml``, whose flags stay as they were."""
+    flags = _flags()
+    flags._read()
+    return flags.trouble
+
+
+def _flags() -> Flags:
     path = paths.flags_file()
-    return _default.setdefault(path, Flags(path)).is_on(name, user_id)
+    return _default.setdefault(path, Flags(path))

@@ -17,7 +17,7 @@ from nivesh_lib.errors import NiveshError, ReleaseError
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.releases.canary import end
 from nivesh_lib.releases.log import read_log, state_of
-from nivesh_lib.serving import feedback, metrics
+from nivesh_lib.serving import feedback, flags, metrics
 from nivesh_lib.serving.admission import Admission
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.released import follows_log
@@ -97,7 +97,7 @@ class Service:
     def reasons(self) -> list[str]:
         """Return why the service is degraded; none where it is healthy."""
         unkept = self.unkept or feedback.obstacle(self.settings.feedback)
-        found = [one for one in (self.trouble, unkept, self._unjudged) if one]
+        found = [one for one in (self.trouble, unkept, self._unjudged, flags.trouble()) if one]
         if self.classifier is not None:
             found += self.classifier.source.passed_over
         if self.admission.full:
@@ -222,7 +222,9 @@ class Service:
                 self.log("not_measured", why=f"{type(error).__name__}: {error}")
             await asyncio.sleep(_LOOK)
             state = _state_of_log()
-            if state == self._seen or not follows_log(self.settings.model):
+            # A canary that could not begin is tried again: its files may be writable by now.
+            known = state == self._seen and not self._unjudged
+            if known or not follows_log(self.settings.model):
                 continue
             if await self._try_to_follow():
                 self._seen = state

@@ -281,7 +281,10 @@ def _url(text: str) -> str:
     except ValueError:
         sound = False
     if not sound:
-        raise NiveshError(f"{text}: is no URL that can be asked. Give one as http://127.0.0.1:8000")
+        shown = text.rpartition("@")[2]  # a password may stand before it
+        raise NiveshError(
+            f"{shown}: is no URL that can be asked. Give one as http://127.0.0.1:8000"
+        )
     return text.rstrip("/")
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from nivesh_lib import hash_chain
 from nivesh_lib.cli.app import app
 from nivesh_lib.errors import DataError, ReleaseError
+from nivesh_lib.records.base import write_json
 from nivesh_lib.releases import canary
 from nivesh_lib.releases.canary import Settings, abort, advance, counted, evidence, judged, start
 from nivesh_lib.releases.log import SHARES, read_log, state_of, writing
@@ -222,6 +223,23 @@ def test_counts_of_servers_and_workers_add_up_until_the_step_is_over(serving_rel
     after(on(), "b", 8)
     canary.counts_file(NAME).write_text("{")
     assert canary.counts_of(on())["errors"] == (0, 0, 0) and canary.status()["n"] == 0
+
+
+@pytest.mark.parametrize("errors", [[1], [-5, 3, 2], [], [1, 2, 3, 4]])
+def test_counts_that_cannot_be_are_lost_counts(serving_release, errors):
+    started = begin()
+    kept = {"step": started["id"], "server": "s", "totals": {}, "counts": {"errors": errors}}
+    write_json(canary.counts_file(NAME), kept)
+    assert canary.counts_of(started)["errors"] == (0, 0, 0) and canary.status(NAME)["n"] == 0
+    assert abort(name=NAME)["step"] == "aborted"
+
+
+def test_a_step_that_a_server_took_is_not_signed_by_a_person(serving_release):
+    starter = begin()["who"]
+    step = advance(on(), found(on()))
+    assert step["who"] == f"a server (canary of {starter})"
+    again = advance(on(), found(on()))
+    assert again["who"] == step["who"] and abort(name=NAME)["who"] == starter
 
 
 def test_each_step_has_its_share_of_alpha(serving_release):

@@ -83,3 +83,14 @@ def test_the_seed_s_function_reads_the_project_s_file(home):
 def test_the_shipped_file_is_sound():
     flags = Flags(REPOSITORY / "deploy" / "feature_flags.toml")
     assert not flags.is_on("use_new_intent_classifier", "user_123") and not flags.trouble
+
+
+def test_a_server_is_degraded_by_a_file_that_it_cannot_read(home, make_client):
+    path = home / "deploy" / "feature_flags.toml"
+    path.parent.mkdir(exist_ok=True)
+    with make_client() as client:
+        path.write_text("[use_new")
+        (reason,) = client.get("/health").json()["reasons"]
+        assert "feature_flags.toml" in reason and "The flags stay as they were" in reason
+        path.write_text("")
+        assert client.get("/health").json()["reasons"] == []
