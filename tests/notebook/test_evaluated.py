@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -15,6 +15,7 @@ from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.evaluation.robustness.perturbations import shuffled_words
+from nivesh_lib.evaluation.summary import pooled
 from nivesh_lib.models.text.rules import RulesClassifier
 from nivesh_lib.models.text.tfidf import TfidfClassifier
 from nivesh_lib.notebook.session import start_run
@@ -113,12 +114,13 @@ def test_the_findings_of_a_further_model_have_its_name(run, data):
     assert {"accuracy", "tfidf_accuracy", "tfidf_macro_f1"} <= set(run.findings)
 
 
-def test_models_are_combined_by_the_mean_of_their_probabilities(run, data):
+def test_models_are_combined_by_a_pool_that_the_model_has_too(run, data):
     both = (TfidfClassifier(char_ngram_max=0), RulesClassifier())
     words, rules = (run.evaluate(model, data) for model in both)
     together = run.combine(words, rules)
-    mean = (words.cv.oof[LABELS[0]] + rules.cv.oof[LABELS[0]]) / 2
-    np.testing.assert_allclose(together.cv.oof[LABELS[0]], mean)
+    cv, weights = pooled([words.cv, rules.cv], data.train)
+    pd.testing.assert_frame_equal(together.cv.oof, cv.oof)
+    assert list(together.model.weights.values()) == weights[None]
     assert (together.name, together.part) == ("ensemble", True)
     assert set(together.model.members_) == {"tfidf", "rules"}
     assert together.gain_over(words, rules).name == "ensemble_ahead_of_all"
