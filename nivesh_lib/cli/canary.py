@@ -77,10 +77,8 @@ def status(name: Name = _MODEL, as_json: Json = False) -> None:
     if as_json:
         echo_json(known)
     elif not known["version"]:
-        echo(
-            "no canary is on"
-            + (f"; the last one: {_ended(known['last'])}" if known["last"] else "")
-        )
+        last = known["last"]
+        echo("no canary is on" + (f"; the last one: {_ended(**last)}" if last else ""))
     else:
         echo(*_lines(known))
 
@@ -96,12 +94,13 @@ def abort(why: Why = "", name: Name = _MODEL, as_json: Json = False) -> None:
     if as_json:
         echo_json(entry)
     else:
-        echo(_ended(entry), "Commit data/release_log.jsonl.")
+        echo(_ended(entry["version"], entry), "Commit data/release_log.jsonl.")
 
 
 def _lines(known: dict[str, Any]) -> list[str]:
     return [
-        f"{known['version']} against {known['against']}: {known['step']}, since {known['since']}",
+        f"{known['version']} against {known['against']}: "
+        f"{known['step']}{' %' if known['share'] else ''}, since {known['since']}",
         f"  users      {known['share']} % canary, {known['share']} % control"
         if known["share"]
         else "  users      none; production answers, the canary the same queries",
@@ -111,6 +110,8 @@ def _lines(known: dict[str, Any]) -> list[str]:
     ]
 
 
-def _ended(entry: Entry) -> str:
-    done = entry.get("step") or "promoted"
-    return f"{entry['timestamp'][:19]}Z  {entry['version']} {done}: {entry['why']}"
+def _ended(version: str, line: Entry) -> str:
+    done = line.get("step") or ("promoted" if "canary" in line else "")
+    if not done:  # a line about another version, or about this one by hand
+        done = f"ended by {line['kind']} of {line['version']}"
+    return f"{line['timestamp'][:19]}Z  {version} {done}: {line['why']}"

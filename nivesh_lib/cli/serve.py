@@ -39,6 +39,7 @@ def serve(
     os.environ.update(thread_environment(1) | {"TOKENIZERS_PARALLELISM": "false"})
     from nivesh_lib.serving import feedback
     from nivesh_lib.serving.classifier import IntentClassifier
+    from nivesh_lib.serving.released import follows_log
     from nivesh_lib.serving.settings import Settings
     from nivesh_lib.serving.workers import bind
     from nivesh_lib.serving.workers import serve as work
@@ -59,6 +60,8 @@ def serve(
     with bind(host, port) as bound:
         where = f"[{host}]" if ":" in host else host
         echo(f"Serving {source} on http://{where}:{bound.getsockname()[1]}", err=True)
+        if source.release and not follows_log(model):
+            echo("It stays with that release, whatever is promoted, and is in no canary.", err=True)
         raise typer.Exit(work(bound, workers))
 
 

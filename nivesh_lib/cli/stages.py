@@ -61,16 +61,19 @@ def rollback(why: Why = "", name: Name = _MODEL, as_json: Json = False) -> None:
 
 def archive(
     days: Annotated[float, typer.Option(min=0, help="Days without a change of stage.")] = 30,
+    version: Annotated[str, typer.Option(help="This one alone, whenever it moved.")] = "",
     name: Name = _MODEL,
     as_json: Json = False,
 ) -> None:
     """Archive the versions that no stage points to and that did not move for some days.
 
     Example: nivesh archive --days 30
+
+    Example: nivesh archive --version 1.1.0
     """
     from nivesh_lib.releases import promotion
 
-    done = promotion.archive(name=name, days=days)
+    done = promotion.archive(name=name, days=days, version=version)
     if as_json:
         echo_json([changed.entry for changed in done])
     else:

@@ -82,6 +82,8 @@ def _placed(releases: Releases) -> Rows:
         if one:
             told = f"{one['version']:<8}since {_time(one['since'])}, by {one['who']}"
         rows.append((stage, told))
+    if releases.note:
+        rows.append(("", releases.note))
     if on := releases.canary:
         step = f"{on['share']} % of users" if on["share"] else "shadow"
         rows.append(("canary", f"{on['version']:<8}since {_time(on['since'])}, {step}"))

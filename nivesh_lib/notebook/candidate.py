@@ -143,11 +143,7 @@ class Candidate:
             why="a preview",
             **unopened(self.data, one.result, self.last),
         ).changed(metrics={"p95_ms": latency.as_dict()} if latency else {})
-        version, reasons = derived(made, self.last)
-        if self._absent:
-            version = str(semver.Version.parse(self._absent).bump_minor())
-            reasons = [f"{version}: the package of {self._absent} is not on this machine, so what "
-                       "changed since is not known."]  # fmt: skip
+        version, reasons = derived(made, self.last, self._absent)
         return made.changed(version=version, bump=reasons)
 
     # --- findings --------------------------------------------------------------------------------
@@ -194,8 +190,7 @@ class Candidate:
             why += f"compare with; `nivesh release` would make {self.draft.version}"
             if self._absent:
                 why = f"the package of release {self._absent} is not on this machine, so there is "
-                why += "nothing to compare with. `nivesh release` needs it: copy it from where it "
-                why += "was made"
+                why += "nothing to compare with. `nivesh release` needs it, unless it was archived"
             return self.run.add(findings.left_out(name, why))
         try:
             theirs = find_run(self.last.run).out_of_fold(self.last.step, train)

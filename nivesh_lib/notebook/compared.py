@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
 )
 from nivesh_lib.evaluation.resampling.learning_curve import learning_curve
 from nivesh_lib.evaluation.resampling.repeated import fold_table, repeated_cross_validate
+from nivesh_lib.evaluation.resampling.search import SPACES, Search, search
 from nivesh_lib.evaluation.resampling.temporal import periods, temporal_scores
 from nivesh_lib.evaluation.robustness.behaviour import behaviour
 from nivesh_lib.evaluation.robustness.cases import (
@@ -55,15 +56,16 @@ from nivesh_lib.evaluation.robustness.cases import (
 from nivesh_lib.evaluation.robustness.fairness import flip_rates, segment_scores
 from nivesh_lib.evaluation.scores import headline_mask, masks_by_column, masks_by_rule, masks_by_tag
 from nivesh_lib.models.base import get_model, load_model
+from nivesh_lib.models.directory import read_card
 from nivesh_lib.models.neural.embedding import cached_features
 from nivesh_lib.models.wrappers.ood import OodScorer
 from nivesh_lib.models.wrappers.selective import Abstaining, Calibrated
-from nivesh_lib.notebook.evaluated import Session
+from nivesh_lib.notebook.evaluated import SEGMENTS, Session, sources_of
+from nivesh_lib.paths import reports_dir
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.wording import shown
 
-SEGMENTS = ("income_segment", "language")
 _RULES = {
     "an amount in it": lambda text: mask_amounts(text) != text,
     "six words or fewer": lambda text: len(text.split()) <= 6,
@@ -235,7 +237,7 @@ class Compared:
         return self.run.add(stability.over_time(self.right, periods(self.rows), self.best))
 
     def retrained(self) -> list[Finding]:
-        """Train ``MODELS`` on other folds, fewer rows or earlier dates, where parameters say so."""
+        """Train models on other folds, fewer rows, earlier dates, otherwise: as parameters say."""
         train = self.data.train
         settings: dict[str, Any] = {"n_boot": self.n_boot, "seed": self.run.seed}
         scores = self._trained("REPEATS", self._repeated)
@@ -243,7 +245,9 @@ class Compared:
             "LEARNING_CURVES", lambda one: learning_curve(one, train, **settings)
         )
         tables = self._trained("TEMPORAL", lambda one: temporal_scores(one, train, **settings))
+        searches = self._searches(self._param("SEARCH_MINUTES", 0.0))
         found = [
+            *([stability.tuning(searches)] if searches else []),
             *([stability.repeats(scores, self._param("REPEATS", 0))] if scores else []),
             *([stability.learning(curves)] if curves else []),
             *([stability.temporal(tables)] if tables else []),
@@ -258,6 +262,24 @@ class Compared:
                 name: scored(get_model(name, random_state=self.run.seed))
                 for name in filter(None, map(str.strip, names))
             }
+
+    def _searches(self, minutes: float) -> dict[str, Search]:
+        """Return model -> a search around its settings, for so many minutes each."""
+        kinds = [one for one in SPACES if one in self.models] if minutes else []
+        train, data, found = self.data.train, self.data, {}
+        for kind in kinds:
+            params = read_card(self.models[kind].directory)["params"]
+            with cached_features():
+                found[kind] = search(
+                    get_model(kind, **params),
+                    train,
+                    minutes=minutes,
+                    store=reports_dir() / "search" / "trials.sqlite",
+                    name=f"{kind} {data.ref} {data.version.sha256[:12]}",
+                    seed=self.run.seed,
+                    told=partial(self.run.log_trial, kind),
+                )
+        return found
 
     def _repeated(self, model: Any) -> FoldInterval:
         grouped = self.data.train.assign(group=near_duplicate_groups(self.data.train["query"]))
@@ -391,22 +413,16 @@ class Compared:
         """The segments of ``rows``: name -> mask."""
         return masks_by_column(self.rows, SEGMENTS)
 
-    @property
-    def _sources(self) -> list[str]:
-        """What the manifest says of where the rows come from, as a caveat about people."""
-        sources = self.data.manifest.get("sources", [])
-        return [f"Sources of the rows: {'; '.join(sources)}."] if sources else []
-
     def fairness(self) -> Finding:
         """Whether any segment is answered worse or better than the rest."""
-        made = fairness.fairness(self.right, self.masks, caveats=self._sources)
+        made = fairness.fairness(self.right, self.masks, caveats=sources_of(self.data))
         worst = min(self.masks.values(), key=lambda rows: self.right[rows].mean(), default=None)
         return self._add(made, worst)
 
     def handover_by_segment(self) -> Finding:
         """Whether any segment is handed over more often than the rest."""
         bar = "certainty" if self.abstaining else "confidence"
-        caveats = [f"Handed over is what has too little {bar}, as above.", *self._sources]
+        caveats = [f"Handed over is what has too little {bar}, as above.", *sources_of(self.data)]
         made = fairness.handover_by_segment(self.handed, self.masks, caveats=caveats)
         return self.run.add(made)
 

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.evaluation.benchmark import measure_latency, saved_bytes
-from nivesh_lib.evaluation.findings import comparison, quality, training
+from nivesh_lib.evaluation.findings import comparison, fairness, quality, training
 from nivesh_lib.evaluation.objectives import objectives_for, values_for
 from nivesh_lib.evaluation.resampling.cross_validation import (
     CrossValidation,
@@ -26,6 +26,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
     predicted_labels,
     probabilities,
 )
+from nivesh_lib.evaluation.resampling.search import Trial
 from nivesh_lib.evaluation.robustness.cases import (
     PERTURBATION,
     perturbation_cases,
@@ -33,7 +34,7 @@ from nivesh_lib.evaluation.robustness.cases import (
     standard_cases,
 )
 from nivesh_lib.evaluation.robustness.perturbations import Perturbation
-from nivesh_lib.evaluation.scores import headline_mask
+from nivesh_lib.evaluation.scores import headline_mask, masks_by_column
 from nivesh_lib.evaluation.summary import (
     answers_by_row,
     headline_scores,
@@ -49,6 +50,7 @@ from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.results import ModelResult, StepResult
 from nivesh_lib.reproducibility import money_for
 
+SEGMENTS = ("income_segment", "language")  # columns of people, who should be answered alike
 SHUFFLED = "shuffled words"  # the perturbation that `Evaluated.word_order` judges
 
 
@@ -70,6 +72,9 @@ class Session(Protocol):
 
     def upstream_oof(self, name: str) -> pd.DataFrame | None:
         """Return the out-of-fold answers of an earlier step."""
+
+    def log_trial(self, kind: str, trial: Trial) -> None:
+        """Record a trial of a search."""
 
 
 @dataclass(eq=False, repr=False)
@@ -115,7 +120,7 @@ class Evaluated:
         perturbations
             Other ways to write the natural rows, name -> function, that are answered too.
         keep_folds
-            Keep the model of each fold in the run directory, for notebook 07.
+            Keep the model of each fold in the run directory, for notebook 07, if it can be saved.
 
         Raises
         ------
@@ -126,12 +131,13 @@ class Evaluated:
             raise TypeError(f"{type(model).__name__} has no predict_proba; use one that has")
         cases = _cases(data, run.seed, perturbations or {})
         processor = time.process_time()
+        kept = keep_folds and isinstance(model, TextClassifier)
         cv = cross_validate(
             model,
             data.train,
             labels=data.labels,
             cases=cases,
-            models_to=run.path("folds", name or model.kind) if keep_folds else None,
+            models_to=run.path("folds", name or model.kind) if kept else None,
         )
         try:
             check_is_fitted(model)
@@ -296,6 +302,19 @@ class Evaluated:
         threshold = values_for(self.data.ref).get("min_confidence")
         return self._add(quality.confidence(proba, self.rows["intent"], threshold=threshold))
 
+    def fairness(self) -> Finding:
+        """Whether any segment is answered worse or better than the rest."""
+        right = (self.rows["intent"] == self.rows["predicted"]).to_numpy()
+        masks, caveats = masks_by_column(self.rows, SEGMENTS), sources_of(self.data)
+        return self._add(fairness.fairness(right, masks, caveats=caveats))
+
+    def handover_by_segment(self) -> Finding:
+        """Whether any segment stays below the threshold of confidence more often than the rest."""
+        least = values_for(self.data.ref).get("min_confidence")
+        handed = None if least is None else (self.rows["confidence"] < least).to_numpy()
+        masks, caveats = masks_by_column(self.rows, SEGMENTS), sources_of(self.data)
+        return self._add(fairness.handover_by_segment(handed, masks, caveats=caveats))
+
     def cost(self) -> Finding:
         """Latency, size and training time; the latency is judged by its objective."""
         objectives = objectives_for(self.run.step, dataset=self.data.ref)
@@ -346,6 +365,12 @@ class Evaluated:
             "architecture": self.model.architecture() if own else {},
             "training": {name: value for name, value in spent.items() if value is not None},
         }
+
+
+def sources_of(data: Dataset) -> list[str]:
+    """Return what the manifest says of where the rows come from, as a caveat about people."""
+    sources = data.manifest.get("sources", [])
+    return [f"Sources of the rows: {'; '.join(sources)}."] if sources else []
 
 
 def _heaviest_terms(model: Any, labels: Sequence[str], n: int = 8) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 
@@ -30,13 +30,16 @@ from nivesh_lib.errors import DataError, ReleaseError
 from nivesh_lib.evaluation.benchmark import model_bytes
 from nivesh_lib.evaluation.drift import natural_first
 from nivesh_lib.evaluation.findings import rollout as findings
+from nivesh_lib.evaluation.intervals import paired_accuracy_difference
 from nivesh_lib.evaluation.summary import release_scores
 from nivesh_lib.hash_chain import Entry
+from nivesh_lib.models.base import load_model
 from nivesh_lib.models.directory import model_hash, read_card
 from nivesh_lib.models.text.tfidf import TfidfClassifier
 from nivesh_lib.notebook.server import LocalServer
 from nivesh_lib.notebook.session import Run
 from nivesh_lib.notebook.traffic import NUMBER, Traffic
+from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding
 from nivesh_lib.records.release import Release
 from nivesh_lib.releases import canary
@@ -51,7 +54,7 @@ from nivesh_lib.serving.watching import ENOUGH
 from nivesh_lib.wording import counted
 
 PRODUCTION, WORSE, BETTER = "1.0.0", "1.0.1", "1.1.0"
-_DATA, _DRAFT = "0.1.0", "0.2.0"
+_DATA, _MORE, _DRAFT = "0.1.0", "0.2.0", "0.3.0"
 _C = 50.0  # surer than notebook 03's, so that fewer answers go to a person
 _OVERRIDE = "a replay: no held-out rows are opened for it, so no gate can be reached"
 _REVIEWER = "replay (the label that the row has)"
@@ -80,6 +83,7 @@ class Month:
     changed: float = 0.0  # when the mix of queries changed, in seconds of the epoch
     traffic: Traffic | None = None
     draft: DataVersion | None = None
+    gain: Estimate | None = None  # of the last release, in accuracy
 
     @classmethod
     def replay(cls, run: Run, data: Dataset, *, seconds: float) -> Self:
@@ -98,16 +102,17 @@ class Month:
             train = None if rows.lacks else month._data(data.name, rows)
             if train:
                 month._replay(train, rows, seconds)
+                month.gain = month._gained(rows.fresh)
         return month
 
     # --- the operator ----------------------------------------------------------------------------
 
     def _data(self, name: str, rows: _Rows) -> Dataset | None:
         """Publish the rows to learn from, and those to judge releases on, in the home."""
-        about, labels, judged = "The rows of a replay", rows.labels, rows.judged
+        kept: dict[str, Any] = {"labels": rows.labels, "holdout_rows": rows.judged}
         try:
-            publish(rows.training, name, _DATA, description=about, labels=labels,
-                    holdout_rows=judged)  # fmt: skip
+            publish(rows.training, name, _DATA, description="The rows of a replay", **kept)
+            publish(rows.learned, name, _MORE, description="More rows", parent=_DATA, **kept)
         except DataError as error:
             self.lacks = f"no month is replayed: {error}"
             return None
@@ -147,7 +152,8 @@ class Month:
         traffic.mix(rows.after)  # as before, and of these no release has learned
         if self._add_corrections(data):
             draft = load_dataset(f"{data}@{_DRAFT}")
-            self._release(BETTER, draft, rows.judged, "trained with the users' corrections")
+            why = "trained with the users' corrections and more rows"
+            self._release(BETTER, draft, rows.judged, why)
             self._roll_out(BETTER, until - monotonic() - 0.06 * seconds)
         sleep(0.06 * seconds)
 
@@ -200,7 +206,7 @@ class Month:
         """Decide on corrections as a person does, and publish the draft; False without any."""
         assert self.traffic
         file, review = self.traffic.server.feedback, self.home / "review.csv"
-        request = ImportRequest(data, _DRAFT, feedback=file, parent=_DATA)
+        request = ImportRequest(data, _DRAFT, feedback=file, parent=_MORE)
         try:
             rows, *_ = corrections(request, file, _unsaid)
         except DataError:  # there is nothing to add
@@ -209,6 +215,17 @@ class Month:
         _decide(review, self.traffic.truths)
         self.draft = publish_import(replace(request, review=review), _unsaid)
         return True
+
+    def _gained(self, rows: pd.DataFrame) -> Estimate | None:
+        """Return how much more of the rows the last release answers rightly than the first one."""
+        if self.draft is None:
+            return None
+        texts, labels = rows["query"].tolist(), rows["intent"].to_numpy()
+        before, after = (
+            load_model(Package.of(self.name, version).model).predict(texts) == labels
+            for version in (PRODUCTION, BETTER)
+        )
+        return paired_accuracy_difference(after, before)
 
     # --- findings --------------------------------------------------------------------------------
 
@@ -229,7 +246,7 @@ class Month:
             findings.worse(WORSE, log, sent),
             findings.drift(self.changed, polled, sent),
             findings.corrections(traffic.corrected, [*map(json.loads, lines)], manifest, NUMBER),
-            findings.better(BETTER, log, sent),
+            findings.better(BETTER, log, self.gain),
             findings.none_lost(log, sent, polled),
         )
         month = findings.month(made, findings.timeline(log, polled, written))
@@ -264,12 +281,13 @@ class Month:
 class _Rows:
     """Rows by what they are for: to learn from, to judge releases, and queries of two times.
 
-    Those that judge releases are among the queries of both times. Corrections are of the earlier
+    The first release learns from ``training``, every other one of the rows to learn from. Rows
+    that judge releases are among the queries of both times. Corrections are of the earlier
     ones, so no release has learned from a later one. What was chosen for being hard is no traffic.
     """
 
     labels: list[str]
-    training: pd.DataFrame
+    learned: pd.DataFrame
     judged: pd.DataFrame
     before: pd.DataFrame
     after: pd.DataFrame
@@ -279,8 +297,7 @@ class _Rows:
         """Return the training rows of a version, by fold; no held-out row is among them."""
         kept = ["id", "query", "intent", *(name for name in OPTIONAL if name in data.train)]
         learned = data.train["fold"] < data.n_folds - 3
-        training = data.train[learned]
-        labels = [label for label in data.labels if label in set(training["intent"])]
+        labels = [one for one in data.labels if one in set(data.train["intent"][learned][::2])]
         sound = ~learned & data.train["intent"].isin(labels)
         sound &= data.train["query"].str.len() < MAX_CHARACTERS - 40  # room for a number
         if "selection" in data.train:
@@ -289,8 +306,21 @@ class _Rows:
         judged, more, after = (others[others["fold"] == data.n_folds - n][kept] for n in (3, 2, 1))
         # So few rows, asked again and again, would differ from any others: some judge releases too.
         return cls(
-            labels, training[kept], judged, *(pd.concat([judged, one]) for one in (more, after))
+            labels,
+            data.train[learned][kept],
+            judged,
+            *(pd.concat([judged, one]) for one in (more, after)),
         )
+
+    @property
+    def training(self) -> pd.DataFrame:
+        """The rows that the first release learns from."""
+        return self.learned[::2]
+
+    @property
+    def fresh(self) -> pd.DataFrame:
+        """Queries that no release learns from or is judged on, and that no user corrects."""
+        return self.after[len(self.judged) :]
 
     @property
     def lacks(self) -> str:

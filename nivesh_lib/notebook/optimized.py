@@ -184,8 +184,9 @@ class Optimization:
         return self.run.add(compression.technique(one))
 
     def left(self, model: Any) -> Callable[[Part], Any]:
-        """Return a technique: the models of a kind that notebook 05 left, or copies fitted here."""
-        folds = self.run.upstream_path("folds", _STEP, model.kind)
+        """Return a technique: the models that notebook 05 or 03 left, or copies fitted here."""
+        places = (self.run.upstream_path("folds", step, model.kind) for step in (_STEP, "03_tfidf"))
+        folds = next(filter(None, places), None)
         whole = self.run.upstream_path("models", f"{_STEP}.ensemble", model.kind)
 
         def technique(part: Part) -> Any:

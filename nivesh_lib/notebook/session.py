@@ -20,7 +20,9 @@ from nivesh_lib import paths
 from nivesh_lib.data.versions import Dataset, load_dataset
 from nivesh_lib.errors import NiveshError
 from nivesh_lib.evaluation.objectives import impact_of, none_set, objectives_for
-from nivesh_lib.models.base import TextClassifier
+from nivesh_lib.evaluation.resampling.cross_validation import CrossValidation, aligned
+from nivesh_lib.evaluation.resampling.search import Trial
+from nivesh_lib.models.base import TextClassifier, load_model
 from nivesh_lib.notebook.compared import Compared, RecordedModel
 from nivesh_lib.notebook.evaluated import Evaluated
 from nivesh_lib.privacy import show
@@ -158,9 +160,38 @@ class Run:
             shown += f"\n\nWhat they are to bring, which no notebook measures: {impact}."
         show_markdown(shown)
 
-    def evaluate(self, model: Any, data: Dataset, *, name: str = "", **options: Any) -> Evaluated:
-        """Return the cross-validated model, whose methods are findings (`Evaluated.of`)."""
-        return Evaluated.of(self, model, data, name=name, **options)
+    def evaluate(
+        self, model: Any, data: Dataset, *, name: str = "", as_in: str = "", **options: Any
+    ) -> Evaluated:
+        """Return the cross-validated model, whose methods are findings (`Evaluated.of`).
+
+        Parameters
+        ----------
+        as_in
+            A step of this run that may have evaluated a model with these settings: then that one
+            and its answers are taken, and nothing is trained.
+        """
+        known = self._known(as_in, model, data) if as_in else None
+        if known is None:
+            return Evaluated.of(self, model, data, name=name, **options)
+        fitted, cv = known
+        part = options.get("part", False)
+        return Evaluated.with_answers(self, fitted, data, cv, name=name, part=part)
+
+    def _known(
+        self, step: str, model: Any, data: Dataset
+    ) -> tuple[TextClassifier, CrossValidation] | None:
+        """Return the model of a step of this run, if its settings and data are these."""
+        source, result = self.directory, self.directory.result(step)
+        oof, folder = source.table("oof", step), source.model(step)
+        if oof is None or not isinstance(result, ModelResult) or not folder.is_dir():
+            return None
+        fitted, seconds = load_model(folder), result.metrics.get("fit_seconds")
+        if type(fitted) is not type(model) or fitted.get_params() != model.get_params():
+            return None
+        folds = (float(seconds),) * data.n_folds if isinstance(seconds, int | float) else ()
+        answers = aligned(oof, data.train["id"])
+        return fitted, CrossValidation(answers, folds, source.table("probes", step))
 
     def compare(self, data: Dataset, *steps: str) -> Compared:
         """Return the models of steps with lower numbers; its methods are findings.
@@ -284,6 +315,10 @@ class Run:
         if not part and _mode() != "pipeline":  # there, the worker adds the notebook and closes
             self.close()
         return record.metrics
+
+    def log_trial(self, kind: str, trial: Trial) -> None:
+        """Record a trial of a search for hyper-parameters in MLflow, as a run of its own."""
+        self.logger.log_trial(f"{kind} {trial.number}", trial.params, trial.folds, trial.state)
 
     def close(self, status: str = "FINISHED") -> None:
         """Close the MLflow run."""

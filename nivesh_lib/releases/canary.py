@@ -24,7 +24,15 @@ from nivesh_lib.evaluation.sequential import Canary, EProcess, MixProcess
 from nivesh_lib.hash_chain import Entry
 from nivesh_lib.records.base import plain, write_json
 from nivesh_lib.records.schema import read_object
-from nivesh_lib.releases.log import ENDS, SHARES, read_log, released, state_of, writing
+from nivesh_lib.releases.log import (
+    SHARES,
+    last_canary,
+    nothing_released,
+    read_log,
+    released,
+    state_of,
+    writing,
+)
 from nivesh_lib.releases.package import Package
 from nivesh_lib.releases.promotion import (
     append,
@@ -102,7 +110,8 @@ def start(
     Raises
     ------
     ReleaseError
-        Nothing or this version is in production, a canary is on already, or as `promote`.
+        Nothing or this version is in production, this one is archived, the package of the one in
+        production is missing or altered, a canary is on already, or as `promote`.
     """
     with changing(name):
         entries = read_log(name)
@@ -121,8 +130,13 @@ def start(
             )
         if state.production == entry["version"]:
             raise ReleaseError(f"{entry['version']} is in production already; start another one")
-        command = f"nivesh canary start {entry['version']}"
-        line = gated_line(entry, entries, "production", override, command)
+        if state.stages[entry["version"]] == "Archived":
+            raise ReleaseError(
+                f"{entry['version']} was archived or rolled back. To have it judged again: "
+                f"nivesh promote {entry['version']} --to staging"
+            )
+        Package.of(name, state.production).verify(released(entries, state.production))
+        line = gated_line(entry, entries, "production", override)
         line |= {"why": why or f"compared with {state.production}", "step": "shadow"}
         return append("canary", line | {"settings": asdict(settings), "evidence": {}})
 
@@ -139,13 +153,20 @@ def abort(*, name: str = "intent_classifier", why: str = "") -> Entry:
 def status(name: str = "intent_classifier") -> dict[str, Any]:
     """Return the canary that is on, its evidence and what comes next.
 
-    ``version`` is empty where none is on; then ``last`` is the line with which the last one ended.
+    ``version`` is empty where none is on; then ``last`` is the version of the last one and the
+    line with which it ended, if there was any.
+
+    Raises
+    ------
+    ReleaseError
+        Nothing was released by that name.
     """
     entries = read_log(name)
+    if not entries:
+        raise ReleaseError(nothing_released(name))
     state = state_of(entries)
     if not (on := state.canary):
-        over = [e for e in entries if e.get("step") in ENDS or "canary" in e]
-        return {"version": "", "last": over[-1] if over else None}
+        return {"version": "", "last": last_canary(entries)}
     steps = [*Settings(**on["settings"]).steps, "everybody, by promotion"]
     following = steps[steps.index(on["step"]) + 1]
     return {

@@ -135,9 +135,10 @@ def _after(state: State, entry: Entry) -> State:
         stages[version] = "Development"
     elif kind == "archive":
         stages[version] = "Archived"
-        staging, previous = ("" if x == version else x for x in (state.staging, state.previous))
-        canary = {} if state.canary.get("version") == version else state.canary
-        state = replace(state, staging=staging, previous=previous, canary=canary)
+        places = ("staging", "production", "previous")
+        left: dict[str, Any] = {one: "" for one in places if getattr(state, one) == version}
+        ends = version in (state.production, state.canary.get("version"))
+        state = replace(state, canary={} if ends else state.canary, **left)
     elif entry.get("stage") == "staging":
         if state.staging:
             stages[state.staging] = "Development"
@@ -191,6 +192,24 @@ def _served(state: State, entry: Entry, stages: dict[str, str]) -> State:
         overridden=state.overridden if rolled_back else frozenset(override),
         canary={},
     )
+
+
+def last_canary(entries: Iterable[Entry]) -> dict[str, Any] | None:
+    """Return the version of the canary that ended last, and the ``line`` that ended it.
+
+    That may be one about another version, such as a promotion. None where no canary has ended.
+    """
+    state, found = State(), None
+    for entry in entries:
+        before, state = state.canary, _after(state, entry)
+        if before and not state.canary:
+            found = {"version": before["version"], "line": entry}
+    return found
+
+
+def nothing_released(name: str) -> str:
+    """Return a sentence for where the log has no line of a registered model."""
+    return f"{name}: nothing was released by that name in {paths.home()}"
 
 
 def stays(entries: Iterable[Entry]) -> list[dict[str, str]]:

@@ -25,7 +25,15 @@ from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.release import Gate, Release
 from nivesh_lib.releases.card import write_card
 from nivesh_lib.releases.gates import Evidence, judged
-from nivesh_lib.releases.log import STAGES, State, read_log, released, state_of, writing
+from nivesh_lib.releases.log import (
+    STAGES,
+    State,
+    nothing_released,
+    read_log,
+    released,
+    state_of,
+    writing,
+)
 from nivesh_lib.releases.package import Package, changing_marker
 from nivesh_lib.reproducibility import author, environment, is_committed
 from nivesh_lib.tracking.registry import (
@@ -61,7 +69,7 @@ def changing(name: str, *, first: bool = False) -> Iterator[None]:
     """
     marker = changing_marker(name)
     if not marker.parent.is_dir() and not read_log(name) and not first:
-        raise ReleaseError(f"{name}: nothing was released by that name. `nivesh release` does it")
+        raise ReleaseError(f"{nothing_released(name)}. `nivesh release` does it")
     with write_errors(marker.parent):
         marker.parent.mkdir(parents=True, exist_ok=True)
     with locked(marker.parent):
@@ -238,7 +246,7 @@ def promote(
         if before.stages[entry["version"]] == "Production":
             raise ReleaseError(f"{entry['version']} serves in production; promote another one")
         line = {
-            **gated_line(entry, entries, stage, override, f"nivesh promote {version} --to {stage}"),
+            **gated_line(entry, entries, stage, override),
             "why": why or f"promoted to {stage}",
             "stage": stage,
             "archive_replaced": archive_replaced,
@@ -246,12 +254,8 @@ def promote(
         return changed("promotion", line)
 
 
-def gated_line(
-    entry: Entry, entries: list[Entry], stage: str, override: str, command: str
-) -> dict[str, Any]:
+def gated_line(entry: Entry, entries: list[Entry], stage: str, override: str) -> dict[str, Any]:
     """Return the fields of a line that brings a release to users of a stage, gates included.
-
-    ``command`` is what was typed, for the message.
 
     Raises
     ------
@@ -269,7 +273,7 @@ def gated_line(
         raise ReleaseError(
             f"{entry['version']} stays out of {stage}: {len(missed)} of {len(gates)} gates are not "
             f"met.\n{listed}\nMend what they name and release again, or take it on yourself: "
-            f'{command} --override "WHY"'
+            'give the same command with --override "WHY"'
         )
     return line_about(entry, "") | {
         "override": override if missed else "",
@@ -311,13 +315,20 @@ def rollback(*, name: str = "intent_classifier", why: str = "") -> Changed:
     Raises
     ------
     ReleaseError
-        Nothing is in production, or no earlier version can be brought back; says why for each.
+        Nothing is in production, a canary is on, or no earlier version can be brought back; says
+        why for each.
     """
     with changing(name):
         entries = read_log(name)
         state = state_of(entries)
         if not state.production:
             raise ReleaseError("nothing is in production, so there is nothing to roll back from")
+        if on := state.canary:
+            raise ReleaseError(
+                f"{on['version']} is a canary, and a rollback is about {state.production}, which "
+                "is in production. `nivesh canary abort` ends the canary; where production is the "
+                "worse one too, roll back after that"
+            )
         notes: list[str] = []
         for version in _candidates(state):
             entry = released(entries, version)
@@ -355,7 +366,7 @@ def archive(
     Raises
     ------
     ReleaseError
-        The version was never released, or is in production.
+        The version was never released, or is in production and its package is here.
     """
     with changing(name):
         entries = read_log(name)
@@ -365,7 +376,7 @@ def archive(
         chosen = [v for v, since in state.since.items() if v not in kept and since <= limit]
         if version:
             chosen = [released(entries, version)["version"]]
-        if state.production in chosen:
+        if state.production in chosen and Package.of(name, state.production).folder.is_dir():
             raise ReleaseError(f"{state.production} serves in production; it cannot be archived")
         why = "archived by name" if version else f"out of use for {days:g} days"
         lines = [

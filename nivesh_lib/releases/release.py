@@ -56,7 +56,8 @@ class Prepared:
     """A release that waits for the holdout. ``package`` is a temporary folder with the model.
 
     ``base`` is the digest of the model that was chosen, ``last`` the release with the highest
-    version, ``in_place`` the one that serves or is staged.
+    version, ``in_place`` the one that serves or is staged; ``lost`` is the highest version where
+    that was archived and its package is on this machine no more, so that there is no ``last``.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Prepared:
     result: ModelResult | None
     last: Release | None
     in_place: Release | None
+    lost: str = ""
 
     @property
     def in_place_model(self) -> TextClassifier | None:
@@ -207,19 +209,25 @@ def _refuse_data(candidate: Candidate) -> None:
         )
 
 
-def _before(name: str) -> tuple[Release | None, Release | None]:
-    """Return the release with the highest version, and the one that serves, else is staged."""
+def _before(name: str) -> tuple[Release | None, Release | None, str]:
+    """Return `Prepared.last`, ``in_place`` and ``lost``."""
     entries = read_log(name)
     versions = [entry["version"] for entry in entries if entry["kind"] == "release"]
     if not versions:
-        return None, None
-    state = state_of(entries)
-    highest = max(versions, key=semver.Version.parse)
+        return None, None, ""
+    state, highest = state_of(entries), max(versions, key=semver.Version.parse)
+    lost = state.stages[highest] == "Archived" and not Package.of(name, highest).folder.is_dir()
     found = []
-    for version in (highest, state.production or state.staging):
+    for version in ("" if lost else highest, state.production or state.staging):
         entry = released(entries, version) if version else None
-        found.append(Package.of(name, version).verify(entry) if entry else None)
-    return found[0], found[1]
+        try:
+            found.append(Package.of(name, version).verify(entry) if entry else None)
+        except ReleaseError as error:
+            raise ReleaseError(
+                f"{error}. A new release is compared with {version}. Where its package is lost for "
+                f"good: nivesh archive --version {version}"
+            ) from None
+    return found[0], found[1], highest if lost else ""
 
 
 def make_release(
@@ -287,7 +295,7 @@ def _described(ready: Prepared, entry: LedgerEntry, version: str) -> Release:
         why=one_line(entry.why),
         **unopened(candidate.data, ready.result, ready.last),
     )
-    return _numbered(release, ready.last, version)
+    return _numbered(release, ready, version)
 
 
 def unopened(data: Dataset, result: ModelResult | None, last: Release | None) -> dict[str, Any]:
@@ -313,9 +321,9 @@ def unopened(data: Dataset, result: ModelResult | None, last: Release | None) ->
     }
 
 
-def _numbered(release: Release, last: Release | None, version: str) -> Release:
+def _numbered(release: Release, ready: Prepared, version: str) -> Release:
     """Return the record with its version, the derived or a higher typed one, and the reasons."""
-    number, reasons = derived(release, last)
+    number, reasons = derived(release, ready.last, ready.lost)
     typed = checked(version, number) if version else number
     if typed != number:
         reasons.append(f"{typed} was asked for; {number} follows from what changed.")

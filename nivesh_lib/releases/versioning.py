@@ -11,7 +11,7 @@ from nivesh_lib.wording import joined
 FIRST = "1.0.0"
 
 
-def derived(new: Release, last: Release | None) -> tuple[str, list[str]]:
+def derived(new: Release, last: Release | None, lost: str = "") -> tuple[str, list[str]]:
     """Return the version of a release and a sentence for each reason.
 
     Labels removed or renamed, or another response, break who reads the answers: MAJOR. More
@@ -21,7 +21,14 @@ def derived(new: Release, last: Release | None) -> tuple[str, list[str]]:
     ----------
     last
         The release with the highest version before; None for the first one.
+    lost
+        The highest version, where its package is not here: what changed since is not known, and
+        MINOR is taken.
     """
+    if last is None and lost:
+        following = str(semver.Version.parse(lost).bump_minor())
+        why = f"the package of {lost} is not on this machine, so what changed since is not known"
+        return following, [f"{following}: {why}."]
     if last is None:
         return FIRST, [f"{FIRST}: the first release of {new.name}."]
     number = semver.Version.parse(last.version)

@@ -61,6 +61,7 @@ canary_pairs = Counter(
     "Pairs of answers of a canary and what it is compared with",
     ["release", "step", "test", "outcome"],
 )
+rolled_back = Counter("canary_rollbacks", "Canaries that this server has rolled back")
 unwritten = Counter("log_lines_lost", "Lines of the log that could not be written")
 active_models = Gauge("active_models_count", "Loaded models", multiprocess_mode="livesum")
 memory = Gauge("model_memory_mb", "Resident memory of the server", multiprocess_mode="livesum")

@@ -88,14 +88,16 @@ def default_source(small: Callable[[], Path | None]) -> Source:
     small
         Returns the folder of a model for where no release is served, None without one.
     """
-    passed_over: list[str] = []
+    passed_over: list[str] = []  # of a broken log: that it is, once
     for stage in reversed(STAGES):
         try:
             return replace(_in_stage(stage), passed_over=tuple(passed_over))
         except _NothingThere:
             continue
-        except (ReleaseError, DataError) as error:
+        except ReleaseError as error:
             passed_over.append(f"the release in {stage} is not served: {error}")
+        except DataError as error:
+            passed_over = [f"no release is served: {error}"]
     folder = small() or paths.shipped_model()
     if not folder.is_dir():
         why = "; ".join(passed_over) or "no release is in production or in staging"

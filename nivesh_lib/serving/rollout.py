@@ -132,7 +132,7 @@ class Rollout:
             return
         sums = rules.counted(on, metrics.server(), metrics.canary_totals(*self._labels))
         if rules.judged(on, sums).decision != "continue":
-            rules.advance(on, rules.evidence(on, sums))
+            tell_end(rules.advance(on, rules.evidence(on, sums)))
             self._decided = self.on["id"] == on["id"]
 
     def _may_decide(self) -> bool:
@@ -143,6 +143,12 @@ class Rollout:
                 self._holding.enter_context(locked(folder, wait=False))
                 self._decides = True
         return self._decides
+
+
+def tell_end(entry: Entry | None) -> None:
+    """Count a rollback that this process has just written to the log."""
+    if entry and entry.get("step") == "rolled back":
+        metrics.rolled_back.inc()
 
 
 def can_decide(name: str) -> bool:

@@ -21,7 +21,7 @@ from nivesh_lib.serving import feedback, flags, metrics
 from nivesh_lib.serving.admission import Admission
 from nivesh_lib.serving.classifier import IntentClassifier
 from nivesh_lib.serving.released import follows_log
-from nivesh_lib.serving.rollout import Rollout, Seen, Side, can_decide
+from nivesh_lib.serving.rollout import Rollout, Seen, Side, can_decide, tell_end
 from nivesh_lib.serving.settings import CACHED, CACHED_SECONDS, NAME, Settings
 from nivesh_lib.serving.watching import DriftWatch, least_accuracy
 
@@ -287,7 +287,7 @@ class Service:
         try:
             self.rollout = await asyncio.to_thread(Rollout, on, self.release)
         except NiveshError as error:
-            await asyncio.to_thread(end, on, f"it cannot be loaded: {error}")
+            tell_end(await asyncio.to_thread(end, on, f"it cannot be loaded: {error}"))
             return
         metrics.announce(on["version"])
         self.log("canary", release=on["version"], step=on["step"])

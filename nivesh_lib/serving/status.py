@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from nivesh_lib.errors import DataError, NiveshError
 from nivesh_lib.records.schema import fits
-from nivesh_lib.releases.log import read_log, state_of
+from nivesh_lib.releases.log import nothing_released, read_log, state_of
 from nivesh_lib.serving import metrics
 
 TIMEOUT = 2.0  # seconds for each answer, the look-up of the host's name included
@@ -98,11 +98,15 @@ class Server:
 
 @dataclass(frozen=True)
 class Releases:
-    """Version, since when and by whom of each stage, and the canary as `canary.status` has it."""
+    """Version, since when and by whom of each stage, and the canary as `canary.status` has it.
+
+    ``note`` says where the log that was read has nothing of the registered model.
+    """
 
     problem: str = ""
     stages: dict[str, dict[str, str]] = field(default_factory=dict)
     canary: dict[str, Any] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def releases_of(name: str) -> Releases:
             who = [e["who"] for e in entries if e["timestamp"] == since and e["kind"] in _MOVES]
             stages[stage] = {"version": version, "since": since, "who": who[-1]}
     if not state.canary:
-        return Releases("", stages)
+        return Releases("", stages, note="" if entries else nothing_released(name))
     from nivesh_lib.releases import canary  # its tests need a third of a second of imports
 
     return Releases("", stages, canary.status(name))

@@ -139,6 +139,28 @@ class RunLogger:
             log_model_metrics({k: v for k, v in row.items() if k != "fold"}, self._folds[name])
             store.set_terminated(self._folds[name], "FINISHED")
 
+    def log_trial(
+        self, name: str, params: Mapping[str, Any], folds: Sequence[float], state: str
+    ) -> None:
+        """Log one setting of a search, with the macro-F1 of each fold, in an experiment of its own.
+
+        Parameters
+        ----------
+        state
+            complete, pruned or fail, as Optuna has it.
+        """
+        store, experiment = client(), create_experiment("hyperparameter_tuning")
+        title = f"{self._tags[_NAME]} {name}"
+        tags = {**self._tags, _NAME: title, PARENT: self.run_id, "nivesh.trial": state}
+        run_id = store.create_run(experiment, run_name=title, tags=tags).info.run_id
+        log_model_params(params, run_id)
+        _log_series(run_id, (("macro_f1_of_fold", score, k) for k, score in enumerate(folds)))
+        if folds:
+            log_model_metrics({"macro_f1": sum(folds) / len(folds)}, run_id)
+        store.set_terminated(
+            run_id, {"complete": "FINISHED", "fail": "FAILED"}.get(state, "KILLED")
+        )
+
     def log_history(self, history: Sequence[Mapping[str, float]]) -> None:
         """Log the metrics of each training ``epoch``, one mapping each, with the epoch as step."""
         values = ((k, v, int(epoch["epoch"])) for epoch in history for k, v in epoch.items())

@@ -97,6 +97,7 @@ def mlflow(model: str, port: int) -> None:
 
 def constant(model: str, port: int) -> None:
     """Our server with a model that answers at once, whatever it is asked."""
+    os.environ["NIVESH_SERVE_MODEL"] = model  # so that it follows no release to another one
     from nivesh_lib.serving import app, workers
     from nivesh_lib.serving.classifier import IntentClassifier
 

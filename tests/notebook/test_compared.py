@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
@@ -11,6 +12,8 @@ from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.notebook.compared import _meetings
 from nivesh_lib.notebook.session import start_run
 from nivesh_lib.runs.comparison import evaluation_of
+from nivesh_lib.tracking.logger import PARENT
+from nivesh_lib.tracking.store import create_experiment, tracking_uri
 
 PARAMS = {"DATASET": "toy@1.0.0", "N_BOOT": 20, "N_TIMED": 3, "MODELS": "rules, tfidf"}
 FINDINGS = (
@@ -70,6 +73,21 @@ def test_later_steps_are_not_compared(home):
     _, models = compared()
     assert list(models.models) == ["rules"]
     assert "no other model" in models.leader().claim and models.changes_from("tfidf").verdict == ""
+
+
+def test_settings_are_searched_and_each_trial_is_a_run_in_mlflow(home):
+    recorded("03_tfidf", "tfidf")
+    run, models = compared(SEARCH_MINUTES=0.02)
+    (tuning,) = models.retrained()
+    row = tuning.table.iloc[0]
+    assert row["model"] == "bag of words" and row["scored"] >= 1 and row["best"] >= row["as it is"]
+    assert (home / "reports" / "search" / "trials.sqlite").is_file()
+    store = MlflowClient(tracking_uri())
+    experiment = create_experiment("hyperparameter_tuning")
+    trials = store.search_runs([experiment], order_by=["attributes.start_time ASC"])
+    assert len(trials) >= row["scored"]
+    assert trials[0].data.metrics["macro_f1"] == pytest.approx(row["as it is"])
+    assert trials[0].data.params["C"] and trials[0].data.tags[PARENT] == run.logger.run_id
 
 
 def test_the_full_profile_trains_what_was_asked_for(home):

@@ -10,6 +10,7 @@ import pytest
 from nivesh_lib.data.publishing import publish
 from nivesh_lib.data.versions import load_dataset
 from nivesh_lib.errors import NiveshError
+from nivesh_lib.evaluation.resampling.cross_validation import aligned
 from nivesh_lib.models.base import get_model, load_model
 from nivesh_lib.notebook.session import start_run
 from nivesh_lib.records.estimate import Estimate
@@ -69,6 +70,21 @@ def test_a_run_leaves_everything_in_the_directory_and_in_mlflow(home):
     paths = {f.path for f in client().list_artifacts(run.logger.run_id)}
     assert {"figures", "results", "environment.json"} <= paths
     assert logged.outputs.model_outputs
+
+
+def test_a_model_that_a_step_of_this_run_has_evaluated_is_not_trained_again(home, monkeypatch):
+    data = load_dataset("toy@1.0.0")
+    first = start_run("03_toy", PARAMS)
+    first.finish(first.evaluate(get_model("tfidf", C=3.0), data))
+    run = start_run("05_toy", PARAMS)
+    other = run.evaluate(get_model("tfidf", C=4.0), data, part=True, as_in="03_toy")
+    assert other.cv.fit_seconds[0] != other.cv.fit_seconds[1]  # its own, fold by fold
+    monkeypatch.setattr("nivesh_lib.notebook.evaluated.cross_validate", None)
+    same = run.evaluate(get_model("tfidf", C=3.0), data, part=True, as_in="03_toy")
+    assert same.part and len(same.cv.fit_seconds) == data.n_folds
+    table = pd.read_parquet(run.directory.path / "oof" / "03_toy.parquet")
+    assert same.cv.oof.equals(aligned(table, data.train["id"]))
+    assert same.model.predict(["rent"]).size == 1
 
 
 def test_a_run_that_was_never_logged_is_closed_when_the_notebook_starts_again(home):

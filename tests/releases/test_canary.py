@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 
 import pytest
@@ -16,6 +17,7 @@ from nivesh_lib.records.base import write_json
 from nivesh_lib.releases import canary
 from nivesh_lib.releases.canary import Settings, abort, advance, counted, evidence, judged, start
 from nivesh_lib.releases.log import SHARES, read_log, state_of, writing
+from nivesh_lib.releases.package import Package
 from nivesh_lib.releases.promotion import archive, promote, rollback
 from tests.releases import forks
 from tests.releases.test_log import MET, MISSED, NAME
@@ -124,7 +126,7 @@ def test_a_start_without_gates_and_an_unknown_step_are_refused(two, step, fields
     [
         ("1.0.0", "so", "1.0.0 is in production already"),
         ("9.9.9", "so", "9.9.9: was never released"),
-        ("1.0.2", "", r"(?s)stays out of production.*nivesh canary start 1.0.2 --override"),
+        ("1.0.2", "", r"(?s)stays out of production.*the same command with --override"),
     ],
 )
 def test_a_start_that_may_not_be_is_refused_and_changes_nothing(
@@ -195,8 +197,42 @@ def test_another_promotion_and_a_rollback_end_it_and_say_so(serving_release):
     begin()
     notes = promote("1.0.1", "production", **SURE).notes
     assert notes == ["with that, the canary 1.0.2 ended"] and on() == {}
+    last = canary.status()["last"]
+    assert (last["version"], last["line"]["kind"]) == ("1.0.2", "promotion")
+
+
+def test_a_rollback_is_refused_while_one_is_on(serving_release):
+    promote("1.0.1", "production", **SURE)
     begin()
-    assert "with that, the canary 1.0.2 ended" in rollback().notes
+    with pytest.raises(ReleaseError, match=r"1\.0\.2 is a canary.*canary abort"):
+        rollback()
+    abort()
+    assert rollback().entry["version"] == "1.0.0"
+
+
+def test_what_was_rolled_back_from_goes_to_staging_first(serving_release):
+    promote("1.0.1", "production", **SURE)
+    rollback()
+    with pytest.raises(ReleaseError, match=r"archived or rolled back.*--to staging"):
+        begin("1.0.1")
+    promote("1.0.1", "staging", **SURE)
+    assert begin("1.0.1")["step"] == "shadow"
+
+
+def test_without_the_package_of_production_there_is_no_control(serving_release):
+    shutil.rmtree(Package.of(NAME, "1.0.0").folder)
+    with pytest.raises(ReleaseError, match=r"1\.0\.0: the package is not on this machine"):
+        begin()
+
+
+def test_the_last_one_that_ended_is_named(serving_release):
+    begin()
+    abort(why="a customer called")
+    archive(version="1.0.1")
+    last = canary.status()["last"]
+    assert (last["version"], last["line"]["step"]) == ("1.0.2", "aborted")
+    with pytest.raises(ReleaseError, match=r"other: nothing was released by that name in .*"):
+        canary.status("other")
 
 
 def test_a_canary_is_not_archived_for_its_age(serving_release):
@@ -272,7 +308,7 @@ def test_status_tells_step_share_evidence_and_what_is_next(serving_release):
     assert code == 0 and "in shadow" in told
     go_to("25")
     code, told = said("status")
-    assert code == 0 and "1.0.2 against 1.0.0: 25, since 2" in told
+    assert code == 0 and "1.0.2 against 1.0.0: 25 %, since 2" in told
     assert "25 % canary, 25 % control" in told and "next       50 % of users" in told
     assert "e-value    1; rolled back at 80" in told
     assert '"n": 0' in said("status", "--json")[1]

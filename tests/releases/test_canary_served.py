@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from nivesh_lib.releases import canary
 from nivesh_lib.releases.log import read_log, state_of
@@ -73,6 +74,7 @@ async def ended(condition: Callable[[], object], seconds: float = 90) -> None:
 
 def test_a_worse_release_is_rolled_back_in_shadow_and_answers_nobody(serving_release):
     begin("1.0.1", **LIMITS)
+    before = REGISTRY.get_sample_value("canary_rollbacks_total")
 
     async def run() -> Counter:
         async with under_load() as load:
@@ -82,6 +84,7 @@ def test_a_worse_release_is_rolled_back_in_shadow_and_answers_nobody(serving_rel
 
     seen = asyncio.run(run())
     assert set(seen) == {(200, "1.0.0", True)}
+    assert REGISTRY.get_sample_value("canary_rollbacks_total") == before + 1
     last = read_log(NAME)[-1]
     assert last["step"] == "rolled back" and canary._TITLES["disagreement"] in last["why"]
     assert last["evidence"]["e_value"] >= last["evidence"]["bound"]

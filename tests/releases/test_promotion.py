@@ -22,6 +22,8 @@ from nivesh_lib.errors import DataError, NiveshError, ReleaseError
 from nivesh_lib.releases.log import read_log, state_of
 from nivesh_lib.releases.package import Package, changing_marker
 from nivesh_lib.releases.promotion import archive, promote, rollback, transition_model_stage
+from nivesh_lib.releases.release import prepared
+from nivesh_lib.runs.directories import find_run
 from nivesh_lib.runs.layout import RunDirectory
 from nivesh_lib.tracking.registry import follow_log, register_model
 from tests.releases.forks import nivesh, run, seen, start, wait
@@ -520,3 +522,19 @@ def test_models_of_another_dataset_have_a_name_of_their_own(released):
     )
     assert "1.0.0 promoted to staging" in told
     assert aliases() == {"staging": "1.0.0"} and len(read_log(NAME)) == 3
+
+
+def test_after_a_release_whose_package_is_lost_was_archived_the_next_is_compared_with_none(serving):
+    run(serving, functools.partial(make_run, "20260103-000000", C=20.0))
+    shutil.rmtree(package("1.0.1").folder)
+    with (
+        pytest.raises(
+            ReleaseError, match=r"compared with 1\.0\.1.*nivesh archive --version 1\.0\.1"
+        ),
+        prepared(find_run("latest")),
+    ):
+        pass
+    archive(version="1.0.1")
+    assert state_of(read_log(NAME)).production == ""
+    with prepared(find_run("latest")) as ready:
+        assert (ready.lost, ready.last, ready.in_place) == ("1.0.1", None, None)

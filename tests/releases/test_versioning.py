@@ -17,6 +17,11 @@ def test_the_first_release_is_the_first_version():
     assert derived(release(), None)[0] == "1.0.0"
 
 
+def test_where_the_package_before_is_lost_the_version_is_the_next_minor():
+    found, reasons = derived(release(), None, "1.4.2")
+    assert found == "1.5.0" and "1.4.2 is not on this machine" in reasons[0]
+
+
 @pytest.mark.parametrize(
     ("changed", "version", "said"),
     [

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nivesh_lib.evaluation.findings.serving import Samples, grown
+from nivesh_lib.evaluation.objectives import verdict_of
+from nivesh_lib.records.estimate import Estimate
 from nivesh_lib.records.finding import Finding, Plot
 from nivesh_lib.wording import counted, joined, percent, sentence
 
@@ -185,20 +187,29 @@ def corrections(
     )  # fmt: skip
 
 
-def better(version: str, log: Log, sent: Sequence[Sent]) -> Finding:
-    """Judge whether a release came to answer everybody through all steps of a canary."""
+def better(version: str, log: Log, gain: Estimate | None) -> Finding:
+    """Judge whether a better release came to answer everybody through all steps of a canary.
+
+    Parameters
+    ----------
+    gain
+        How much more of the queries it answers rightly than the one before, where there is such a
+        release.
+    """
     found = moves(log, version)
-    if not found:
+    if not found or gain is None:
         claim, verdict = "no correction became a row, so no other release was made", "undecided"
     else:
         steps = [step for _, step, _ in found]
         pairs = sum(row["pairs"] or 0 for row in _steps(found))
         ends = {"production": "answers everybody", "aborted": "was not decided on in time"}
-        claim = f"release {version}, trained with the corrections too, "
+        claim = f"release {version}, trained with the corrections and more rows, "
         claim += f"{ends.get(steps[-1], f'was {steps[-1]}')} after {counted(pairs, 'pair')} of "
-        claim += f"answers in {counted(len(steps) - 1, 'step')}"
-        claim += f"; {_right(found[0][0], sent)}"
-        verdict = {True: "met", False: "not met"}[steps == _ALL]
+        claim += f"answers in {counted(len(steps) - 1, 'step')}; of "
+        claim += f"{counted(gain.n, 'query', 'queries')} that no release has learned from, "
+        claim += f"{100 * gain.value:+.1f} of 100 "
+        claim += f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f}) are answered rightly"
+        verdict = verdict_of(gain.low > 0, gain.high < 0) if steps == _ALL else "not met"
         verdict = "undecided" if steps[-1] == "aborted" else verdict
     return Finding(
         name="better_release",
@@ -213,26 +224,13 @@ def better(version: str, log: Log, sent: Sequence[Sent]) -> Finding:
 
 def _limits(found: Sequence[tuple[float, str, Mapping[str, Any]]]) -> list[str]:
     """Return what a canary was judged by, as its lines say."""
-    told = [
-        "A canary knows no labels: it is promoted for being no worse within its limits.",
-        "Right is what has the label of the row; the same few rows were asked for again and again.",
-    ]
+    told = ["A canary knows no labels: it is promoted for being no worse within its limits."]
     for settings in [line["settings"] for *_, line in found if "settings" in line][:1]:
         told.append(
             f"Its limits: {100 * settings['delta']:g} more of 100 queries may fail, be slow or go "
             f"to a person, and {100 * settings['disagreement']:g} of 100 be answered otherwise."
         )
     return told
-
-
-def _right(since: float, sent: Sequence[Sent]) -> str:
-    """Return how many answers of each release were right since a time, by the rows' labels."""
-    found: dict[str, list[bool]] = {}
-    for one in sent:
-        if one.at >= since and one.status == 200:
-            found.setdefault(one.release, []).append(one.intent == one.label)
-    said = [f"{percent(float(np.mean(right)))} of {release}'s" for release, right in found.items()]
-    return f"right were {joined(said)}" if said else "nothing was asked since"
 
 
 def none_lost(log: Log, sent: Sequence[Sent], polled: Polled) -> Finding:

@@ -11,6 +11,7 @@ import pandas as pd
 from nivesh_lib.evaluation.findings import plots
 from nivesh_lib.evaluation.intervals import FoldInterval, share_of
 from nivesh_lib.evaluation.resampling.learning_curve import WORTH, LearningCurve
+from nivesh_lib.evaluation.resampling.search import Search
 from nivesh_lib.evaluation.robustness.fairness import accuracy_gaps, detectable
 from nivesh_lib.evaluation.scores import METRICS
 from nivesh_lib.records.estimate import Estimate, from_columns
@@ -24,9 +25,9 @@ def not_trained() -> Finding:
     """Say what takes training, which this run left out."""
     return Finding(
         name="retrained",
-        claim="Whether other folds and seeds would give the same score, whether more labels would "
-        "help and how a model ages is not part of this run, which trains nothing; `nivesh run "
-        "--profile full` adds it.",
+        claim="Whether other folds and seeds would give the same score, whether more labels or "
+        "other settings would help and how a model ages is not part of this run, which trains "
+        "nothing; `nivesh run --profile full` adds it.",
     )
 
 
@@ -177,6 +178,44 @@ def temporal(tables: Mapping[str, pd.DataFrame]) -> Finding:
         caveats=["Later dates leave more rows to train on."],
         source=source,
     )  # fmt: skip
+
+
+def tuning(searches: Mapping[str, Search]) -> Finding:
+    """Say what a search for hyper-parameters gains over the settings that models came with.
+
+    Parameters
+    ----------
+    searches
+        Model -> what `resampling.search.search` returns.
+    """
+    gains = {name: one.gain for name, one in searches.items()}
+    said = [
+        f"{the(name)} {_gained(gain) if gain else 'was scored with no other settings in time'}"
+        for name, gain in gains.items()
+    ]
+    return Finding(
+        name="tuning",
+        claim=sentence("; ".join(said)),
+        cells=[
+            {"model": model_name(name), "scored": len(one.complete),
+             "given up": sum(trial.state == "pruned" for trial in one.trials),
+             "as it is": next(t.score for t in one.trials if t.params == one.start),
+             "best": one.best.score,
+             "best settings": ", ".join(f"{k} {v:.3g}" for k, v in one.best.params.items())}
+            for name, one in searches.items()
+        ],
+        caveats=["The gain is that of settings chosen on the other folds, fold by fold; the score "
+                 "of the best ones, in the table, is too high, as they were chosen for it."],
+        source=f"{_PACKAGE}.search.search",
+    )  # fmt: skip
+
+
+def _gained(gain: FoldInterval) -> str:
+    points = f"{100 * gain.value:+.1f} points of macro-F1 ({100 * gain.low:+.1f} to "
+    points += f"{100 * gain.high:+.1f})"
+    if gain.low > 0:
+        return f"gains {points} by a search for other settings"
+    return f"is not shown to gain by a search for other settings: {points}"
 
 
 def over_time(right: np.ndarray, periods: Mapping[str, np.ndarray], model: str) -> Finding:

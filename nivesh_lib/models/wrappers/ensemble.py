@@ -15,7 +15,6 @@ from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_mem
 from nivesh_lib.models.text.linear import softmax
 
 _LEAST = 1e-6  # a member that excludes a label does not exclude it for all
-_MOST = 10.0  # of a weight
 DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {"tfidf": {}, "embedding": {}, "transformer": {}}
 
 
@@ -113,6 +112,9 @@ def log_pool(probas: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarr
 def pool_weights(probas: Sequence[np.ndarray], classes: np.ndarray) -> list[float]:
     """Return the weights from zero with which a pool predicts best, by log-likelihood.
 
+    A normal prior, of standard deviation 1 around equal weights that sum to one, keeps them from
+    growing without end where few rows are all answered rightly.
+
     Parameters
     ----------
     probas
@@ -126,7 +128,9 @@ def pool_weights(probas: Sequence[np.ndarray], classes: np.ndarray) -> list[floa
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         scores = np.tensordot(weights, logs, axes=1)
         expected = (softmax(scores) * logs).sum(axis=2).mean(axis=1)
-        return float(logsumexp(scores, axis=1).mean() - weights @ right), expected - right
+        away = (weights - start) / len(classes)
+        value = logsumexp(scores, axis=1).mean() - weights @ right + away @ (weights - start) / 2
+        return float(value), expected - right + away
 
-    start, bounds = np.full(len(probas), 1 / len(probas)), [(0.0, _MOST)] * len(probas)
+    start, bounds = np.full(len(probas), 1 / len(probas)), [(0.0, None)] * len(probas)
     return [round(w, 4) for w in minimize(loss, start, jac=True, bounds=bounds).x.tolist()]

@@ -65,13 +65,18 @@ def test_learned_weights_predict_best():
     good /= good.sum(axis=1, keepdims=True)
 
     def loss(weights):
-        pool = log_pool([good, bad], weights)
-        return -np.log(pool[np.arange(400), truth]).mean()
+        pool, away = log_pool([good, bad], weights), np.subtract(weights, 0.5)
+        return -np.log(pool[np.arange(400), truth]).mean() + away @ away / 800
 
     found = pool_weights([good, bad], truth)
     assert found[1] < 0.1 < found[0]
     for step in ((0.05, 0.0), (-0.05, 0.0), (0.0, 0.05)):
         assert loss(np.add(found, step)) > loss(found)
+
+
+def test_weights_of_members_that_are_always_right_stay_small():
+    sure = np.eye(3)[[0, 1, 2] * 4] * 0.7 + 0.1
+    assert max(pool_weights([sure, sure], np.array([0, 1, 2] * 4))) < 3
 
 
 def test_a_member_that_is_made_of_another_model_is_saved_too(tmp_path):
