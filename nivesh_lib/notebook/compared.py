@@ -335,7 +335,7 @@ class Compared:
         scorer = OodScorer(random_state=self.run.seed)
         with cached_features():
             ood_scores = fold_ood_scores(scorer, train, outside)
-            scorer.fit(train["query"])
+            scorer = scorer.fit(train["query"]).exposed(train["query"], outside["query"])
         policies, certainties = {}, {}
         for name, own, other in (
             ("confidence", oof, asked),

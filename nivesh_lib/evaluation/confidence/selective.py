@@ -26,6 +26,7 @@ from nivesh_lib.evaluation.resampling.cross_validation import (
 from nivesh_lib.records.estimate import Estimate
 
 ACCEPTED = 0.95  # share of in-scope queries that must be answered
+_PARTS = 4  # in which kinds of queries outside are left out
 
 
 @dataclass(frozen=True)
@@ -198,19 +199,29 @@ def fold_ood_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the out-of-fold OOD scores of rows inside and outside, shapes (n,) and (m,).
 
+    No query is scored by a scorer that knew one of its fold or, outside, of its kind: kinds are
+    left out in up to four parts. The score of a row inside is the mean over these parts.
+
     Parameters
     ----------
     scorer
-        An unsupervised scorer with ``fit(texts)`` and ``score(texts)``, as
+        With ``fit(texts)``, ``score(texts)`` and ``exposed(texts, outside)``, as
         `models.wrappers.ood.OodScorer`.
     """
-    found = np.full(len(frame), np.nan), np.full(len(outside), np.nan)
+    kinds = sorted(outside["kind"].unique())
+    parts = np.array_split(np.array(kinds, dtype=object), min(_PARTS, len(kinds)))
+    inner, outer = np.zeros(len(frame)), np.full(len(outside), np.nan)
     for k in frame["fold"].unique():
-        fitted = scorer.fit(frame.loc[frame["fold"] != k, "query"].tolist())
-        for values, part in zip(found, (frame, outside), strict=True):
-            held = (part["fold"] == k).to_numpy()
-            values[held] = fitted.score(part.loc[held, "query"].tolist())
-    return found
+        texts = frame.loc[frame["fold"] != k, "query"].tolist()
+        fitted, held = scorer.fit(texts), (frame["fold"] == k).to_numpy()
+        for part in parts:
+            of_part, of_fold = outside["kind"].isin(part), outside["fold"] == k
+            known = outside.loc[~of_part & ~of_fold, "query"].tolist()
+            exposed = fitted.exposed(texts, known) if known else fitted
+            inner[held] += exposed.score(frame.loc[held, "query"].tolist()) / len(parts)
+            asked = (of_part & of_fold).to_numpy()
+            outer[asked] = exposed.score(outside.loc[asked, "query"].tolist())
+    return inner, outer
 
 
 def recorded_scope_scores(

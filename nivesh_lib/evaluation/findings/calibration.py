@@ -239,8 +239,8 @@ def out_of_scope(
             alt="Share of wrong answers by share of queries answered; off-topic queries let "
             f"through: {alone} by confidence alone, {both} by certainty.",
         ),
-        caveats=["Thresholds come from folds and kinds of query other than those they are tried "
-                 "on.", "The half is that of an estimate, which has an interval too.",
+        caveats=["Scores and thresholds come from folds and kinds of query other than those they "
+                 "are tried on.", "The half is that of an estimate, which has an interval too.",
                  "In the figure, any answer to an off-topic query is wrong."],
         source=f"{_HERE}.selective.cross_fitted_policy",
     )  # fmt: skip

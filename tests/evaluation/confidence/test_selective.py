@@ -232,11 +232,15 @@ class Memory(BaseEstimator):
 
 
 class Scorer:
-    """Scores 1 for every text that it was not fitted on."""
+    """Scores 1 for every text that it was not fitted on or exposed to."""
 
     def fit(self, X):
         self.seen_ = set(X)
         return self
+
+    def exposed(self, X, outside):
+        assert set(X) == self.seen_
+        return Scorer().fit(self.seen_ | set(outside))
 
     def score(self, X):
         return np.array([float(text not in self.seen_) for text in X])
@@ -262,7 +266,24 @@ def test_every_row_is_scored_as_the_model_that_did_not_see_its_fold_answered():
     assert inside.right.tolist() == [True, False, True, True]
     assert inside.index.tolist() == [3, 2, 1, 0] and inside.fold.tolist() == [0, 1, 0, 1]
     assert outside.confidence.tolist() == [0.9, 0.8] and not outside.right.any()
-    assert outside.kind.tolist() == ["k", "j"]
+    assert outside.kind.tolist() == ["k", "j"] and outside.ood_score.tolist() == [1.0, 1.0]
+
+
+def test_no_query_outside_is_scored_by_what_knew_its_fold_or_its_kind():
+    frame = pd.DataFrame({"query": list("abcd"), "fold": [0, 1, 0, 1]})
+    kinds = [f"k{n}" for n in range(6)]
+    others = pd.DataFrame([(f"{k} {n}", k, n % 2) for k in kinds for n in range(4)])
+    others.columns = ["query", "kind", "fold"]
+    known = []
+
+    class Noted(Scorer):
+        def exposed(self, X, outside):
+            known.append(set(outside))
+            return super().exposed(X, outside)
+
+    inside, outside = fold_ood_scores(Noted(), frame, others)
+    assert inside.tolist() == [1.0] * 4 and outside.tolist() == [1.0] * 24
+    assert len(known) == 8 and all(len(one) in (8, 10) for one in known)  # of five kinds, or four
 
 
 def test_a_row_outside_without_an_answer_of_its_fold_is_refused():

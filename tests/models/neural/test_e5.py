@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from nivesh_lib.errors import MissingExtra, ModelError
 from nivesh_lib.models.neural import e5
-from nivesh_lib.models.neural.backbones import find_backbone, load_encoder
+from nivesh_lib.models.neural.backbones import e5_weights, find_backbone, load_encoder
 from nivesh_lib.models.neural.tokenizer import SubwordTokenizer
 
 PIECES = [
@@ -128,6 +128,10 @@ def test_the_hub_s_own_weights_come_first(packed, hub_cache):
     assert other != folder
     found = load_file(other / "model.safetensors")[e5._WORDS]
     assert found.shape == (len(PIECES) - 2, HIDDEN) and (found == 2).all()
+    assert e5_weights().endswith("agree to a cosine of 1.000")
+    name = "encoder.layer.0.output.dense.weight"
+    save_file({**whole, e5._WORDS: words, name: -whole[name]}, snapshot / "model.safetensors")
+    assert e5_weights().endswith("agree to a cosine of -1.000")
 
 
 def test_a_file_that_is_not_the_published_one_is_refused(packed, tmp_path):

@@ -26,6 +26,18 @@ def test_what_was_written_reads_back_as_the_same_distance(scorer, tmp_path):
     np.testing.assert_allclose(read.score(QUERIES), scorer.score(QUERIES), rtol=1e-6)
 
 
+def test_exposed_it_is_higher_for_what_is_like_the_texts_outside(scorer, tmp_path):
+    outside = ["will it rain in Pune", "play an old song", "who won the match", "rain and a match"]
+    exposed = scorer.exposed(TEXTS, outside)
+    more = exposed.score([*outside, *TEXTS]) - scorer.score([*outside, *TEXTS])
+    assert more[: len(outside)].min() > more[len(outside) :].max()
+    assert more[len(outside) :].mean() == pytest.approx(0, abs=1e-3)
+    assert more[len(outside) :].std() == pytest.approx(1, abs=1e-3)
+    assert scorer.direction_ is None  # the first one stays as it was
+    read = OodScorer(tiny()).restore(tmp_path, exposed.dump(tmp_path))
+    np.testing.assert_allclose(read.score(QUERIES), exposed.score(QUERIES), rtol=1e-6)
+
+
 def test_no_texts_have_no_score_and_three_are_too_few_to_learn_from(scorer):
     assert scorer.score([]).shape == (0,)
     with pytest.raises(ValueError, match="3 texts are too few"):
