@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from time import monotonic, sleep, time
-from typing import Any, Self
+from typing import Self
 
 import pandas as pd
 
@@ -109,10 +109,11 @@ class Month:
 
     def _data(self, name: str, rows: _Rows) -> Dataset | None:
         """Publish the rows to learn from, and those to judge releases on, in the home."""
-        kept: dict[str, Any] = {"labels": rows.labels, "holdout_rows": rows.judged}
+        about, labels, judged = "The rows of a replay", rows.labels, rows.judged
         try:
-            publish(rows.training, name, _DATA, description="The rows of a replay", **kept)
-            publish(rows.learned, name, _MORE, description="More rows", parent=_DATA, **kept)
+            publish(rows.training, name, _DATA, description=about, labels=labels,
+                    holdout_rows=judged)  # fmt: skip
+            publish(rows.learned[1::2], name, _MORE, parent=_DATA, description="More rows")
         except DataError as error:
             self.lacks = f"no month is replayed: {error}"
             return None

@@ -83,8 +83,8 @@ class Abstaining(Wrapper):
         out-of-scope queries, see `evaluation.confidence.selective`.
     midpoint, steepness : float
         Parameters of the logistic function: the OOD score at which a text is equally likely in and
-        out of scope, and the slope. The defaults were fitted on intents 1.1.0 and the choosing
-        half of out_of_scope 1.0.0, with one query in ten out of scope.
+        out of scope, and the slope. The defaults were fitted on intents 1.2.0 and the choosing
+        half of out_of_scope 1.1.0, with one query in ten out of scope.
     backbone : str
         The encoder of `OodScorer`; see `backbones.find_backbone`.
     max_length : int
@@ -98,8 +98,8 @@ class Abstaining(Wrapper):
 
     model: TextClassifier | None = None
     threshold: float | None = None
-    midpoint: float = 2.69
-    steepness: float = 1.62
+    midpoint: float = 2.75
+    steepness: float = 1.29
     backbone: str = "minilm"
     max_length: int = 128
     random_state: int | None = None
