@@ -67,9 +67,9 @@ class TfidfClassifier(TextClassifier):
         "random_state": SEEDS,
     }
 
-    C: float = 10.0
+    C: float = 6.0
     word_ngram_max: int = 2
-    char_ngram_max: int = 5
+    char_ngram_max: int = 6
     min_df: int = 1
     glosses: bool = True
     balanced: bool = False
