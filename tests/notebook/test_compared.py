@@ -92,7 +92,7 @@ def test_settings_are_searched_and_each_trial_is_a_run_in_mlflow(home):
 
 def test_the_full_profile_trains_what_was_asked_for(home):
     recorded("02_baseline", "rules")
-    _, models = compared(REPEATS=2, LEARNING_CURVES=True, TEMPORAL=True)
+    _, models = compared(REPEATS=2, LEARNING_CURVES=True)
     repeats, learning, temporal = models.retrained()
     assert "over 2 cross-validations" in repeats.claim.lower()
     assert repeats.table["model"].tolist() == ["rule set", "bag of words"]
