@@ -244,7 +244,9 @@ class Compared:
         curves = self._trained(
             "LEARNING_CURVES", lambda one: learning_curve(one, train, **settings)
         )
-        tables = self._trained("LEARNING_CURVES", lambda one: temporal_scores(one, train, **settings))
+        tables = self._trained(
+            "LEARNING_CURVES", lambda one: temporal_scores(one, train, **settings)
+        )
         searches = self._searches(self._param("SEARCH_MINUTES", 0.0))
         found = [
             *([stability.tuning(searches)] if searches else []),

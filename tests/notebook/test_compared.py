@@ -98,8 +98,7 @@ def test_the_full_profile_trains_what_was_asked_for(home):
     assert repeats.table["model"].tolist() == ["rule set", "bag of words"]
     assert "the bag of words" in learning.claim
     assert temporal.claim.startswith("Too few rows have a date")
-    assert [one.name for one in compared(TEMPORAL=True)[1].retrained()] == ["temporal"]
-    (none,) = compared(REPEATS=2, TEMPORAL=True, MODELS=" ,")[1].retrained()
+    (none,) = compared(REPEATS=2, LEARNING_CURVES=True, MODELS=" ,")[1].retrained()
     assert none.name == "retrained"
 
 
