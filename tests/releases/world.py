@@ -79,7 +79,7 @@ def make_run(
 
     run = RunDirectory(runs_dir() / name)
     dataset = load_dataset(data)
-    model = get_model("tfidf", **params)
+    model = get_model("tfidf", **{"C": 10.0, **params})
     cv = cross_validate(model, dataset.train, labels=dataset.labels)
     model.fit(dataset.train["query"], dataset.train["intent"])
     model.save(run.model(STEP), data=data)
