@@ -199,7 +199,7 @@ def tuning(searches: Mapping[str, Search]) -> Finding:
         cells=[
             {"model": model_name(name), "scored": len(one.complete),
              "given up": sum(trial.state == "pruned" for trial in one.trials),
-             "as it is": next(t.score for t in one.trials if t.params == one.start),
+             "as it is": one.first.score if one.first else None,
              "best": one.best.score,
              "best settings": ", ".join(f"{k} {v:.3g}" for k, v in one.best.params.items())}
             for name, one in searches.items()

@@ -68,6 +68,11 @@ class Search:
         return [one for one in self.trials if one.state == "complete"]
 
     @property
+    def first(self) -> Trial | None:
+        """The settings that it came with; None where they were not scored on every fold."""
+        return next((one for one in self.complete if one.params == self.start), None)
+
+    @property
     def best(self) -> Trial:
         """The one with the highest score, which is too high by having been chosen for it."""
         return max(self.complete, key=lambda one: one.score)
@@ -78,13 +83,12 @@ class Search:
 
         For each fold the setting that is best on the other folds is judged.
         """
-        first = [one.folds for one in self.complete if one.params == self.start]
         folds = np.array([one.folds for one in self.complete])
-        if not first or len(folds) < 2:
+        if self.first is None or len(folds) < 2:
             return None
         others = folds.sum(axis=1, keepdims=True) - folds
         chosen = folds[others.argmax(axis=0), np.arange(folds.shape[1])]
-        return fold_interval(chosen - first[0], n_train=self.n_train, n_test=self.n_test)
+        return fold_interval(chosen - self.first.folds, n_train=self.n_train, n_test=self.n_test)
 
 
 def search(
@@ -142,8 +146,11 @@ def search(
         for left in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
             study.tell(left.number, state=optuna.trial.TrialState.FAIL)  # of a killed process
         study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-        study.enqueue_trial(start, skip_if_exists=True)
-        spent = sum(_trial(one).seconds for one in study.trials)
+        # A trial of a killed process ends when it is found: its seconds tell nothing.
+        ended = [one for one in map(_trial, study.trials) if one.state in ("complete", "pruned")]
+        if start not in [one.params for one in ended]:
+            study.enqueue_trial(start)
+        spent = sum(one.seconds for one in ended)
         if 60 * minutes > spent:
             study.optimize(
                 lambda trial: _scored(model, frame, space, trial),

@@ -87,7 +87,9 @@ def test_a_killed_search_keeps_what_it_had_scored(frame, tmp_path):
         "COMPLETE",
         "RUNNING",
     ]
-    found = searched(Killed(), frame, tmp_path, minutes=0.0)
+    again = searched(Skilled(), frame, tmp_path, minutes=0.02)  # the killed one took no minutes
+    assert len(again.trials) > 1 and again.first.number == 0
+    found = searched(Killed(seed=1), frame, tmp_path, minutes=0.0001)
     assert [one.state for one in found.trials] == ["complete"] and found.gain is None
 
 
