@@ -334,7 +334,7 @@ class Compared:
         train, oof = self.data.train, self.oof[self.best]
         outside = load_dataset(self._texts.out_of_scope).train
         asked, fitted = answers_to(answers, OUT_OF_SCOPE), self.calibrations[self.best]
-        scorer = OodScorer(random_state=self.run.seed)
+        scorer = OodScorer()
         with cached_features():
             ood_scores = fold_ood_scores(scorer, train, outside)
             scorer = scorer.fit(train["query"]).exposed(train["query"], outside["query"])

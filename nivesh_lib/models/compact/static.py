@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from safetensors.numpy import save_file
+from threadpoolctl import threadpool_limits
 
 from nivesh_lib.errors import ModelError
 from nivesh_lib.models.base import SEEDS, TextClassifier, as_training
@@ -179,7 +180,9 @@ class StaticClassifier(TextClassifier):
             size = sum(weights[name].square().sum() for name in _FAMILIES)
             return value.detach() + decay * size / 2
 
-        optimizer.step(loss)
+        # NumPy's threads and torch's would wait for each other in each step, for most of the time.
+        with threadpool_limits(1, user_api="blas"):
+            optimizer.step(loss)
         return values
 
     def _quantize(self, tables: dict[str, np.ndarray], bias: np.ndarray) -> None:

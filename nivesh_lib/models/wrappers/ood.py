@@ -13,14 +13,13 @@ from safetensors.numpy import save_file
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold
 
 from nivesh_lib.models.base import as_texts, prepare
 from nivesh_lib.models.directory import read_tensors
 from nivesh_lib.models.neural.embedding import FrozenEncoder
 
 _RIDGE = 1e-8  # added to variances, which are about 1e-3 for features of unit length
-_FOLDS = 5  # for out-of-fold distances of the training rows
+_LEAST_TEXTS = 4
 
 
 @dataclass(eq=False, repr=False)
@@ -37,8 +36,6 @@ class OodScorer:
         The encoder; see `backbones.find_backbone`.
     max_length : int
         Maximum number of tokens; longer texts are truncated.
-    random_state : int, optional
-        Seed of the folds.
 
     Examples
     --------
@@ -49,10 +46,9 @@ class OodScorer:
 
     backbone: str = "minilm"
     max_length: int = 128
-    random_state: int | None = None
 
     def fit(self, X: Iterable[str]) -> Self:
-        """Fit the Gaussian, and the mean and deviation of out-of-fold distances, on texts (n,).
+        """Fit the Gaussian, and mean and deviation of the distances of texts (n,) left out of it.
 
         Raises
         ------
@@ -60,16 +56,14 @@ class OodScorer:
             Fewer than four texts.
         """
         texts = as_texts(X)
-        if len(texts) < _FOLDS - 1:
-            raise ValueError(f"{len(texts)} texts are too few to learn distances from; pass 4")
+        if len(texts) < _LEAST_TEXTS:
+            raise ValueError(
+                f"{len(texts)} texts are too few to learn distances from; pass {_LEAST_TEXTS}"
+            )
         self.encoder_ = FrozenEncoder.of(self.backbone, self.max_length)
         features = self._features(texts)
-        # Distances of rows that the Gaussian was fitted on would be too small.
-        folds = KFold(min(_FOLDS, len(texts)), shuffle=True, random_state=self.random_state or 0)
-        held = np.empty(len(texts))
-        for others, fold in folds.split(features):
-            held[fold] = _distance(features[fold], *_gaussian(features[others]))
-        self.centre_, self.whitening_ = _gaussian(features)
+        self.centre_, self.whitening_, shrinkage = _gaussian(features)
+        held = _left_out(_distance(features, self.centre_, self.whitening_), shrinkage)
         self.mean_, self.std_ = float(held.mean()), max(float(held.std()), 1e-9)
         self.direction_, self.usual_ = None, 0.0
         return self
@@ -98,7 +92,7 @@ class OodScorer:
     def score(self, X: Iterable[str]) -> np.ndarray:
         """Return the OOD score of each text, (n,).
 
-        Its unit is the standard deviation of out-of-fold training texts, whose mean score is 0.
+        Its unit is the standard deviation of training texts, each left out, whose mean is 0.
         """
         texts = as_texts(X)
         if not texts:
@@ -137,15 +131,28 @@ class OodScorer:
         return self
 
 
-def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean (width,) and a whitening matrix (width, width)."""
-    covariance = ledoit_wolf(features)[0].astype(np.float64)
+def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the mean (width,), a whitening matrix (width, width) and the shrinkage (0 to 1)."""
+    covariance, shrinkage = ledoit_wolf(features)
+    covariance = covariance.astype(np.float64)
     covariance += _RIDGE * np.eye(len(covariance))  # identical texts have covariance 0
     root = cholesky(covariance, lower=True)
     whitening = solve_triangular(root, np.eye(len(root)), lower=True).T
-    return features.mean(axis=0, dtype=np.float64).astype(np.float32), np.ascontiguousarray(
-        whitening, np.float32
-    )
+    centre = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return centre, np.ascontiguousarray(whitening, np.float32), float(shrinkage)
+
+
+def _left_out(distance: np.ndarray, shrinkage: float) -> np.ndarray:
+    """Return the distance of each row, (n,), from the Gaussian of the other rows.
+
+    Those of the rows that a Gaussian was fitted on are too small. Without a row the covariance is
+    smaller by a matrix of rank one, whose inverse Sherman and Morrison 1950 give; the shrinkage
+    is taken as it is.
+    """
+    n = len(distance)
+    own = (1 - shrinkage) / n * distance  # below 1: the row's part of the covariance
+    left_out: np.ndarray = (n / (n - 1)) ** 2 * distance / (1 - own)
+    return left_out
 
 
 def _distance(features: np.ndarray, centre: np.ndarray, whitening: np.ndarray) -> np.ndarray:

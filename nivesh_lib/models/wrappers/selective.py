@@ -90,7 +90,7 @@ class Abstaining(Wrapper):
     max_length : int
         Maximum number of tokens that the encoder reads.
     random_state : int, optional
-        Seed of the wrapped model, where None keeps its own, and of `OodScorer`.
+        Seed of the wrapped model; None keeps its own.
     """
 
     kind: ClassVar[str] = "abstaining"
@@ -140,7 +140,7 @@ class Abstaining(Wrapper):
         return wrapped
 
     def _new_scorer(self) -> OodScorer:
-        return OodScorer(self.backbone, self.max_length, self.random_state)
+        return OodScorer(self.backbone, self.max_length)
 
     def ood_score(self, X: Iterable[str]) -> np.ndarray:
         """Return the out-of-distribution score of each text, (n,); see `OodScorer.score`."""

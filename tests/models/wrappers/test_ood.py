@@ -20,6 +20,17 @@ def test_it_is_the_mahalanobis_distance_in_spreads_of_rows_left_out(scorer):
     np.testing.assert_allclose(scorer.score(QUERIES), expected, rtol=1e-3)
 
 
+def test_the_spread_is_that_of_texts_which_the_gaussian_was_fitted_without(scorer):
+    texts = [f"{verb} {kind} {n} times" for verb in ("pay", "save") for kind in
+             ("tax", "rent", "loan") for n in range(12)]  # fmt: skip
+    whole, distances = OodScorer(tiny()).fit(texts), []
+    for at, text in enumerate(texts):
+        others = OodScorer(tiny()).fit(texts[:at] + texts[at + 1 :])
+        distances.append(others.score([text])[0] * others.std_ + others.mean_)
+    assert whole.mean_ == pytest.approx(np.mean(distances), rel=0.05)
+    assert whole.std_ == pytest.approx(np.std(distances), rel=0.1)
+
+
 def test_what_was_written_reads_back_as_the_same_distance(scorer, tmp_path):
     state = scorer.dump(tmp_path)
     read = OodScorer(tiny()).restore(tmp_path, state)
