@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from nivesh_lib.models.base import TextClassifier, as_training
 from nivesh_lib.models.directory import read_tensors
@@ -29,11 +30,12 @@ from nivesh_lib.models.text.hinglish import glossed
 from nivesh_lib.models.text.linear import linear_weights, softmax
 
 _CACHE: dict[bytes, np.ndarray] | None = None
+_ENCODERS: dict[tuple[str, int, bool], FrozenEncoder] = {}
 
 
 @contextmanager
 def cached_features() -> Iterator[None]:
-    """Cache the features of every text within the context.
+    """Cache encoders of backbones, and the features of every text, within the context.
 
     Folds and grids over the same texts then cost the regression alone. Keys are digests of encoder
     and text, never texts. Latency must be measured outside the context.
@@ -44,6 +46,8 @@ def cached_features() -> Iterator[None]:
         yield
     finally:
         _CACHE = before
+        if before is None:
+            _ENCODERS.clear()
 
 
 class FrozenEncoder:
@@ -80,10 +84,16 @@ class FrozenEncoder:
         self._source = weights_sha256(folder)
 
     @classmethod
-    def of(cls, backbone: str, max_length: int, *, glosses: bool = True) -> Self:
+    def of(cls, backbone: str, max_length: int, *, glosses: bool = True) -> FrozenEncoder:
         """Return the encoder of a backbone; see `backbones.find_backbone`."""
+        key = backbone, max_length, glosses
+        if key in _ENCODERS:
+            return _ENCODERS[key]
         folder, reference = find_backbone(backbone), reference_to(backbone)
-        return cls(folder, max_length, glosses=glosses, reference=reference)
+        made = cls(folder, max_length, glosses=glosses, reference=reference)
+        if _CACHE is not None:
+            _ENCODERS[key] = made
+        return made
 
     @classmethod
     def restored(
@@ -171,11 +181,17 @@ class EmbeddingClassifier(TextClassifier):
         self.encoder_ = FrozenEncoder.of(self.backbone, self.max_length, glosses=self.glosses)
         features = self.encoder_.features(texts)
         self.centre_ = features.mean(axis=0)
+        features -= self.centre_
+        # Of unit length on average, so that C and the tolerance mean the same for each encoder.
+        scale = max(float(np.square(features).sum(axis=1).mean()), 1e-12) ** 0.5
         linear = LogisticRegression(
             C=self.C, max_iter=500, tol=1e-3, random_state=self.random_state
-        ).fit(features - self.centre_, labels)
+        )
+        with threadpool_limits(1, user_api="blas"):  # more wait for torch's threads
+            linear.fit(features / scale, labels)
         self.classes_ = linear.classes_
         self.coef_, self.intercept_ = linear_weights(linear)
+        self.coef_ /= scale
         return self
 
     def _proba(self, texts: list[str]) -> np.ndarray:

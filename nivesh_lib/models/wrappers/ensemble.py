@@ -28,9 +28,10 @@ class EnsembleClassifier(TextClassifier):
     Parameters
     ----------
     members : mapping, optional
-        Kind -> constructor arguments; by default TF-IDF, frozen embedding and transformer.
+        Name -> constructor arguments, with ``kind`` where the name is not that of a kind; by
+        default TF-IDF, frozen embedding and transformer.
     weights : mapping, optional
-        Kind -> its weight, see `log_pool`; learned beforehand, see `pool_weights`.
+        Name -> its weight, see `log_pool`; learned beforehand, see `pool_weights`.
     random_state : int, optional
         Seed of every member without one of its own.
     """
@@ -48,19 +49,20 @@ class EnsembleClassifier(TextClassifier):
         if not chosen:
             raise ValueError("members is empty; name at least one kind of model")
         self.members_ = {
-            kind: get_model(kind, **{"random_state": self.random_state, **params}).fit(
-                texts, labels
-            )
-            for kind, params in chosen.items()
+            name: self._member(name, **params).fit(texts, labels) for name, params in chosen.items()
         }
         self.classes_ = next(iter(self.members_.values())).classes_
         return self
+
+    def _member(self, name: str, **params: Any) -> TextClassifier:
+        kind, settings = params.pop("kind", name), {"random_state": self.random_state, **params}
+        return get_model(kind, **settings)
 
     @classmethod
     def of(
         cls, fitted: Mapping[str, TextClassifier], weights: Mapping[str, float] | None = None
     ) -> Self:
-        """Join models, kind -> model, that were fitted on the same rows.
+        """Join models, name -> model, that were fitted on the same rows.
 
         Raises
         ------
@@ -68,23 +70,23 @@ class EnsembleClassifier(TextClassifier):
             Their classes differ.
         """
         models = dict(fitted)
-        joined = cls({kind: model._plain_params() for kind, model in models.items()}, weights)
+        joined = cls({name: _described(name, model) for name, model in models.items()}, weights)
         joined.members_ = models
         joined.classes_ = next(iter(models.values())).classes_
-        for kind, model in models.items():
+        for name, model in models.items():
             if model.classes_.tolist() != joined.classes_.tolist():
-                raise ValueError(f"the classes of {kind} are not those of the first member")
+                raise ValueError(f"the classes of {name} are not those of the first member")
         return joined
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         found = [model._proba(texts) for model in self.members_.values()]
         if self.weights is None:
             return np.mean(found, axis=0)
-        return log_pool(found, [self.weights[kind] for kind in self.members_])
+        return log_pool(found, [self.weights[name] for name in self.members_])
 
     def _dump(self, directory: Path) -> dict[str, Any]:
-        for kind, model in self.members_.items():
-            model.save(directory / kind)
+        for name, model in self.members_.items():
+            model.save(directory / name)
         return {"members": list(self.members_)}
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> None:
@@ -93,7 +95,13 @@ class EnsembleClassifier(TextClassifier):
             raise ValueError("members is empty")
         if self.weights is not None and sorted(self.weights) != sorted(names):
             raise ValueError("weights are of other members")
-        self.members_ = {kind: load_member(directory, kind) for kind in names}
+        self.members_ = {name: load_member(directory, name) for name in names}
+
+
+def _described(name: str, model: TextClassifier) -> dict[str, Any]:
+    """Return the constructor arguments of a member, with its kind where the name is another."""
+    kind = {} if name == model.kind else {"kind": model.kind}
+    return kind | model._plain_params()
 
 
 def log_pool(probas: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:

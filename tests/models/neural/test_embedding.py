@@ -51,6 +51,24 @@ def test_the_cache_changes_no_answer():
         np.testing.assert_allclose(model.predict_proba(QUERIES), plain, rtol=1e-4)
 
 
+def test_features_of_any_size_are_learned_from(monkeypatch):
+    plain = small_model("embedding").fit(TEXTS, LABELS).predict_proba(QUERIES)
+    compute = embedding.FrozenEncoder._compute
+    monkeypatch.setattr(embedding.FrozenEncoder, "_compute", lambda s, x: compute(s, x) / 100)
+    small = small_model("embedding").fit(TEXTS, LABELS).predict_proba(QUERIES)
+    np.testing.assert_allclose(small, plain, rtol=1e-3)
+
+
+def test_an_encoder_is_loaded_once_within_the_cache(monkeypatch):
+    model, loaded = small_model("embedding"), []
+    load = embedding.load_encoder
+    monkeypatch.setattr(embedding, "load_encoder", lambda folder: loaded.append(1) or load(folder))
+    with cached_features():
+        model.fit(TEXTS, LABELS)
+        model.fit(TEXTS[2:], LABELS[2:])
+    assert (len(loaded), embedding._ENCODERS) == (1, {})
+
+
 def test_another_reach_is_another_feature(computed):
     with cached_features():
         small_model("embedding").fit(TEXTS, LABELS)

@@ -35,6 +35,17 @@ def test_fitted_models_are_joined_as_they_are():
     np.testing.assert_array_equal(joined.predict_proba(QUERIES), anew.predict_proba(QUERIES))
 
 
+def test_two_of_a_kind_have_names_of_their_own(tmp_path):
+    fitted = {"tfidf": get_model("tfidf").fit(TEXTS, LABELS)}
+    fitted["letters"] = get_model("tfidf", word_ngram_max=0).fit(TEXTS, LABELS)
+    joined = EnsembleClassifier.of(fitted)
+    anew = get_model("ensemble", members=joined.members).fit(TEXTS, LABELS)
+    back = load_model(joined.save(tmp_path / "model"))
+    for other in (anew, back):
+        assert [m.word_ngram_max for m in other.members_.values()] == [2, 0]
+        np.testing.assert_allclose(other.predict_proba(QUERIES), joined.predict_proba(QUERIES))
+
+
 def test_models_of_other_classes_are_not_joined():
     fitted = {
         "tfidf": get_model("tfidf").fit(TEXTS, LABELS),
