@@ -15,21 +15,22 @@ from nivesh_lib.models.base import TextClassifier, as_texts, get_model, load_mem
 from nivesh_lib.models.text.linear import softmax
 
 _LEAST = 1e-6  # a member that excludes a label does not exclude it for all
-DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {"tfidf": {}, "embedding": {}, "transformer": {}}
+_DEFAULT = "tfidf", "static", "embedding", "transformer"
+DEFAULT_MEMBERS: dict[str, dict[str, Any]] = {kind: {} for kind in _DEFAULT}
 
 
 @dataclass(eq=False, repr=False)
 class EnsembleClassifier(TextClassifier):
     """Members' probabilities joined: their average, or with weights their logarithmic pool.
 
-    Models of n-grams, frozen features and fine-tuned layers err on different queries, so that
-    together they err less often than each (Dietterich 2000).
+    Models of n-grams, token vectors, frozen features and fine-tuned layers err on different
+    queries, so that together they err less often than each (Dietterich 2000).
 
     Parameters
     ----------
     members : mapping, optional
         Name -> constructor arguments, with ``kind`` where the name is not that of a kind; by
-        default TF-IDF, frozen embedding and transformer.
+        default TF-IDF, static model, frozen embedding and transformer.
     weights : mapping, optional
         Name -> its weight, see `log_pool`; learned beforehand, see `pool_weights`.
     random_state : int, optional
