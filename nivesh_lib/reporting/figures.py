@@ -202,9 +202,8 @@ def difference_dots(
     axes = interval_dots(differences, unit=unit, times=100, margin=100 * margin)
     axes.axvline(0, color=SOFT, lw=1, zorder=0)
     if margin:
-        band = f"within {100 * margin:g} points"
-        axes.axvspan(-100 * margin, 100 * margin, color=SOFT, alpha=0.25, lw=0, label=band)
-        axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1))
+        axes.axvspan(-100 * margin, 100 * margin, color=SOFT, alpha=0.25, lw=0)
+        axes.set_xlabel(f"{axes.get_xlabel()}; shaded: within {100 * margin:g} points")
     return axes
 
 

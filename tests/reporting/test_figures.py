@@ -268,6 +268,7 @@ def test_differences_beyond_the_margin_stand_out():
     assert near.get_colors().tolist() != far.get_colors().tolist()
     assert near_dot.get_paths()[0] != far_dot.get_paths()[0]  # in grey as well
     assert far.get_segments()[0][:, 0] == pytest.approx([-15, -6])
+    assert axes.get_xlabel().endswith("; shaded: within 5 points")
 
 
 def test_a_curve_has_a_tick_for_each_size():
