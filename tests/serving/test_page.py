@@ -120,6 +120,7 @@ def alert(page):
 
 def test_a_query_is_asked_and_its_answer_confirmed_with_the_keyboard_alone(page, address, feedback):
     page.goto(address)
+    page.locator("#query:focus").wait_for()  # the browser sets the focus after the page has loaded
     page.keyboard.type(SURE)
     page.keyboard.press("Enter")
     best, *others = bars(page)
