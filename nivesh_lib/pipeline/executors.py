@@ -26,6 +26,7 @@ class Job:
     notebook: str
     run_dir: str
     parameters: dict[str, Any]
+    remarks: bool
     key: str
     ingredients: dict[str, Any]
     threads: int

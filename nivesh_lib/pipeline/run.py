@@ -19,6 +19,7 @@ from nivesh_lib.pipeline.space import check_space
 from nivesh_lib.pipeline.spec import (
     Pipeline,
     Step,
+    changed_parameters,
     load_pipeline,
     parse_settings,
     resolve_parameters,
@@ -38,7 +39,9 @@ Report = Callable[[str], None]
 class Planned:
     """One step with its parameters, content key, and the earlier execution with the same key.
 
-    ``why`` lists what changed; it has no meaning where ``cached`` is set.
+    ``why`` lists what changed; it has no meaning where ``cached`` is set. ``remarks`` says whether
+    the notebook's remarks about the shipped data hold: its parameters and those of the steps that
+    it needs are the defaults.
     """
 
     step: Step
@@ -47,6 +50,7 @@ class Planned:
     ingredients: dict[str, Any]
     cached: tuple[RunDirectory, FinishedStep] | None
     why: list[str]
+    remarks: bool
 
     @property
     def line(self) -> str:
@@ -81,6 +85,7 @@ def plan(
     """Return the steps in order, each with its key and the cached result if there is one."""
     planned: list[Planned] = []
     keys: dict[str, str] = {}
+    changed: set[str] = set()
     for step in steps:
         parts = cache.ingredients(step, parameters[step.name], keys)
         keys[step.name] = key = cache.key_of(parts)
@@ -92,7 +97,11 @@ def plan(
         elif not hit:
             why = cache.differences(parts, earlier[0][1].ingredients if earlier else None)
         reasons = why or ["files changed"]
-        planned.append(Planned(step, parameters[step.name], key, parts, hit, reasons))
+        own = parameters[step.name]
+        if changed.intersection(step.needs) or changed_parameters(step.notebook, own):
+            changed.add(step.name)
+        remarks = step.name not in changed
+        planned.append(Planned(step, own, key, parts, hit, reasons, remarks))
     return planned
 
 
@@ -328,6 +337,7 @@ class Execution:
             notebook=str(item.step.notebook),
             run_dir=str(self.run.path),
             parameters=item.parameters,
+            remarks=item.remarks,
             key=item.key,
             ingredients=item.ingredients,
             threads=item.step.threads,

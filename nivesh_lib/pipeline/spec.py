@@ -195,6 +195,12 @@ def source_of(cell: Mapping[str, Any]) -> str:
     return source if isinstance(source, str) else "".join(source)
 
 
+def changed_parameters(notebook: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the values that differ from the defaults that the notebook declares."""
+    declared = read_parameters(notebook)
+    return {name: value for name, value in values.items() if declared[name].default != value}
+
+
 def read_parameters(path: Path) -> dict[str, Parameter]:
     """Return what the cell tagged ``parameters`` assigns: typed literals only.
 

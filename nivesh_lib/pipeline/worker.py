@@ -32,7 +32,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from nivesh_lib.files import atomic_path, locked, sha256_file, write_text
-from nivesh_lib.pipeline.spec import read_parameters
+from nivesh_lib.pipeline.spec import changed_parameters
 from nivesh_lib.privacy import anonymize_query
 from nivesh_lib.records.run import FinishedStep
 from nivesh_lib.reporting.html import render_notebook
@@ -94,13 +94,11 @@ def _die_with_parent() -> None:
 def _execute(job: dict[str, Any], output: Path) -> dict[str, Any] | None:
     """Run the notebook; return None, or the cause, detail and cell of its failure."""
     papermill_engines.register("nivesh", _Engine)
-    declared = read_parameters(Path(job["notebook"]))
-    changed = {k: v for k, v in job["parameters"].items() if declared[k].default != v}
     try:
         papermill.execute_notebook(
             job["notebook"],
             str(output),
-            parameters=changed,
+            parameters=changed_parameters(Path(job["notebook"]), job["parameters"]),
             engine_name="nivesh",
             kernel_name="python3",
             cwd=str(Path(job["notebook"]).parent),
@@ -185,13 +183,13 @@ def _clean_outputs(notebook: Any) -> None:
             _clean_data(output.get("data", {}))
 
 
-def _keep(notebook: Any, kept: Path, *, dataset: str) -> list[Path]:
+def _keep(notebook: Any, kept: Path, *, dataset: str, remarks: bool) -> list[Path]:
     """Write the executed notebook and its page, cleaned, and return both."""
     _clean_outputs(notebook)
     with atomic_path(kept) as partial:
         nbformat.write(notebook, partial)
     page = kept.with_suffix(".html")
-    write_text(page, render_notebook(notebook, step=kept.stem, dataset=dataset))
+    write_text(page, render_notebook(notebook, step=kept.stem, dataset=dataset, remarks=remarks))
     return [kept, page]
 
 
@@ -210,7 +208,7 @@ def main(job_file: str) -> int:
         if failure and failure["cell"] is None:
             failure["cell"] = _last_cell(notebook)
         dataset = str(job["parameters"].get("DATASET", ""))
-        kept = _keep(notebook, run.notebook(step), dataset=dataset)
+        kept = _keep(notebook, run.notebook(step), dataset=dataset, remarks=job["remarks"])
         executed.unlink()
     mlflow_run_id = run.open_steps().get(step) or None
     if mlflow_run_id:

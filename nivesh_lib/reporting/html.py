@@ -27,7 +27,7 @@ from nivesh_lib.runs.leaderboard import (
 from nivesh_lib.wording import human_bytes, milliseconds, model_name
 
 _TEMPLATES = Path(__file__).with_name("templates")
-_ABOUT_INTENTS = "about-intents"  # tag of cells that are true of the shipped data only
+_ABOUT_INTENTS = "about-intents"  # tag of cells that are true of the shipped data and defaults only
 _ABOUT_CODE = "about-code"  # tag of cells that refer to the code, which a page does not show
 
 
@@ -49,13 +49,13 @@ def _render(template: str, *, slides: bool = False, **values: Any) -> str:
     return environment.get_template(template).render(**texts, **values)
 
 
-def _without(notebook: Any, dataset: str) -> Any:
-    """Return a copy without parameters, warnings, and cells about code or other data."""
+def _without(notebook: Any, *, remarks: bool) -> Any:
+    """Return a copy without parameters, warnings, cells about code and remarks that do not hold."""
     import copy
 
     kept = copy.deepcopy(notebook)
     unwanted = {"parameters", "injected-parameters", _ABOUT_CODE}
-    if not dataset.startswith("intents@"):
+    if not remarks:
         unwanted.add(_ABOUT_INTENTS)
     kept.cells = [c for c in kept.cells if not unwanted & set(c.metadata.get("tags", []))]
     for cell in kept.cells:
@@ -64,10 +64,15 @@ def _without(notebook: Any, dataset: str) -> Any:
     return kept
 
 
-def render_notebook(notebook: Any, *, step: str, dataset: str = "") -> str:
+def render_notebook(notebook: Any, *, step: str, dataset: str = "", remarks: bool = True) -> str:
     """Return a notebook as one HTML page without code cells or parameters.
 
     Figures are embedded. Markup of cells is cleaned; no script runs, nothing is fetched.
+
+    Parameters
+    ----------
+    remarks : bool
+        Whether cells about the shipped data are shown; they hold with the default parameters only.
     """
     import markupsafe
     from nbconvert import HTMLExporter
@@ -81,7 +86,7 @@ def render_notebook(notebook: Any, *, step: str, dataset: str = "") -> str:
         mathjax_url="",
         require_js_url="",
     )
-    body, _ = exporter.from_notebook_node(_without(notebook, dataset))
+    body, _ = exporter.from_notebook_node(_without(notebook, remarks=remarks))
     return _render(
         "notebook.html.j2",
         title=_title(notebook) or step,

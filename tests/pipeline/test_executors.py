@@ -11,7 +11,7 @@ from nivesh_lib.records.run import RunRecord
 
 def planned(name, *, needs=(), exclusive=False):
     step = Step(name=name, help="", notebook=Path(name), needs=list(needs), exclusive=exclusive)
-    return Planned(step, {}, "key", {}, None, [])
+    return Planned(step, {}, "key", {}, None, [], True)
 
 
 def record(*done):

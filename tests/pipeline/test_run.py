@@ -55,6 +55,16 @@ def test_nothing_changed_gives_the_last_run_again(ran):
     assert all("nothing changed" in line for line in lines)
 
 
+def test_remarks_hold_where_no_parameter_of_a_step_or_of_what_it_needs_is_changed(home):
+    request = pipeline_run.resolve_request("default", DATASET, (), ["01_a.SLEEP=0.2"])
+    planned = pipeline_run.plan(request.steps, request.parameters)
+    assert {item.step.name: item.remarks for item in planned} == {
+        "01_a": False,
+        "02_b": False,
+        "03_c": True,
+    }
+
+
 @pytest.mark.usefixtures("here")
 def test_a_changed_notebook_and_what_needs_it_run_again_and_the_rest_is_linked(ran, change):
     change(ran, "01_a", [RECORD.format(name="01_a") + "# changed"])

@@ -182,10 +182,11 @@ class EmbeddingClassifier(TextClassifier):
         features = self.encoder_.features(texts)
         self.centre_ = features.mean(axis=0)
         features -= self.centre_
-        # Of unit length on average, so that C and the tolerance mean the same for each encoder.
+        # Of unit length on average, so that C and the tolerance mean the same for each encoder. The
+        # tolerance is absolute, and gradients get smaller with the number of labels.
         scale = max(float(np.square(features).sum(axis=1).mean()), 1e-12) ** 0.5
         linear = LogisticRegression(
-            C=self.C, max_iter=500, tol=1e-3, random_state=self.random_state
+            C=self.C, max_iter=500, tol=1e-4, random_state=self.random_state
         )
         with threadpool_limits(1, user_api="blas"):  # more wait for torch's threads
             linear.fit(features / scale, labels)
