@@ -145,7 +145,7 @@ class EmbeddingClassifier(TextClassifier):
     Parameters
     ----------
     backbone : str
-        ``minilm``, ``distilbert`` or a folder; see `backbones.find_backbone`.
+        ``minilm``, ``e5``, ``distilbert`` or a folder; see `backbones.find_backbone`.
     C : float
         Inverse regularisation strength of the logistic regression.
     glosses : bool

@@ -62,7 +62,7 @@ class TransformerClassifier(NeuralClassifier):
     Parameters
     ----------
     backbone : str
-        ``minilm``, ``distilbert`` or a folder; see `backbones.find_backbone`.
+        ``minilm``, ``e5``, ``distilbert`` or a folder; see `backbones.find_backbone`.
     epochs, batch_size : int
         Passes over the training rows, and rows in a step.
     learning_rate, head_learning_rate : float
